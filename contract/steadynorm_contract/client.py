@@ -1,0 +1,184 @@
+"""Typed HTTP client for people's tools: the dashboard and the command line use it, and so can a notebook.
+
+    client = Client()                                   # the user's own server, found in $STEADYNORM_HOME
+    run = client.run("gpt-small-1f2e3d4c")
+    client.change(run.run_id, {"gamma2": 0.99}, revision=run.desired.revision, reason="spikes since step 4000")
+
+Every call may raise a ClientError: ServerUnreachable when nobody answers, else the one of the answer's status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+import urllib3
+
+from steadynorm_contract.home import find_server, find_token
+from steadynorm_contract.records import Desired
+from steadynorm_contract.settings import FieldError
+from steadynorm_contract.views import (
+    AuditList,
+    EventList,
+    ParameterList,
+    Problem,
+    RunDetail,
+    RunList,
+    SeriesAnswer,
+)
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Forbidden",
+    "InvalidChange",
+    "NotFound",
+    "ServerUnreachable",
+    "Unauthorized",
+]
+
+_T = TypeVar("_T")
+
+
+class ClientError(Exception):
+    """A request did not succeed. `problem` is what the server said, None if it said nothing."""
+
+    def __init__(self, message: str, problem: Problem | None = None) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+class ServerUnreachable(ClientError):
+    """Nobody answered at the server's address."""
+
+
+class Unauthorized(ClientError):
+    """The server wants a token, or does not know this one (401)."""
+
+
+class Forbidden(ClientError):
+    """The token's role does not allow this (403)."""
+
+
+class NotFound(ClientError):
+    """No such run (404)."""
+
+
+class Conflict(ClientError):
+    """Somebody changed the settings in the meantime (412). Read them again and decide anew."""
+
+
+class InvalidChange(ClientError):
+    """A value breaks its rule (422). `errors` names the fields."""
+
+    @property
+    def errors(self) -> list[FieldError]:
+        """Each field, its rule and what to do."""
+        return (self.problem.errors if self.problem else None) or []
+
+
+_BY_STATUS: dict[int, type[ClientError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    412: Conflict,
+    422: InvalidChange,
+}
+
+
+class Client:
+    """Speaks to one server. Safe to share between threads.
+
+    server: address such as http://127.0.0.1:8470; None: `$STEADYNORM_SERVER`, else the user's own.
+    token: None: `$STEADYNORM_TOKEN`, else, on loopback, the user's own.
+    timeout_s: of one request, connection and answer each.
+    """
+
+    def __init__(self, server: str | None = None, token: str | None = None, timeout_s: float = 10.0) -> None:
+        self.server = (server or find_server().server).rstrip("/")
+        self._token = token or find_token(self.server)
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8
+        )
+
+    def runs(self) -> RunList:
+        """All runs, newest first."""
+        return self._get("/runs", RunList)
+
+    def run(self, run_id: str) -> RunDetail:
+        """One run."""
+        return self._get(f"/runs/{quote(run_id, safe='')}", RunDetail)
+
+    def series(
+        self,
+        run_id: str,
+        names: Sequence[str],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        points: int = 1000,
+    ) -> SeriesAnswer:
+        """Series in at most `points` buckets each, over the steps start..stop (both inclusive; None: all)."""
+        query = {"names": ",".join(names), "from": start, "to": stop, "points": points}
+        return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesAnswer, query)
+
+    def parameters(self, run_id: str) -> ParameterList:
+        """The parameter table with each one's newest numbers, in model order."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/parameters", ParameterList)
+
+    def events(self, run_id: str, limit: int = 200) -> EventList:
+        """Events, newest first."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit})
+
+    def audit(self, run_id: str) -> AuditList:
+        """Changes of settings, newest first."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList)
+
+    def settings(self, run_id: str) -> Desired:
+        """The desired settings."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/settings", Desired)
+
+    def change(self, run_id: str, settings: Mapping[str, object], *, revision: int, reason: str = "") -> Desired:
+        """Change settings, provided that `revision` is still the newest. Raises Conflict or InvalidChange."""
+        body = msgspec.json.encode({"settings": dict(settings), "reason": reason})
+        path = f"/runs/{quote(run_id, safe='')}/settings"
+        headers = {"If-Match": f'"{revision}"', "Content-Type": "application/json"}
+        return _decode(self._request("PATCH", path, body=body, headers=headers), Desired)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with its data."""
+        self._request("DELETE", f"/runs/{quote(run_id, safe='')}")
+
+    def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        return _decode(self._request("GET", path + (f"?{urlencode(given)}" if given else "")), kind)
+
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        sent = dict(headers or {})
+        if self._token:
+            sent["Authorization"] = f"Bearer {self._token}"
+        try:
+            answer = self._pool.request(method, f"{self.server}/api/v1{path}", body=body, headers=sent)
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnreachable(
+                f"no steadynorm server answers at {self.server} ({type(error).__name__}). Start one: `steadynorm up`."
+            ) from error
+        if answer.status < 400:
+            return answer.data
+        try:
+            problem = msgspec.json.decode(answer.data, type=Problem)
+        except msgspec.MsgspecError:
+            raise ClientError(f"{self.server} answered {answer.status} to {method} {path}.") from None
+        raise _BY_STATUS.get(answer.status, ClientError)(problem.detail, problem)
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ClientError(f"the server's answer is not a {kind.__name__}: {error}. Are both of one version?") from error
