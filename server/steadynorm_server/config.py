@@ -1,0 +1,54 @@
+"""What the server can be told, by arguments or by `STEADYNORM_*` variables.
+
+    ServerSettings()                        from the environment
+    ServerSettings(port=0, data=folder)     arguments win over the environment
+
+STEADYNORM_HOST, _PORT, _DATA, _DASHBOARD_URL     where it listens, keeps its files, and what its links point to
+REDIS_URL (or STEADYNORM_REDIS_URL)               a Redis or Valkey of yours; without it the embedded one is started
+STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, _TOKENS_FILE      who may do what, see `auth`
+STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
+STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from steadynorm_contract.home import home
+
+__all__ = ["ServerSettings"]
+
+
+class ServerSettings(BaseSettings):
+    """Settings of one server process. Raises pydantic's ValidationError naming the variable."""
+
+    model_config = SettingsConfigDict(env_prefix="STEADYNORM_", populate_by_name=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8470, ge=0, le=65535)
+    """0: any free port. The address is printed and stands in server.json."""
+    data: Path = Field(default_factory=home)
+    """Folder of the token, server.json and the embedded store. Made if absent, readable by the owner only."""
+    redis_url: str | None = Field(
+        default=None, validation_alias=AliasChoices("STEADYNORM_REDIS_URL", "REDIS_URL", "redis_url")
+    )
+    """redis://, rediss:// or unix:// address of a store of yours; None: the embedded one."""
+    dashboard_url: str | None = None
+    """Where the dashboard is: goes into server.json and the printed links."""
+
+    operator_token: SecretStr | None = None
+    agent_token: SecretStr | None = None
+    viewer_token: SecretStr | None = None
+    tokens_file: Path | None = None
+    metrics_auth: bool = False
+
+    stalled_after_s: float = Field(default=30.0, gt=0)
+    """A run without telemetry for this long is stalled."""
+    forget_after_s: float = Field(default=86_400.0, gt=0)
+    """A run stalled for this long leaves /metrics, so that nobody is alerted for ever."""
+    top_parameters: int = Field(default=10, ge=0, le=1000)
+    """How many parameters of a run, by spike ratio, have series of their own in /metrics."""
+    shutdown_after_s: int = Field(default=5, ge=1)
+    """How long open requests may go on once the server was told to stop."""
