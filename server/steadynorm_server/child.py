@@ -1,0 +1,92 @@
+"""A process that belongs to this one: logged to a file, ended in order, and never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Child", "die_with_parent"]
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """A `preexec_fn` after which the kernel sends SIGTERM to the child when its parent dies, by kill -9 too.
+
+    The kernel watches the *thread* that started the child: start children from one that lives as long as they should.
+    None where there is no such thing (only Linux has it).
+    """
+    if _LIBC is None:
+        return None
+    libc, parent = _LIBC, os.getpid()
+
+    def request() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died between fork and prctl
+            os._exit(1)
+
+    return request
+
+
+class Child:
+    """Starts at once. In a session of its own, so that a terminal's Ctrl-C reaches only the parent, which then ends
+    its children in the right order.
+
+    log: file for its output, made anew; folders must exist. None: the output is the parent's.
+    """
+
+    def __init__(
+        self, name: str, argv: Sequence[str], *, log: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.log = log
+        with open(log if log is not None else os.devnull, "wb") as output:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=None if log is None else output,
+                stderr=None if log is None else subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, also its process group's."""
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines that it logged."""
+        if self.log is None:
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 64 * 1024))
+            return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Exit status once it ended. Raises subprocess.TimeoutExpired."""
+        return self._process.wait(timeout_s)
+
+    def end(self, grace_s: float = 10.0) -> None:
+        """SIGTERM, and after `grace_s` seconds SIGKILL to its whole group. Returns when it is gone."""
+        if self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()

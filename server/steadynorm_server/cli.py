@@ -1,0 +1,65 @@
+"""`steadynorm`: the command line's entry. The commands are in `commands/`; here errors become a sentence and an exit code.
+
+Imports nothing that an extra brings before it is needed: a training image that has only the agent gets told what to
+install, and `steadynorm runs` starts without FastAPI, Streamlit or torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from steadynorm_contract.client import ClientError, InvalidChange
+
+__all__ = ["CommandError", "main"]
+
+EXTRA_OF = {
+    "fastapi": "server",
+    "hiredis": "server",
+    "prometheus_client": "server",
+    "pydantic": "server",
+    "pydantic_settings": "server",
+    "redis": "server",
+    "rich": "server",
+    "typer": "server",
+    "uvicorn": "server",
+    "plotly": "dashboard",
+    "streamlit": "dashboard",
+    "torch": "demo",
+}
+"""Which extra brings a package that may be absent."""
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked. The text says why and what to do; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, and those of `commands.change`."""
+    try:
+        from steadynorm_server.commands import app
+
+        app(prog_name="steadynorm")
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _fail(f"this needs the package {error.name}, which is not installed: pip install 'steadynorm[{extra}]'")
+    except InvalidChange as error:
+        _fail("; ".join(one.message for one in error.errors) or str(error))
+    except ClientError as error:
+        _fail(str(error))
+    except CommandError as error:
+        _fail(str(error), error.code)
+    except BrokenPipeError:  # `steadynorm runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
