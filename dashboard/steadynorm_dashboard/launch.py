@@ -20,7 +20,7 @@ HEALTH_PATH = "/_stcore/health"
 def command(*, host: str = "127.0.0.1", port: int = 8501, server: str | None = None) -> list[str]:
     """The argument vector that runs the dashboard in a process of its own.
 
-    server: address of the steadynorm server; None: `$STEADYNORM_SERVER` as the process inherits it, else the user's own.
+    server: address of the steadynorm server; None: `$STEADYNORM_SERVER` as inherited, else the user's own.
     No token travels here, where any user of the machine could read it: visitors bring theirs, see `session`.
     """
     options = {

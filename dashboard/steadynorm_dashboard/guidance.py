@@ -1,0 +1,62 @@
+"""What a page says when it has nothing to show: each time, what to do."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import streamlit as st
+
+from steadynorm_contract.client import ClientError, NotFound, ServerUnreachable, Unauthorized
+from steadynorm_contract.home import DEFAULT_SERVER
+from steadynorm_dashboard import session, text
+
+__all__ = ["attach_lines", "explain", "no_runs", "sign_in"]
+
+
+def attach_lines(server: str) -> str:
+    """The two lines that bring a training run here."""
+    where = "" if server == DEFAULT_SERVER else f', server="{server}"'
+    return f'import steadynorm\nagent = steadynorm.attach(model, optimizer, run="my-run"{where})'
+
+
+def no_runs() -> None:
+    """No run was ever attached."""
+    st.subheader("No runs yet")
+    st.write("Add these two lines to a training script, after the optimizer is made. The run appears here by itself.")
+    st.code(attach_lines(session.server()), language="python")
+    st.write("Or watch one train at once:")
+    st.code("steadynorm demo", language="shell")
+
+
+def explain(error: ClientError) -> None:
+    """Why the server's answer is missing. A refused token leads to the sign-in box."""
+    if isinstance(error, Unauthorized):
+        session.forget_token()
+        st.rerun()
+    if isinstance(error, ServerUnreachable):
+        st.error(f"No steadynorm server answers at {text.markdown(session.server())}.", icon=":material/cloud_off:")
+        st.write("Start one, or point the dashboard to another one. This page tries again by itself.")
+        st.code("steadynorm up\nsteadynorm dashboard --server http://HOST:8470", language="shell")
+    elif isinstance(error, NotFound):
+        st.error("There is no such run on this server. It may have been deleted.", icon=":material/search_off:")
+    else:
+        st.error(text.markdown(str(error), 600), icon=":material/error:")
+
+
+def sign_in() -> NoReturn:
+    """Ask for a token, and end the page here."""
+    _, middle, _ = st.columns([1, 2, 1])
+    with middle:
+        st.subheader("Sign in")
+        if session.refused():
+            st.error("The server does not accept this token. It may have been replaced.", icon=":material/key_off:")
+        st.write(
+            f"The server at {text.markdown(session.server())} wants a token. The link that `steadynorm up` or "
+            "`steadynorm server` prints carries one; an operator of a shared server can give you yours."
+        )
+        with st.form("sign_in", border=False):
+            token = st.text_input("Token", type="password", autocomplete="current-password")
+            if st.form_submit_button("Sign in", type="primary") and token.strip():
+                session.sign_in(token)
+                st.rerun()
+    st.stop()

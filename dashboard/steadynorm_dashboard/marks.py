@@ -1,0 +1,106 @@
+"""What is pointed at on the charts: spikes, non-finite gradients, and the steps at which settings changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from steadynorm_contract.rule import SPIKE_RATIO
+from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
+from steadynorm_dashboard.units import setting
+
+__all__ = ["ChangeMark", "StepMark", "change_words", "changes", "nonfinite", "spikes"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeMark:
+    """A revision that took effect. `words` is not escaped: it holds an operator's name and reason."""
+
+    step: int
+    label: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepMark:
+    """Something that happened at a step, or within the bucket that starts there. `words` is not escaped."""
+
+    step: int
+    height: float  # of the raw norm, where the mark stands
+    words: str
+
+
+def change_words(entry: AuditEntry) -> str:
+    """`gamma2 0.999 → 0.99, mode observe → stabilize`."""
+    actions = {"reset_generation": "statistics reset", "checkpoint_generation": "checkpoint asked for"}
+    return ", ".join(
+        actions.get(name) or f"{name} {setting(entry.before.get(name))} → {setting(value)}"
+        for name, value in entry.after.items()
+    )
+
+
+def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[ChangeMark]:
+    """The revisions applied in steps first..last, oldest first."""
+    return [
+        ChangeMark(
+            entry.applied_step,
+            f"r{entry.revision} @ step {entry.applied_step}",
+            f"{change_words(entry)} ({entry.actor}{': ' + entry.reason if entry.reason else ''})",
+        )
+        for entry in sorted(entries, key=lambda entry: entry.revision)
+        if entry.state is RevisionState.APPLIED
+        and entry.applied_step is not None
+        # A change takes effect before its step is recorded: the newest one may lie one step past the data.
+        and first <= entry.applied_step <= last + 1
+    ]
+
+
+def spikes(series: Mapping[str, Series], events: Iterable[Event], limit: int) -> list[StepMark]:
+    """The buckets in which a tensor spiked, the tallest `limit` of them, in step order.
+
+    The series decides, since it covers every step; an event of the bucket adds the exact step and the tensor's name.
+    """
+    ratios = series.get("spike_ratio_max")
+    if ratios is None:
+        return []
+    known = sorted((event for event in events if event.kind is EventKind.SPIKE), key=lambda event: event.step)
+    marks: list[tuple[float, StepMark]] = []
+    for index, ratio in enumerate(ratios.max):
+        if ratio is None or ratio <= SPIKE_RATIO:
+            continue
+        height = _raw_norm_at(series, ratios.step[index])
+        if height is None:
+            continue
+        first = ratios.step[index]
+        last = ratios.step[index + 1] - 1 if index + 1 < len(ratios.step) else first + ratios.count[index] - 1
+        within = [event for event in known if first <= event.step <= last]
+        worst = max(within, key=lambda event: event.value or 0.0, default=None)
+        where = f" in {worst.parameter}" if worst and worst.parameter else ""
+        when = f"step {worst.step}" if worst else f"step {first}" if first == last else f"steps {first} to {last}"
+        marks.append((ratio, StepMark(worst.step if worst else first, height, f"spike ×{ratio:.3g}{where}, {when}")))
+    tallest = sorted(marks, key=lambda mark: -mark[0])[:limit]
+    return sorted((mark for _, mark in tallest), key=lambda mark: mark.step)
+
+
+def nonfinite(series: Mapping[str, Series], limit: int) -> list[StepMark]:
+    """The newest `limit` buckets with NaN or infinite gradients, in step order, at the height of the norm before."""
+    counts = series.get("nonfinite")
+    if counts is None:
+        return []
+    marks = [
+        StepMark(step, height, f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}")
+        for step, most in zip(counts.step, counts.max, strict=True)
+        if most and (height := _raw_norm_at(series, step)) is not None
+    ]
+    return marks[-limit:]
+
+
+def _raw_norm_at(series: Mapping[str, Series], step: int) -> float | None:
+    """The largest raw norm of the bucket that holds `step`; of the nearest one before it where that has none."""
+    norms = series.get("raw_norm")
+    if norms is None:
+        return None
+    heights = [
+        norm for at, norm in zip(norms.step, norms.max, strict=True) if at <= step and norm is not None and norm > 0
+    ]
+    return heights[-1] if heights else None

@@ -1,0 +1,247 @@
+"""One run, live: how it does, its charts, its settings, and what happened to it."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from steadynorm_contract.client import ClientError
+from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
+from steadynorm_dashboard import (
+    charts,
+    controls,
+    guidance,
+    header,
+    marks,
+    session,
+    snapshot,
+    status,
+    tables,
+    text,
+    units,
+)
+
+__all__ = ["render"]
+
+_RECENT = 5
+_CHART_OPTIONS = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "toImage"],
+}
+
+
+def render() -> None:
+    """The page of the run that `?run=` names."""
+    header.bar(back=True)
+    client = session.client()
+    if client is None:
+        guidance.sign_in()
+    run_id = st.query_params.get("run")
+    if not run_id:
+        st.info("No run is named in the address. Choose one from the list of all runs.", icon=":material/search:")
+        return
+    try:
+        run = client.run(run_id)
+    except ClientError as error:
+        guidance.explain(error)
+        _wait_for(run_id)
+        return
+    _headline(run_id)
+    charts_column, settings_column = st.columns([2.75, 1], gap="medium")
+    with charts_column:
+        _charts(run_id)
+    with settings_column:
+        controls.panel(run)
+        _recent_changes(run_id)
+    parameters, changes, events = st.tabs(["Parameters", "Changes", "Events"])
+    with parameters:
+        _parameters(run_id)
+    with changes:
+        _audit(run_id)
+    with events:
+        _events(run_id)
+
+
+@st.fragment(run_every=2)
+def _wait_for(run_id: str) -> None:
+    answer, error = snapshot.read(f"{run_id}/wait", lambda client: client.run(run_id))
+    if answer is not None and error is None:
+        st.rerun()
+
+
+@st.fragment(run_every=1)
+def _headline(run_id: str) -> None:
+    run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    if run is None:
+        guidance.explain(error or ClientError("no answer"))
+        return
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.title(text.markdown(run.name), anchor=False, width="content")
+        header.badge(status.state(run.state))
+        header.badge(status.health(run.health))
+        for key, value in list(run.tags.items())[:6]:
+            st.badge(text.markdown(f"{key}={value}", 60), color="gray")
+    st.caption(_about(run))
+    if error is not None:
+        st.warning(
+            f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
+            icon=":material/cloud_off:",
+        )
+    if run.end_reason:
+        st.info(text.markdown(run.end_reason, 400), icon=":material/flag:")
+    metrics = (
+        ("step", units.number(run.step), "optimizer steps"),
+        ("steps/s", units.number(run.steps_per_s, 3), "over the last batches"),
+        ("loss", units.number(run.loss), "as the training loop logged it last"),
+        ("raw norm", units.number(run.raw_norm), "L2 over all parameters, before the stabilizer"),
+        ("stabilized norm", units.number(run.stabilized_norm), "the same, after it"),
+        ("smallest target", units.number(run.target_min, 3), "of all parameters; below 0.3 the run is throttled"),
+        ("spikes", units.number(run.counters.spikes), "(parameter, step) pairs above 10 times the RMS norm"),
+        ("non-finite", units.number(run.counters.nonfinite), "(parameter, step) pairs with NaN or infinite gradients"),
+    )
+    for column, (label, value, words) in zip(st.columns(len(metrics)), metrics, strict=True):
+        column.metric(label, value, help=words)
+
+
+def _about(run: RunDetail) -> str:
+    parts = [
+        run.run_id,
+        f"{run.parameters:,} parameter tensors",
+        run.framework,
+        f"{run.world_size} ranks" if run.world_size > 1 else "",
+        f"on {run.host}" if run.host else "",
+        f"started {units.duration(time.time() - run.started)} ago",
+        f"last seen {units.duration(time.time() - run.last_seen)} ago",
+        f"settings {status.settings_words(run)}",
+        f"{run.counters.dropped:,} records dropped" if run.counters.dropped else "",
+    ]
+    return " · ".join(text.markdown(part) for part in parts if part)
+
+
+@st.fragment(run_every=2)
+def _charts(run_id: str) -> None:
+    window = st.segmented_control(
+        "Steps shown",
+        list(charts.WINDOWS),
+        default="all steps",
+        required=True,
+        key=f"{run_id}/window",
+        label_visibility="collapsed",
+    )
+    run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    if run is None:
+        return
+    start = charts.first_step(window, run.step)
+    series, _ = snapshot.read(
+        f"{run_id}/series/{window}",
+        lambda client: client.series(run_id, charts.NAMES, start=start, points=charts.BUCKETS),
+    )
+    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    figure = charts.run_figure(
+        series.series if series else {},
+        audit.entries if audit else [],
+        events.events if events else [],
+        revision=f"{run_id}/{window}",
+    )
+    if figure is None:
+        st.info("Waiting for the first optimizer step.", icon=":material/hourglass_empty:")
+        return
+    st.plotly_chart(figure, key=f"{run_id}/chart", config=_CHART_OPTIONS)
+
+
+@st.fragment(run_every=1)
+def _recent_changes(run_id: str) -> None:
+    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    if audit is None or not audit.entries:
+        return
+    _follow(run_id, audit.entries[0])
+    st.markdown("**Recent changes**")
+    now = time.time()
+    for entry in audit.entries[:_RECENT]:
+        with st.container(border=True, gap="xxsmall"):
+            st.markdown(f"**r{entry.revision}** {text.markdown(marks.change_words(entry), 300)}")
+            look = status.revision(entry.state)
+            st.badge(text.markdown(status.revision_words(entry), 300), color=look.color, icon=look.icon, help=look.help)
+            why = f" · {text.markdown(entry.reason, 200)}" if entry.reason else ""
+            st.caption(f"{text.markdown(entry.actor, 60)} · {units.moment(entry.time, now, st.context.timezone)}{why}")
+
+
+def _follow(run_id: str, newest: AuditEntry) -> None:
+    """Somebody else changed the settings: a panel without edits follows, one with edits is told."""
+    draft = controls.behind(run_id, newest.revision)
+    if draft is None:
+        return
+    if draft.changes():
+        st.warning(
+            f"{text.markdown(newest.actor)} set r{newest.revision} while you are editing: "
+            f"{text.markdown(marks.change_words(newest), 300)}. Apply takes it in first, and keeps your edits."
+        )
+        return
+    followed = f"{run_id}/followed"
+    if st.session_state.get(followed) != newest.revision:
+        st.session_state[followed] = newest.revision
+        st.rerun()
+
+
+@st.fragment(run_every=4)
+def _parameters(run_id: str) -> None:
+    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id))
+    if answer is None or not answer.parameters:
+        st.caption("No parameters are registered.")
+        return
+    search, at = st.columns([1, 2], vertical_alignment="center")
+    words = search.text_input(
+        "Search parameters", placeholder="part of a name", label_visibility="collapsed", key=f"{run_id}/search"
+    )
+    rows = tables.parameter_rows(answer.parameters, words or "")
+    at.caption(
+        f"{len(rows):,} of {len(answer.parameters):,} parameters"
+        + (f", as of step {answer.step:,}" if answer.step is not None else ", no rows recorded yet")
+    )
+    number = st.column_config.NumberColumn
+    st.dataframe(
+        rows,
+        key=f"{run_id}/parameters",
+        hide_index=True,
+        height=420,
+        placeholder=units.MISSING,
+        column_config={
+            "parameter": st.column_config.TextColumn(width="large"),
+            "raw norm": number(format="%.4g", help="L2 norm of the gradient, before the stabilizer"),
+            "mean": number(format="%.4g", help="decayed mean of the norms (gamma1)"),
+            "RMS": number(format="%.4g", help="decayed root mean square of the norms (gamma2)"),
+            "target": number(format="%.3g", help="mean over RMS: about 1 in calm training, throttled below 0.3"),
+            "scale": number(format="%.4g", help="factor on the gradient"),
+            "spike ratio": number(format="%.3g", help="raw norm over the RMS norm before it, now"),
+            "largest": number(format="%.3g", help="the largest spike ratio since the run began"),
+        },
+    )
+
+
+@st.fragment(run_every=2)
+def _audit(run_id: str) -> None:
+    answer, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    if answer is None or not answer.entries:
+        st.caption("Nobody changed the settings yet.")
+        return
+    pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
+    st.caption(f"{len(answer.entries):,} changes, {pending} pending")
+    st.dataframe(
+        tables.audit_rows(answer.entries, time.time(), st.context.timezone), key=f"{run_id}/audit", hide_index=True
+    )
+
+
+@st.fragment(run_every=2)
+def _events(run_id: str) -> None:
+    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    if answer is None or not answer.events:
+        st.caption("No events yet.")
+        return
+    st.dataframe(
+        tables.event_rows(answer.events, time.time(), st.context.timezone),
+        key=f"{run_id}/events",
+        hide_index=True,
+        column_config={"value": st.column_config.NumberColumn(format="%.4g")},
+    )

@@ -1,0 +1,95 @@
+"""One visitor: their token, and the client that speaks to the server with it.
+
+A token is the visitor's own: `?token=` in the link they were given, taken once and removed from the address; or typed
+into the sign-in box. Only where server and dashboard both listen on this machine alone is the visitor its user, and
+the token in their home folder, which the command line uses too, is theirs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import streamlit as st
+
+from steadynorm_contract.client import Client
+from steadynorm_contract.home import find_server, find_token, is_loopback
+
+__all__ = [
+    "client",
+    "forget_token",
+    "lends_home_token",
+    "read_only",
+    "refused",
+    "server",
+    "sign_in",
+    "take_token_from_link",
+]
+
+_TOKEN = "visitor_token"
+_REFUSED = "visitor_refused"  # a token that the server did not accept; not tried again
+_CLIENT = "visitor_client"
+_READ_ONLY = "visitor_read_only"
+_TIMEOUT_S = 5.0
+
+
+def server() -> str:
+    """The server's address: `--server` as `launch` passes it, else `$STEADYNORM_SERVER`, else the user's own."""
+    arguments = sys.argv[1:]
+    if "--server" in arguments[:-1]:
+        return arguments[arguments.index("--server") + 1].rstrip("/")
+    return find_server().server.rstrip("/")
+
+
+def take_token_from_link() -> None:
+    """Move `?token=` from the address, where it would be bookmarked and shared, into the session."""
+    if token := st.query_params.get("token"):
+        sign_in(token)
+        del st.query_params["token"]
+
+
+def sign_in(token: str) -> None:
+    """Use `token` from now on."""
+    st.session_state[_TOKEN] = token.strip()
+    st.session_state.pop(_REFUSED, None)
+    st.session_state.pop(_READ_ONLY, None)
+
+
+def lends_home_token(server: str, bound_to: str | None) -> bool:
+    """Whether a visitor must be this machine's user: server and dashboard both listen on loopback only."""
+    return is_loopback(server) and bool(bound_to) and is_loopback(f"http://{bound_to}")
+
+
+def client() -> Client | None:
+    """A client with the visitor's token; None: they have to sign in."""
+    address = server()
+    token = st.session_state.get(_TOKEN)
+    if not token and lends_home_token(address, st.get_option("server.address")):
+        token = find_token(address)
+    if not token or token == st.session_state.get(_REFUSED):
+        return None
+    key = (address, token)
+    held = st.session_state.get(_CLIENT)
+    if held is None or held[0] != key:
+        held = (key, Client(address, token, timeout_s=_TIMEOUT_S))
+        st.session_state[_CLIENT] = held
+    made: Client = held[1]
+    return made
+
+
+def forget_token() -> None:
+    """The server refused the token in use: ask for another one."""
+    if held := st.session_state.pop(_CLIENT, None):
+        st.session_state[_REFUSED] = held[0][1]
+    st.session_state.pop(_TOKEN, None)
+
+
+def refused() -> bool:
+    """Whether the last token was refused."""
+    return _REFUSED in st.session_state
+
+
+def read_only(learned: bool = False) -> bool:
+    """Whether the server said that this token may look and not change. `learned`: it just did."""
+    if learned:
+        st.session_state[_READ_ONLY] = True
+    return _READ_ONLY in st.session_state

@@ -1,0 +1,76 @@
+"""Rows of the tables: parameters, changes, events. Cells are drawn as plain text, so names need no escaping here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+from steadynorm_contract.views import AuditEntry, Event, ParameterView
+from steadynorm_dashboard import marks, status, text, units
+
+__all__ = ["audit_rows", "event_rows", "parameter_rows"]
+
+Row = dict[str, object]
+
+
+def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> list[Row]:
+    """One row a parameter whose name holds every word of `search`; the largest spike ratio since the start first."""
+    words = search.lower().split()
+    found = [one for one in parameters if all(word in one.name.lower() for word in words)]
+    found.sort(key=lambda one: -(one.spike_ratio_max or one.spike_ratio or 0.0))
+    return [
+        {
+            "parameter": text.visible(one.name, 200),
+            "shape": " × ".join(map(str, one.shape)) or "scalar",
+            "raw norm": one.raw_norm,
+            "mean": one.norm_mean,
+            "RMS": one.norm_rms,
+            "target": one.target,
+            "scale": one.scale,
+            "spike ratio": one.spike_ratio,
+            "largest": one.spike_ratio_max,
+            "note": _note(one),
+        }
+        for one in found
+    ]
+
+
+def _note(one: ParameterView) -> str:
+    notes = []
+    if one.spike_ratio is not None and one.spike_ratio > SPIKE_RATIO:
+        notes.append("spiking")
+    if one.target is not None and one.target < THROTTLED_TARGET:
+        notes.append("throttled")
+    if not notes and one.spikes:
+        notes.append("spiked once" if one.spikes == 1 else f"spiked {one.spikes} times")
+    return ", ".join(notes)
+
+
+def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> list[Row]:
+    """One row a change, newest first."""
+    return [
+        {
+            "revision": f"r{entry.revision}",
+            "when": units.moment(entry.time, now, zone),
+            "who": text.visible(entry.actor),
+            "before → after": marks.change_words(entry),
+            "why": text.visible(entry.reason, 300),
+            "state": text.visible(status.revision_words(entry), 300),
+        }
+        for entry in entries
+    ]
+
+
+def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:
+    """One row an event, newest first."""
+    return [
+        {
+            "when": units.moment(event.time, now, zone),
+            "step": event.step,
+            "event": event.kind.value,
+            "parameter": text.visible(event.parameter or "", 200),
+            "value": event.value,
+            "what happened": text.visible(event.message, 300),
+        }
+        for event in events
+    ]

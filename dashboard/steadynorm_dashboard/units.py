@@ -1,0 +1,62 @@
+"""Numbers for people: significant digits, durations, half-lives, moments. A number that is not there is a dash."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+__all__ = ["MISSING", "duration", "half_life", "moment", "number", "setting"]
+
+MISSING = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`digits` significant digits: 2.451, 0.0031, 1.2e-05. A count keeps all of its digits: 1,204,331."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value != 0 and not 1e-3 <= abs(value) < 10**digits:
+        return f"{value:.{digits - 2}e}".replace("e-0", "e-").replace("e+0", "e+")
+    return f"{value:.{digits}g}"
+
+
+def setting(value: object) -> str:
+    """A setting's value, exactly: nothing is rounded away from a decay near 1."""
+    if value is None:
+        return "off"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 12 min, 3.5 h, 2.1 d."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.3g} h"
+    return f"{seconds / 86400:.3g} d"
+
+
+def half_life(gamma: float) -> str:
+    """After how many steps a sample weighs half: ln(1/2) / ln(gamma)."""
+    if not 0 < gamma < 1:
+        return "newest step only" if gamma == 0 else MISSING
+    steps = math.log(0.5) / math.log(gamma)
+    if steps < 10:
+        return f"half-life {steps:.2g} steps"
+    return f"half-life {steps:,.0f} steps"
+
+
+def moment(time: float, now: float, zone: str | None) -> str:
+    """Unix seconds as the visitor's clock shows them; with the date where it is not today's."""
+    try:
+        place = ZoneInfo(zone) if zone else UTC
+    except (ZoneInfoNotFoundError, ValueError):
+        place = UTC
+    then, today = datetime.fromtimestamp(time, place), datetime.fromtimestamp(now, place)
+    return then.strftime("%H:%M:%S" if then.date() == today.date() else "%Y-%m-%d %H:%M")
