@@ -14,7 +14,6 @@ import importlib
 import importlib.util
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,16 +24,25 @@ from typing import Self
 
 import msgspec
 import urllib3
-from steadynorm_contract.home import ServerAddress
 
+from steadynorm_contract.client import Client
+from steadynorm_contract.home import ServerAddress
 from steadynorm_server.child import Child
 from steadynorm_server.cli import CommandError
+from steadynorm_server.ports import choose_port
 
-__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "House", "Stopped", "choose_port", "launcher", "running", "stop_signals"]
+__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "House", "Stopped", "launcher", "running", "stop_signals"]
 
 SERVER_PORT = 8470
 DASHBOARD_PORT = 8501
 START_S = 90.0  # a cold disk, a busy machine
+_CONFIGURED_TOKENS = (
+    "STEADYNORM_OPERATOR_TOKEN",
+    "STEADYNORM_AGENT_TOKEN",
+    "STEADYNORM_VIEWER_TOKEN",
+    "STEADYNORM_TOKENS_FILE",
+)
+"""With any of them the server knows those tokens only, and the folder holds none that is good."""
 
 
 class Stopped(Exception):
@@ -47,7 +55,7 @@ class Stopped(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP raises Stopped in the main thread; a second one has its usual effect."""
+    """Inside, the first SIGINT, SIGTERM or SIGHUP raises Stopped in the main thread; a second one acts as usual."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {signum: signal.getsignal(signum) for signum in signals}
 
@@ -73,35 +81,6 @@ def launcher() -> ModuleType:
         if importlib.util.find_spec(package) is None:
             raise CommandError(f"the dashboard needs {package}: pip install 'steadynorm[dashboard]'")
     return importlib.import_module("steadynorm_dashboard.launch")
-
-
-def choose_port(host: str, wanted: int | None, default: int, tell: Callable[[str], None], taken: int = 0) -> int:
-    """A port to listen on. A port that was asked for must be free; the default gives way, and `tell` hears of it.
-
-    taken: a port that is given out already. Raises CommandError.
-    """
-    if wanted:
-        if _is_free(host, wanted):
-            return wanted
-        raise CommandError(f"port {wanted} on {host} is in use by another program. Choose another, or 0 for any.")
-    if wanted is None and default != taken and _is_free(host, default):
-        return default
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    if wanted is None:
-        tell(f"port {default} is in use by another program: using {port}")
-    return port
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def running(data: Path) -> ServerAddress | None:
@@ -162,11 +141,33 @@ class House:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def environment(self) -> dict[str, str]:
+        """For processes that belong to this house: this folder's server, whatever other one the variables name."""
+        surroundings = {**os.environ, "STEADYNORM_HOME": str(self.data)}
+        surroundings.pop("STEADYNORM_SERVER", None)
+        if not any(
+            name in os.environ for name in _CONFIGURED_TOKENS
+        ):  # else the folder holds no token that is good here
+            surroundings.pop("STEADYNORM_TOKEN", None)
+        return surroundings
+
+    def client(self) -> Client:
+        """A client with an operator's rights."""
+        if any(name in os.environ for name in _CONFIGURED_TOKENS):
+            return Client(self.server, os.environ.get("STEADYNORM_OPERATOR_TOKEN"))
+        return Client(self.server, (self.data / "token").read_text("ascii").strip())
+
     def check(self) -> None:
         """Raises CommandError, with the end of its log, if a part of the house died."""
         for child in self._children:
             if child.returncode is not None:
                 raise CommandError(f"the {child.name} ended with status {child.returncode}:\n{child.tail()}")
+
+    def wait(self) -> None:
+        """Until a part dies, which raises as `check` does, or a signal's exception ends it."""
+        while True:
+            self.check()
+            time.sleep(0.5)
 
     def close(self) -> None:
         """End what this house started: the dashboard first, the server and its store last."""
@@ -203,9 +204,7 @@ class House:
             self._start_child("dashboard", argv, {}, self.dashboard + launch.HEALTH_PATH)
 
     def _start_child(self, name: str, argv: list[str], env: dict[str, str], health: str) -> None:
-        surroundings = {**os.environ, "STEADYNORM_HOME": str(self.data), **env}
-        surroundings.pop("STEADYNORM_SERVER", None)  # it names the server for agents, perhaps another one
-        self._children.append(Child(name, argv, log=self.logs / f"{name}.log", env=surroundings))
+        self._children.append(Child(name, argv, log=self.logs / f"{name}.log", env={**self.environment(), **env}))
         deadline = time.monotonic() + START_S
         while not _answers(health):
             self.check()

@@ -1,0 +1,139 @@
+"""`steadynorm set`: change a run's settings while it trains, and wait until the job says at which step it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+import typer
+
+from steadynorm_contract.client import Client, Conflict
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.views import AuditEntry, RevisionState, RunState, RunSummary
+from steadynorm_server.cli import CommandError
+from steadynorm_server.commands.options import AsJson, Run, Server, find_run
+
+__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "await_outcome", "parse_changes", "set_"]
+
+CONFLICT = 3
+"""Exit code: somebody else changed the settings in between."""
+REJECTED = 4
+"""Exit code: the job refused the change."""
+NOT_YET = 5
+"""Exit code: the change is stored, and was not applied within --wait."""
+
+Changes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME=VALUE...", help="Such as gamma2=0.99 mode=observe spike_limit=null reset_generation=+1"
+    ),
+]
+
+
+def set_(
+    run: Run,
+    changes: Changes,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the job applied it.")] = 30.0,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait.")] = False,
+    server: Server = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change settings of a run that trains. Exit codes: 3 conflict, 4 rejected by the job, 5 not applied in time."""
+    client = Client(server)
+    summary = find_run(client, run)
+    present = client.settings(summary.run_id)
+    parsed = parse_changes(changes, present.settings)
+    try:
+        desired = client.change(summary.run_id, parsed, revision=present.revision, reason=reason)
+    except Conflict as error:
+        raise CommandError(
+            f"somebody else changed the settings of {summary.run_id} in this moment, so nothing was done. "
+            f"Look at them with `steadynorm show {summary.run_id}` and decide again. The server says: {error}",
+            CONFLICT,
+        ) from None
+    if not as_json:
+        typer.echo(f"{summary.run_id}: revision {desired.revision}: {_summary(present.settings, parsed)}")
+    ended = summary.state not in (RunState.RUNNING, RunState.STALLED)
+    entry = None if no_wait or ended else await_outcome(client, summary.run_id, desired.revision, wait)
+    if as_json:
+        typer.echo(msgspec.json.encode(_record(summary, desired.revision, desired.settings, entry)))
+    conclusion = _conclude(summary, desired.revision, entry, waited=None if no_wait or ended else wait)
+    if not as_json:
+        typer.echo(conclusion)
+
+
+def parse_changes(texts: list[str], present: Settings) -> dict[str, object]:
+    """NAME=VALUE texts as a change. Values are JSON where they parse as such, else strings; `+1` adds to a counter.
+
+    Names and limits are the server's to check. Raises CommandError for what is not NAME=VALUE.
+    """
+    changes: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise CommandError(f"a change must be NAME=VALUE: got {text!r}. Such as gamma2=0.99 or mode=observe.", 2)
+        if name in changes:
+            raise CommandError(f"{name} is given twice. Say it once.", 2)
+        changes[name] = _value(name, value, present)
+    return changes
+
+
+def _value(name: str, text: str, present: Settings) -> object:
+    if name.endswith("_generation") and text.startswith("+") and text[1:].isdigit():
+        return int(getattr(present, name, 0)) + int(text[1:])
+    try:
+        value: object = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+    return value
+
+
+def await_outcome(client: Client, run_id: str, revision: int, wait_s: float, every_s: float = 0.2) -> AuditEntry | None:
+    """The audit entry of `revision` once its fate is known: applied, rejected or superseded. None: not in time."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        for entry in client.audit(run_id).entries:
+            if entry.revision == revision and entry.state is not RevisionState.PENDING:
+                return entry
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(every_s)
+
+
+def _summary(before: Settings, changes: Mapping[str, object]) -> str:
+    old = msgspec.to_builtins(before)
+    return ", ".join(f"{name} {_shown(old.get(name))} → {_shown(value)}" for name, value in changes.items())
+
+
+def _shown(value: object) -> str:
+    return msgspec.json.encode(value).decode().strip('"')
+
+
+def _record(run: RunSummary, revision: int, settings: Settings, entry: AuditEntry | None) -> dict[str, object]:
+    return {
+        "run_id": run.run_id,
+        "revision": revision,
+        "state": entry.state if entry else RevisionState.PENDING,
+        "applied_step": entry.applied_step if entry else None,
+        "settings": settings,
+    }
+
+
+def _conclude(run: RunSummary, revision: int, entry: AuditEntry | None, waited: float | None) -> str:
+    if entry is None and waited is not None:
+        raise CommandError(
+            f"revision {revision} is stored, but the job did not apply it within {waited:g} s. It will at its next "
+            f"step, if it is alive: `steadynorm show {run.run_id}`.",
+            NOT_YET,
+        )
+    if entry is None:
+        ended = run.state not in (RunState.RUNNING, RunState.STALLED)
+        return f"the run is {run.state}: the change waits for a restart" if ended else "pending"
+    if entry.state is RevisionState.REJECTED:
+        raise CommandError(f"the job refused revision {revision}: {entry.rejection or 'without a reason'}", REJECTED)
+    if entry.state is RevisionState.SUPERSEDED:
+        return f"revision {revision} was superseded by a later one before the job applied it"
+    return f"applied at step {entry.applied_step}"
