@@ -1,4 +1,4 @@
-"""`steadynorm`: the command line's entry. The commands are in `commands/`; errors become a sentence and an exit code here.
+"""`steadynorm`: the command line's entry. The commands are in `commands/`, and errors become a sentence here.
 
 Imports nothing that an extra brings before it is needed: a training image that has only the agent gets told what to
 install, and `steadynorm runs` starts without FastAPI, Streamlit or torch.

@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -104,7 +104,8 @@ class House:
 
     data: folder of the store, the token, server.json and the logs. port, dashboard_port: None: the defaults, or any
     free one where somebody else has them; 0: any. adopt: use a server that already runs on this folder instead of
-    refusing to start a second one, and leave it running at the end. tell: hears what a person should know.
+    refusing to start a second one, and leave it running at the end. dashboard: whether to start one. environ: the
+    variables that server and dashboard get. tell: hears what a person should know.
     """
 
     def __init__(
@@ -115,6 +116,8 @@ class House:
         port: int | None = None,
         dashboard_port: int | None = None,
         adopt: bool = False,
+        dashboard: bool = True,
+        environ: Mapping[str, str] = os.environ,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.data = data.expanduser().absolute()
@@ -123,6 +126,8 @@ class House:
         self._port = port
         self._dashboard_port = dashboard_port
         self._adopt = adopt
+        self._with_dashboard = dashboard
+        self._environ = environ
         self._tell = tell
         self._children: list[Child] = []
         self.server = ""
@@ -143,7 +148,7 @@ class House:
 
     def environment(self) -> dict[str, str]:
         """For processes that belong to this house: this folder's server, whatever other one the variables name."""
-        surroundings = {**os.environ, "STEADYNORM_HOME": str(self.data)}
+        surroundings = {**self._environ, "STEADYNORM_HOME": str(self.data)}
         surroundings.pop("STEADYNORM_SERVER", None)
         if not any(
             name in os.environ for name in _CONFIGURED_TOKENS
@@ -153,8 +158,8 @@ class House:
 
     def client(self) -> Client:
         """A client with an operator's rights."""
-        if any(name in os.environ for name in _CONFIGURED_TOKENS):
-            return Client(self.server, os.environ.get("STEADYNORM_OPERATOR_TOKEN"))
+        if any(name in self._environ for name in _CONFIGURED_TOKENS):
+            return Client(self.server, self._environ.get("STEADYNORM_OPERATOR_TOKEN"))
         return Client(self.server, (self.data / "token").read_text("ascii").strip())
 
     def check(self) -> None:
@@ -176,7 +181,7 @@ class House:
             self._children.pop()
 
     def _start(self) -> None:
-        launch = launcher()
+        launch = launcher() if self._with_dashboard else None
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(mode=0o700, exist_ok=True)
         present = running(self.data)
@@ -187,19 +192,20 @@ class House:
                 "Use it, end it, or choose another folder with --data."
             )
         self.adopted = present is not None
-        port = 0 if self.adopted else choose_port(self._host, self._port, SERVER_PORT, self._tell)
-        if present is None or present.dashboard is None:
+        port = 0 if present is not None else choose_port(self._host, self._port, SERVER_PORT, self._tell)
+        self.server = present.server if present is not None else _address(self._host, port)
+        dashboard_port = 0
+        if present is not None and present.dashboard is not None:
+            self.dashboard = present.dashboard
+        elif launch is not None:
             dashboard_port = choose_port(self._host, self._dashboard_port, DASHBOARD_PORT, self._tell, taken=port)
             self.dashboard = _address(self._host, dashboard_port)
-        else:
-            dashboard_port = 0
-            self.dashboard = present.dashboard
-        self.server = present.server if present is not None else _address(self._host, port)
         if present is None:
             argv = [sys.executable, "-m", "steadynorm_server", "server"]
             argv += ["--host", self._host, "--port", str(port), "--data", str(self.data)]
-            self._start_child("server", argv, {"STEADYNORM_DASHBOARD_URL": self.dashboard}, f"{self.server}/readyz")
-        if dashboard_port:
+            links = {"STEADYNORM_DASHBOARD_URL": self.dashboard} if self.dashboard else {}
+            self._start_child("server", argv, links, f"{self.server}/readyz")
+        if launch is not None and dashboard_port:
             argv = launch.command(host=self._host, port=dashboard_port, server=self.server)
             self._start_child("dashboard", argv, {}, self.dashboard + launch.HEALTH_PATH)
 

@@ -1,0 +1,37 @@
+"""The public names are few, and a change of them is a decision: it changes this file too."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "steadynorm": "Agent GradientStabilizer Mode Settings __version__ attach",
+    "steadynorm_contract.client": (
+        "Client ClientError Conflict Forbidden InvalidChange NotFound ServerUnreachable Unauthorized"
+    ),
+    "steadynorm_contract.codec": (
+        "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encode_batch encode_json"
+    ),
+    "steadynorm_contract.home": "DEFAULT_SERVER ServerAddress find_server find_token home is_loopback",
+    "steadynorm_contract.records": (
+        "AgentCounters AppliedReport Desired MAX_BATCH_BYTES MAX_NAME_LENGTH MAX_PARAMETERS Parameter ParameterRows "
+        "ROW_COLUMNS Registered RevisionOutcome RunEnd RunFinish RunRegistration SCALAR_COLUMNS SCHEMA_VERSION "
+        "StepScalars TelemetryAnswer TelemetryBatch floats_from_bytes floats_to_bytes"
+    ),
+    "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
+    "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
+    "steadynorm_contract.views": (
+        "Applied AuditEntry AuditList Change DesiredView Event EventKind EventList Health ParameterList ParameterView "
+        "Problem RevisionState RunCounters RunDetail RunList RunState RunSummary Series SeriesAnswer"
+    ),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_a_module_exports_exactly_its_public_names(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert sorted(loaded.__all__) == sorted(PUBLIC[module].split())
+    for name in loaded.__all__:
+        assert getattr(loaded, name) is not None
