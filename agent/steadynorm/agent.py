@@ -1,0 +1,323 @@
+"""`attach()` joins a model's optimizers to a server: measured, stabilized, recorded, and changed live.
+
+agent = steadynorm.attach(model, optimizer, run="gpt-small", server="http://127.0.0.1:8470")
+...
+optimizer.step()
+agent.log(loss=loss)                 # a device tensor is fine: no wait
+agent.close()                        # also a context manager, also at exit
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from steadynorm import arguments, checkpoint, lifetime
+from steadynorm.arguments import Arguments
+from steadynorm.boundary import Boundary, stabilizer_settings
+from steadynorm.hooks import Faults, OptimizerHooks
+from steadynorm.mailbox import Mailbox
+from steadynorm.naming import assign
+from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.wiring import connect
+from steadynorm_contract.home import find_server
+from steadynorm_contract.records import (
+    MAX_PARAMETERS,
+    AgentCounters,
+    RunEnd,
+    RunFinish,
+)
+from steadynorm_contract.settings import Mode, Settings, Transfer
+
+__all__ = ["Agent", "attach"]
+
+BUFFER_BYTES = 64 * 1024 * 1024
+
+_C = TypeVar("_C", bound=Callable[[int], object])
+_log = logging.getLogger("steadynorm")
+
+
+def attach(
+    model: torch.nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer],
+    *,
+    run: str | None = None,
+    server: str | None = None,
+    token: str | None = None,
+    mode: Mode | str = Mode.STABILIZE,
+    gamma1: float = 0.6,
+    gamma2: float = 0.999,
+    eps: float = 1e-12,
+    spike_limit: float | None = None,
+    transfer: Transfer | str = Transfer.BUMPLESS,
+    observe_steps: int | None = None,
+    allow: Collection[str] | None = None,
+    tags: Mapping[str, str] | None = None,
+    detail_every: int = 10,
+    buffer_bytes: int = BUFFER_BYTES,
+) -> Agent:
+    """Measure and stabilize the gradients of `optimizer` at each of its steps, and tell the server.
+
+    run: a name for people; None: `$STEADYNORM_RUN`, else the program's name.
+    server: address such as http://127.0.0.1:8470; None: `$STEADYNORM_SERVER`, else the agent works locally.
+    token: None: `$STEADYNORM_TOKEN`, else, on loopback, the user's own server's.
+    mode, gamma1, gamma2, eps, spike_limit, transfer: settings to begin with, see `Settings`.
+    observe_steps: steps that are only observed before `stabilize` is entered by bumpless transfer; None: 0, or 100
+        when the optimizer has state from an earlier run and no state of the agent comes with it.
+    allow: the only settings that may ever be changed from outside; None: all.
+    tags: shown with the run. detail_every: steps between per-parameter rows. buffer_bytes: what may wait unsent.
+
+    Returns at once: an unreachable server costs one warning, and data is kept for it. Raises TypeError, ValueError or
+    SettingsError for a wrong argument, RuntimeError for an optimizer that is attached already.
+    """
+    given = arguments.check(
+        model,
+        optimizer,
+        settings={
+            "mode": mode,
+            "gamma1": gamma1,
+            "gamma2": gamma2,
+            "eps": eps,
+            "spike_limit": spike_limit,
+            "transfer": transfer,
+        },
+        run=run,
+        server=server,
+        token=token,
+        observe_steps=observe_steps,
+        allow=allow,
+        tags=tags,
+        detail_every=detail_every,
+        buffer_bytes=buffer_bytes,
+    )
+    for each in given.optimizers:
+        other = lifetime.agent_of(each)
+        if other is not None:
+            raise RuntimeError(
+                f"this {type(each).__name__} is attached already, to run {other.run_id}. "
+                "Use that agent, or close it first: agent.close()."
+            )
+    return Agent(given)
+
+
+class Agent:
+    """What attach() returns. The optimizers hold it, so it lives as long as they do, kept in a variable or not."""
+
+    def __init__(self, given: Arguments) -> None:
+        assigned = assign(given.model, given.optimizers)
+        count = sum(map(len, assigned))
+        if not 0 < count <= MAX_PARAMETERS:
+            raise ValueError(
+                f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
+                "Call attach() after the model is unfrozen and the optimizer is made."
+            )
+        self._given = given
+        self._run, self._run_id = given.run, arguments.new_run_id(given.run)
+        self._closed = False
+        self._stabilizers = [
+            GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for pairs in assigned if pairs
+        ]
+        self._mailbox = Mailbox(given.settings)
+        self._boundary = Boundary(
+            given.optimizers,
+            self._stabilizers,
+            self._mailbox,
+            allow=given.allow,
+            observe_steps=given.observe_steps,
+        )
+        self._faults = Faults(self._stabilizers, self._tell_error)
+        self._recorder, self._publisher = connect(given, self._run_id, self._stabilizers, self._mailbox)
+        if self._publisher is not None:
+            # The threads do not hold the agent; when the training code drops everything, they end by themselves.
+            self._finalizer = weakref.finalize(self, self._publisher.abandon)
+            self._finalizer.atexit = False
+        else:
+            _log.warning(
+                "no server is given, so this run is stabilized and not recorded. "
+                "Start one with `steadynorm up` and pass server=... or set STEADYNORM_SERVER."
+            )
+        self._hooks: list[OptimizerHooks] = []
+        owners = iter(range(len(self._stabilizers)))
+        for index, (optimizer, pairs) in enumerate(zip(given.optimizers, assigned, strict=True)):
+            at = next(owners) if pairs else None
+            hooks = OptimizerHooks(optimizer, index, self._boundary, self._faults, self._begin)
+            if at is not None:
+                hooks.stabilizer, hooks.stabilizer_index = self._stabilizers[at], at
+            if self._publisher is not None:
+                hooks.recorder, hooks.wake = self._recorder, self._publisher.wake
+            self._hooks.append(hooks)
+        lifetime.watch(self, given.optimizers)
+
+    # What a training loop uses.
+
+    def log(self, *, loss: float | Tensor) -> None:
+        """The loss of a step: of the last one that ended, or, if that has its loss already, of the coming one.
+
+        A tensor of one element may stay on its device: it is copied there, and nothing waits.
+        """
+        if isinstance(loss, Tensor):
+            if loss.numel() != 1:
+                raise ValueError(
+                    f"loss must be one number: got a tensor of shape {tuple(loss.shape)}. Use loss.mean()."
+                )
+            loss = loss.detach().reshape(())
+        else:
+            loss = float(loss)
+        if self._recorder is not None and not self._faults.count:
+            try:
+                self._recorder.put_loss(loss)
+            except Exception:
+                self._faults.caught()
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether an operator asked the run to stop. The loop decides what to do; closing then reports `stopped`."""
+        return self._boundary.settings.stop
+
+    def on_checkpoint(self, callback: _C) -> _C:
+        """Call `callback(step)` when an operator asks for a checkpoint, between two steps; `step` is the last done.
+
+        An exception in it is logged and counted in `callback_errors`; training goes on. Also a decorator.
+        """
+        self._boundary.checkpoint_callbacks.append(callback)
+        return callback
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Send all steps so far, the newest included: call it between steps, after its loss. True if all are stored."""
+        return self._publisher is None or self._publisher.flush(timeout_s)
+
+    def close(self, *, state: RunEnd | str | None = None, reason: str = "") -> None:
+        """Send what is left, tell the server how the run ended, and take the hooks off. Calling it again does nothing.
+
+        state: `finished`, `failed` or `stopped`; None: stopped if an operator asked for it, else finished.
+        Takes two seconds at most when the server is gone. Gradients are no longer touched afterwards: a loop that goes
+        on trains with raw gradients.
+        """
+        end = RunEnd(state) if state is not None else RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED
+        if self._closed:
+            return
+        self._closed = True
+        self._boundary.closed = True
+        self._mailbox.release()
+        for hooks in self._hooks:
+            hooks.remove()
+        lifetime.forget(self._given.optimizers)
+        if self._publisher is not None:
+            self._publisher.close(RunFinish(end, reason=reason[:500]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        state, reason = lifetime.end_of(error)
+        self.close(state=state, reason=reason)
+
+    # What a checkpoint holds.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Statistics by parameter name, settings, step and run: plain values and tensors. Waits for the device."""
+        return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue: statistics, settings, step, and, before the first step, the run itself under its own id.
+
+        A new run is begun instead if attach() was given another name, or if the model has other parameters. Names that
+        only one side has are listed in a warning, and the rest is loaded. Raises ValueError for a state not ours.
+        """
+        restored = checkpoint.restore(state, self._boundary, self._stabilizers)
+        if self._given.observe_steps is None and self._boundary.observe_left is None:
+            self._boundary.observe_left = 0
+        publisher = self._publisher
+        if publisher is not None and publisher.started:
+            publisher.restart_from(restored.step, secrets.token_hex(8))
+            return
+        if restored.same_table and (restored.run == self._run or not self._given.run_is_given):
+            self._run, self._run_id = restored.run, restored.run_id
+        if publisher is not None:
+            publisher.registration.name, publisher.registration.run_id = self._run, self._run_id
+            publisher.registration.step = restored.step
+
+    # What people look at.
+
+    @property
+    def run_id(self) -> str:
+        """The run's identity at the server; known before the server was asked."""
+        return self._run_id
+
+    @property
+    def url(self) -> str | None:
+        """Where to look at the run: in the dashboard if it is the user's own, else at the server. None without one."""
+        if self._given.server is None:
+            return None
+        own = find_server()
+        if own.server == self._given.server and own.dashboard:
+            return f"{own.dashboard.rstrip('/')}/?run={self._run_id}"
+        return f"{self._given.server}/api/v1/runs/{self._run_id}"
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far, the one under way included."""
+        return self._boundary.step
+
+    @property
+    def settings(self) -> Settings:
+        """In force."""
+        return self._boundary.settings
+
+    @property
+    def applied_revision(self) -> int:
+        """Revision of the settings in force; 0: as attached."""
+        return self._boundary.applied[0]
+
+    @property
+    def counters(self) -> AgentCounters:
+        """The account of all records: produced = acknowledged + dropped + buffered."""
+        return self._publisher.counters if self._publisher else AgentCounters(errors=self._faults.count)
+
+    @property
+    def callback_errors(self) -> int:
+        """Exceptions in callbacks of `on_checkpoint`."""
+        return self._boundary.callback_errors
+
+    @property
+    def stabilizers(self) -> tuple[GradientStabilizer, ...]:
+        """One for each optimizer that owns parameters."""
+        return tuple(self._stabilizers)
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """By parameter name, of the last step: see `GradientStabilizer.statistics`. Waits for the device."""
+        return {name: row for each in self._stabilizers for name, row in each.statistics().items()}
+
+    def __repr__(self) -> str:
+        return f"<Agent run_id={self._run_id!r} step={self.step} mode={self.settings.mode.value}>"
+
+    # Inside.
+
+    def _begin(self) -> None:
+        """Before the first step: a run that never steps is never registered, and a checkpoint can still be loaded."""
+        if self._publisher is not None and not self._publisher.started:
+            self._publisher.start()
+
+    def _tell_error(self) -> None:
+        if self._publisher is not None:
+            self._publisher.add_error()
+
+    def _become_inert(self) -> None:
+        """In a forked child: the threads are not here, and the connection is the parent's."""
+        if self._publisher is not None:
+            self._finalizer.detach()
+        self._publisher = self._recorder = None
+        self._mailbox = self._boundary.isolate()
+        for hooks in self._hooks:
+            hooks.recorder = None
+            hooks.wake = lambda: None

@@ -1,0 +1,182 @@
+"""What attach() was given, checked, and completed from the environment. Errors say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
+
+from steadynorm_contract.home import find_token
+from steadynorm_contract.records import MAX_NAME_LENGTH
+from steadynorm_contract.settings import SETTING_RULES, Settings, merge
+
+__all__ = ["Arguments", "check", "new_run_id"]
+
+
+LEAST_BUFFER_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arguments:
+    """attach()'s arguments after the checks."""
+
+    model: torch.nn.Module
+    optimizers: list[Optimizer]
+    settings: Settings
+    run: str
+    run_is_given: bool  # in the call, not by the environment or the program's name
+    server: str | None
+    token: str | None
+    observe_steps: int | None
+    allow: tuple[str, ...] | None
+    tags: dict[str, str]
+    detail_every: int
+    buffer_bytes: int
+
+
+def check(
+    model: object,
+    optimizer: object,
+    *,
+    settings: Mapping[str, object],
+    run: str | None,
+    server: str | None,
+    token: str | None,
+    observe_steps: int | None,
+    allow: Collection[str] | None,
+    tags: Mapping[str, str] | None,
+    detail_every: int,
+    buffer_bytes: int,
+) -> Arguments:
+    """Raises TypeError, ValueError or SettingsError for the first one that is wrong."""
+    address = _server(server)
+    return Arguments(
+        model=_model(model),
+        optimizers=_optimizers(optimizer),
+        settings=merge(Settings(), settings),
+        run=_run_name(run),
+        run_is_given=run is not None,
+        server=address,
+        token=_token(token, address) if address else None,
+        observe_steps=None if observe_steps is None else _whole("observe_steps", observe_steps, 0),
+        allow=_allow(allow),
+        tags=_tags(tags),
+        detail_every=_whole("detail_every", detail_every, 1),
+        buffer_bytes=_whole("buffer_bytes", buffer_bytes, LEAST_BUFFER_BYTES),
+    )
+
+
+def _model(model: object) -> torch.nn.Module:
+    """TypeError unless `model` is a module."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module: got {type(model).__name__}. "
+            "Pass the module whose parameters the optimizer updates: attach(model, optimizer)."
+        )
+    return model
+
+
+def _optimizers(optimizers: object) -> list[Optimizer]:
+    """One optimizer, or several, as a list. TypeError or ValueError."""
+    if isinstance(optimizers, Optimizer):
+        return [optimizers]
+    several: Iterable[object] = optimizers if isinstance(optimizers, Iterable) else [optimizers]
+    listed: list[Optimizer] = []
+    for optimizer in several:
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(optimizer).__name__}. "
+                "A wrapper (a scheduler, a scaler, a strategy) has the optimizer itself inside: pass that."
+            )
+        listed.append(optimizer)
+    if not listed:
+        raise ValueError("optimizer must be at least one optimizer: got an empty list")
+    if len({id(optimizer) for optimizer in listed}) != len(listed):
+        raise ValueError("each optimizer must be given once: got one of them twice")
+    return listed
+
+
+def _server(server: str | None) -> str | None:
+    """The address, from `$STEADYNORM_SERVER` if None, without a slash at its end; None if there is none."""
+    given = server if server is not None else os.environ.get("STEADYNORM_SERVER") or None
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        raise TypeError(f"server must be a string: got {type(given).__name__}. Use one such as http://127.0.0.1:8470.")
+    try:
+        url = parse_url(given)
+    except LocationParseError:
+        url = None
+    if url is None or url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or url.auth:
+        raise ValueError(
+            f"server must be an address such as http://127.0.0.1:8470: got {given!r}. "
+            "Write the scheme (http or https), the host and the port, and nothing else."
+        )
+    return given.rstrip("/")
+
+
+def _token(token: str | None, server: str) -> str | None:
+    """The token, from the environment or, on loopback, the user's own server if None."""
+    found = token if token is not None else find_token(server)
+    if found is not None and not (isinstance(found, str) and re.fullmatch(r"[!-~]+", found)):
+        raise ValueError("token must be printable ASCII without spaces: got something else. Copy it anew.")
+    return found
+
+
+def _run_name(run: str | None) -> str:
+    """The run's name, from `$STEADYNORM_RUN` if None, else the name of the program."""
+    name = run if run is not None else os.environ.get("STEADYNORM_RUN") or Path(sys.argv[0] or "run").stem or "run"
+    if not isinstance(name, str):
+        raise TypeError(f"run must be a string: got {type(name).__name__}. Use a name such as 'gpt-small'.")
+    if not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
+        raise ValueError(f"run must have 1 to {MAX_NAME_LENGTH} characters: got {len(name)}. Use a shorter name.")
+    return name.strip()
+
+
+def new_run_id(name: str) -> str:
+    """A name for addresses and keys, with eight random hexadecimal digits: known before any server was asked."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
+    return f"{slug or 'run'}-{secrets.token_hex(4)}"
+
+
+def _allow(allow: Collection[str] | None) -> tuple[str, ...] | None:
+    """Names of settings. TypeError or ValueError."""
+    if allow is None:
+        return None
+    if isinstance(allow, str) or not isinstance(allow, Collection):
+        raise TypeError(f"allow must be a list of settings: got {allow!r}. Use allow=('gamma1', 'gamma2', 'mode').")
+    unknown = [name for name in allow if name not in SETTING_RULES]
+    if unknown:
+        known = ", ".join(SETTING_RULES)
+        raise ValueError(f"allow must name settings: got {', '.join(map(repr, unknown))}. Known: {known}.")
+    return tuple(allow)
+
+
+def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Strings by strings. TypeError."""
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags must be a dictionary: got {type(tags).__name__}. Use tags={{'dataset': 'wiki'}}.")
+    for key, value in tags.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"tags must be strings by strings: got {key!r}: {value!r}. Use str().")
+    return dict(tags)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """A whole number. TypeError or ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number: got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}: got {value}.")
+    return value

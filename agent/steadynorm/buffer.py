@@ -1,0 +1,143 @@
+"""Records that wait to be sent, within a bound, and an exact account of all of them.
+
+A record is one step's scalars, or one step's per-parameter rows. At any moment, and as any thread sees it,
+produced = acknowledged + dropped + buffered.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from steadynorm_contract.records import AgentCounters, ParameterRows, StepScalars
+
+__all__ = ["Buffer", "Load"]
+
+_OVERHEAD_BYTES = 160  # of a record, beside its numbers: tuple, integers, bytes header
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Records taken out of the buffer to be sent together."""
+
+    scalars: StepScalars | None
+    rows: ParameterRows | None
+    records: int
+    size_bytes: int
+
+
+class Buffer:
+    """cap_bytes: the most that may wait, what is under way included. parameters: rows of one step."""
+
+    def __init__(self, cap_bytes: int, parameters: int) -> None:
+        self._cap_bytes = cap_bytes
+        self._parameters = parameters
+        self._scalars: deque[tuple[int, float, bytes]] = deque()
+        self._rows: deque[tuple[int, bytes]] = deque()
+        self._loaded: Load | None = None
+        self._waiting_bytes = 0
+        self._produced = self._acknowledged = self._dropped = self._errors = 0
+        self._lock = threading.Lock()
+
+    @property
+    def counters(self) -> AgentCounters:
+        """The account, in one piece."""
+        with self._lock:
+            buffered = len(self._scalars) + len(self._rows) + (self._loaded.records if self._loaded else 0)
+            return AgentCounters(self._produced, self._acknowledged, self._dropped, buffered, self._errors)
+
+    def add_scalars(self, step: int, time: float, data: bytes) -> None:
+        """One step's scalars."""
+        with self._lock:
+            self._scalars.append((step, time, data))
+            self._added(data)
+
+    def add_rows(self, step: int, data: bytes) -> None:
+        """One step's per-parameter rows."""
+        with self._lock:
+            self._rows.append((step, data))
+            self._added(data)
+
+    def add_lost(self, records: int) -> None:
+        """Records that were overwritten before they came here."""
+        with self._lock:
+            self._produced += records
+            self._dropped += records
+
+    def add_error(self) -> None:
+        """An internal exception of the agent."""
+        with self._lock:
+            self._errors += 1
+
+    def load(self, most_bytes: int) -> Load | None:
+        """Take the oldest records, at most that much and at least one; None if there are none.
+
+        They stay in the account as buffered until `unload()`. There is one load at a time.
+        """
+        with self._lock:
+            assert self._loaded is None, "the last load has not been unloaded"
+            scalars: list[tuple[int, float, bytes]] = []
+            rows: list[tuple[int, bytes]] = []
+            room = most_bytes
+            while self._scalars and (not scalars or _size(self._scalars[0][-1]) <= room):
+                scalars.append(self._scalars.popleft())
+                room -= _size(scalars[-1][-1])
+            while self._rows and (not (scalars or rows) or _size(self._rows[0][-1]) <= room):
+                rows.append(self._rows.popleft())
+                room -= _size(rows[-1][-1])
+            if not scalars and not rows:
+                return None
+            rows.sort(key=lambda item: item[0])  # rows from before an alarm come late
+            self._loaded = Load(
+                _pack_scalars(scalars), _pack_rows(rows, self._parameters), len(scalars) + len(rows), most_bytes - room
+            )
+            return self._loaded
+
+    def unload(self, *, acknowledged: bool) -> None:
+        """The load arrived, or never will."""
+        with self._lock:
+            if self._loaded is None:
+                return
+            if acknowledged:
+                self._acknowledged += self._loaded.records
+            else:
+                self._dropped += self._loaded.records
+            self._waiting_bytes -= self._loaded.size_bytes
+            self._loaded = None
+
+    def _added(self, data: bytes) -> None:
+        self._produced += 1
+        self._waiting_bytes += _size(data)
+        while self._waiting_bytes > self._cap_bytes and (self._scalars or self._rows):
+            self._thin()
+
+    def _thin(self) -> None:
+        """Make room: every second step's rows first, the oldest scalars only when no rows are left."""
+        if self._rows:
+            everything = list(self._rows)
+            self._rows, gone = deque(everything[1::2]), everything[::2]
+            self._waiting_bytes -= sum(_size(data) for _, data in gone)
+            self._dropped += len(gone)
+        else:
+            _, _, data = self._scalars.popleft()
+            self._waiting_bytes -= _size(data)
+            self._dropped += 1
+
+
+def _size(data: bytes) -> int:
+    return len(data) + _OVERHEAD_BYTES
+
+
+def _pack_scalars(records: list[tuple[int, float, bytes]]) -> StepScalars | None:
+    if not records:
+        return None
+    times = struct.pack(f"<{len(records)}d", *(time for _, time, _ in records))
+    return StepScalars([step for step, _, _ in records], times, b"".join(data for _, _, data in records))
+
+
+def _pack_rows(records: list[tuple[int, bytes]], parameters: int) -> ParameterRows | None:
+    if not records:
+        return None
+    return ParameterRows([step for step, _ in records], parameters, b"".join(data for _, data in records))

@@ -1,0 +1,87 @@
+"""The agent's part of a training checkpoint: plain values and tensors, by parameter name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from steadynorm.boundary import Boundary, stabilizer_settings
+from steadynorm.stabilizer import GradientStabilizer
+from steadynorm_contract.settings import Settings
+
+__all__ = ["Restored", "restore", "save"]
+
+VERSION = 1
+
+_log = logging.getLogger("steadynorm")
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the state says of the run. same_table: it has this model's parameters, all of them and no others."""
+
+    run: str
+    run_id: str
+    step: int
+    same_table: bool
+
+
+def save(run: str, run_id: str, boundary: Boundary, stabilizers: Sequence[GradientStabilizer]) -> dict[str, Any]:
+    """Everything that `restore` needs. Waits for the device."""
+    states = [stabilizer.state_dict() for stabilizer in stabilizers]
+    revision, settings = boundary.applied
+    return {
+        "version": VERSION,
+        "run": run,
+        "run_id": run_id,
+        "step": boundary.step,
+        "revision": revision,
+        "settings": msgspec.to_builtins(settings),
+        "observe_steps": boundary.observe_left,
+        "modes": [str(state["mode"]) for state in states],
+        "parameters": {name: rows for state in states for name, rows in state["parameters"].items()},
+    }
+
+
+def restore(state: Mapping[str, Any], boundary: Boundary, stabilizers: Sequence[GradientStabilizer]) -> Restored:
+    """Continue from `state`. Names that only one side has are listed in a warning, and the rest is loaded.
+
+    `stop` and `paused` are not taken over: they were meant for the process that wrote the checkpoint.
+    Raises ValueError or SettingsError for a state that is not ours, and then changes nothing.
+    """
+    if state.get("version") != VERSION:
+        raise ValueError(
+            f"the agent's state must have version {VERSION}: got {state.get('version')!r}. "
+            "Pass what agent.state_dict() gave; if it did, upgrade steadynorm."
+        )
+    settings = Settings(**{**state["settings"], "stop": False, "paused": False})
+    saved: Mapping[str, Any] = state["parameters"]
+    modes: Sequence[str] = state["modes"]
+    if len(modes) != len(stabilizers):
+        modes = [modes[0] if modes else settings.mode.value] * len(stabilizers)
+    missing: list[str] = []
+    prepared = []
+    for stabilizer, mode in zip(stabilizers, modes, strict=True):
+        own = stabilizer.state_dict()
+        missing += [name for name in stabilizer.names if name not in saved]
+        parameters = {name: saved.get(name, fresh) for name, fresh in own["parameters"].items()}
+        prepared.append({**own, "mode": mode, "settings": stabilizer_settings(settings), "parameters": parameters})
+    for stabilizer, ready in zip(stabilizers, prepared, strict=True):
+        stabilizer.load_state_dict(ready)
+
+    known = {name for stabilizer in stabilizers for name in stabilizer.names}
+    unknown = [name for name in saved if name not in known]
+    if missing:
+        _log.warning("the checkpoint lacks %d parameters, which start afresh: %s", len(missing), _listed(missing))
+    if unknown:
+        _log.warning("the checkpoint has %d parameters that are not here: %s", len(unknown), _listed(unknown))
+    boundary.restore(state["step"], state["revision"], settings, state["observe_steps"])
+    return Restored(state["run"], state["run_id"], state["step"], not missing and not unknown)
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

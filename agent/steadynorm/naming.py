@@ -1,0 +1,45 @@
+"""Which optimizer's stabilizer takes which parameters, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["assign"]
+
+
+def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list[tuple[str, Tensor]]]:
+    """Per optimizer, its trainable parameters with the model's names for them.
+
+    What `torch.compile` and the data-parallel wrappers put in front of names is left out, so that a checkpoint fits
+    with and without them. A parameter that the model does not know is named by its place. One that two optimizers
+    share belongs to the first; a tied weight is one parameter.
+    """
+    names = {id(parameter): name for name, parameter in _bare(model).named_parameters()}
+    taken: set[int] = set()
+    used = set(names.values())
+    assigned: list[list[tuple[str, Tensor]]] = []
+    for index, optimizer in enumerate(optimizers):
+        pairs = []
+        for group_index, group in enumerate(optimizer.param_groups):
+            for place, parameter in enumerate(group["params"]):
+                if not parameter.requires_grad or id(parameter) in taken:
+                    continue
+                taken.add(id(parameter))
+                name = names.get(id(parameter)) or f"optimizer{index}.group{group_index}.param{place}"
+                while id(parameter) not in names and name in used:
+                    name += "_"
+                used.add(name)
+                pairs.append((name.replace("_orig_mod.", ""), parameter))
+        assigned.append(pairs)
+    return assigned
+
+
+def _bare(model: torch.nn.Module) -> torch.nn.Module:
+    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    while isinstance(model, wrappers):
+        model = model.module
+    return model

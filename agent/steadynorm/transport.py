@@ -1,0 +1,204 @@
+"""HTTP from the agent to its server: four calls, and one tree of errors that says what to do next.
+
+A Transport belongs to one thread, except `abort()`, which another thread calls to end a request that is under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+import urllib3
+
+from steadynorm.connections import Connections
+from steadynorm_contract import __version__
+from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
+from steadynorm_contract.records import Desired, RunFinish, RunRegistration
+from steadynorm_contract.settings import SettingsError
+from steadynorm_contract.views import Problem
+
+__all__ = [
+    "Offer",
+    "Outdated",
+    "Refused",
+    "RunLost",
+    "Transport",
+    "TransportError",
+    "Unacceptable",
+    "Unreachable",
+    "VersionRefused",
+]
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 5.0
+
+_T = TypeVar("_T")
+
+
+class TransportError(Exception):
+    """A request did not succeed."""
+
+
+class Unreachable(TransportError):
+    """Nobody answers, or the server cannot answer now. Will pass: ask again after a while."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RunLost(TransportError):
+    """The server does not know the run (404): register again."""
+
+
+class Outdated(TransportError):
+    """The server knows a newer incarnation of the run (409): register again."""
+
+
+class Refused(TransportError):
+    """The server will not take it (401, 403, 422, ...): a person has to mend something."""
+
+
+class VersionRefused(Refused):
+    """Agent and server do not speak the same version: nothing more can be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unacceptable:
+    """A desired revision whose settings break this agent's own rules."""
+
+    revision: int
+    reason: str
+
+
+Offer = Desired | Unacceptable
+"""What the server wants, or why this agent could not even read it."""
+
+
+class Transport:
+    """Speaks to one server.
+
+    server: address such as http://127.0.0.1:8470. token: None sends none.
+    """
+
+    def __init__(self, server: str, token: str | None = None) -> None:
+        self._root = f"{server.rstrip('/')}/api/v1"
+        self._headers = {"User-Agent": f"steadynorm-agent/{__version__}"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._connections = Connections()
+        # `retries=False` hands redirects back as answers too: a telemetry server must not be able to send the token on.
+        self._pool = urllib3.PoolManager(retries=False, maxsize=1)
+        self._pool.pool_classes_by_scheme = self._connections.pool_classes()
+
+    def register(self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, int, Offer]:
+        """Register the run. Returns its incarnation, the last sequence stored of it, and the desired settings."""
+        body = encode_json(registration)
+        answer = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
+        return answer.incarnation, answer.acknowledged, _offer(answer.desired)
+
+    def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, Offer]:
+        """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
+        path = f"/runs/{quote(run_id, safe='')}/telemetry"
+        answer = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Answer)
+        return answer.acknowledged, _offer(answer.desired)
+
+    def poll(self, run_id: str, after_revision: int, wait_s: int) -> Offer | None:
+        """Wait at the server for settings newer than `after_revision`; None when there were none in that time."""
+        path = f"/runs/{quote(run_id, safe='')}/settings?after_revision={after_revision}&wait={wait_s}"
+        data = self._request("GET", path, None, None, wait_s + READ_TIMEOUT_S)
+        if not data:
+            return None
+        offer = _offer(msgspec.Raw(data))
+        return offer if offer.revision > after_revision else None
+
+    def finish(self, run_id: str, end: RunFinish, timeout_s: float = READ_TIMEOUT_S) -> None:
+        """Say that the run ended."""
+        path = f"/runs/{quote(run_id, safe='')}/finish"
+        self._request("POST", path, encode_json(end), "application/json", timeout_s)
+
+    def abort(self) -> None:
+        """End the request under way, from any thread, and refuse further ones: they raise Unreachable."""
+        self._connections.shut()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.clear()
+
+    def _request(self, method: str, path: str, body: bytes | None, kind: str | None, timeout_s: float) -> bytes:
+        headers = {**self._headers, "Content-Type": kind} if kind else self._headers
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        try:
+            answer = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        if answer.status in (200, 201, 202, 204, 304):
+            return answer.data
+        raise _error(answer.status, answer.data, answer.headers.get("Retry-After"))
+
+
+class _Registered(msgspec.Struct):
+    """`records.Registered`, with the settings still unread: they may break a rule where the rest is sound."""
+
+    incarnation: int
+    acknowledged: int
+    desired: msgspec.Raw
+
+
+class _Answer(msgspec.Struct):
+    acknowledged: int
+    desired: msgspec.Raw
+
+
+class _Revision(msgspec.Struct):
+    revision: int
+
+
+def _offer(raw: msgspec.Raw) -> Offer:
+    data = bytes(raw)
+    try:
+        return decode_json(data, Desired)
+    except (SettingsError, MalformedMessage) as error:
+        return Unacceptable(_decode(data, _Revision).revision, f"this agent cannot read the settings: {error}")
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return decode_json(data, kind)
+    except MalformedMessage as error:
+        raise Refused(f"the answer is not steadynorm's ({error}): is there another server at this address?") from error
+
+
+def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+        message = f"{status} {problem.title}: {problem.detail}"
+    except msgspec.MsgspecError:
+        problem, message = None, f"it answered {status}"
+    if status == 404:
+        return RunLost(message)
+    if status == 409:
+        return Outdated(message)
+    if status in (408, 425, 429) or status >= 500:
+        return Unreachable(message, _seconds(retry_after))
+    if problem is not None and "schema version" in problem.detail:
+        return VersionRefused(message)
+    return Refused(message)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """A Retry-After header, in either of its forms, as seconds from now."""
+    if not retry_after:
+        return None
+    try:
+        return float(retry_after)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time()
+    except ValueError:
+        return None
