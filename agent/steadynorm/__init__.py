@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from steadynorm_contract import __version__
 
 if TYPE_CHECKING:
-    from steadynorm.agent import Agent, attach
+    from steadynorm.agent import Agent
+    from steadynorm.attachment import attach
     from steadynorm.stabilizer import GradientStabilizer
     from steadynorm_contract.settings import Mode, Settings
 
@@ -25,7 +26,7 @@ _HOMES = {
     "GradientStabilizer": "steadynorm.stabilizer",
     "Mode": "steadynorm_contract.settings",
     "Settings": "steadynorm_contract.settings",
-    "attach": "steadynorm.agent",
+    "attach": "steadynorm.attachment",
 }
 
 

@@ -1,4 +1,4 @@
-"""`attach()` joins a model's optimizers to a server: measured, stabilized, recorded, and changed live.
+"""What `attach()` returns: it holds the parts together and is what a training loop speaks to.
 
 agent = steadynorm.attach(model, optimizer, run="gpt-small", server="http://127.0.0.1:8470")
 ...
@@ -12,13 +12,11 @@ from __future__ import annotations
 import logging
 import secrets
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from steadynorm import arguments, checkpoint, lifetime
 from steadynorm.arguments import Arguments
@@ -35,77 +33,12 @@ from steadynorm_contract.records import (
     RunEnd,
     RunFinish,
 )
-from steadynorm_contract.settings import Mode, Settings, Transfer
+from steadynorm_contract.settings import Settings
 
-__all__ = ["Agent", "attach"]
-
-BUFFER_BYTES = 64 * 1024 * 1024
+__all__ = ["Agent"]
 
 _C = TypeVar("_C", bound=Callable[[int], object])
 _log = logging.getLogger("steadynorm")
-
-
-def attach(
-    model: torch.nn.Module,
-    optimizer: Optimizer | Sequence[Optimizer],
-    *,
-    run: str | None = None,
-    server: str | None = None,
-    token: str | None = None,
-    mode: Mode | str = Mode.STABILIZE,
-    gamma1: float = 0.6,
-    gamma2: float = 0.999,
-    eps: float = 1e-12,
-    spike_limit: float | None = None,
-    transfer: Transfer | str = Transfer.BUMPLESS,
-    observe_steps: int | None = None,
-    allow: Collection[str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    detail_every: int = 10,
-    buffer_bytes: int = BUFFER_BYTES,
-) -> Agent:
-    """Measure and stabilize the gradients of `optimizer` at each of its steps, and tell the server.
-
-    run: a name for people; None: `$STEADYNORM_RUN`, else the program's name.
-    server: address such as http://127.0.0.1:8470; None: `$STEADYNORM_SERVER`, else the agent works locally.
-    token: None: `$STEADYNORM_TOKEN`, else, on loopback, the user's own server's.
-    mode, gamma1, gamma2, eps, spike_limit, transfer: settings to begin with, see `Settings`.
-    observe_steps: steps that are only observed before `stabilize` is entered by bumpless transfer; None: 0, or 100
-        when the optimizer has state from an earlier run and no state of the agent comes with it.
-    allow: the only settings that may ever be changed from outside; None: all.
-    tags: shown with the run. detail_every: steps between per-parameter rows. buffer_bytes: what may wait unsent.
-
-    Returns at once: an unreachable server costs one warning, and data is kept for it. Raises TypeError, ValueError or
-    SettingsError for a wrong argument, RuntimeError for an optimizer that is attached already.
-    """
-    given = arguments.check(
-        model,
-        optimizer,
-        settings={
-            "mode": mode,
-            "gamma1": gamma1,
-            "gamma2": gamma2,
-            "eps": eps,
-            "spike_limit": spike_limit,
-            "transfer": transfer,
-        },
-        run=run,
-        server=server,
-        token=token,
-        observe_steps=observe_steps,
-        allow=allow,
-        tags=tags,
-        detail_every=detail_every,
-        buffer_bytes=buffer_bytes,
-    )
-    for each in given.optimizers:
-        other = lifetime.agent_of(each)
-        if other is not None:
-            raise RuntimeError(
-                f"this {type(each).__name__} is attached already, to run {other.run_id}. "
-                "Use that agent, or close it first: agent.close()."
-            )
-    return Agent(given)
 
 
 class Agent:
