@@ -10,10 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from panels import DATASOURCE, LEGEND, RUN, Json, chart, limit, number, panel, query, variable
+from panels import DATASOURCE, LEGEND, RUN, Json, chart, layout, limit, number, panel, query, variable
 
 TARGET = Path(__file__).parent / "dashboards" / "steadynorm.json"
-WIDTH, HEIGHT = 12, 8  # of a chart, in Grafana's grid of 24 columns
 
 NUMBERS = [
     number("Live runs", "count(steadynorm_run_info) or vector(0)", about="Runs that have not ended."),
@@ -129,22 +128,55 @@ CHARTS = [
     ),
 ]
 
-LATENCY = "sum by (le) (rate(steadynorm_http_request_seconds_bucket[$__rate_interval]))"
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+def latency(metric: str) -> list[Json]:
+    """Quantiles of a histogram, over all of its labels."""
+    buckets = f"sum by (le) (rate({metric}_bucket[$__rate_interval]))"
+    return [query(f"histogram_quantile({quantile}, {buckets})", f"p{100 * quantile:.0f}") for quantile in QUANTILES]
+
+
 SERVER_CHARTS = [
     chart(
         "Request latency",
-        [
-            query(f"histogram_quantile({quantile}, {LATENCY})", f"p{quantile * 100:.0f}")
-            for quantile in (0.5, 0.95, 0.99)
-        ],
-        about="Of the server, all routes but the long-poll.",
+        latency("steadynorm_server_request_seconds"),
+        about="Of all routes but the long-poll, which waits on purpose.",
         unit="s",
+        log=True,
     ),
     chart(
-        "Ingest",
-        [query("rate(steadynorm_ingest_bytes_total[$__rate_interval])", "bytes")],
-        about="Telemetry that arrived.",
+        "Store latency",
+        latency("steadynorm_server_store_seconds"),
+        about="Round trips to Redis.",
+        unit="s",
+        log=True,
+    ),
+    chart(
+        "Requests",
+        [
+            query(
+                "sum by (route, status) (rate(steadynorm_server_request_seconds_count[$__rate_interval]))",
+                "{{route}} {{status}}",
+            )
+        ],
+        about="By route and status.",
+        unit="reqps",
+    ),
+    chart(
+        "Telemetry received",
+        [query("sum(rate(steadynorm_server_ingest_bytes_total[$__rate_interval]))", "bytes")],
+        about="MessagePack as it arrived.",
         unit="Bps",
+    ),
+    chart(
+        "Records received",
+        [
+            query("sum(rate(steadynorm_server_ingest_steps_total[$__rate_interval]))", "step scalars"),
+            query("sum(rate(steadynorm_server_ingest_rows_total[$__rate_interval]))", "per-parameter rows"),
+        ],
+        about="Per second, of all runs.",
+        unit="cps",
     ),
 ]
 
@@ -203,31 +235,6 @@ CHANGES: Json = {
 }
 
 
-def layout() -> list[Json]:
-    """All panels with their places, top to bottom: numbers, table, charts of the chosen runs, the server itself."""
-    placed: list[Json] = []
-    top = 0
-
-    def place(row: list[Json], width: int, height: int) -> None:
-        nonlocal top
-        for index, one in enumerate(row):
-            placed.append(
-                {"id": len(placed) + 1, "gridPos": {"x": index * width, "y": top, "w": width, "h": height}, **one}
-            )
-        top += height
-
-    def heading(title: str) -> None:
-        place([{"type": "row", "title": title, "collapsed": False, "panels": []}], 24, 1)
-
-    place(NUMBERS, 24 // len(NUMBERS), 4)
-    place([TABLE], 24, 7)
-    for title, charts in (("Chosen runs", CHARTS), ("Server", SERVER_CHARTS)):
-        heading(title)
-        for start in range(0, len(charts), 2):
-            place(charts[start : start + 2], WIDTH, HEIGHT)
-    return placed
-
-
 def dashboard() -> Json:
     """The whole dashboard."""
     return {
@@ -251,7 +258,7 @@ def dashboard() -> Json:
                 "icon": "external link",
             }
         ],
-        "panels": layout(),
+        "panels": layout(NUMBERS, TABLE, {"Chosen runs": CHARTS, "Server": SERVER_CHARTS}),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DATASOURCE", "LEGEND", "RUN", "Json", "chart", "limit", "number", "panel", "query", "variable"]
+__all__ = ["DATASOURCE", "LEGEND", "RUN", "Json", "chart", "layout", "limit", "number", "panel", "query", "variable"]
 
 Json = dict[str, Any]
 
@@ -89,3 +89,24 @@ def variable(name: str, label: str, values: str) -> Json:
         "sort": 1,
         "current": {"text": ["All"], "value": ["$__all"]},
     }
+
+
+def layout(numbers: list[Json], table: Json, sections: dict[str, list[Json]]) -> list[Json]:
+    """All panels with their places in Grafana's grid of 24 columns: numbers, table, then charts in pairs by section."""
+    placed: list[Json] = []
+    top = 0
+
+    def place(row: list[Json], width: int, height: int) -> None:
+        nonlocal top
+        for index, one in enumerate(row):
+            grid = {"x": index * width, "y": top, "w": width, "h": height}
+            placed.append({"id": len(placed) + 1, "gridPos": grid, **one})
+        top += height
+
+    place(numbers, 24 // len(numbers), 4)
+    place([table], 24, 7)
+    for title, charts in sections.items():
+        place([{"type": "row", "title": title, "collapsed": False, "panels": []}], 24, 1)
+        for start in range(0, len(charts), 2):
+            place(charts[start : start + 2], 12, 8)
+    return placed
