@@ -1,1 +1,1 @@
-"""The server: FastAPI over Redis, Prometheus metrics, the command line. Keeps no state of its own, never imports torch."""
+"""The server: FastAPI over Redis, Prometheus metrics, the command line. Keeps no state of its own."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
 from steadynorm_contract.home import home
 
 __all__ = ["ServerSettings"]
@@ -24,7 +25,9 @@ __all__ = ["ServerSettings"]
 class ServerSettings(BaseSettings):
     """Settings of one server process. Raises pydantic's ValidationError naming the variable."""
 
-    model_config = SettingsConfigDict(env_prefix="STEADYNORM_", populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="STEADYNORM_", env_ignore_empty=True, populate_by_name=True, extra="ignore"
+    )
 
     host: str = "127.0.0.1"
     port: int = Field(default=8470, ge=0, le=65535)

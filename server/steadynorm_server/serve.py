@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import uvicorn
+
+from steadynorm_contract.home import ServerAddress
+from steadynorm_server.app import create_app
+from steadynorm_server.auth import TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.embedded import EmbeddedStoreError, embedded_store
 
 __all__ = ["ServeError", "serve"]
 
@@ -12,5 +29,138 @@ class ServeError(Exception):
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start."""
-    raise ServeError("not wired yet")
+    """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start.
+
+    Starts the embedded store in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
+    and removes it at the end.
+    """
+    data = settings.data.expanduser()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tokens, token = _tokens(settings, data)
+        with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
+            _run(settings, data, listener, store_url, tokens, token)
+    except (TokenError, EmbeddedStoreError) as error:
+        raise ServeError(str(error)) from error
+    except PermissionError as error:
+        raise ServeError(f"{error.filename}: {error.strerror}. Choose another folder with --data.") from error
+
+
+def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
+    """The known tokens, and the user's own one where none are configured."""
+    if (configured := Tokens.configured(settings)) is not None:
+        return configured, None
+    if not _is_loopback(settings.host):
+        raise ServeError(
+            f"without configured tokens the server listens on loopback only: got host {settings.host}. "
+            "Set STEADYNORM_OPERATOR_TOKEN and STEADYNORM_AGENT_TOKEN (or STEADYNORM_TOKENS_FILE), or use 127.0.0.1."
+        )
+    token = local_token(data)
+    return Tokens.single(token), token
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            used = error.errno == errno.EADDRINUSE
+            advice = "Stop who uses it, or choose another with --port (0: any free one)." if used else ""
+            raise ServeError(f"cannot listen on {host} port {port}: {error.strerror}. {advice}".rstrip()) from error
+        yield listener
+
+
+@contextlib.contextmanager
+def _store(settings: ServerSettings, data: Path) -> Iterator[str]:
+    if settings.redis_url:
+        yield settings.redis_url
+        return
+    with embedded_store(data / "store") as url:
+        yield url
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says when it is ready and lets long-polls go when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready, self._stop = ready, stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it, then ready."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn does it; without the stop an open long-poll would hold the shutdown up."""
+        self._stop()
+        super().handle_exit(sig, frame)
+
+
+def _run(
+    settings: ServerSettings, data: Path, listener: socket.socket, store_url: str, tokens: Tokens, token: str | None
+) -> None:
+    app = create_app(settings, store_url, tokens)
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    file = data / "server.json"
+
+    def ready() -> None:
+        _write(file, msgspec.json.encode(ServerAddress(address, settings.dashboard_url)))
+        _announce(settings, data, address, token)
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=settings.shutdown_after_s,
+        server_header=False,
+        lifespan="on",
+    )
+    server = _Server(config, ready, stop=lambda: app.state.stopping.set())
+    try:
+        server.run([listener])
+    except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down
+        pass
+    finally:
+        _remove(file, address)
+    if not server.started:
+        raise ServeError("the server did not start; the reason stands above.")
+
+
+def _announce(settings: ServerSettings, data: Path, address: str, token: str | None) -> None:
+    query = f"?token={token}" if token else ""
+    print(f"steadynorm server at {address}", file=sys.stderr)
+    if settings.dashboard_url:
+        print(f"  dashboard  {settings.dashboard_url.rstrip('/')}/{query}", file=sys.stderr)
+    if token:
+        print(f"  token      {data / 'token'}: tools of this user find it by themselves", file=sys.stderr)
+    print(f"  API        {address}/docs", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _write(file: Path, content: bytes) -> None:
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(file)  # whole at any moment
+
+
+def _remove(file: Path, address: str) -> None:
+    """Remove our server.json, not that of a server that took the folder over."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if msgspec.json.decode(file.read_bytes(), type=ServerAddress).server == address:
+            file.unlink()

@@ -1,0 +1,113 @@
+"""The application: routes, errors, metrics and the store, put together. Any number of processes may run it alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steadynorm_contract import __version__
+from steadynorm_server import problems, schema
+from steadynorm_server.auth import Tokens
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.metrics import Meters
+from steadynorm_server.routes import health, runs, settings, telemetry
+from steadynorm_server.store import Store
+
+__all__ = ["create_app"]
+
+API = "/api/v1"
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    settings_: ServerSettings, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
+) -> FastAPI:
+    """An application over the store at `store_url`. Its lifespan opens and closes the store.
+
+    `app.state.stopping` is an event: set it and every long-poll answers at once.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.stopping = asyncio.Event()
+        app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
+        async with store.opened():
+            sweeper = asyncio.create_task(_sweep(store), name="sweeper")
+            try:
+                yield
+            finally:
+                app.state.stopping.set()
+                sweeper.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await sweeper
+
+    app = FastAPI(
+        title="steadynorm",
+        version=__version__,
+        description="A training run's gradient norms: watch them, stabilize them, change how while it runs.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
+    for module in (runs, telemetry, settings):
+        app.include_router(module.router, prefix=API)
+    app.include_router(health.router)
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse(settings_.dashboard_url or "/docs")
+
+    problems.install(app)
+    schema.install(app)
+    app.add_middleware(_Timed, meters=app.state.meters)
+    return app
+
+
+async def _sweep(store: Store) -> None:
+    """Rebuilds the index once, then notes runs that fell silent even when nobody looks."""
+    indexed = False
+    while True:
+        try:
+            if not indexed:
+                await store.rebuild_index()
+                indexed = True
+            await store.note_silence(await store.all())
+        except (RedisError, OSError) as error:
+            _log.warning("the store does not answer (%s); trying again", type(error).__name__)
+        await asyncio.sleep(min(10.0, store.stalled_after_s / 2))
+
+
+class _Timed:
+    """Times requests by route. A plain ASGI wrapper: BaseHTTPMiddleware would buffer bodies and hide disconnects."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self._app = app
+        self._meters = meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")  # a template: an unbounded label would be a leak
+            if b"wait=" not in scope["query_string"]:
+                self._meters.answered(scope["method"], route, status, time.perf_counter() - began)

@@ -1,0 +1,236 @@
+"""Blocks of history: consecutive records of K float32 values, raw or as min/mean/max buckets, packed for the store.
+
+A raw block is one record a step. A rolled block is one record a bucket of `width` steps: how many steps were recorded
+in it, and per value the minimum, mean and maximum of the finite ones and their number. All arrays are row-major
+[records, K], so one value's history is the slice `[k::K]` and no Python object is made for the others.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import mul
+
+__all__ = ["Block", "Column", "pack", "roll", "split", "unpack"]
+
+_HEADER = struct.Struct("<BxxxII")  # kind, records, K
+_RAW, _EVEN, _UNEVEN = 0, 1, 2  # even: every value of every step was finite, so their numbers need not be stored
+
+
+@dataclass(slots=True)
+class Column:
+    """One value's history: parallel arrays, one entry a record. Where `finite` is 0 the others are NaN."""
+
+    low: array[float]
+    mean: array[float]
+    high: array[float]
+    finite: array[int]
+
+    @staticmethod
+    def empty() -> Column:
+        """A column to extend."""
+        return Column(array("f"), array("f"), array("f"), array("I"))
+
+    @staticmethod
+    def raw(values: array[float]) -> Column:
+        """From one value a step; NaN and infinities count as not finite."""
+        # A float64 sum of float32 cannot overflow, so it is finite exactly if all of them are.
+        if math.isfinite(sum(values)):
+            return Column(values, values, values, array("I", [1]) * len(values))
+        finite = array("I", map(math.isfinite, values))
+        clean = array("f", (value if good else math.nan for value, good in zip(values, finite, strict=True)))
+        return Column(clean, clean, clean, finite)
+
+    def extend(self, other: Column) -> None:
+        """Append another column's records."""
+        self.low.extend(other.low)
+        self.mean.extend(other.mean)
+        self.high.extend(other.high)
+        self.finite.extend(other.finite)
+
+    def take(self, order: Sequence[int]) -> Column:
+        """The records at these places, in this order."""
+        return Column(
+            array("f", map(self.low.__getitem__, order)),
+            array("f", map(self.mean.__getitem__, order)),
+            array("f", map(self.high.__getitem__, order)),
+            array("I", map(self.finite.__getitem__, order)),
+        )
+
+    def merge(self, start: int, stop: int) -> tuple[float, float, float, int]:
+        """Minimum, mean, maximum and number of the finite values of records start..stop-1."""
+        if stop - start == 1:
+            return self.low[start], self.mean[start], self.high[start], self.finite[start]
+        finite = self.finite[start:stop]
+        low, mean, high = self.low[start:stop], self.mean[start:stop], self.high[start:stop]
+        if not min(finite):
+            low, mean, high = (
+                array("f", (value for value, number in zip(values, finite, strict=True) if number))
+                for values in (low, mean, high)
+            )
+            finite = array("I", filter(None, finite))
+            if not finite:
+                return math.nan, math.nan, math.nan, 0
+        number = sum(finite)
+        return min(low), sum(map(mul, mean, finite)) / number, max(high), number
+
+
+@dataclass(slots=True)
+class Block:
+    """Records of K values. In a raw block low, mean and high are one and the same array and `finite` is None."""
+
+    width: int  # K
+    steps: array[int]  # int64: the step, or the first step of the bucket
+    times: array[float]  # float64 Unix seconds of that step
+    counts: array[int]  # uint32: steps recorded in the bucket; 1 in a raw block
+    low: array[float]
+    mean: array[float]
+    high: array[float]
+    finite: array[int] | None = None
+
+    @staticmethod
+    def raw(width: int, steps: Iterable[int], times: Iterable[float], values: array[float]) -> Block:
+        """One record a step."""
+        kept = array("q", steps)
+        return Block(width, kept, array("d", times), array("I", [1]) * len(kept), values, values, values)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether this holds single steps."""
+        return self.finite is None
+
+    def column(self, k: int) -> Column:
+        """The history of value k."""
+        if self.finite is None:
+            return Column.raw(self.mean[k :: self.width])
+        at = slice(k, None, self.width)
+        return Column(self.low[at], self.mean[at], self.high[at], self.finite[at])
+
+    def part(self, start: int, stop: int) -> Block:
+        """Records start..stop-1 of a raw block."""
+        values = self.mean[start * self.width : stop * self.width]
+        return Block.raw(self.width, self.steps[start:stop], self.times[start:stop], values)
+
+
+def runs_of(steps: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of each stretch of records that fall into one bucket of `width` steps."""
+    start = 0
+    for _, members in groupby(steps, lambda step: step // width):
+        stop = start + sum(1 for _ in members)
+        yield start, stop
+        start = stop
+
+
+def split(block: Block, tile: int) -> list[Block]:
+    """A raw block cut so that no part crosses a multiple of `tile` steps."""
+    if not block.steps:
+        return []
+    if len(cuts := list(runs_of(block.steps, tile))) == 1:
+        return [block]
+    return [block.part(start, stop) for start, stop in cuts]
+
+
+def roll(blocks: Sequence[Block], width: int) -> Block:
+    """Blocks of one kind, in the order of arrival, as one block of buckets of `width` steps.
+
+    A bucket that was left and entered again (a run that went back to a checkpoint) becomes two records: readers merge.
+    """
+    whole = blocks[0] if len(blocks) == 1 else _joined(blocks)
+    places = list(runs_of(whole.steps, width))
+    size = whole.width * len(places)
+    low, mean, high = (array("f", bytes(4 * size)) for _ in range(3))
+    finite = array("I", bytes(4 * size))
+    for k in range(whole.width):
+        column = whole.column(k)
+        for at, (start, stop) in zip(range(k, size, whole.width), places, strict=True):
+            low[at], mean[at], high[at], finite[at] = column.merge(start, stop)
+    firsts = [min(range(start, stop), key=whole.steps.__getitem__) for start, stop in places]
+    return Block(
+        whole.width,
+        array("q", map(whole.steps.__getitem__, firsts)),
+        array("d", map(whole.times.__getitem__, firsts)),
+        array("I", (sum(whole.counts[start:stop]) for start, stop in places)),
+        low,
+        mean,
+        high,
+        finite,
+    )
+
+
+def _joined(blocks: Sequence[Block]) -> Block:
+    raw = blocks[0].is_raw
+    mean = array("f")
+    low, high = (mean, mean) if raw else (array("f"), array("f"))
+    joined = Block(blocks[0].width, array("q"), array("d"), array("I"), low, mean, high, None if raw else array("I"))
+    for block in blocks:
+        joined.steps.extend(block.steps)
+        joined.times.extend(block.times)
+        joined.counts.extend(block.counts)
+        joined.mean.extend(block.mean)
+        if joined.finite is not None and block.finite is not None:
+            joined.low.extend(block.low)
+            joined.high.extend(block.high)
+            joined.finite.extend(block.finite)
+    return joined
+
+
+def pack(block: Block) -> bytes:
+    """The block as bytes, little-endian."""
+    parts: list[array[int] | array[float]]
+    if block.finite is None:
+        kind, parts = _RAW, [block.steps, block.times, block.mean]
+    else:
+        kind, parts = _UNEVEN, [block.steps, block.times, block.counts, block.low, block.mean, block.high]
+        if block.finite == _even(block.counts, block.width):
+            kind = _EVEN
+        else:
+            parts.append(block.finite)
+    return b"".join([_HEADER.pack(kind, len(block.steps), block.width), *(_bytes(part) for part in parts)])
+
+
+def unpack(data: bytes) -> Block:
+    """The reverse of `pack`. Raises ValueError for bytes that `pack` did not make."""
+    kind, records, width = _HEADER.unpack_from(data)
+    view = memoryview(data)[_HEADER.size :]
+
+    def take(code: str, number: int) -> array[float]:
+        nonlocal view
+        values: array[float] = array(code)
+        size = number * values.itemsize
+        values.frombytes(view[:size])
+        view = view[size:]
+        if sys.byteorder == "big":
+            values.byteswap()
+        return values
+
+    steps, times = take("q", records), take("d", records)
+    size = records * width
+    if kind == _RAW:
+        block = Block.raw(width, (), (), take("f", size))
+        block.steps, block.times, block.counts = steps, times, array("I", [1]) * records  # type: ignore[assignment] # "q"
+    else:
+        counts: array[int] = take("I", records)  # type: ignore[assignment] # "I" holds ints
+        low, mean, high = take("f", size), take("f", size), take("f", size)
+        finite: array[int] = _even(counts, width) if kind == _EVEN else take("I", size)  # type: ignore[assignment] # "I"
+        block = Block(width, steps, times, counts, low, mean, high, finite)  # type: ignore[arg-type] # steps are "q"
+    if len(block.steps) != records or len(block.mean) != size:
+        raise ValueError(f"a block of {records} records of {width} values is cut short: {len(data)} bytes")
+    return block
+
+
+def _even(counts: array[int], width: int) -> array[int]:
+    if len(counts) == 1:
+        return counts * width
+    return array("I", (count for count in counts for _ in range(width)))
+
+
+def _bytes(values: array[float] | array[int]) -> bytes:
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()

@@ -1,0 +1,49 @@
+"""Request bodies as bytes, bounded while they arrive: a chunked body states no length beforehand."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import MAX_BATCH_BYTES
+from steadynorm_server.problems import ProblemError
+
+__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_answer", "read_body"]
+
+JSON = ("application/json",)
+MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
+MAX_SMALL_BYTES = 64 * 1024
+
+
+async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES) -> bytes:
+    """The body. Raises problems: 415 for another kind or a compressed one, 413 beyond `limit` bytes, 400 if empty."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind and kind not in kinds:
+        raise ProblemError(415, f"this takes {kinds[0]}: got {kind}.")
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise ProblemError(415, f"bodies are taken uncompressed: got Content-Encoding {encoding}.")
+    stated = request.headers.get("content-length", "")
+    if stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) > limit:
+        raise _too_large(limit)
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+    if not size:
+        raise ProblemError(400, "a body is needed. /docs shows what it holds.")
+    return b"".join(parts)
+
+
+def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A contract struct as JSON."""
+    return Response(encode_json(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def _too_large(limit: int) -> ProblemError:
+    # The rest is not read: the connection has to go.
+    return ProblemError(
+        413, f"a body may have at most {limit} bytes. Send smaller batches.", headers={"Connection": "close"}
+    )

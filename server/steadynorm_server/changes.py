@@ -1,0 +1,78 @@
+"""Word of changed settings: one subscription per process wakes all of its long-polls.
+
+A message only says that it is worth reading again, so a lost one costs time and nothing else: waiters also read after
+every reconnection, and every REREAD_S anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+from redis.exceptions import RedisError
+
+from steadynorm_server.connection import Connection
+from steadynorm_server.keys import CHANGES
+
+__all__ = ["REREAD_S", "Changes"]
+
+REREAD_S = 10.0
+_RECONNECT_S = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class Changes:
+    """Wakes whoever watches a run."""
+
+    def __init__(self, redis: Connection) -> None:
+        self._redis = redis
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+
+    @contextlib.contextmanager
+    def watch(self, run_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the run's settings may have changed. Clear it before reading them."""
+        event = asyncio.Event()
+        watchers = self._watchers.setdefault(run_id, set())
+        watchers.add(event)
+        try:
+            yield event
+        finally:
+            watchers.discard(event)
+            if not watchers:
+                self._watchers.pop(run_id, None)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Listen in the background for as long as the block runs."""
+        task = asyncio.create_task(self._listen(), name="changes")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with self._redis.subscription() as subscription:
+                    await subscription.subscribe(CHANGES)
+                    self._wake_all()  # whatever was published while nobody listened
+                    while True:
+                        message = await subscription.get_message(timeout=REREAD_S)
+                        if message is not None:
+                            self._wake(message["data"].decode())
+            except (RedisError, OSError) as error:
+                _log.warning("the subscription to changes was lost (%s); trying again", type(error).__name__)
+                await asyncio.sleep(_RECONNECT_S)
+
+    def _wake(self, run_id: str) -> None:
+        for event in self._watchers.get(run_id, ()):
+            event.set()
+
+    def _wake_all(self) -> None:
+        for run_id in self._watchers:
+            self._wake(run_id)

@@ -1,0 +1,147 @@
+"""The way to the store: the few commands that we use, typed as the bytes that they give, and our Lua scripts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib import resources
+from typing import Any, Literal
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+__all__ = ["Connection", "Fields", "Script", "Timed"]
+
+# Version 2 of the protocol gives the same shapes from Redis 6 to Valkey 9 and through proxies.
+_PROTOCOL = 2
+_MAX_CONNECTIONS = 64
+
+Fields = dict[bytes, bytes]
+Script = Literal["blocks", "change", "commit", "finish", "register", "stall"]
+Timed = Callable[[], AbstractContextManager[None]]
+"""Makes a context that times one round trip."""
+
+
+def _pool(url: str, connections: int, socket_timeout_s: float | None) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=5,
+        protocol=_PROTOCOL,
+        socket_timeout=socket_timeout_s,
+        socket_connect_timeout=2,
+        # One more try, soon: a store that restarted is met by a fresh connection, one that is away by a quick 503.
+        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
+        health_check_interval=15,
+        client_name="steadynorm",
+    )
+
+
+class Connection:
+    """Commands raise redis-py's errors when the store is away."""
+
+    def __init__(self, url: str, timed: Timed = nullcontext) -> None:
+        self._client: Any = Redis.from_pool(_pool(url, _MAX_CONNECTIONS, 5))  # its own types allow str everywhere
+        # Reads that wait have a pool of their own: they must not run into the socket's timeout, nor take all there is.
+        self._waiting: Any = Redis.from_pool(_pool(url, 4, None))
+        self._timed = timed
+        folder = resources.files(__package__).joinpath("lua")
+        self._scripts = {
+            name.name.removesuffix(".lua"): self._client.register_script(name.read_text("utf-8"))
+            for name in folder.iterdir()
+        }
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+        await self._waiting.aclose()
+
+    async def ping(self) -> None:
+        """Raises when the store does not answer."""
+        with self._timed():
+            await self._client.ping()
+
+    async def script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
+        """Run one of our scripts, whole or not at all. Its head says what it takes and answers."""
+        with self._timed():
+            return await self._scripts[name](keys=keys, args=args)
+
+    async def get(self, key: str) -> bytes | None:
+        """A string."""
+        with self._timed():
+            found: bytes | None = await self._client.get(key)
+        return found
+
+    async def hash(self, key: str) -> Fields:
+        """All fields; none of a key that is not there."""
+        with self._timed():
+            found: Fields = await self._client.hgetall(key)
+        return found
+
+    async def hashes(self, keys: Sequence[str]) -> list[Fields]:
+        """All fields of each key, in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hgetall(key)
+            with self._timed():
+                found: list[Fields] = await pipe.execute()
+        return found
+
+    async def fields(self, wanted: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """Single fields of hashes, as (key, field), in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key, field in wanted:
+                pipe.hget(key, field)
+            with self._timed():
+                found: list[bytes | None] = await pipe.execute()
+        return found
+
+    async def entries_after(self, stream: str, entry: int) -> list[Fields]:
+        """Entries of a stream with ids of our own making, after number `entry`."""
+        with self._timed():
+            found = await self._client.xrange(stream, f"({entry}-0", "+")
+        return [fields for _, fields in found]
+
+    async def newest_entries(self, stream: str, limit: int) -> list[tuple[str, Fields]]:
+        """The last entries of a stream with their ids, newest first."""
+        with self._timed():
+            found = await self._client.xrevrange(stream, count=limit)
+        return [(entry.decode(), fields) for entry, fields in found]
+
+    async def index(self, key: str) -> list[str]:
+        """Members of a sorted set, highest first."""
+        with self._timed():
+            found = await self._client.zrevrange(key, 0, -1)
+        return [member.decode() for member in found]
+
+    async def add_to_index(self, key: str, scores: Mapping[str, float]) -> None:
+        """Add members to a sorted set; present ones keep their score."""
+        with self._timed():
+            await self._client.zadd(key, scores, nx=True)
+
+    async def remove_from_index(self, key: str, *members: str) -> None:
+        """Remove members from a sorted set."""
+        with self._timed():
+            await self._client.zrem(key, *members)
+
+    async def remove(self, *keys: str) -> None:
+        """Remove keys, at one moment; the store frees their memory later."""
+        with self._timed():
+            await self._client.unlink(*keys)
+
+    async def publish(self, channel: str, message: str) -> None:
+        """Tell who listens."""
+        with self._timed():
+            await self._client.publish(channel, message)
+
+    async def keys(self, pattern: str) -> AsyncIterator[str]:
+        """All keys that match, without holding the store up."""
+        async for key in self._client.scan_iter(match=pattern, count=1000):
+            yield key.decode()
+
+    def subscription(self) -> PubSub:
+        """A subscription on a connection of its own."""
+        subscription: PubSub = self._waiting.pubsub(ignore_subscribe_messages=True)
+        return subscription

@@ -1,0 +1,40 @@
+"""What routes get handed. It hangs on the application, so tests and several applications in one process keep apart."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from steadynorm_server.metrics import Meters
+from steadynorm_server.reading import Reader
+from steadynorm_server.store import Store
+
+__all__ = ["MetersOf", "ReaderOf", "StoppingOf", "StoreOf"]
+
+
+def _store(request: Request) -> Store:
+    store: Store = request.app.state.store
+    return store
+
+
+def _reader(request: Request) -> Reader:
+    return Reader(_store(request))
+
+
+def _meters(request: Request) -> Meters:
+    meters: Meters = request.app.state.meters
+    return meters
+
+
+def _stopping(request: Request) -> asyncio.Event:
+    stopping: asyncio.Event = request.app.state.stopping
+    return stopping
+
+
+StoreOf = Annotated[Store, Depends(_store)]
+ReaderOf = Annotated[Reader, Depends(_reader)]
+MetersOf = Annotated[Meters, Depends(_meters)]
+StoppingOf = Annotated[asyncio.Event, Depends(_stopping)]
+"""Set when the server was told to stop: nothing waits any longer."""

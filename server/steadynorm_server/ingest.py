@@ -1,0 +1,255 @@
+"""Telemetry into the store: read where the run stands, work out what a batch adds, commit it if nothing moved."""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import (
+    ROW_COLUMNS,
+    SCALAR_COLUMNS,
+    AgentCounters,
+    ParameterRows,
+    RevisionOutcome,
+    StepScalars,
+    TelemetryBatch,
+    floats_from_bytes,
+)
+from steadynorm_contract.rule import SPIKE_RATIO
+from steadynorm_contract.views import Event, EventKind
+from steadynorm_server import events, history
+from steadynorm_server.blocks import Block
+from steadynorm_server.history import Append, Read
+from steadynorm_server.record import LATEST, Outcome, RunRecord
+
+__all__ = ["Addition", "Peaks", "work_out"]
+
+_PACE_BATCHES = 9
+
+
+@dataclass(slots=True)
+class Peaks:
+    """Per parameter the largest spike ratio and the number of spikes in recorded rows, since the run began."""
+
+    ratios: array[float]  # float32 [parameters]
+    spikes: array[int]  # uint32 [parameters]
+
+    @staticmethod
+    def decode(data: bytes | None, parameters: int) -> Peaks:
+        """From the store; zeros where nothing is stored yet."""
+        if data is None:
+            return Peaks(array("f", bytes(4 * parameters)), array("I", bytes(4 * parameters)))
+        spikes = array("I", struct.unpack(f"<{parameters}I", data[4 * parameters :]))
+        return Peaks(floats_from_bytes(data[: 4 * parameters]), spikes)
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return struct.pack(f"<{len(self.ratios)}f{len(self.spikes)}I", *self.ratios, *self.spikes)
+
+    def add(self, ratios: array[float]) -> bool:
+        """Take one row's ratios in. Returns whether anything changed."""
+        if not math.isfinite(sum(ratios)):
+            ratios = array("f", (ratio if math.isfinite(ratio) else 0.0 for ratio in ratios))
+        highest = array("f", map(max, self.ratios, ratios))
+        changed = highest != self.ratios
+        self.ratios = highest
+        if ratios and max(ratios) > SPIKE_RATIO:
+            for at, ratio in enumerate(ratios):
+                self.spikes[at] += ratio > SPIKE_RATIO
+            changed = True
+        return changed
+
+
+@dataclass(slots=True)
+class Addition:
+    """What a batch adds to its run."""
+
+    fields: dict[str, str | bytes]  # of the main hash
+    events: list[Event]
+    outcomes: dict[int, Outcome]  # by revision
+    adopt: tuple[int, bytes] | None = None  # a revision that the agent has and the store lost, with its settings
+    peaks: Peaks | None = None  # None: unchanged
+    appends: list[Append] = field(default_factory=list)
+
+
+Names = Callable[[], Awaitable[Sequence[str]]]
+"""Reads the parameters' names, which few batches need."""
+
+
+async def work_out(
+    run: RunRecord,
+    batch: TelemetryBatch,
+    peaks: Peaks | None,
+    names: Names,
+    read: Read,
+    now: float,
+    stalled_after_s: float,
+) -> Addition:
+    """What `batch`, already checked, adds to `run`, whose progress and tails it moves on.
+
+    peaks: as stored; needed only for a batch with rows. read: fetches blocks of the history that are not rolled yet.
+    """
+    addition = Addition({}, [], {})
+    _return_from_silence(run, addition, now, stalled_after_s)
+    _count_agent(run, batch, addition, now)
+    _take_reports(run, batch, addition)
+    if batch.scalars is not None and batch.scalars.steps:
+        block = _scalar_block(batch.scalars)
+        addition.appends += await history.plan(history.SCALARS, run.tails, block, read)
+        await _observe(run, block, addition, names)
+    if batch.rows is not None and batch.rows.steps and batch.rows.parameters and peaks is not None:
+        block = _row_block(batch.rows, batch.scalars, now)
+        addition.appends += await history.plan(history.ROWS, run.tails, block, read, run.applied.eps)
+        ratios, size = ROW_COLUMNS.index("spike_ratio"), block.width
+        rows = [block.mean[at + ratios : at + size : len(ROW_COLUMNS)] for at in range(0, len(block.mean), size)]
+        if sum(map(peaks.add, rows)):  # every row must be taken in
+            addition.peaks = peaks
+    addition.fields |= {
+        "sequence": str(batch.sequence),
+        "last_seen": repr(now),
+        "stalled": "",
+        "progress": msgspec.json.encode(run.progress),
+        "history": msgspec.json.encode(run.tails),
+    }
+    return addition
+
+
+def stalled_event(run: RunRecord, stalled_after_s: float) -> Event:
+    """The run fell silent."""
+    message = f"no telemetry for {stalled_after_s:g} s; nobody said that the run ended."
+    moment = run.last_seen + stalled_after_s
+    return Event(id="", kind=EventKind.STALLED, step=run.step, time=moment, message=message, value=stalled_after_s)
+
+
+def _return_from_silence(run: RunRecord, addition: Addition, now: float, stalled_after_s: float) -> None:
+    silent_s = now - float(run.stalled or run.last_seen)
+    if not run.stalled:
+        if run.silent_s(now) <= stalled_after_s:
+            return
+        addition.events.append(stalled_event(run, stalled_after_s))  # nobody had looked
+    message = f"telemetry came again after {silent_s:.0f} s."
+    addition.events.append(
+        Event(id="", kind=EventKind.RESUMED, step=run.step, time=now, message=message, value=silent_s)
+    )
+
+
+def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now: float) -> None:
+    progress = run.progress
+    if progress.incarnation != batch.incarnation:
+        progress.past_dropped += progress.agent.dropped
+        progress.past_errors += progress.agent.errors
+        progress.incarnation, progress.step = batch.incarnation, run.registered_step
+        progress.agent, progress.pace = AgentCounters(), []
+    if (new := batch.counters.errors - progress.agent.errors) > 0:
+        message = "the agent met an internal error and switched itself off: training goes on without it. See its log."
+        step = max(batch.scalars.steps) if batch.scalars and batch.scalars.steps else progress.step
+        addition.events.append(
+            Event(id="", kind=EventKind.AGENT_ERROR, step=step, time=now, message=message, value=float(new))
+        )
+    progress.agent = batch.counters
+
+
+def _take_reports(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> None:
+    for report in batch.applied:
+        rejected = report.outcome is RevisionOutcome.REJECTED
+        addition.outcomes[report.revision] = Outcome(report.step, rejected, report.time, report.reason[:1000])
+        settings = encode_json(report.settings)
+        if rejected:
+            message = f"the agent refused revision {report.revision}: {report.reason[:1000] or 'it gave no reason'}"
+            addition.events.append(
+                Event(
+                    id="",
+                    kind=EventKind.REJECTED,
+                    step=report.step,
+                    time=report.time,
+                    message=message,
+                    value=float(report.revision),
+                )
+            )
+            continue
+        if report.revision >= run.applied_revision:
+            run.applied_revision, run.applied_step, run.applied = report.revision, report.step, report.settings
+            addition.fields |= {
+                "applied_revision": str(report.revision),
+                "applied_step": str(report.step),
+                "applied": settings,
+            }
+        if report.revision > run.desired_revision:
+            addition.adopt = (report.revision, settings)
+
+
+def _arranged(data: bytes, columns: Sequence[str], wanted: Sequence[str]) -> array[float]:
+    """Values row-major in the stored order of columns; NaN for a column that was not sent."""
+    values = floats_from_bytes(data)
+    if tuple(columns) == tuple(wanted):
+        return values
+    rows = len(values) // len(columns) if columns else 0
+    arranged = array("f", [math.nan]) * (rows * len(wanted))
+    for at, name in enumerate(wanted):
+        if name in columns:
+            arranged[at :: len(wanted)] = values[list(columns).index(name) :: len(columns)]
+    return arranged
+
+
+def _scalar_block(scalars: StepScalars) -> Block:
+    values = _arranged(scalars.data, scalars.columns, SCALAR_COLUMNS)
+    if not scalars.columns:
+        values = array("f", [math.nan]) * (len(scalars.steps) * len(SCALAR_COLUMNS))
+    return Block.raw(len(SCALAR_COLUMNS), scalars.steps, scalars.time_values(), values)
+
+
+def _row_block(rows: ParameterRows, scalars: StepScalars | None, now: float) -> Block:
+    values = _arranged(rows.data, rows.columns, ROW_COLUMNS)
+    width = rows.parameters * len(ROW_COLUMNS)
+    if not rows.columns:
+        values = array("f", [math.nan]) * (len(rows.steps) * width)
+    moments = dict(zip(scalars.steps, scalars.time_values(), strict=True)) if scalars else {}
+    return Block.raw(width, rows.steps, (moments.get(step, now) for step in rows.steps), values)
+
+
+async def _observe(run: RunRecord, block: Block, addition: Addition, names: Names) -> None:
+    progress, steps = run.progress, block.steps
+    column = {name: block.mean[at :: block.width] for at, name in enumerate(SCALAR_COLUMNS)}
+    scalars = events.Scalars(
+        steps,
+        block.times,
+        *(column[name] for name in events.Scalars.__struct_fields__[2:]),
+    )
+    if not events.is_quiet(progress.signals, scalars):
+        known = await names()
+
+        def name(index: float) -> str | None:
+            return known[int(index)] if math.isfinite(index) and 0 <= index < len(known) else None
+
+        addition.events += events.observe(progress.signals, scalars, name)
+    progress.steps += len(steps)
+    progress.spikes += sum(map(events.count, column["spikes"])) if any(column["spikes"]) else 0
+    progress.nonfinite += sum(map(events.count, column["nonfinite"])) if any(column["nonfinite"]) else 0
+    progress.first_step = min(steps) if progress.first_step is None else min(progress.first_step, min(steps))
+    progress.last_step = max(steps) if progress.last_step is None else max(progress.last_step, max(steps))
+    progress.step = steps[-1]
+    for wanted in LATEST:
+        newest = column[wanted][-1]
+        if wanted == "loss":  # often logged less than every step
+            newest = next((loss for loss in reversed(column["loss"]) if not math.isnan(loss)), math.nan)
+            if math.isnan(newest):
+                continue
+        progress.latest[wanted] = newest if math.isfinite(newest) else None
+    _keep_pace(run, block)
+
+
+def _keep_pace(run: RunRecord, block: Block) -> None:
+    pace = run.progress.pace
+    first, last = (block.times[0], block.steps[0]), (block.times[-1], block.steps[-1])
+    if pace and (first[1] <= pace[-1][1] or first[0] < pace[-1][0]):
+        pace.clear()  # back at a checkpoint, or a clock that was set
+    if not pace:
+        pace.append(first)
+    pace.append(last)
+    del pace[:-_PACE_BATCHES]

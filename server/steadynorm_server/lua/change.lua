@@ -1,0 +1,17 @@
+-- Changes the desired settings, provided that nobody was faster.
+-- KEYS: run, audit. ARGV: expected revision, new settings, audit entry, its cap, channel, run id.
+-- Answers {'ok'}, {'gone'}, {'ended', state}, or {'moved', revision}.
+local now = redis.call('HMGET', KEYS[1], 'desired_revision', 'state')
+if not now[1] then
+  return {'gone'}
+end
+if now[2] ~= 'running' then
+  return {'ended', now[2]}
+end
+if now[1] ~= ARGV[1] then
+  return {'moved', now[1]}
+end
+redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(ARGV[1]) + 1), 'desired', ARGV[2])
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], '*', 'entry', ARGV[3])
+redis.call('PUBLISH', ARGV[5], ARGV[6])
+return {'ok'}

@@ -1,0 +1,39 @@
+-- Registers an agent: a new run, a new incarnation of a known one, or the same agent once more.
+-- KEYS: run, parameters, events. ARGV: plan as JSON, parameter table.
+-- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created},
+-- {'name', stored name} for a run of another name, or {'table'} for another parameter table.
+local plan = cjson.decode(ARGV[1])
+local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state')
+if known[1] and known[5] ~= plan.name then
+  return {'name', known[5]}
+end
+if known[1] and known[3] ~= plan.digest then
+  return {'table'}
+end
+
+local same = known[1] and plan.instance ~= '' and known[2] == plan.instance
+local incarnation = known[1] or '0'
+if not same then
+  incarnation = string.format('%d', tonumber(incarnation) + 1)
+end
+redis.call('HSET', KEYS[1], 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
+if not known[1] then
+  redis.call('SET', KEYS[2], ARGV[2])
+  redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now,
+    'desired_revision', plan.applied_revision, 'desired', plan.settings)
+elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
+  -- The agent knows a revision that this store lost: what runs is the truth.
+  redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings)
+end
+if not same then
+  redis.call('HSET', KEYS[1], 'incarnation', incarnation, 'instance', plan.instance, 'sequence', '0',
+    'stalled', '', 'registered_step', plan.step, 'applied_revision', plan.applied_revision, 'applied_step', plan.step,
+    'applied', plan.settings)
+end
+if not same or known[6] ~= 'running' then
+  local event = cjson.decode(plan.event)
+  event.value = tonumber(incarnation)
+  redis.call('XADD', KEYS[3], 'MAXLEN', plan.max_events, '*', 'event', cjson.encode(event))
+end
+local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
+return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1'}

@@ -1,0 +1,156 @@
+"""Every error as RFC 9457 problem JSON: what is wrong, with which value, and what to do.
+
+Routes and the store raise a ProblemError (or one of its named kinds); `install` turns these, the contract's own errors
+and the framework's into answers. Nothing that a client sends may end as a 500.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from redis.exceptions import (
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from steadynorm_contract.codec import MalformedMessage, UnsupportedVersion, encode_json
+from steadynorm_contract.settings import FieldError, SettingsError
+from steadynorm_contract.views import Problem
+
+__all__ = ["ProblemError", "RunNotFound", "install", "invalid"]
+
+RETRY_AFTER_S = 2
+
+
+class ProblemError(Exception):
+    """An answer that is an error. `detail` says what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        title: str | None = None,
+        errors: Sequence[FieldError] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.title = title or HTTPStatus(status).phrase
+        self.errors = list(errors) if errors else None
+        self.headers = dict(headers or {})
+
+
+class RunNotFound(ProblemError):
+    """404: the store has no such run."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(404, f"no run {run_id!r} is known here. GET /api/v1/runs lists them.", title="Run not found")
+
+
+def invalid(field: str, rule: str, message: str) -> ProblemError:
+    """422 about one field."""
+    return ProblemError(422, message, title="Invalid value", errors=[FieldError(field, rule, message)])
+
+
+def answer(request: Request, problem: ProblemError) -> Response:
+    """The problem as a response."""
+    body = Problem(
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.url.path,
+        errors=problem.errors,
+    )
+    return Response(encode_json(body), problem.status, problem.headers, media_type="application/problem+json")
+
+
+def store_problem(error: RedisError) -> ProblemError:
+    """503 for a store that is away, loading, full or read-only."""
+    reason = "does not answer" if not isinstance(error, ResponseError) else "cannot take this now"
+    return ProblemError(
+        503,
+        f"the store {reason} ({type(error).__name__}). Nothing was changed that was not acknowledged; try again.",
+        title="Store unavailable",
+        headers={"Retry-After": str(RETRY_AFTER_S)},
+    )
+
+
+def _from_framework(error: HTTPException) -> ProblemError:
+    detail = {
+        404: "there is nothing at this address. The API is under /api/v1; /docs lists its routes.",
+        405: "this address does not take that method. /docs lists the routes and their methods.",
+    }.get(error.status_code, str(error.detail))
+    return ProblemError(error.status_code, detail, headers=error.headers)
+
+
+def _from_validation(error: RequestValidationError) -> ProblemError:
+    # The rejected value is not echoed: it may be NaN, or anything else that JSON cannot carry.
+    errors = [
+        FieldError(name, str(found["type"]), f"{name}: {found['msg']}.")
+        for found in error.errors()
+        for name in [".".join(str(part) for part in found["loc"][1:]) or str(found["loc"][0])]
+    ]
+    return ProblemError(422, " ".join(each.message for each in errors), title="Invalid parameter", errors=errors)
+
+
+def _to_problem(error: Exception) -> ProblemError:
+    match error:
+        case ProblemError():
+            return error
+        case SettingsError():
+            return ProblemError(422, str(error), title="Invalid settings", errors=error.errors)
+        case UnsupportedVersion():
+            return ProblemError(400, str(error), title="Unsupported schema version")
+        case MalformedMessage():
+            return ProblemError(400, str(error), title="Malformed message")
+        case RequestValidationError():
+            return _from_validation(error)
+        case HTTPException():
+            return _from_framework(error)
+        case BusyLoadingError() | OutOfMemoryError() | ReadOnlyError():
+            return store_problem(error)
+        case ResponseError():
+            # MISCONF, OOM inside a script and the like are the store's state; the rest would be a bug of ours.
+            if any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS")):
+                return store_problem(error)
+            return _unexpected()
+        case RedisError():
+            return store_problem(error)
+        case ClientDisconnect():
+            return ProblemError(400, "the connection ended before the body did.")
+        case _:
+            return _unexpected()
+
+
+def _unexpected() -> ProblemError:
+    return ProblemError(500, "the server met an error of its own; its log has the traceback. Please report it.")
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return answer(request, _to_problem(error))
+
+    handler: Callable[[Request, Exception], Awaitable[Response]] = handle
+    for kind in (
+        ProblemError,
+        SettingsError,
+        MalformedMessage,
+        RequestValidationError,
+        HTTPException,
+        RedisError,
+        ClientDisconnect,
+        Exception,
+    ):
+        app.add_exception_handler(kind, handler)

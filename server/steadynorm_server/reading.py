@@ -1,0 +1,191 @@
+"""What people ask of runs: lists, series, parameters, events, audit. Reads only, save for the note of a silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from steadynorm_contract.records import ROW_COLUMNS
+from steadynorm_contract.rule import target
+from steadynorm_contract.views import (
+    AuditEntry,
+    AuditList,
+    Event,
+    EventList,
+    ParameterList,
+    ParameterView,
+    RevisionState,
+    RunDetail,
+    RunList,
+    Series,
+    SeriesAnswer,
+)
+from steadynorm_server import series
+from steadynorm_server.blocks import Block, unpack
+from steadynorm_server.history import ROWS, Ladder
+from steadynorm_server.ingest import Peaks
+from steadynorm_server.keys import RunKeys
+from steadynorm_server.record import Outcome, RunRecord, detail, summary
+from steadynorm_server.series import Pick, Span
+from steadynorm_server.store import Store, StoredChange
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Answers of the GET routes, from one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def runs(self) -> RunList:
+        """All runs, newest first."""
+        runs = await self._store.all()
+        await self._store.note_silence(runs)
+        outcomes = await self._last_outcomes(runs)
+        now, limit = self._store.clock(), self._store.stalled_after_s
+        return RunList([summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)])
+
+    async def run(self, run_id: str) -> RunDetail:
+        """One run."""
+        run = await self._store.find(run_id)
+        await self._store.note_silence([run])
+        (outcome,) = await self._last_outcomes([run])
+        return detail(run, outcome, self._store.clock(), self._store.stalled_after_s)
+
+    async def series(
+        self, run_id: str, names: Sequence[str], first: int | None, last: int | None, points: int
+    ) -> SeriesAnswer:
+        """Series by name. Raises RunNotFound, or a 422 problem for a name that does not exist."""
+        run = await self._store.find(run_id)
+        parameters = {}
+        if any("/" in name for name in names):
+            parameters = {each.name: at for at, each in enumerate(await self._store.table(run))}
+        picks = [series.pick(name, parameters, run.applied.eps) for name in dict.fromkeys(names)]
+        begin, end = run.progress.first_step, run.progress.last_step
+        if begin is None or end is None:
+            return SeriesAnswer({pick.name: Series([], [], [], [], []) for pick in picks})
+        span = Span(max(begin, first or 0), end if last is None else min(end, last), points)
+        if span.first > span.last:
+            return SeriesAnswer({pick.name: Series([], [], [], [], []) for pick in picks})
+        whole = span.first == begin and span.last == end
+        found: dict[str, Series] = {}
+        for ladder in dict.fromkeys(pick.ladder for pick in picks):
+            found |= await self._bucket(run, ladder, [pick for pick in picks if pick.ladder is ladder], span, whole)
+        return SeriesAnswer({pick.name: found[pick.name] for pick in picks})
+
+    async def _bucket(
+        self, run: RunRecord, ladder: Ladder, picks: Sequence[Pick], span: Span, whole: bool
+    ) -> dict[str, Series]:
+        level = series.choose(ladder, run.trimmed, span, whole)
+        # The chosen level, then all finer ones for what it does not contain yet.
+        levels = ladder.levels[ladder.levels.index(level) :: -1]
+        keys = RunKeys(run.run_id)
+        begin = span.first // level.width * level.width
+        stored = await self._store.redis.script(
+            "blocks",
+            [keys.run, *(keys.history(each.name) for each in levels)],
+            begin,
+            span.last,
+            *(each.name for each in levels),
+        )
+        return series.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
+
+    async def parameters(self, run_id: str) -> ParameterList:
+        """The parameter table with each one's newest row."""
+        run = await self._store.find(run_id)
+        table = await self._store.table(run)
+        peaks = Peaks.decode(await self._store.redis.get(RunKeys(run_id).peaks), len(table))
+        row = await self.newest_row(run)
+        width = len(ROW_COLUMNS)
+        listed = []
+        for at, parameter in enumerate(table):
+            numbers: dict[str, float | None] = {}
+            if row is not None:
+                values = row.mean[-row.width :][at * width : (at + 1) * width]
+                numbers = {name: _shown(value) for name, value in zip(ROW_COLUMNS, values, strict=True)}
+                numbers["target"] = _target(numbers["norm_mean"], numbers["norm_rms"], run.applied.eps)
+                numbers["spike_ratio_max"] = peaks.ratios[at]
+            listed.append(
+                ParameterView(
+                    name=parameter.name,
+                    shape=list(parameter.shape),
+                    dtype=parameter.dtype,
+                    numel=parameter.numel,
+                    spikes=peaks.spikes[at],
+                    **numbers,
+                )
+            )
+        return ParameterList(None if row is None else row.steps[-1], listed)
+
+    async def newest_row(self, run: RunRecord) -> Block | None:
+        """The raw block whose last record is the newest row of the run's parameters."""
+        entries = await self._store.redis.newest_entries(RunKeys(run.run_id).history(ROWS.levels[0].name), 1)
+        return unpack(entries[0][1][b"block"]) if entries else None
+
+    async def events(self, run_id: str, limit: int) -> EventList:
+        """Events, newest first."""
+        run = await self._store.find(run_id)
+        await self._store.note_silence([run])
+        entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit)
+        return EventList(
+            [
+                msgspec.structs.replace(msgspec.json.decode(fields[b"event"], type=Event), id=at)
+                for at, fields in entries
+            ]
+        )
+
+    async def audit(self, run_id: str, limit: int) -> AuditList:
+        """Changes of settings, newest first, each with what came of it."""
+        run = await self._store.find(run_id)
+        keys = RunKeys(run_id)
+        entries = await self._store.redis.newest_entries(keys.audit, limit)
+        changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries]
+        if not changes:
+            return AuditList([])
+        outcomes = await self._store.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
+        return AuditList(
+            [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
+        )
+
+    async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
+        wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
+        return [_outcome(stored) for stored in await self._store.redis.fields(wanted)]
+
+
+def _outcome(stored: bytes | None) -> Outcome | None:
+    return None if stored is None else msgspec.json.decode(stored, type=Outcome)
+
+
+def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> AuditEntry:
+    state = RevisionState.PENDING
+    if outcome is not None:
+        state = RevisionState.REJECTED if outcome.rejected else RevisionState.APPLIED
+    elif change.revision == run.applied_revision:
+        state = RevisionState.APPLIED  # brought along by an agent that began with it
+    elif change.revision < run.desired_revision:
+        state = RevisionState.SUPERSEDED
+    applied = state is RevisionState.APPLIED
+    step = outcome.step if outcome else run.applied_step
+    return AuditEntry(
+        revision=change.revision,
+        time=change.time,
+        actor=change.actor,
+        reason=change.reason,
+        before=change.before,
+        after=change.after,
+        state=state,
+        applied_step=step if applied else None,
+        applied_time=outcome.time if applied and outcome else None,
+        rejection=outcome.reason if outcome and outcome.rejected else "",
+    )
+
+
+def _shown(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _target(mean: float | None, rms: float | None, eps: float) -> float | None:
+    return None if mean is None or rms is None else target(mean, rms, eps)

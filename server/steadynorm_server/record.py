@@ -1,0 +1,199 @@
+"""What is stored of a run in its main hash, as the server's other parts see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from steadynorm_contract.records import AgentCounters, Desired
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.views import (
+    Applied,
+    DesiredView,
+    RevisionState,
+    RunCounters,
+    RunDetail,
+    RunState,
+    RunSummary,
+)
+from steadynorm_server.events import Signals, health
+from steadynorm_server.history import Levels
+
+__all__ = ["Info", "Outcome", "Progress", "RunRecord", "detail", "summary"]
+
+LATEST = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
+"""Scalars of which a run's newest value is shown."""
+
+
+class Info(msgspec.Struct):
+    """What an agent said of itself when it registered."""
+
+    parameters: int = 0
+    framework: str = ""
+    agent_version: str = ""
+    world_size: int = 1
+    host: str = ""
+    tags: dict[str, str] = {}
+    allow: list[str] | None = None
+    detail_every: int = 10
+
+
+class Progress(msgspec.Struct):
+    """What the telemetry so far adds up to. Written by telemetry only, whole, with each batch."""
+
+    incarnation: int = 0  # of the batch that came last
+    step: int = 0
+    first_step: int | None = None  # smallest and largest recorded
+    last_step: int | None = None
+    steps: int = 0  # recorded
+    spikes: int = 0
+    nonfinite: int = 0
+    agent: AgentCounters = msgspec.field(default_factory=AgentCounters)
+    past_dropped: int = 0  # by former incarnations
+    past_errors: int = 0
+    latest: dict[str, float | None] = {}
+    pace: list[tuple[float, int]] = []  # (Unix seconds, step) at the ends of the last batches
+    signals: Signals = msgspec.field(default_factory=Signals)
+
+
+class Outcome(msgspec.Struct):
+    """An agent's word on one revision, without the settings, which the audit has."""
+
+    step: int
+    rejected: bool
+    time: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """The hash, decoded. Times are Unix seconds by the server's clock."""
+
+    run_id: str
+    name: str
+    digest: str  # of the parameter table
+    info: Info
+    incarnation: int
+    sequence: int  # last one stored of this incarnation
+    state: str  # running, or how it ended
+    end_reason: str
+    started: float
+    last_seen: float
+    stalled: str  # last_seen as it was when the silence was noticed; empty: not noticed
+    registered_step: int
+    desired_revision: int
+    desired: Settings
+    applied_revision: int
+    applied_step: int
+    applied: Settings
+    progress: Progress
+    tails: Levels
+    trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
+
+    @staticmethod
+    def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
+        """From HGETALL."""
+        text = {key.decode(): value for key, value in stored.items()}
+        return RunRecord(
+            run_id=run_id,
+            name=text["name"].decode(),
+            digest=text["digest"].decode(),
+            info=msgspec.json.decode(text["info"], type=Info),
+            incarnation=int(text["incarnation"]),
+            sequence=int(text["sequence"]),
+            state=text["state"].decode(),
+            end_reason=text["end_reason"].decode(),
+            started=float(text["started"]),
+            last_seen=float(text["last_seen"]),
+            stalled=text["stalled"].decode(),
+            registered_step=int(text["registered_step"]),
+            desired_revision=int(text["desired_revision"]),
+            desired=msgspec.json.decode(text["desired"], type=Settings),
+            applied_revision=int(text["applied_revision"]),
+            applied_step=int(text["applied_step"]),
+            applied=msgspec.json.decode(text["applied"], type=Settings),
+            progress=msgspec.json.decode(text.get("progress", b"{}"), type=Progress),
+            tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
+            trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
+        )
+
+    @property
+    def step(self) -> int:
+        """Where the run is: at its last record, or where its present agent began."""
+        return self.progress.step if self.progress.incarnation == self.incarnation else self.registered_step
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since it was heard of, while it should be running; 0 for an ended run."""
+        return max(0.0, now - self.last_seen) if self.state == RunState.RUNNING else 0.0
+
+    def wanted(self) -> Desired:
+        """The desired settings as agents get them."""
+        return Desired(self.desired_revision, self.desired)
+
+
+def summary(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> RunSummary:
+    """The row of GET /runs. outcome: the agent's word on the desired revision."""
+    return RunSummary(**_fields(run, outcome, now, stalled_after_s))
+
+
+def detail(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> RunDetail:
+    """GET /runs/{run_id}."""
+    info = run.info
+    return RunDetail(
+        **_fields(run, outcome, now, stalled_after_s),
+        incarnation=run.incarnation,
+        parameters=info.parameters,
+        framework=info.framework,
+        agent_version=info.agent_version,
+        world_size=info.world_size,
+        host=info.host,
+        allow=info.allow,
+        detail_every=info.detail_every,
+        agent=run.progress.agent if run.progress.incarnation == run.incarnation else AgentCounters(),
+        end_reason=run.end_reason,
+    )
+
+
+def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> dict[str, Any]:
+    progress = run.progress
+    stalled = run.silent_s(now) > stalled_after_s
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": RunState.STALLED if stalled else RunState(run.state),
+        "health": health(progress.signals, run.step, stalled),
+        "step": run.step,
+        "started": run.started,
+        "last_seen": run.last_seen,
+        "desired": _desired(run, outcome),
+        "applied": Applied(run.applied_revision, run.applied_step, run.applied),
+        "counters": RunCounters(
+            spikes=progress.spikes,
+            nonfinite=progress.nonfinite,
+            dropped=progress.past_dropped + progress.agent.dropped,
+            steps=progress.steps,
+            agent_errors=progress.past_errors + progress.agent.errors,
+        ),
+        "steps_per_s": _pace(progress),
+        "tags": run.info.tags,
+        **progress.latest,
+    }
+
+
+def _desired(run: RunRecord, outcome: Outcome | None) -> DesiredView:
+    state, reason = RevisionState.PENDING, ""
+    if run.applied_revision == run.desired_revision:
+        state = RevisionState.APPLIED
+    elif outcome is not None and outcome.rejected:
+        state, reason = RevisionState.REJECTED, outcome.reason
+    return DesiredView(run.desired_revision, run.desired, state, reason)
+
+
+def _pace(progress: Progress) -> float | None:
+    if len(progress.pace) < 2:
+        return None
+    (then, first), (now, last) = progress.pace[0], progress.pace[-1]
+    return (last - first) / (now - then) if now > then else None

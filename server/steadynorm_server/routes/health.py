@@ -1,0 +1,37 @@
+"""For orchestrators and Prometheus."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+from starlette.requests import Request
+
+from steadynorm_server.auth import Role, requires
+from steadynorm_server.body import json_answer
+from steadynorm_server.dependencies import MetersOf, ReaderOf, StoreOf
+from steadynorm_server.metrics import CONTENT_TYPE, exposition, gather
+
+router = APIRouter(tags=["health"])
+_viewer = requires(Role.VIEWER)
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """The process answers."""
+    return json_answer({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(store: StoreOf) -> Response:
+    """The process answers and so does its store; 503 otherwise."""
+    await store.ping()
+    return json_answer({"status": "ok"})
+
+
+@router.get("/metrics")
+async def metrics(request: Request, reader: ReaderOf, store: StoreOf, meters: MetersOf) -> Response:
+    """All runs that have not ended, and the server itself, for Prometheus."""
+    settings = request.app.state.settings
+    if settings.metrics_auth:
+        _viewer(request)
+    runs = await gather(store, reader, settings.top_parameters, settings.forget_after_s)
+    return Response(exposition(runs, meters), media_type=CONTENT_TYPE)

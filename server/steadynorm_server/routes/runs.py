@@ -1,0 +1,78 @@
+"""Runs for people: list, detail, series, parameters, events, audit, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from steadynorm_contract.views import AuditList, EventList, ParameterList, RunDetail, RunList, SeriesAnswer
+from steadynorm_server.auth import Role, requires
+from steadynorm_server.body import json_answer
+from steadynorm_server.dependencies import ReaderOf, StoreOf
+from steadynorm_server.problems import invalid
+from steadynorm_server.schema import answers
+
+router = APIRouter(tags=["runs"])
+viewer = [Depends(requires(Role.VIEWER))]
+
+MAX_SERIES = 64
+DEFAULT_SERIES = "loss,learning_rate,raw_norm,stabilized_norm,target_min,spike_ratio_max,spikes,nonfinite"
+_MAX_STEP = 2**53 - 1
+
+
+@router.get("/runs", dependencies=viewer, responses=answers(RunList))
+async def list_runs(reader: ReaderOf) -> Response:
+    """All runs, newest first."""
+    return json_answer(await reader.runs())
+
+
+@router.get("/runs/{run_id}", dependencies=viewer, responses=answers(RunDetail))
+async def show_run(run_id: str, reader: ReaderOf) -> Response:
+    """One run: state, health, desired and applied settings, newest scalars."""
+    return json_answer(await reader.run(run_id))
+
+
+@router.get("/runs/{run_id}/series", dependencies=viewer, responses=answers(SeriesAnswer))
+async def show_series(
+    run_id: str,
+    reader: ReaderOf,
+    names: Annotated[list[str], Query(description="Comma-separated: raw_norm, or raw_norm/PARAMETER")] = [],  # noqa: B006
+    first: Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")] = None,
+    last: Annotated[int | None, Query(alias="to", ge=0, le=_MAX_STEP, description="Last step, inclusive")] = None,
+    points: Annotated[int, Query(ge=1, le=10_000, description="At most so many buckets a series")] = 1000,
+) -> Response:
+    """Series as min/mean/max buckets of equal width: no spike is lost to downsampling."""
+    wanted = [name for part in names or [DEFAULT_SERIES] for name in part.split(",") if name]
+    if not 1 <= len(wanted) <= MAX_SERIES:
+        raise invalid("names", f"must be 1 to {MAX_SERIES} series", f"names: {len(wanted)} series were asked for.")
+    if first is not None and last is not None and first > last:
+        raise invalid("from", "must not be after `to`", f"from must not be after to: got {first} and {last}.")
+    return json_answer(await reader.series(run_id, wanted, first, last, points))
+
+
+@router.get("/runs/{run_id}/parameters", dependencies=viewer, responses=answers(ParameterList))
+async def show_parameters(run_id: str, reader: ReaderOf) -> Response:
+    """The parameter table with each one's newest numbers."""
+    return json_answer(await reader.parameters(run_id))
+
+
+@router.get("/runs/{run_id}/events", dependencies=viewer, responses=answers(EventList))
+async def show_events(run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=2000)] = 200) -> Response:
+    """Spikes, non-finite gradients, throttling, stalls and the like, newest first."""
+    return json_answer(await reader.events(run_id, limit))
+
+
+@router.get("/runs/{run_id}/audit", dependencies=viewer, responses=answers(AuditList))
+async def show_audit(run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
+    """Who changed which settings, when, why, and what came of it, newest first."""
+    return json_answer(await reader.audit(run_id, limit))
+
+
+@router.delete(
+    "/runs/{run_id}", status_code=204, dependencies=[Depends(requires(Role.OPERATOR))], responses=answers(None, 204)
+)
+async def delete_run(run_id: str, store: StoreOf) -> Response:
+    """Delete a run with its data."""
+    await store.delete(run_id)
+    return Response(status_code=204)

@@ -1,0 +1,78 @@
+"""/openapi.json, from the contract's own structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from steadynorm_contract.records import (
+    Desired,
+    Registered,
+    RunFinish,
+    RunRegistration,
+    TelemetryAnswer,
+    TelemetryBatch,
+)
+from steadynorm_contract.views import (
+    AuditList,
+    Change,
+    EventList,
+    ParameterList,
+    Problem,
+    RunDetail,
+    RunList,
+    SeriesAnswer,
+)
+
+__all__ = ["answers", "body", "install"]
+
+_STRUCTS = (
+    *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
+    *(RunList, RunDetail, SeriesAnswer, ParameterList, EventList, AuditList, Problem),
+)
+_TEMPLATE = "#/components/schemas/{name}"
+
+
+def _content(kind: type, media_type: str) -> dict[str, Any]:
+    return {media_type: {"schema": {"$ref": _TEMPLATE.format(name=kind.__name__)}}}
+
+
+def answers(kind: type | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that answers with `kind`, or else with a Problem."""
+    good: dict[str, Any] = {"description": "Success"}
+    if kind is not None:
+        good["content"] = _content(kind, "application/json")
+    problem = {"description": "Problem", "content": _content(Problem, "application/problem+json")}
+    return {**dict.fromkeys(statuses or (200,), good), "4XX": problem, "503": problem}
+
+
+def body(kind: type, media_type: str = "application/json") -> dict[str, Any]:
+    """`openapi_extra` of a route that takes a `kind`."""
+    return {"requestBody": {"required": True, "content": _content(kind, media_type)}}
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` hold the contract's schemas and the bearer token."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            _, structs = msgspec.json.schema_components(_STRUCTS, ref_template=_TEMPLATE)
+            components = document.setdefault("components", {})
+            framework = components.setdefault("schemas", {})
+            for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors are problems here
+                framework.pop(name, None)
+            framework.update(structs)
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            for path, item in document["paths"].items():
+                for operation in item.values():
+                    operation["responses"].pop("422", None)
+                    if path.startswith("/api/"):
+                        operation["security"] = [{"token": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign] # the way that FastAPI documents
