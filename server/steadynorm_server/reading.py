@@ -24,12 +24,13 @@ from steadynorm_contract.views import (
 )
 from steadynorm_server import series
 from steadynorm_server.blocks import Block, unpack
+from steadynorm_server.desired import StoredChange
 from steadynorm_server.history import ROWS, Ladder
 from steadynorm_server.ingest import Peaks
 from steadynorm_server.keys import RunKeys
 from steadynorm_server.record import Outcome, RunRecord, detail, summary
 from steadynorm_server.series import Pick, Span
-from steadynorm_server.store import Store, StoredChange
+from steadynorm_server.store import Store
 
 __all__ = ["Reader"]
 

@@ -14,6 +14,7 @@ from steadynorm_contract.codec import MalformedMessage, decode_json
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.views import Change
+from steadynorm_server import desired
 from steadynorm_server.auth import Principal, Role, requires
 from steadynorm_server.body import JSON, MAX_SMALL_BYTES, json_answer, read_body
 from steadynorm_server.dependencies import StoppingOf, StoreOf
@@ -36,7 +37,7 @@ async def show_settings(
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds", allow_inf_nan=False)] = 0.0,
 ) -> Response:
     """The desired settings. With after_revision and wait: as soon as there is a newer revision, or after the wait."""
-    return _with_etag(await store.desired_after(run_id, sender, after_revision, wait, stopping))
+    return _with_etag(await desired.desired_after(store, run_id, sender, after_revision, wait, stopping))
 
 
 @router.patch("/runs/{run_id}/settings", responses=answers(Desired), openapi_extra=body(Change))
@@ -51,11 +52,11 @@ async def change_settings(
     data = await read_body(request, JSON, MAX_SMALL_BYTES)
     await store.find(run_id)  # an unknown run is said first, whatever else is wrong
     revision = _revision(if_match)
-    return _with_etag(await store.change(run_id, _decode_change(data), revision, sender.name))
+    return _with_etag(await desired.change(store, run_id, _decode_change(data), revision, sender.name))
 
 
-def _with_etag(desired: Desired) -> Response:
-    return json_answer(desired, headers={"ETag": f'"{desired.revision}"'})
+def _with_etag(found: Desired) -> Response:
+    return json_answer(found, headers={"ETag": f'"{found.revision}"'})
 
 
 def _revision(if_match: str | None) -> int:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from steadynorm_contract.codec import decode_batch, decode_json, decode_registration
 from steadynorm_contract.records import Registered, RunFinish, RunRegistration, TelemetryAnswer, TelemetryBatch
+from steadynorm_server import registry
 from steadynorm_server.auth import Principal, Role, requires
 from steadynorm_server.body import JSON, MAX_SMALL_BYTES, MESSAGE_PACK, json_answer, read_body
 from steadynorm_server.dependencies import MetersOf, StoreOf
@@ -22,7 +23,7 @@ Agent = Annotated[Principal, Depends(requires(Role.AGENT))]
 async def register(request: Request, sender: Agent, store: StoreOf) -> Response:
     """Register an agent. 201 for a new run, 200 for a known one."""
     registration = decode_registration(await read_body(request, JSON))
-    registered, created = await store.register(registration, sender)
+    registered, created = await registry.register(store, registration, sender)
     return json_answer(registered, 201 if created else 200, {"Location": f"/api/v1/runs/{registered.run_id}"})
 
 
@@ -45,5 +46,7 @@ async def take_telemetry(run_id: str, request: Request, sender: Agent, store: St
 @router.post("/runs/{run_id}/finish", status_code=204, responses=answers(None, 204), openapi_extra=body(RunFinish))
 async def finish(run_id: str, request: Request, sender: Agent, store: StoreOf) -> Response:
     """Say that the run ended, and how."""
-    await store.finish(run_id, decode_json(await read_body(request, JSON, MAX_SMALL_BYTES), RunFinish), sender)
+    await registry.finish(
+        store, run_id, decode_json(await read_body(request, JSON, MAX_SMALL_BYTES), RunFinish), sender
+    )
     return Response(status_code=204)

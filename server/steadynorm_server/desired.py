@@ -1,0 +1,115 @@
+"""Desired settings: agents wait for newer ones, operators change them on condition that nobody was faster."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import Desired
+from steadynorm_contract.settings import merge
+from steadynorm_contract.views import Change
+from steadynorm_server.auth import Principal
+from steadynorm_server.changes import REREAD_S
+from steadynorm_server.keys import CHANGES, RunKeys
+from steadynorm_server.problems import ProblemError, RunNotFound, invalid
+from steadynorm_server.store import Store
+
+__all__ = ["MAX_REASON", "StoredChange", "change", "desired_after"]
+
+MAX_REASON = 500
+_MAX_AUDIT = 10_000
+
+
+class StoredChange(msgspec.Struct):
+    """One entry of the audit as it is stored; what came of it is worked out when it is read."""
+
+    revision: int
+    time: float
+    actor: str
+    reason: str
+    before: dict[str, object]
+    after: dict[str, object]
+
+
+async def desired_after(
+    store: Store, run_id: str, sender: Principal, revision: int | None, wait_s: float, stopping: asyncio.Event
+) -> Desired:
+    """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_s
+    with store.changes.watch(run_id) as changed:
+        while True:
+            changed.clear()
+            run = await store.find(run_id)
+            sender.require_run(run.name)
+            left = deadline - loop.time()
+            if revision is None or run.desired_revision > revision or left <= 0 or stopping.is_set():
+                return run.wanted()
+            await _first(changed, stopping, timeout_s=min(left, REREAD_S))
+
+
+async def change(store: Store, run_id: str, wanted: Change, revision: int, actor: str) -> Desired:
+    """Change the desired settings, provided that `revision` is the newest. A change of nothing makes no revision.
+
+    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster.
+    """
+    run = await store.find(run_id)
+    if len(wanted.reason) > MAX_REASON:
+        rule = f"must have at most {MAX_REASON} characters"
+        raise invalid("reason", rule, f"reason {rule}: got {len(wanted.reason)}.")
+    if run.state != "running":
+        raise _ended(run_id, run.state)
+    if run.desired_revision != revision:
+        raise _moved(run_id, revision, run.desired_revision)
+    after = merge(run.desired, wanted.settings)
+    if after == run.desired:
+        return run.wanted()
+    was, now = msgspec.to_builtins(run.desired), msgspec.to_builtins(after)
+    changed = [name for name in was if was[name] != now[name]]
+    entry = StoredChange(
+        revision=revision + 1,
+        time=store.clock(),
+        actor=actor,
+        reason=wanted.reason,
+        before={name: was[name] for name in changed},
+        after={name: now[name] for name in changed},
+    )
+    keys = RunKeys(run_id)
+    answer = await store.redis.script(
+        "change",
+        [keys.run, keys.audit],
+        *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id),
+    )
+    match answer:
+        case [b"gone"]:
+            raise RunNotFound(run_id)
+        case [b"ended", state]:
+            raise _ended(run_id, state.decode())
+        case [b"moved", newest]:
+            raise _moved(run_id, revision, int(newest))
+    return Desired(revision + 1, after)
+
+
+async def _first(*wanted: asyncio.Event, timeout_s: float) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in wanted]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _moved(run_id: str, given: int, newest: int) -> ProblemError:
+    return ProblemError(
+        412,
+        f"the settings of {run_id} are at revision {newest}, the change was meant for {given}. "
+        "Read them again and decide anew.",
+    )
+
+
+def _ended(run_id: str, state: str) -> ProblemError:
+    return ProblemError(
+        409, f"run {run_id} has ended ({state}): nobody is there to apply a change.", title="Run has ended"
+    )
