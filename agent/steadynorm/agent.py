@@ -96,14 +96,12 @@ class Agent:
 
         A tensor of one element may stay on its device: it is copied there, and nothing waits.
         """
-        if isinstance(loss, Tensor):
-            if loss.numel() != 1:
-                raise ValueError(
-                    f"loss must be one number: got a tensor of shape {tuple(loss.shape)}. Use loss.mean()."
-                )
-            loss = loss.detach().reshape(())
+        if not isinstance(loss, Tensor):
+            loss = _number(loss)
+        elif loss.numel() != 1:
+            raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
         else:
-            loss = float(loss)
+            loss = loss.detach().reshape(())
         if self._recorder is not None and not self._faults.count:
             try:
                 self._recorder.put_loss(loss)
@@ -254,3 +252,10 @@ class Agent:
         for hooks in self._hooks:
             hooks.recorder = None
             hooks.wake = lambda: None
+
+
+def _number(loss: object) -> float:
+    try:
+        return float(loss)  # type: ignore[arg-type]  # numpy's scalars and the like: float() knows
+    except (TypeError, ValueError):
+        raise TypeError(f"loss must be a number or a tensor: got {type(loss).__name__}.") from None

@@ -56,6 +56,7 @@ class Boundary:
         self._stabilizers = stabilizers
         self._mailbox = mailbox
         self._stepped = [False] * len(optimizers)
+        self._fresh = True  # the stabilizers have taken no step and were not restored
         self._mode: Mode | None = None  # what the stabilizers were told last
 
     @property
@@ -78,6 +79,7 @@ class Boundary:
         self.observe_left = observe_left
         self._mailbox.resume(revision)
         self._put_in_force(settings, revision)
+        self._fresh = False
         self._mode = None
         self._stepped = [True] * len(self._stepped)  # whichever comes first begins a new step
 
@@ -89,6 +91,10 @@ class Boundary:
     def _begin(self) -> None:
         if self.observe_left is None:
             self.observe_left = OBSERVE_RESUMED_STEPS if any(map(_has_stepped, self._optimizers)) else 0
+        if self._fresh:
+            self._fresh = False
+            if self.observe_left:
+                self._begin_in_observe()
         step = self.step + 1
         offer = self._mailbox.take()
         if offer is not None:
@@ -105,6 +111,12 @@ class Boundary:
             self._mode = mode
         self.step = self._mailbox.step = step
         self.round += 1
+
+    def _begin_in_observe(self) -> None:
+        """As if the stabilizers had been made in `observe`: a switch to it from `stabilize` would leave a gain."""
+        for stabilizer in self._stabilizers:
+            if stabilizer.settings.mode is Mode.STABILIZE:
+                stabilizer.load_state_dict({**stabilizer.state_dict(), "mode": Mode.OBSERVE})
 
     def _waiting(self) -> bool:
         return self.settings.paused and not self.settings.stop and not self.closed
