@@ -18,17 +18,16 @@ import torch
 from torch import Tensor
 
 from steadynorm.gradients import Gradients
+from steadynorm.statistics import STATE_FIELDS, Statistics
 from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 
 __all__ = ["GradientStabilizer"]
 
-STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
-"""Rows of the state matrix. Counts are float32 like the rest: exact up to 16 million."""
 
-_LARGEST_SAMPLE = 1.8e19  # its square is still finite in float32
-_SMALLEST_WEIGHT = 1e-30  # in place of zero, so that a tensor without samples has mean 0 instead of NaN
+_GROUP_BYTES = 8 * 1024 * 1024
+"""On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
 
 
 class GradientStabilizer:
@@ -62,12 +61,28 @@ class GradientStabilizer:
         if len(set(self.names)) != len(self.names):
             twice = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
-        self._gradients = Gradients(self.parameters)
-        self.device = self._gradients.device
+        self.device = _common_device(self.parameters)
         self._previous_mode = self._settings.mode
         self._gains_moved = False  # whether any gain may differ from 1: until then pass-through touches nothing
-        self._allocate(len(pairs))
-        self._fill_knobs()
+        self._statistics = Statistics.allocate(len(pairs), self.device)
+        self._statistics.knobs.fill(self._settings)
+        self._groups = [
+            (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
+            for start, stop in _group_bounds(self.parameters, self.device)
+        ]
+        self._stabilized = torch.zeros(len(pairs), device=self.device)
+        self._flags = torch.zeros(3, len(pairs), device=self.device)  # spiked, non-finite, throttled
+        constants = {
+            "spike_ratio_max": 0.0,
+            "spikes": 0.0,
+            "nonfinite": 0.0,
+            "nonfinite_parameter": -1.0,
+            "throttled": 0.0,
+        }
+        self._unmeasured = torch.tensor([constants.get(name, torch.nan) for name in SCALAR_COLUMNS], device=self.device)
+        self._nan, self._minus_one = torch.tensor([torch.nan, -1.0], device=self.device)
+        self.record = torch.zeros(len(SCALAR_COLUMNS) + len(pairs) * len(ROW_COLUMNS), device=self.device)
+        self._rows = self.record[len(SCALAR_COLUMNS) :].view(len(pairs), len(ROW_COLUMNS))
 
     @property
     def settings(self) -> Settings:
@@ -77,13 +92,13 @@ class GradientStabilizer:
     def configure(self, **changes: object) -> None:
         """Change settings; they take effect at the next apply(). Raises SettingsError and then changes nothing."""
         self._settings = merge(self._settings, changes)
-        self._fill_knobs()
-        self._refresh_moments()
+        self._statistics.knobs.fill(self._settings)
+        self._statistics.refresh()
 
     def reset(self) -> None:
         """Drop the statistics, keep unit and gain: the optimizer sees no jolt."""
-        self._sums.zero_()
-        self._refresh_moments()
+        self._statistics.sums.zero_()
+        self._statistics.refresh()
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -91,31 +106,26 @@ class GradientStabilizer:
 
         Call between backward() and the optimizer's step(). Gradients that are None take no part.
         """
-        settings = self._settings
-        stabilizing = settings.mode is Mode.STABILIZE
-        if settings.mode is Mode.OFF:
-            present = self._gradients.collect()
-        else:
-            present = self._gradients.measure(out=self._raw)
-            self._update_statistics()
-        if settings.mode is not self._previous_mode:
-            self._switch(entering=stabilizing)
-            self._previous_mode = settings.mode
-        if settings.transfer is Transfer.PLAIN:
-            self._unit.fill_(1.0)
-            self._gain.fill_(1.0)
-            self._gains_moved = False
-
-        if stabilizing:
-            # unit * target / norm where the sample is valid; 1 for a zero gradient; 0 for a non-finite one.
-            torch.mul(self._unit, self._target, out=self._scale).div_(self._raw)
-            torch.where(self._valid, self._scale, self._finite.float(), out=self._scale)
-            self._gradients.scale(present, self._scale, self._finite)
-        else:
-            self._scale.copy_(self._gain)
-            if self._gains_moved:
-                self._gradients.scale(present, self._scale)
-        self._write_record(settings.mode)
+        mode, previous = self._settings.mode, self._previous_mode
+        plain = self._settings.transfer is Transfer.PLAIN
+        scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
+        for gradients, statistics in self._groups:
+            if mode is Mode.OFF:
+                present = gradients.collect()
+            else:
+                present = gradients.measure(out=statistics.raw_norm)
+                statistics.update()
+            if plain:
+                statistics.unit.fill_(1.0)
+                statistics.gain.fill_(1.0)
+            elif mode is not previous:
+                statistics.hand_over(mode, previous)
+            statistics.decide(mode)
+            if scaling:
+                gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
+        self._gains_moved = not plain and (self._gains_moved or (previous is Mode.STABILIZE is not mode))
+        self._previous_mode = mode
+        self._write_record(mode)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -123,22 +133,23 @@ class GradientStabilizer:
 
         Of the last apply(). Waits for the device: the one call that does.
         """
+        now = self._statistics
         columns = {
-            "raw_norm": self._raw,
+            "raw_norm": now.raw_norm,
             "stabilized_norm": self._stabilized,
-            "norm_mean": self._mean,
-            "norm_rms": self._rms,
-            "target": self._target,
-            "scale": self._scale,
-            "updates": self._updates,
-            "nonfinite": self._nonfinite,
+            "norm_mean": now.norm_mean,
+            "norm_rms": now.norm_rms,
+            "target": now.target,
+            "scale": now.scale,
+            "updates": now.updates,
+            "nonfinite": now.nonfinite,
         }
         values = torch.stack(list(columns.values()), dim=1).tolist()
         return {name: dict(zip(columns, row, strict=True)) for name, row in zip(self.names, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
-        rows = self._state.detach().cpu().t().clone()
+        rows = self._statistics.state.cpu().t().clone()
         return {
             "version": 1,
             "mode": self._previous_mode.value,
@@ -163,141 +174,67 @@ class GradientStabilizer:
         settings = Settings(**state["settings"])
         self._settings = settings
         self._previous_mode = Mode(state["mode"])
-        self._state.copy_(rows.t())
+        self._statistics.state.copy_(rows.t())
         self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
-        self._fill_knobs()
-        self._refresh_moments()
-
-    # One apply(), in order.
-
-    def _update_statistics(self) -> None:
-        raw, valid = self._raw, self._valid
-        torch.lt(raw, torch.inf, out=self._finite)  # false for NaN too
-        torch.gt(raw, 0.0, out=valid).logical_and_(self._finite)
-        self._previous_rms.copy_(self._rms)
-        torch.gt(self._previous_rms, 0.0, out=self._has_previous).logical_and_(valid)
-
-        sample = self._samples[0]
-        torch.mul(self._previous_rms, self._spike_limit, out=sample)
-        torch.where(self._has_previous, sample, self._largest, out=sample)
-        torch.minimum(sample, raw, out=sample).clamp_max_(_LARGEST_SAMPLE)
-        torch.where(valid, sample, self._zero, out=sample)  # a weight of 0 would not stop a NaN
-        torch.mul(sample, sample, out=self._samples[2])
-        # Not a lerp: with gamma = 1e-8, 1 - gamma is 1 in float32, and a spike of 1e6 would lose its tail.
-        torch.mul(self._sample_weights, valid, out=self._masked_weights)
-        torch.where(valid, self._decays, self._one, out=self._masked_decays)
-        self._sums.mul_(self._masked_decays).addcmul_(self._samples, self._masked_weights)
-        self._refresh_moments()
-
-        torch.div(raw, self._previous_rms, out=self._spike_ratio)
-        torch.where(self._has_previous, self._spike_ratio, self._zero, out=self._spike_ratio)
-
-    def _refresh_moments(self) -> None:
-        sums_and_weights = self._sums.view(2, 2, -1)
-        torch.clamp_min(sums_and_weights[:, 1], _SMALLEST_WEIGHT, out=self._moments)
-        torch.div(sums_and_weights[:, 0], self._moments, out=self._moments)
-        self._rms.sqrt_()
-        torch.add(self._rms, self._eps, out=self._target)
-        torch.div(self._mean, self._target, out=self._target)
-        torch.where(self._rms > 0, self._target, self._one, out=self._target)
-
-    def _switch(self, *, entering: bool) -> None:
-        """Carry the output scale over a change of mode. Rare, so it may allocate."""
-        if self._settings.transfer is Transfer.PLAIN:
-            return
-        usable = (self._rms > 0) & (self._rms < torch.inf)
-        if entering:
-            self._unit.copy_(torch.where(usable, self._gain * self._rms, self._gain))
-        elif self._previous_mode is Mode.STABILIZE:
-            self._gain.copy_(torch.where(usable, self._unit / self._rms, self._gain))
-            self._gains_moved = True
+        self._statistics.knobs.fill(settings)
+        self._statistics.refresh()
 
     def _write_record(self, mode: Mode) -> None:
+        now = self._statistics
         if mode is Mode.OFF:
-            self._raw.fill_(torch.nan)
+            now.raw_norm.fill_(torch.nan)
+            now.spike_ratio.zero_()
             self._stabilized.fill_(torch.nan)
-            self._spike_ratio.zero_()
             self.record[: len(SCALAR_COLUMNS)] = self._unmeasured
-            self._write_rows()
-            return
-        torch.mul(self._raw, self._scale, out=self._stabilized)
-        if mode is Mode.STABILIZE:
-            torch.where(self._finite, self._stabilized, self._zero, out=self._stabilized)
-        spiked, broken, throttled, updated = self._flags
-        torch.gt(self._spike_ratio, SPIKE_RATIO, out=spiked)
-        torch.logical_not(self._finite, out=broken)
-        torch.lt(self._target, THROTTLED_TARGET, out=throttled)
-        updated.copy_(self._valid)
-        self._updates.add_(updated)
-        self._nonfinite.add_(broken)
-        counts = self._flags.sum(1)
-        least, least_at = self._target.min(0)
-        most, most_at = self._spike_ratio.max(0)
-        torch.stack(
-            [
-                self._nan,
-                self._nan,
-                torch.linalg.vector_norm(self._raw),
-                torch.linalg.vector_norm(self._stabilized),
-                least,
-                least_at.float(),
-                most,
-                most_at.float(),
-                counts[0],
-                counts[1],
-                torch.where(counts[1] > 0, broken.argmax().float(), self._minus_one),
-                counts[2],
-            ],
-            out=self.record[: len(SCALAR_COLUMNS)],
-        )
-        self._write_rows()
+        else:
+            torch.mul(now.raw_norm, now.scale, out=self._stabilized)
+            if mode is Mode.STABILIZE:
+                torch.where(now.finite, self._stabilized, now.knobs.zero, out=self._stabilized)
+            spiked, broken, throttled = self._flags
+            torch.gt(now.spike_ratio, SPIKE_RATIO, out=spiked)
+            torch.logical_not(now.finite, out=broken)
+            torch.lt(now.target, THROTTLED_TARGET, out=throttled)
+            counts = self._flags.sum(1)
+            least, least_at = now.target.min(0)
+            most, most_at = now.spike_ratio.max(0)
+            scalars = {
+                "loss": self._nan,
+                "learning_rate": self._nan,
+                "raw_norm": torch.linalg.vector_norm(now.raw_norm),
+                "stabilized_norm": torch.linalg.vector_norm(self._stabilized),
+                "target_min": least,
+                "target_parameter": least_at.float(),
+                "spike_ratio_max": most,
+                "spike_parameter": most_at.float(),
+                "spikes": counts[0],
+                "nonfinite": counts[1],
+                "nonfinite_parameter": torch.where(counts[1] > 0, broken.argmax().float(), self._minus_one),
+                "throttled": counts[2],
+            }
+            torch.stack([scalars[name] for name in SCALAR_COLUMNS], out=self.record[: len(SCALAR_COLUMNS)])
+        columns = [now.raw_norm, now.norm_mean, now.norm_rms, now.scale, now.spike_ratio]  # ROW_COLUMNS
+        torch.stack(columns, dim=1, out=self._rows)
 
-    def _write_rows(self) -> None:
-        torch.stack([self._raw, self._mean, self._rms, self._scale, self._spike_ratio], dim=1, out=self._rows)
 
-    # Buffers are allocated once and filled in place, so that a step allocates next to nothing.
+def _common_device(parameters: list[Tensor]) -> torch.device:
+    if not parameters:
+        raise ValueError("there must be at least one parameter that requires a gradient: got none")
+    devices = {parameter.device for parameter in parameters}
+    if len(devices) > 1:
+        listed = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"parameters must be on one device: got {listed}. Use a GradientStabilizer for each device.")
+    return devices.pop()
 
-    def _allocate(self, count: int) -> None:
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(*shape, dtype=dtype, device=self.device)
 
-        self._state = zeros(len(STATE_FIELDS), count)  # [8, P]
-        self._state[4:6] = 1.0
-        self._sums = self._state[:4]  # [4, P]: norm_sum, norm_weight, square_sum, square_weight
-        self._unit, self._gain, self._updates, self._nonfinite = self._state[4:]  # each [P]
-        self._raw, self._scale, self._stabilized, self._previous_rms, self._spike_ratio, self._target = zeros(6, count)
-        self._target.fill_(1.0)
-        self._moments = zeros(2, count)  # [2, P]: norm_mean, norm_rms
-        self._mean, self._rms = self._moments
-        self._samples = zeros(4, count)  # [4, P]: sample, 1, sample squared, 1
-        self._samples[1::2] = 1.0
-        self._masked_weights = zeros(4, count)  # [4, P]: 1 - gamma where the sample is valid, else 0
-        self._masked_decays = zeros(4, count)  # [4, P]: gamma where the sample is valid, else 1
-        self._flags = zeros(4, count)  # [4, P]: spiked, non-finite, throttled, updated
-        self._finite, self._valid, self._has_previous = zeros(3, count, dtype=torch.bool)
-
-        self._knobs = zeros(10)  # live values, filled in place by configure()
-        self._decays = self._knobs[:4].view(4, 1)  # gamma1, gamma1, gamma2, gamma2
-        self._sample_weights = self._knobs[4:8].view(4, 1)  # 1 - each of these
-        self._spike_limit, self._eps = self._knobs[8:]
-        constants = torch.tensor([0.0, 1.0, -1.0, torch.nan, _LARGEST_SAMPLE], device=self.device)
-        self._zero, self._one, self._minus_one, self._nan, self._largest = constants
-        none = {
-            "spike_ratio_max": 0.0,
-            "spikes": 0.0,
-            "nonfinite": 0.0,
-            "nonfinite_parameter": -1.0,
-            "throttled": 0.0,
-        }
-        self._unmeasured = torch.tensor([none.get(name, torch.nan) for name in SCALAR_COLUMNS], device=self.device)
-
-        self.record = zeros(len(SCALAR_COLUMNS) + count * len(ROW_COLUMNS))
-        self._rows = self.record[len(SCALAR_COLUMNS) :].view(count, len(ROW_COLUMNS))
-
-    def _fill_knobs(self) -> None:
-        settings = self._settings
-        limit = torch.inf if settings.spike_limit is None else settings.spike_limit
-        # 1 - gamma is taken in double precision: 1 - float32(0.999) is off by 1e-5.
-        decays = [settings.gamma1, settings.gamma1, settings.gamma2, settings.gamma2]
-        values = [*decays, *(1 - decay for decay in decays), limit, settings.eps]
-        self._knobs.copy_(torch.tensor(values), non_blocking=True)
+def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
+    """Start and stop of consecutive groups of parameters. One group on an accelerator, where launches cost most."""
+    if device.type != "cpu":
+        return [(0, len(parameters))]
+    bounds, start, size = [], 0, 0
+    for index, parameter in enumerate(parameters):
+        grown = size + parameter.numel() * parameter.element_size()
+        if index > start and grown > _GROUP_BYTES:
+            bounds.append((start, index))
+            start, grown = index, grown - size
+        size = grown
+    return [*bounds, (start, len(parameters))]

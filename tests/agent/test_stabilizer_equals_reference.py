@@ -131,6 +131,20 @@ def test_fast_and_reference_agree_over_a_long_history_with_every_kind_of_event()
     run_both(Settings(), history)
 
 
+@pytest.mark.parametrize("elements", [1_000, 40_000, 1_000_000, 5_000_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_of_large_tensors_are_exact_too(dtype: torch.dtype, elements: int) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(elements, dtype=dtype))
+    transposed = torch.nn.Parameter(torch.zeros(elements // 100, 100, dtype=dtype).t())
+    values = torch.randn(elements, generator=torch.Generator().manual_seed(1)).to(dtype)
+    parameter.grad, transposed.grad = values.clone(), values.clone().view(-1, 100).t()
+    stabilizer = GradientStabilizer([("p", parameter), ("transposed", transposed)], mode="observe")
+    stabilizer.apply()
+    exact = float(torch.linalg.vector_norm(values.double()))
+    for statistics in stabilizer.statistics().values():
+        assert statistics["raw_norm"] == pytest.approx(exact, rel=5e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_statistics_are_exact_for_other_gradient_dtypes(dtype: torch.dtype) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1000, dtype=dtype))
