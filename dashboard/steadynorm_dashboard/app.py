@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from steadynorm_dashboard import session
+from steadynorm_dashboard import header, session
 from steadynorm_dashboard.pages import run, runs
 
 ICON = Path(__file__).with_name("icon.svg")  # a Material icon would be fetched from a foreign host
@@ -14,11 +14,19 @@ ICON = Path(__file__).with_name("icon.svg")  # a Material icon would be fetched 
 st.set_page_config(page_title="steadynorm", page_icon=str(ICON), layout="wide")
 session.take_token_from_link()
 
-runs_page = st.Page(runs.render, title="steadynorm", url_path="runs", default=True)
-run_page = st.Page(run.render, title="run · steadynorm", url_path="run")
-current = st.navigation([runs_page, run_page], position="hidden")
-st.session_state["pages"] = {"runs": runs_page, "run": run_page}
 
-if current == runs_page and (run_id := st.query_params.get("run")):
-    st.switch_page(run_page, query_params={"run": run_id})  # `/?run=…` is what people shorten the link to
-current.run()
+def show() -> None:
+    """The run that the address names, else the list of all."""
+    if run_id := st.query_params.get("run"):
+        st.query_params["run"] = run_id  # a link within one page does not move the browser's address; this does
+        run.render(run_id)
+    else:
+        st.query_params.clear()
+        runs.render()
+
+
+# One page with the run in the query, so that `/?run=…` is the whole of a link. A path of its own (`/run?run=…`) would
+# make the browser ask for Streamlit's files below that path first, and log an error for each.
+page = st.Page(show, title="steadynorm", default=True)
+st.session_state[header.PAGE] = page
+st.navigation([page], position="hidden").run()

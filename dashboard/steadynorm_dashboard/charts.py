@@ -40,7 +40,11 @@ QUIET = "#7b8794"
 _PANELS = {
     "loss": (0.765, 1.0, "<b>loss</b> as logged"),
     "norm": (0.425, 0.705, "<b>gradient norm</b> L2 over all parameters, log scale"),
-    "target": (0.175, 0.365, "<b>smallest target</b> mean norm / RMS norm"),
+    "target": (
+        0.175,
+        0.365,
+        f"<b>smallest target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
+    ),
     "rate": (0.0, 0.115, "<b>learning rate</b> per step"),
 }
 """From bottom and to top, in shares of the figure's height, and the axis title with its unit."""
@@ -96,6 +100,8 @@ def run_figure(
         xaxis={
             "title": {"text": "optimizer step"},
             "anchor": "y4",
+            # Not `range`: a new value of it would undo the visitor's zoom. This only trims the room kept for markers.
+            "autorangeoptions": {"clipmin": first, "clipmax": max(last, first + 1)},
             "tickformat": ",d",
             "zeroline": False,
             "showspikes": False,
@@ -243,11 +249,6 @@ def _throttled_zone() -> dict[str, Any]:
         "fillcolor": _translucent(TARGET),
         "line": {"width": 0},
         "layer": "below",
-        "label": {
-            "text": f"throttled (below {THROTTLED_TARGET})",
-            "textposition": "bottom left",
-            "font": {"size": 11, "color": QUIET},
-        },
     }
 
 

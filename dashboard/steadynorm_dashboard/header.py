@@ -10,19 +10,23 @@ from streamlit.navigation.page import StreamlitPage
 from steadynorm_dashboard import session, text
 from steadynorm_dashboard.status import Status
 
-__all__ = ["badge", "bar", "page"]
+__all__ = ["PAGE", "badge", "bar", "link"]
+
+PAGE = "page"
+"""Where `app` keeps the page that links lead to."""
 
 
-def page(name: str) -> StreamlitPage:
-    """A page of the app, as `app` made it."""
-    return cast("dict[str, StreamlitPage]", st.session_state["pages"])[name]
+def link(label: str, run_id: str | None = None, *, icon: str | None = None, help: str | None = None) -> None:  # noqa: A002
+    """A link to a run, or to the list of all. `label` and `help` are Markdown."""
+    page = cast("StreamlitPage", st.session_state[PAGE])
+    st.page_link(page, label=label, icon=icon, help=help, query_params={"run": run_id} if run_id else {})
 
 
 def bar(*, back: bool = False) -> None:
     """The name of the house, and which server this is."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         if back:
-            st.page_link(page("runs"), label="all runs", icon=":material/arrow_back:")
+            link("all runs", icon=":material/arrow_back:")
         else:
             st.title("Runs", anchor=False, width="content")
         st.caption(f"steadynorm at {text.markdown(session.server())}", width="content")

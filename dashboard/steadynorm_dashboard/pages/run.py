@@ -21,26 +21,22 @@ from steadynorm_dashboard import (
     text,
     units,
 )
+from steadynorm_dashboard.live_chart import live_chart
 
 __all__ = ["render"]
 
 _RECENT = 5
 _CHART_OPTIONS = {
-    "displaylogo": False,
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "toImage"],
 }
 
 
-def render() -> None:
-    """The page of the run that `?run=` names."""
+def render(run_id: str) -> None:
+    """The page."""
     header.bar(back=True)
     client = session.client()
     if client is None:
         guidance.sign_in()
-    run_id = st.query_params.get("run")
-    if not run_id:
-        st.info("No run is named in the address. Choose one from the list of all runs.", icon=":material/search:")
-        return
     try:
         run = client.run(run_id)
     except ClientError as error:
@@ -148,7 +144,7 @@ def _charts(run_id: str) -> None:
     if figure is None:
         st.info("Waiting for the first optimizer step.", icon=":material/hourglass_empty:")
         return
-    st.plotly_chart(figure, key=f"{run_id}/chart", config=_CHART_OPTIONS)
+    live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS)
 
 
 @st.fragment(run_every=1)

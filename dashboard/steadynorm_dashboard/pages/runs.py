@@ -14,6 +14,7 @@ __all__ = ["render"]
 _WIDTHS = (3.2, 1.5, 1.6, 1.2, 1.1, 1.1, 1.2, 1.1, 2.2, 1.3)
 _TITLES = ("run", "state", "health", "step", "steps/s", "loss", "raw norm", "target", "settings", "last seen")
 _PAGE = 30
+_LIVE = (RunState.RUNNING, RunState.STALLED)
 
 
 def render() -> None:
@@ -52,25 +53,22 @@ def _runs() -> None:
 def _filtered(runs: list[RunSummary]) -> list[RunSummary]:
     search, states = st.columns([1, 2], vertical_alignment="center")
     words = search.text_input("Search", placeholder="name or tag", label_visibility="collapsed", key="runs_search")
-    live = sum(run.state in (RunState.RUNNING, RunState.STALLED) for run in runs)
+    live = sum(run.state in _LIVE for run in runs)
+    names = {"all": f"all {len(runs)}", "live": f"live {live}", "ended": f"ended {len(runs) - live}"}
     with states:
         which = st.segmented_control(
             "Show",
-            ["all", "live", "ended"],
+            list(names),
             default="all",
             required=True,
             key="runs_which",
             label_visibility="collapsed",
-            format_func={
-                "all": f"all {len(runs)}",
-                "live": f"live {live}",
-                "ended": f"ended {len(runs) - live}",
-            }.__getitem__,
+            format_func=names.__getitem__,
         )
     found = [run for run in runs if all(word in _searched(run) for word in words.lower().split())]
     if which == "all":
         return found
-    return [run for run in found if (run.state in (RunState.RUNNING, RunState.STALLED)) == (which == "live")]
+    return [run for run in found if (run.state in _LIVE) == (which == "live")]
 
 
 def _searched(run: RunSummary) -> str:
@@ -84,10 +82,9 @@ def _show_more() -> None:
 def _row(run: RunSummary) -> None:
     cells = st.columns(_WIDTHS, vertical_alignment="center")
     with cells[0]:
-        st.page_link(
-            header.page("run"),
-            label=f"**{text.markdown(run.name, 60)}**",
-            query_params={"run": run.run_id},
+        header.link(
+            f"**{text.markdown(run.name, 60)}**",
+            run.run_id,
             help=text.markdown(run.run_id + "".join(f", {key}={value}" for key, value in run.tags.items()), 400),
         )
     with cells[1]:
