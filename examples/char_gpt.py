@@ -41,7 +41,8 @@ class Block(nn.Module):
         heads = self.qkv(self.norm1(x)).view(batch, length, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(heads[0], heads[1], heads[2], is_causal=True)
         x = x + self.out(attended.transpose(1, 2).reshape(batch, length, WIDTH))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        x = x + self.down(functional.gelu(self.up(self.norm2(x))))
+        return x
 
 
 class CharGPT(nn.Module):
@@ -59,7 +60,8 @@ class CharGPT(nn.Module):
         x = self.characters(text) + self.positions(torch.arange(text.shape[1], device=text.device))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))  # type: ignore[no-any-return]  # nn.Module.__call__ is untyped
+        x = self.head(self.norm(x))
+        return x
 
 
 def load_text() -> tuple[Tensor, int]:
