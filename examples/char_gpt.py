@@ -57,7 +57,7 @@ class CharGPT(nn.Module):
         self.head = nn.Linear(WIDTH, vocabulary)
 
     def forward(self, text: Tensor) -> Tensor:
-        x = self.characters(text) + self.positions(torch.arange(text.shape[1], device=text.device))
+        x: Tensor = self.characters(text) + self.positions(torch.arange(text.shape[1], device=text.device))
         for block in self.blocks:
             x = block(x)
         x = self.head(self.norm(x))
