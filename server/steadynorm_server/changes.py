@@ -60,11 +60,14 @@ class Changes:
             try:
                 async with self._redis.subscription() as subscription:
                     await subscription.subscribe(CHANGES)
-                    self._wake_all()  # whatever was published while nobody listened
                     while True:
-                        message = await subscription.get_message(timeout=REREAD_S)
-                        if message is not None:
-                            self._wake(message["data"].decode())
+                        match await subscription.get_message(timeout=REREAD_S):
+                            case {"type": "message", "data": bytes(run_id)}:
+                                self._wake(run_id.decode())
+                            case {"type": "subscribe"}:
+                                # The first time and, since redis-py reconnects by itself, after every break: what
+                                # was published meanwhile is lost.
+                                self._wake_all()
             except (RedisError, OSError) as error:
                 _log.warning("the subscription to changes was lost (%s); trying again", type(error).__name__)
                 await asyncio.sleep(_RECONNECT_S)

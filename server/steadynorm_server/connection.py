@@ -143,5 +143,5 @@ class Connection:
 
     def subscription(self) -> PubSub:
         """A subscription on a connection of its own."""
-        subscription: PubSub = self._waiting.pubsub(ignore_subscribe_messages=True)
+        subscription: PubSub = self._waiting.pubsub()
         return subscription

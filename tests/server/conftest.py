@@ -184,6 +184,10 @@ def applied(revision: int, step: int, outcome: str = "applied", reason: str = ""
 class FakeAgent:
     """Speaks to a server as an agent does, one request at a time."""
 
+    rows = staticmethod(rows)
+    applied = staticmethod(applied)
+    batch = staticmethod(batch)
+
     def __init__(self, client: httpx.AsyncClient, **changes: Any) -> None:
         self.client = client
         self.registration = registration(**changes)
@@ -220,7 +224,7 @@ class FakeAgent:
 
     async def get(self, path: str = "", **query: Any) -> dict[str, Any]:
         """GET something of the run."""
-        answer = await self.client.get(self.run + path, params=query)
+        answer = await self.client.get(self.run + path, params=query or None)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -243,3 +247,15 @@ async def agent(api: httpx.AsyncClient) -> FakeAgent:
     made = FakeAgent(api)
     await made.register()
     return made
+
+
+@pytest.fixture
+def make_agent() -> type[FakeAgent]:
+    """Makes agents: make_agent(client, **what differs in the registration)."""
+    return FakeAgent
+
+
+@pytest.fixture
+def body_of() -> Callable[[object], bytes]:
+    """JSON as agents send it."""
+    return encode_json
