@@ -1,13 +1,15 @@
-"""What all tests share: the rule that nothing may be skipped, and a real house to test against."""
+"""What all tests share: the rule that nothing may be skipped, a real house to test against, and a job that trains."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Generator, Iterator
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -88,7 +90,94 @@ def root() -> Path:
     return ROOT
 
 
+T = TypeVar("T")
+
+
+class Eventually(Protocol):
+    """Type of the fixture `eventually`."""
+
+    def __call__(self, look: Callable[[], T], *, within_s: float = 60.0) -> T: ...
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Eventually:
+    """eventually(look) -> the first true value of look(), which is asked again and again. Fails after `within_s`."""
+
+    def wait(look: Callable[[], T], *, within_s: float = 60.0) -> T:
+        deadline = time.monotonic() + within_s
+        while not (value := look()):
+            assert time.monotonic() < deadline, f"still {value!r} after {within_s:g} s"
+            time.sleep(0.05)
+        return value
+
+    return wait
+
+
+class Job:
+    """A small real training: a thread that steps a tiny model under the agent until it is told to stop."""
+
+    def __init__(self, house: RunningHouse, name: str, **options: Any) -> None:
+        import torch
+
+        import steadynorm
+
+        torch.manual_seed(0)
+        self._model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        self.agent = steadynorm.attach(
+            self._model, self._optimizer, run=name, server=house.server, token=house.token, **options
+        )
+        self.spike = threading.Event()
+        """Set: the next step's gradients are a million times larger."""
+        self.poison = threading.Event()
+        """Set: the next step's gradients are NaN."""
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._train, name=f"job {name}")
+        self._thread.start()
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.agent.run_id
+
+    def end(self) -> None:
+        """Stop training and finish the run."""
+        self._ending.set()
+        self._thread.join()
+        self.agent.close()
+
+    def _train(self) -> None:
+        import torch
+
+        while not self._ending.wait(0.01):  # about a hundred steps a second: a pace, not a wait for something
+            loss = self._model(torch.randn(32, 8)).square().mean()
+            self._optimizer.zero_grad()
+            loss.backward()
+            for event, factor in ((self.spike, 1e6), (self.poison, float("nan"))):
+                if event.is_set():
+                    event.clear()
+                    for parameter in self._model.parameters():
+                        assert parameter.grad is not None
+                        parameter.grad.mul_(factor)
+            self._optimizer.step()
+            self.agent.log(loss=loss)
+
+
+class StartJob(Protocol):
+    """Type of the fixture `start_job`."""
+
+    def __call__(self, house: RunningHouse, name: str, **options: Any) -> Job: ...
+
+
 @pytest.fixture
-def steadynorm_command() -> list[str]:
-    """The command line of this environment."""
-    return [sys.executable, "-m", "steadynorm_server"]
+def start_job() -> Iterator[StartJob]:
+    """start_job(house, "name", **options of attach) -> a Job, ended with the test."""
+    jobs: list[Job] = []
+
+    def start(house: RunningHouse, name: str, **options: Any) -> Job:
+        jobs.append(Job(house, name, **options))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.end()

@@ -11,7 +11,7 @@ import typer
 
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import AuditEntry, RevisionState, RunState, RunSummary
+from steadynorm_contract.views import AuditEntry, RevisionState, RunSummary
 from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.options import AsJson, Run, Server, find_run
 
@@ -56,11 +56,10 @@ def set_(
         ) from None
     if not as_json:
         typer.echo(f"{summary.run_id}: revision {desired.revision}: {_summary(present.settings, parsed)}")
-    ended = summary.state not in (RunState.RUNNING, RunState.STALLED)
-    entry = None if no_wait or ended else await_outcome(client, summary.run_id, desired.revision, wait)
+    entry = None if no_wait else await_outcome(client, summary.run_id, desired.revision, wait)
     if as_json:
         typer.echo(msgspec.json.encode(_record(summary, desired.revision, desired.settings, entry)))
-    conclusion = _conclude(summary, desired.revision, entry, waited=None if no_wait or ended else wait)
+    conclusion = _conclude(summary, desired.revision, entry, waited=None if no_wait else wait)
     if not as_json:
         typer.echo(conclusion)
 
@@ -130,8 +129,7 @@ def _conclude(run: RunSummary, revision: int, entry: AuditEntry | None, waited: 
             NOT_YET,
         )
     if entry is None:
-        ended = run.state not in (RunState.RUNNING, RunState.STALLED)
-        return f"the run is {run.state}: the change waits for a restart" if ended else "pending"
+        return "pending"
     if entry.state is RevisionState.REJECTED:
         raise CommandError(f"the job refused revision {revision}: {entry.rejection or 'without a reason'}", REJECTED)
     if entry.state is RevisionState.SUPERSEDED:

@@ -76,7 +76,7 @@ class _Display:
     def __init__(self, console: Console, steps: int) -> None:
         self._console = console
         self._steps = steps
-        self._next = 0
+        self._next = 1  # the step of the next plain line
         self._bar = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -103,6 +103,7 @@ class _Display:
         """Where the run is now."""
         loss, norm, target = number(run.loss), number(run.raw_norm), number(run.target_min)
         self._bar.update(self._task, completed=run.step, loss=loss, norm=norm, target=target)
-        if not self._console.is_terminal and run.step and (run.step >= self._next or run.step == self._steps):
+        if not self._console.is_terminal and run.step >= self._next:
             self._console.print(f"step {run.step}/{self._steps}  loss {loss}  norm {norm}  smallest target {target}")
-            self._next = run.step + max(1, self._steps // 10) if run.step < self._steps else self._steps + 1
+            soon = run.step + max(1, self._steps // 10)
+            self._next = soon if run.step == self._steps else min(soon, self._steps)

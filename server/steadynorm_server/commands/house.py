@@ -64,7 +64,12 @@ def server(host: Host = "127.0.0.1", port: Port = None, data: Data = None) -> No
 
     given: dict[str, Any] = {"host": host, "port": port, "data": data and data.expanduser().absolute()}
     try:
-        serve(ServerSettings(**{name: value for name, value in given.items() if value is not None}))
+        with (
+            stop_signals()
+        ):  # uvicorn raises SIGTERM again when it has shut down: the store must still be ended in order
+            serve(ServerSettings(**{name: value for name, value in given.items() if value is not None}))
+    except Stopped:
+        pass
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise CommandError(f"the server's configuration is wrong: {problems}") from None
