@@ -105,6 +105,7 @@ def run_figure(
             "tickformat": ",d",
             "zeroline": False,
             "showspikes": False,
+            "unifiedhovertitle": {"text": "step %{x:,d}"},
         },
         yaxis=_axis("loss"),
         yaxis2=_axis("norm") | {"type": "log", "exponentformat": "power", "dtick": 1},

@@ -227,6 +227,8 @@ def _changes(draft: Draft, errors: dict[str, str]) -> None:
         for name, value in draft.changes().items()
         if name not in errors
     ]
+    if draft.changes() and not lines:
+        lines = ["Correct the value above."]
     st.markdown("  \n".join(lines) if lines else f"No changes. Settings of r{draft.base.revision}.")
 
 

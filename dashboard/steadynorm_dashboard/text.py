@@ -14,7 +14,7 @@ __all__ = ["markdown", "plotly", "visible"]
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _REPLACED = re.compile(
-    r"(:)(?=[\w+/-]+:)|(:)(?=//)|(\bwww)(?=\.)|(@)", re.IGNORECASE
+    r"(:)(?=[\w+/-]+:)|(:)(?=//)|(\bwww)(?=\.)|(?<=\w)(@)(?=\w)", re.IGNORECASE
 )  # short codes, addresses of pages and mail
 _WORD_JOINER = "\u2060"
 

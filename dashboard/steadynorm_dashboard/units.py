@@ -12,14 +12,16 @@ MISSING = "–"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits: 2.451, 0.0031, 1.2e-05. A count keeps all of its digits: 1,204,331."""
+    """`digits` significant digits: 2.451, 0.0031, 1.23e-5. A count keeps all of its digits: 1,204,331."""
     if value is None or not math.isfinite(value):
         return MISSING
     if isinstance(value, int):
         return f"{value:,}"
-    if value != 0 and not 1e-3 <= abs(value) < 10**digits:
-        return f"{value:.{digits - 2}e}".replace("e-0", "e-").replace("e+0", "e+")
-    return f"{value:.{digits}g}"
+    rounded = float(f"{value:.{digits}g}")
+    if rounded == 0 or 1e-3 <= abs(rounded) < 10**digits:
+        return f"{rounded:.{digits}g}"
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def setting(value: object) -> str:

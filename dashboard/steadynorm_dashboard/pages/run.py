@@ -26,9 +26,7 @@ from steadynorm_dashboard.live_chart import live_chart
 __all__ = ["render"]
 
 _RECENT = 5
-_CHART_OPTIONS = {
-    "modeBarButtonsToRemove": ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "toImage"],
-}
+_CHART_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "resetScale2d"]]}
 
 
 def render(run_id: str) -> None:
@@ -47,9 +45,13 @@ def render(run_id: str) -> None:
     charts_column, settings_column = st.columns([2.75, 1], gap="medium")
     with charts_column:
         _charts(run_id)
+        _tables(run_id)
     with settings_column:
         controls.panel(run)
         _recent_changes(run_id)
+
+
+def _tables(run_id: str) -> None:
     parameters, changes, events = st.tabs(["Parameters", "Changes", "Events"])
     with parameters:
         _parameters(run_id)
@@ -204,7 +206,7 @@ def _parameters(run_id: str) -> None:
         height=420,
         placeholder=units.MISSING,
         column_config={
-            "parameter": st.column_config.TextColumn(width="large"),
+            "parameter": st.column_config.TextColumn(width="medium"),
             "raw norm": number(format="%.4g", help="L2 norm of the gradient, before the stabilizer"),
             "mean": number(format="%.4g", help="decayed mean of the norms (gamma1)"),
             "RMS": number(format="%.4g", help="decayed root mean square of the norms (gamma2)"),

@@ -1,0 +1,287 @@
+"""A real server with three tokens, a training run played by a script, and the dashboard as its own process."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+import urllib3
+
+from steadynorm_contract.client import Client
+from steadynorm_contract.codec import decode_json, encode_batch, encode_json
+from steadynorm_contract.records import (
+    ROW_COLUMNS,
+    SCALAR_COLUMNS,
+    AppliedReport,
+    Desired,
+    Parameter,
+    ParameterRows,
+    Registered,
+    RevisionOutcome,
+    RunEnd,
+    RunFinish,
+    RunRegistration,
+    StepScalars,
+    TelemetryAnswer,
+    TelemetryBatch,
+    floats_to_bytes,
+)
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
+from steadynorm_contract.settings import Settings
+from steadynorm_dashboard import launch
+
+if TYPE_CHECKING:
+    from tests.conftest import Eventually
+
+EVIL_NAME = "<img src=x onerror=alert(1)>"
+OPERATOR, AGENT, VIEWER = "operator-token-for-tests", "agent-token-for-tests", "viewer-token-for-tests"
+PARAMETERS = [
+    Parameter("embedding.weight", (256, 128), "float32"),
+    *(
+        Parameter(f"blocks.{block}.{part}.weight", shape, "float32")
+        for block in range(2)
+        for part, shape in (
+            ("attention.qkv", (384, 128)),
+            ("attention.out", (128, 128)),
+            ("mlp.up", (512, 128)),
+            ("mlp.down", (128, 512)),
+            ("norm", (128,)),
+        )
+    ),
+    Parameter("head.weight", (256, 128), "float32"),
+]
+
+
+def free_port() -> int:
+    """A port that nobody had a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(url: str) -> bool:
+    """Whether `url` is served."""
+    try:
+        return urllib3.request("GET", url, timeout=5.0, retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def process(argv: Sequence[str], environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process, ended at the end. Its output is in `log`."""
+    with log.open("wb") as output:
+        child = subprocess.Popen(argv, env=environ, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield child
+        finally:
+            child.terminate()
+            try:
+                child.wait(20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """This process's variables, without its user's own steadynorm."""
+    foreign = ("STEADYNORM_", "REDIS_URL", "STREAMLIT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return kept | {"STEADYNORM_HOME": str(home)} | more
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server and who may use it."""
+
+    url: str
+    home: Path
+
+    def client(self, token: str = OPERATOR) -> Client:
+        return Client(self.url, token)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[Server]:
+    """A server process with an operator's, an agent's and a viewer's token."""
+    home = tmp_path_factory.mktemp("home")
+    port = free_port()
+    environ = environment(
+        home,
+        STEADYNORM_OPERATOR_TOKEN=OPERATOR,
+        STEADYNORM_AGENT_TOKEN=AGENT,
+        STEADYNORM_VIEWER_TOKEN=VIEWER,
+    )
+    argv = [sys.executable, "-m", "steadynorm_server", "server", "--port", str(port), "--data", str(home)]
+    url = f"http://127.0.0.1:{port}"
+    log = home / "server.log"
+    with process(argv, environ, log) as child:
+        eventually(lambda: child.poll() is not None or answers(f"{url}/readyz"))
+        assert child.poll() is None, log.read_text()
+        yield Server(url, home)
+
+
+@pytest.fixture(scope="session")
+def dashboard(server: Server, eventually: Eventually) -> Iterator[str]:
+    """Address of a dashboard process. Nobody's token lies in its home folder."""
+    port = free_port()
+    log = server.home / "dashboard.log"
+    with process(launch.command(port=port, server=server.url), environment(server.home), log) as child:
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: child.poll() is not None or answers(url + launch.HEALTH_PATH))
+        assert child.poll() is None, log.read_text()
+        yield url
+
+
+class ScriptedRun:
+    """A training run without a training: the rule over made-up norms, spoken over the real wire.
+
+    It follows the desired settings as an agent does, but only while `follows` is set. Without `start` it sends nothing.
+    """
+
+    def __init__(self, server: Server, name: str, *, tags: dict[str, str] | None = None, steps: int = 400) -> None:
+        self._server = server
+        self._http = urllib3.PoolManager(timeout=20.0, retries=False)
+        self._random = random.Random(7)
+        self._states = [TensorState() for _ in PARAMETERS]
+        self._settings = Settings()
+        self._revision = 0
+        self._sequence = 0
+        self.follows = threading.Event()
+        self.follows.set()
+        self.refuses: str | None = None
+        self._ends = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.step = 0
+        registration = RunRegistration(name=name, parameters=PARAMETERS, framework="torch 2.13.0", tags=tags or {})
+        registered = decode_json(self._post("/runs", encode_json(registration), "application/json"), Registered)
+        self.run_id, self._incarnation = registered.run_id, registered.incarnation
+        if steps:
+            self.send(steps)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._train, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        assert self._thread is not None
+        self._thread.join()
+        self.finish()
+
+    def finish(self, state: RunEnd = RunEnd.FINISHED, reason: str = "") -> None:
+        """Say that the run ended."""
+        body = encode_json(RunFinish(state, self._incarnation, reason))
+        self._post(f"/runs/{self.run_id}/finish", body, "application/json")
+
+    def send(self, steps: int) -> None:
+        """Take `steps` steps and send them; then do what the answer asks."""
+        first = self.step
+        scalars: list[float] = []
+        rows: list[float] = []
+        for _ in range(steps):
+            more_scalars, more_rows = self._take_step()
+            scalars += more_scalars
+            if (self.step - 1) % 10 == 0:
+                rows += more_rows
+        taken = list(range(first, self.step))
+        times = struct.pack(f"<{steps}d", *(time.time() - 0.05 * (self.step - step) for step in taken))
+        row_steps = [step for step in taken if step % 10 == 0]
+        self._batch(
+            scalars=StepScalars(taken, times, floats_to_bytes(scalars)),
+            rows=ParameterRows(row_steps, len(PARAMETERS), floats_to_bytes(rows)) if row_steps else None,
+        )
+
+    def _train(self) -> None:
+        while not self._ends.wait(0.25):
+            self.send(5)
+
+    def _batch(
+        self,
+        scalars: StepScalars | None = None,
+        rows: ParameterRows | None = None,
+        applied: list[AppliedReport] | None = None,
+    ) -> None:
+        self._sequence += 1
+        batch = TelemetryBatch(
+            incarnation=self._incarnation, sequence=self._sequence, scalars=scalars, rows=rows, applied=applied or []
+        )
+        answer = self._post(f"/runs/{self.run_id}/telemetry", encode_batch(batch), "application/msgpack")
+        desired = decode_json(answer, TelemetryAnswer).desired
+        if desired.revision > self._revision and self.follows.is_set():
+            self._obey(desired)
+
+    def _obey(self, desired: Desired) -> None:
+        self._revision = desired.revision
+        outcome = RevisionOutcome.REJECTED if self.refuses else RevisionOutcome.APPLIED
+        if not self.refuses:
+            if desired.settings.reset_generation > self._settings.reset_generation:
+                self._states = [TensorState() for _ in PARAMETERS]
+            self._settings = desired.settings
+        report = AppliedReport(desired.revision, self.step, outcome, self._settings, time.time(), self.refuses or "")
+        self._batch(applied=[report])
+
+    def _take_step(self) -> tuple[list[float], list[float]]:
+        planted = self.step % 150 == 120
+        outcomes, rows = [], []
+        for index, (state, parameter) in enumerate(zip(self._states, PARAMETERS, strict=True)):
+            norm = math.exp(self._random.gauss(0, 0.25)) * math.sqrt(parameter.numel) / 600
+            norm *= 1 + 3 * math.exp(-self.step / 80)
+            norm *= 60.0 if planted and index % 4 == 1 else 1.0
+            outcome = advance(state, norm, self._settings, self._settings.mode)
+            outcomes.append(outcome)
+            rows += [norm, state.norm_mean, state.norm_rms, outcome.scale, outcome.spike_ratio]
+        assert len(rows) == len(PARAMETERS) * len(ROW_COLUMNS)
+        lowest = min(range(len(outcomes)), key=lambda index: outcomes[index].target)
+        tallest = max(range(len(outcomes)), key=lambda index: outcomes[index].spike_ratio)
+        values = {
+            "loss": 1.6 + 4 * math.exp(-self.step / 200) + self._random.gauss(0, 0.05),
+            "learning_rate": 3e-4 * min(1.0, (self.step + 1) / 100),
+            "raw_norm": math.hypot(*(outcome.raw_norm for outcome in outcomes)),
+            "stabilized_norm": math.hypot(*(outcome.stabilized_norm for outcome in outcomes)),
+            "target_min": outcomes[lowest].target,
+            "target_parameter": lowest,
+            "spike_ratio_max": outcomes[tallest].spike_ratio,
+            "spike_parameter": tallest,
+            "spikes": sum(outcome.spike_ratio > SPIKE_RATIO for outcome in outcomes),
+            "nonfinite": 0,
+            "nonfinite_parameter": -1,
+            "throttled": sum(outcome.target < THROTTLED_TARGET for outcome in outcomes),
+        }
+        self.step += 1
+        return [values[name] for name in SCALAR_COLUMNS], rows
+
+    def _post(self, path: str, body: bytes, kind: str) -> bytes:
+        headers = {"Authorization": f"Bearer {AGENT}", "Content-Type": kind}
+        answer = self._http.request("POST", f"{self._server.url}/api/v1{path}", body=body, headers=headers)
+        assert answer.status < 300, answer.data
+        data: bytes = answer.data
+        return data
+
+
+@pytest.fixture
+def live_run(server: Server) -> Iterator[ScriptedRun]:
+    """A run that trains, under a name that would be a script if it were not escaped."""
+    with ScriptedRun(server, EVIL_NAME, tags={"team": "**bold**"}) as run:
+        yield run
+
+
+@pytest.fixture
+def still_run(server: Server) -> ScriptedRun:
+    """A run that took 400 steps and sends more only when it is told to."""
+    return ScriptedRun(server, "still")

@@ -1,0 +1,206 @@
+"""From series, events and the audit list to the figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from steadynorm_contract.rule import THROTTLED_TARGET
+from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
+from steadynorm_dashboard import charts
+
+
+def series(steps: Sequence[int], values: Sequence[float | None], *, count: int = 1, spread: float = 0.0) -> Series:
+    """Buckets of `count` steps, `spread` to both sides of the mean."""
+    low = [None if value is None else value - spread for value in values]
+    high = [None if value is None else value + spread for value in values]
+    return Series(step=list(steps), count=[count] * len(steps), min=low, mean=list(values), max=high)
+
+
+def recorded(buckets: int = 20, count: int = 10) -> dict[str, Series]:
+    """A calm run."""
+    steps = [index * count for index in range(buckets)]
+    levels = dict.fromkeys(charts.NAMES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
+    return {
+        name: series(steps, [level] * buckets, count=count, spread=0.1 * level * (count > 1))
+        for name, level in levels.items()
+    }
+
+
+def applied(revision: int, step: int, **more: Any) -> AuditEntry:
+    """A change of gamma2 that took effect at `step`."""
+    given: dict[str, Any] = {
+        "time": 0.0,
+        "actor": "ada",
+        "reason": "spikes",
+        "before": {"gamma2": 0.999},
+        "after": {"gamma2": 0.99},
+        "state": RevisionState.APPLIED,
+    }
+    return AuditEntry(revision=revision, applied_step=step, **(given | more))
+
+
+def spike(step: int, ratio: float, parameter: str) -> Event:
+    return Event(id="1", kind=EventKind.SPIKE, step=step, time=0.0, message="", parameter=parameter, value=ratio)
+
+
+def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: Sequence[Event] = ()) -> dict[str, Any]:
+    figure = charts.run_figure(data, audit, events, revision="a run")
+    assert figure is not None
+    drawn: dict[str, Any] = json.loads(figure.to_json())
+    return drawn
+
+
+def trace(figure: Mapping[str, Any], name: str) -> dict[str, Any]:
+    (found,) = [one for one in figure["data"] if one["name"] == name]
+    return dict(found)
+
+
+def test_before_the_first_step_there_is_no_figure() -> None:
+    assert charts.run_figure({}, [], [], revision="a run") is None
+    assert charts.run_figure({"loss": series([], [])}, [], [], revision="a run") is None
+
+
+def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
+    figure = draw(recorded())
+    assert {one.get("xaxis", "x") for one in figure["data"]} == {"x"}
+    assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4"}
+    assert figure["layout"]["yaxis2"]["type"] == "log"
+    assert figure["layout"]["uirevision"] == "a run"
+    assert "range" not in figure["layout"]["xaxis"]  # a new value of it would undo the zoom
+
+
+def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> None:
+    data = recorded(charts.BUCKETS, 50)
+    ratios = data["spike_ratio_max"]
+    data["spike_ratio_max"] = series(ratios.step, [40.0] * len(ratios.step), count=50)
+    data["nonfinite"] = series(ratios.step, [2.0] * len(ratios.step), count=50)
+    figure = charts.run_figure(data, [], [], revision="a run")
+    assert figure is not None
+    assert {one.type for one in figure.data} == {"scatter"}
+    points = sum(len(one.x) for one in figure.data)
+    assert 0.8 * charts.MAX_POINTS < points <= charts.MAX_POINTS
+
+
+def test_a_band_holds_the_extremes_of_each_bucket() -> None:
+    data = recorded()
+    norms = data["raw_norm"]
+    norms.max[7] = 400.0
+    band = trace(draw(data), "raw norm, smallest to largest")
+    assert 400.0 in band["y"]
+    assert band["fill"] == "toself"
+    assert band["x"] == norms.step + norms.step[::-1]
+
+
+def test_single_steps_need_no_band() -> None:
+    assert not [one for one in draw(recorded(count=1))["data"] if "smallest to largest" in one["name"]]
+
+
+def test_a_norm_of_zero_leaves_a_gap_on_the_log_axis() -> None:
+    data = recorded(3, 1)
+    data["raw_norm"] = series([0, 1, 2], [1.0, 0.0, None])
+    assert trace(draw(data), "raw norm")["y"] == [1.0, None, None]
+
+
+def test_the_smallest_target_is_a_buckets_smallest() -> None:
+    data = recorded()
+    data["target_min"].min[4] = 0.02
+    assert trace(draw(data), "smallest target")["y"][4] == 0.02
+
+
+def test_the_throttled_zone_is_shaded() -> None:
+    (zone,) = [shape for shape in draw(recorded())["layout"]["shapes"] if shape["type"] == "rect"]
+    assert (zone["yref"], zone["y0"], zone["y1"]) == ("y3", 0, THROTTLED_TARGET)
+
+
+def test_every_spike_is_marked_at_its_norm_even_without_an_event() -> None:
+    data = recorded()
+    for bucket, ratio in ((3, 134.0), (9, 11.0)):
+        data["spike_ratio_max"].max[bucket] = ratio
+        data["raw_norm"].max[bucket] = ratio
+    marked = trace(draw(data), "spike")
+    assert (marked["x"], marked["y"]) == ([30, 90], [134.0, 11.0])
+    assert "×134" in marked["text"][0]
+    assert "steps 30 to 39" in marked["text"][0]
+
+
+def test_an_event_gives_its_spike_the_exact_step_and_a_name_that_is_no_html() -> None:
+    data = recorded()
+    data["spike_ratio_max"].max[3] = 134.0
+    marked = trace(draw(data, events=[spike(36, 134.0, "<b>head</b>"), spike(36, 20.0, "body")]), "spike")
+    assert marked["x"] == [36]
+    assert "&lt;b&gt;head&lt;/b&gt;" in marked["text"][0]
+
+
+def test_non_finite_gradients_are_marked_where_the_norm_was_last() -> None:
+    data = recorded(3, 1)
+    data["raw_norm"] = series([0, 1, 2], [2.0, None, 2.0])
+    data["nonfinite"] = series([0, 1, 2], [0.0, 3.0, 0.0])
+    marked = trace(draw(data), "non-finite")
+    assert (marked["x"], marked["y"]) == ([1], [2.0])
+    assert "3 non-finite gradients" in marked["text"][0]
+
+
+def test_an_applied_change_is_a_line_with_its_revision_and_step() -> None:
+    figure = draw(recorded(), [applied(3, 112)])
+    (line,) = [shape for shape in figure["layout"]["shapes"] if shape["type"] == "line"]
+    assert (line["x0"], line["x1"], line["yref"]) == (112, 112, "paper")
+    (label,) = [note for note in figure["layout"]["annotations"] if note["text"] == "r3 @ step 112"]
+    assert label["hovertext"] == "gamma2 0.999 → 0.99 (ada: spikes)"
+
+
+def test_the_hover_of_a_change_shows_a_hostile_reason_as_written() -> None:
+    figure = draw(recorded(), [applied(3, 112, reason="<a href='//evil.example'>x</a>", actor="<i>eve</i>")])
+    (label,) = [note for note in figure["layout"]["annotations"] if note["text"] == "r3 @ step 112"]
+    assert "<" not in label["hovertext"]
+    assert "&lt;a" in label["hovertext"]
+
+
+def test_changes_that_are_not_in_force_or_out_of_sight_draw_no_line() -> None:
+    unseen = [
+        applied(1, 5000),
+        AuditEntry(
+            revision=2,
+            time=0.0,
+            actor="ada",
+            reason="",
+            before={},
+            after={"lr_scale": 2.0},
+            state=RevisionState.PENDING,
+        ),
+    ]
+    assert [shape["type"] for shape in draw(recorded(), unseen)["layout"]["shapes"]] == ["rect"]
+
+
+def test_labels_of_changes_close_together_do_not_cover_each_other() -> None:
+    figure = draw(recorded(), [applied(revision, 100 + revision) for revision in range(1, 8)])
+    lines = [shape for shape in figure["layout"]["shapes"] if shape["type"] == "line"]
+    labels = [note["text"] for note in figure["layout"]["annotations"] if "@ step" in note["text"]]
+    assert len(lines) == 7
+    assert labels == ["r7 @ step 107", "r6 @ step 106"]  # two rows, the newest first
+
+
+@pytest.mark.parametrize(
+    ("window", "newest", "first"),
+    [("last 200", 1000, 801), ("last 1k", 300, 0), ("last 10k", 25_000, 15_001), ("all steps", 25_000, None)],
+)
+def test_a_window_is_so_many_steps_up_to_the_newest(window: str, newest: int, first: int | None) -> None:
+    assert charts.first_step(window, newest) == first
+
+
+@pytest.mark.parametrize("color", [charts.RAW, charts.STABILIZED, charts.LOSS, charts.TARGET, charts.QUIET])
+@pytest.mark.parametrize("ground", ["#ffffff", "#10161c"])
+def test_every_line_stands_out_from_a_light_and_from_a_dark_page(color: str, ground: str) -> None:
+    lighter, darker = sorted((luminance(color), luminance(ground)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 3.0  # WCAG 2.2, non-text contrast
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG defines it."""
+    channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

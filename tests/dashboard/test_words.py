@@ -1,0 +1,108 @@
+"""Other people's words are shown as they are written; numbers are shortened without changing what they say."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from steadynorm_dashboard import text, units
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>",
+    "**bold** _it_ ~~no~~ `code`",
+    "[click](http://evil.example)",
+    ":red[alarm] $x^2$ #### title",
+    "![](http://evil.example/x.png)",
+]
+
+
+@pytest.mark.parametrize("words", HOSTILE)
+def test_no_punctuation_reaches_markdown_unescaped(words: str) -> None:
+    shown = text.markdown(words)
+    unescaped = [
+        character
+        for before, character in zip("x" + shown, shown, strict=False)
+        if character in "<>*_~`[]()!#$:|&" and before != "\\"
+    ]
+    assert unescaped == []
+    assert shown.replace("\\", "").replace("\u2060", "") == words
+
+
+@pytest.mark.parametrize(
+    ("words", "taken_apart"),
+    [
+        ("x :smile: y", ":\u2060smile"),
+        ("see http://evil.example", "http:\u2060//"),
+        ("see www.evil.example", "www\u2060."),
+        ("ask ada@evil.example", "ada@\u2060evil"),
+    ],
+)
+def test_short_codes_and_addresses_are_taken_apart(words: str, taken_apart: str) -> None:
+    assert taken_apart in text.markdown(words).replace("\\", "")
+
+
+def test_a_step_is_written_as_people_search_for_it() -> None:
+    assert text.markdown("applied @ step 412") == "applied \\@ step 412"
+
+
+def test_plotly_labels_hold_no_html() -> None:
+    assert text.plotly("<b>a</b> & b") == "&lt;b&gt;a&lt;/b&gt; &amp; b"
+
+
+def test_invisible_characters_become_visible_and_long_words_short() -> None:
+    assert text.visible("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
+    assert text.visible("x" * 500, 10) == "x" * 9 + "…"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (math.inf, "–"),
+        (1204331, "1,204,331"),
+        (2.45108, "2.451"),
+        (0.0, "0"),
+        (0.0034567, "0.003457"),
+        (1.234e-5, "1.23e-5"),
+        (123456.0, "1.23e5"),
+        (9999.96, "1.00e4"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_a_number_keeps_its_significant_digits(value: float | None, shown: str) -> None:
+    assert units.number(value) == shown
+
+
+def test_a_setting_near_one_is_not_rounded_to_it() -> None:
+    assert units.setting(0.9999999) == "0.9999999"
+    assert units.setting(1e-12) == "1e-12"
+    assert units.setting(None) == "off"
+
+
+@pytest.mark.parametrize(
+    ("gamma", "words"),
+    [
+        (0.5, "half-life 1 steps"),
+        (0.999, "half-life 693 steps"),
+        (0.99999, "half-life 69,314 steps"),
+        (0.0, "newest step only"),
+    ],
+)
+def test_a_decay_is_a_half_life_in_steps(gamma: float, words: str) -> None:
+    assert units.half_life(gamma) == words
+
+
+def test_a_moment_is_told_in_the_visitors_time_zone() -> None:
+    noon = 1_700_049_600.0  # 2023-11-15 12:00 UTC
+    assert units.moment(noon, noon + 60, "Europe/Berlin") == "13:00:00"
+    assert units.moment(noon, noon + 86_400, None) == "2023-11-15 12:00"
+    assert units.moment(noon, noon, "not/a zone") == "12:00:00"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(-3, "0 s"), (12, "12 s"), (600, "10 min"), (2e4, "5.56 h"), (4e5, "4.63 d")]
+)
+def test_durations_are_short(seconds: float, words: str) -> None:
+    assert units.duration(seconds) == words
