@@ -146,7 +146,9 @@ def _combined(parts: list[tuple[int, array[float]]]) -> array[float]:
     result["loss"] = next((loss for loss in column("loss") if not math.isnan(loss)), math.nan)
     result["learning_rate"] = column("learning_rate")[0]
     for name in ("raw_norm", "stabilized_norm"):
-        result[name] = math.hypot(*column(name))
+        norms = column(name)
+        # math.hypot lets an infinity win over a NaN; a norm does not.
+        result[name] = math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
     result["target_min"], result["target_parameter"] = extreme("target_min", "target_parameter", 1.0)
     result["spike_ratio_max"], result["spike_parameter"] = extreme("spike_ratio_max", "spike_parameter", -1.0)
     broken = [offset + values[_AT["nonfinite_parameter"]] for offset, values in parts if values[_AT["nonfinite"]] > 0]

@@ -128,22 +128,25 @@ class StubServer:
 
     def answer(self, method: str, target: str, body: bytes, headers: dict[str, str]) -> Answer:
         path = urlsplit(target).path.removeprefix("/api/v1")
-        fault = self.fault(method, path, body)
         with self.changed:
             self.requests.append((method, path, body, headers))
-            try:
-                if fault is not None:
-                    return fault
-                if path == "/runs":
-                    return self._register(decode_registration(body))
-                _, _, run_id, what = path.split("/")
-                if run_id not in self.runs:
-                    return problem(404, "no such run")
-                return getattr(self, f"_{what}")(  # type: ignore[no-any-return]  # one of the three below
-                    self.runs[run_id], body, parse_qs(urlsplit(target).query)
-                )
-            finally:
+        try:
+            return self.fault(method, path, body) or self.serve(target, body)
+        finally:
+            with self.changed:
                 self.changed.notify_all()
+
+    def serve(self, target: str, body: bytes) -> Answer:
+        """What a healthy server does."""
+        path = urlsplit(target).path.removeprefix("/api/v1")
+        with self.changed:
+            if path == "/runs":
+                return self._register(decode_registration(body))
+            _, _, run_id, what = path.split("/")
+            if run_id not in self.runs:
+                return problem(404, "no such run")
+            run, query = self.runs[run_id], parse_qs(urlsplit(target).query)
+            return getattr(self, f"_{what}")(run, body, query)  # type: ignore[no-any-return]  # one of the three below
 
     def _register(self, registration: RunRegistration) -> Answer:
         run_id = registration.run_id or ""
@@ -222,7 +225,7 @@ class Training:
         labels = torch.randint(3, (16,), generator=generator)
         loss = torch.nn.functional.cross_entropy(self.model(inputs), labels)
         self.optimizer.zero_grad()
-        (loss * spike).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (loss * spike).backward()
         self.optimizer.step()
         return loss
 

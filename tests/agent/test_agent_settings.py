@@ -195,9 +195,10 @@ def test_stop_tells_the_loop_even_while_paused_and_ends_the_run_as_stopped(
     agent: Agent, training: Training, stub: StubServer, until: Until
 ) -> None:
     until(arrived(agent, stub.change(paused=True, stop=True)))
-    assert not agent.should_stop
+    asked = [agent.should_stop]
     training.step()
-    assert agent.should_stop
+    asked.append(agent.should_stop)
+    assert asked == [False, True]
     agent.close()
     assert stub.run.finish is not None
     assert stub.run.finish.state is RunEnd.STOPPED

@@ -140,13 +140,13 @@ def test_a_closure_is_stabilized_after_each_evaluation(make_training: type[Train
     training = make_training(make=torch.optim.LBFGS)
     norms = []
 
-    def closure() -> torch.Tensor:
+    def closure() -> float:
         training.optimizer.zero_grad()
         loss = training.model(torch.ones(4, 6)).square().mean()
         loss.backward()
         gradients = [parameter.grad for parameter in training.model.parameters() if parameter.grad is not None]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
-        return loss  # type: ignore[no-any-return]  # a Tensor; nn.Module.__call__ is untyped
+        return float(loss)
 
     with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
         training.optimizer.step(closure)
@@ -195,7 +195,7 @@ def test_lr_scale_does_not_accumulate_when_a_step_raises(training: Training, stu
     while agent.applied_revision == 0:
         training.step()
 
-    def broken() -> torch.Tensor:
+    def broken() -> float:
         raise RuntimeError("the data ran out")
 
     for _ in range(3):

@@ -1,0 +1,245 @@
+"""How a run ends: closed, left with an exception, at exit, in a forked child, without a server that listens."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+import steadynorm
+from steadynorm_contract.records import RunEnd
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import StubServer, Training
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (None, RunEnd.FINISHED, ""),
+        (ValueError("loss is NaN"), RunEnd.FAILED, "ValueError: loss is NaN"),
+        (KeyboardInterrupt(), RunEnd.STOPPED, "interrupted from the keyboard"),
+        (SystemExit(0), RunEnd.FINISHED, ""),
+        (SystemExit(3), RunEnd.FAILED, "SystemExit: 3"),
+    ],
+)
+def test_leaving_the_context_says_how_the_run_ended(
+    training: Training, stub: StubServer, error: BaseException | None, state: RunEnd, reason: str
+) -> None:
+    def train() -> None:
+        with steadynorm.attach(training.model, training.optimizer, server=stub.url):
+            training.step()
+            if error is not None:
+                raise error
+
+    if error is None:
+        train()
+    else:
+        with pytest.raises(type(error)):
+            train()
+    assert stub.run.finish is not None
+    assert (stub.run.finish.state, stub.run.finish.reason) == (state, reason)
+    assert stub.run.finish.incarnation == 1
+    assert stub.run.steps == [1]
+
+
+def test_close_can_be_told_the_end(training: Training, stub: StubServer) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    with pytest.raises(ValueError, match="exploded"):
+        agent.close(state="exploded")
+    agent.close(state="failed", reason="x" * 10_000)
+    assert stub.run.finish is not None
+    assert stub.run.finish.state is RunEnd.FAILED
+    assert len(stub.run.finish.reason) == 500
+
+
+def test_a_run_without_a_step_is_never_registered(training: Training, stub: StubServer) -> None:
+    steadynorm.attach(training.model, training.optimizer, server=stub.url).close()
+    assert stub.requests == []
+
+
+PROGRAM = """
+import sys
+import torch, steadynorm
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+steadynorm.attach(model, optimizer, server=sys.argv[1], run="program")
+for _ in range(5):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last_line", "state", "reason"),
+    [
+        ("", RunEnd.FINISHED, ""),
+        ("raise RuntimeError('out of data')", RunEnd.FAILED, "RuntimeError: out of data"),
+        ("raise KeyboardInterrupt", RunEnd.STOPPED, "interrupted from the keyboard"),
+    ],
+)
+def test_an_agent_that_nobody_closed_is_closed_at_exit(
+    stub: StubServer, last_line: str, state: RunEnd, reason: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + last_line, stub.url], capture_output=True, text=True, timeout=120
+    )
+    assert ("Traceback" in done.stderr) == bool(last_line), done.stderr
+    assert stub.run.steps == [1, 2, 3, 4, 5]
+    assert stub.run.finish is not None
+    assert (stub.run.finish.state, stub.run.finish.reason) == (state, reason)
+
+
+FORKING = """
+import os, sys
+import torch, steadynorm
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+agent = steadynorm.attach(model, optimizer, server=sys.argv[1], run="forking")
+
+def step():
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    agent.log(loss=1.0)
+
+for _ in range(3):
+    step()
+agent.flush(20)
+child = os.fork()
+if child == 0:
+    for _ in range(500):
+        step()              # may train, and tells nobody
+    agent.close()
+    sys.exit(0)             # runs atexit
+assert os.waitpid(child, 0)[1] == 0
+for _ in range(2):
+    step()
+agent.close()
+print(agent.counters.produced, agent.counters.acknowledged)
+"""
+
+
+def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING, stub.url], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert stub.run.steps == [1, 2, 3, 4, 5]
+    assert len(stub.run.registrations) == 1
+    assert [path for _, path, _, _ in stub.requests if path.endswith("/finish")] == [
+        f"/runs/{next(iter(stub.runs))}/finish"
+    ]
+    produced, acknowledged = map(int, done.stdout.split())
+    assert produced == acknowledged
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """A server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        kept = []
+        server.settimeout(0.1)
+        closing = threading.Event()
+
+        def accept() -> None:
+            while not closing.is_set():
+                with contextlib.suppress(TimeoutError):
+                    kept.append(server.accept()[0])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        closing.set()
+        thread.join()
+        for connection in kept:
+            connection.close()
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[str]:
+    """A port where connecting itself never ends."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        port = server.getsockname()[1]
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        yield f"http://127.0.0.1:{port}"
+        for client in clients:
+            client.close()
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("server", ["black_hole", "full_backlog", "nobody"])
+def test_close_takes_two_and_a_half_seconds_at_most_without_an_answering_server(
+    training: Training, server: str, request: pytest.FixtureRequest
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=request.getfixturevalue(server))
+    for _ in range(10):
+        training.step()
+    began = time.monotonic()
+    agent.close()
+    assert time.monotonic() - began < 2.5
+    counters = agent.counters
+    assert counters.produced == counters.acknowledged + counters.dropped + counters.buffered
+
+
+def test_close_waits_for_a_slow_server_that_does_answer(training: Training, stub: StubServer) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url, detail_every=1)
+    slow = threading.Event()
+
+    def delay(method: str, path: str, body: bytes) -> None:
+        if path.endswith("/telemetry"):
+            slow.wait(0.5)
+
+    stub.fault = delay
+    for _ in range(10):
+        training.step()
+    agent.close()
+    assert stub.run.steps == list(range(1, 11))
+    assert stub.run.finish is not None
+
+
+def test_closing_ends_the_long_poll_at_once(training: Training, stub: StubServer) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    stub.wait_for(lambda: stub.runs)
+    listener = [thread for thread in threading.enumerate() if thread.name == "steadynorm-listener"]
+    assert len(listener) == 1
+    began = time.monotonic()
+    agent.close()
+    listener[0].join(20)
+    assert not listener[0].is_alive()
+    assert time.monotonic() - began < 10  # the poll itself would take 25
+
+
+def test_a_dead_server_costs_training_one_warning_and_no_time(
+    training: Training, nobody: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=nobody)
+    for _ in range(50):
+        training.step()
+    time_of_steps = time.monotonic()
+    while len(caplog.records) < 1 and time.monotonic() < time_of_steps + 20:
+        agent.flush(1.0)
+    for _ in range(3):
+        agent.flush(1.0)  # more attempts, or none while it waits
+    warnings = [record.message for record in caplog.records if record.name == "steadynorm"]
+    assert len(warnings) == 1
+    assert "cannot be reached; training goes on" in warnings[0]
+    assert agent.counters.buffered > 50
+    agent.close()

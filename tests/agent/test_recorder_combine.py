@@ -1,0 +1,86 @@
+"""Several optimizers' sections of one step read as if one stabilizer had seen all the parameters."""
+
+from __future__ import annotations
+
+import math
+from array import array
+
+import pytest
+import torch
+
+import steadynorm
+from steadynorm.flight import STEPS_AFTER, STEPS_BEFORE, FlightRecorder
+from steadynorm.recorder import StepRecord, combine
+from steadynorm.ring import Section
+from steadynorm_contract.records import SCALAR_COLUMNS, floats_from_bytes
+
+
+def section(record: torch.Tensor) -> Section:
+    return Section(1, 0.0, array("f", record.tolist()))
+
+
+def scalars(record: StepRecord) -> dict[str, float]:
+    return dict(zip(SCALAR_COLUMNS, floats_from_bytes(record.scalars), strict=True))
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+@pytest.mark.parametrize("event", ["calm", "spike", "nonfinite"])
+def test_two_halves_combine_to_the_whole(cut: int, event: str) -> None:
+    torch.manual_seed(cut)
+    parameters = [torch.nn.Parameter(torch.randn(4, 5)) for _ in range(7)]
+    named = [(f"p{index}", parameter) for index, parameter in enumerate(parameters)]
+    whole = steadynorm.GradientStabilizer(named, mode="observe")
+    halves = [
+        steadynorm.GradientStabilizer(named[:cut], mode="observe"),
+        steadynorm.GradientStabilizer(named[cut:], mode="observe"),
+    ]
+    for step in range(6):
+        for index, parameter in enumerate(parameters):
+            parameter.grad = torch.randn(4, 5) * (index + 1)
+        if step == 5 and event == "spike":
+            parameters[4].grad = torch.full((4, 5), 1e4)
+            parameters[6].grad = torch.full((4, 5), 1e3)
+        if step == 5 and event == "nonfinite":
+            parameters[2].grad = torch.full((4, 5), math.nan)
+            parameters[5].grad = torch.full((4, 5), math.inf)
+        for each in (whole, *halves):
+            each.apply()
+    expected = combine([section(whole.record)], [7])
+    combined = combine([section(each.record) for each in halves], [cut, 7 - cut])
+    assert scalars(combined) == pytest.approx(scalars(expected), rel=1e-5, nan_ok=True)
+    assert floats_from_bytes(combined.rows) == pytest.approx(floats_from_bytes(expected.rows), rel=1e-5, nan_ok=True)
+    assert combined.alarm is (event != "calm")
+    if event == "spike":
+        assert scalars(combined)["spike_parameter"] == 4
+        assert scalars(combined)["spikes"] == 2
+    if event == "nonfinite":
+        assert (scalars(combined)["nonfinite_parameter"], scalars(combined)["nonfinite"]) == (2, 2)
+
+
+def test_unmeasured_sections_stay_unmeasured() -> None:
+    stabilizer = steadynorm.GradientStabilizer([("p", torch.nn.Parameter(torch.ones(2)))], mode="off")
+    stabilizer.apply()
+    found = scalars(combine([section(stabilizer.record)] * 2, [1, 1]))
+    assert math.isnan(found["raw_norm"])
+    assert math.isnan(found["target_min"])
+    assert (found["spikes"], found["nonfinite_parameter"]) == (0, -1)
+
+
+def fly(recorder: FlightRecorder, steps: range, alarms: set[int]) -> list[int]:
+    return [kept for step in steps for kept, _ in recorder.admit(step, b"", step in alarms)]
+
+
+def test_the_flight_recorder_keeps_the_regular_steps_and_those_around_alarms_once() -> None:
+    kept = fly(FlightRecorder(50), range(1, 301), {120, 130, 290})
+    around = {*range(120 - STEPS_BEFORE, 130 + STEPS_AFTER + 1), *range(290 - STEPS_BEFORE, 301)}
+    assert sorted(kept) == sorted({1, 50, 100, 150, 200, 250, 300} | around)
+    assert STEPS_BEFORE + 1 + STEPS_AFTER == 64
+
+
+def test_steps_from_long_before_an_alarm_are_not_dug_out() -> None:
+    # Every step is regular until 100, so what is left to give stems from after it.
+    recorder = FlightRecorder(1)
+    assert fly(recorder, range(1, 101), set()) == list(range(1, 101))
+    rare = FlightRecorder(2)
+    assert fly(rare, range(1, 101), set()) == [1, *range(2, 101, 2)]
+    assert min(kept for kept, _ in rare.admit(101, b"", True)) == 101 - STEPS_BEFORE

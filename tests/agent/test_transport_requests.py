@@ -1,0 +1,136 @@
+"""What each answer of a server means, and how a request is ended from outside."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from email.utils import formatdate
+from time import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from steadynorm.backoff import Backoff
+from steadynorm.transport import (
+    Outdated,
+    Refused,
+    RunLost,
+    Transport,
+    TransportError,
+    Unacceptable,
+    Unreachable,
+    VersionRefused,
+)
+from steadynorm_contract.records import Desired, RunRegistration
+from steadynorm_contract.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import StubServer
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (400, b"", Refused),
+        (400, b'{"title": "", "status": 400, "detail": "schema version 9 is not supported"}', VersionRefused),
+        (401, b"", Refused),
+        (403, b"", Refused),
+        (404, b"", RunLost),
+        (409, b"", Outdated),
+        (422, b"", Refused),
+        (429, b"", Unreachable),
+        (500, b"", Unreachable),
+        (503, b"", Unreachable),
+        (302, b"", Refused),
+        (200, b"not JSON", Refused),
+        (200, b'{"acknowledged": 1}', Refused),
+    ],
+)
+def test_an_answer_becomes_the_error_that_says_what_to_do(
+    stub: StubServer, status: int, body: bytes, error: type[TransportError]
+) -> None:
+    stub.fault = lambda method, path, sent: (status, body, {"Location": "http://127.0.0.1:1/"})
+    with pytest.raises(error) as caught:
+        Transport(stub.url).send("r", b"")
+    assert type(caught.value) is error
+    assert len(stub.requests) == 1  # no redirect is followed, nothing is retried here
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), ("date", 100.0), ("soon", None), ("Mon, 99", None), ("", None)],
+)
+def test_retry_after_is_read_in_both_forms(stub: StubServer, value: str, seconds: float | None) -> None:
+    header = formatdate(time() + 100) if value == "date" else value
+    stub.fault = lambda method, path, sent: (503, b"", {"Retry-After": header})
+    with pytest.raises(Unreachable) as caught:
+        Transport(stub.url).send("r", b"")
+    if seconds is None:
+        assert caught.value.retry_after_s is None
+    else:
+        assert caught.value.retry_after_s == pytest.approx(seconds, abs=5)
+
+
+def test_an_unresolvable_or_closed_address_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for server in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
+        with pytest.raises(Unreachable):
+            Transport(server).send("r", b"")
+
+
+def test_a_request_under_way_can_be_ended_by_another_thread() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        transport = Transport(f"http://127.0.0.1:{server.getsockname()[1]}")
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                transport.poll("r", 0, 60)
+            except TransportError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        connection, _ = server.accept()
+        connection.recv(10)  # the request is there: the answer is being waited for
+        transport.abort()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert [type(error) for error in errors] == [Unreachable]
+        with pytest.raises(Unreachable):
+            transport.send("r", b"")
+        connection.close()
+
+
+def test_polling_gives_only_news(stub: StubServer) -> None:
+    transport = Transport(stub.url, "secret")
+    transport.register(RunRegistration(name="r", run_id="r"))
+    assert transport.poll("r", 0, 0) is None
+    stub.fault = lambda method, path, sent: (204, b"", {})
+    assert transport.poll("r", 0, 0) is None
+    stub.fault = lambda method, path, sent: (200, b'{"revision": 3, "settings": {"gamma1": 0.5}}', {})
+    assert transport.poll("r", 2, 0) == Desired(3, Settings(gamma1=0.5))
+    assert transport.poll("r", 3, 0) is None
+
+
+def test_settings_that_cannot_be_read_are_news_all_the_same(stub: StubServer) -> None:
+    stub.fault = lambda method, path, sent: (200, b'{"revision": 9, "settings": {"gamma1": 7}}', {})
+    offer = Transport(stub.url).poll("r", 2, 0)
+    assert isinstance(offer, Unacceptable)
+    assert offer.revision == 9
+    assert "gamma1 must be in [0, 1): got 7" in offer.reason
+
+
+def test_waits_grow_and_differ_and_obey_the_server() -> None:
+    backoff = Backoff(1.0, 30.0)
+    waits = [backoff.next_s() for _ in range(12)]
+    for attempt, wait in enumerate(waits):
+        whole = min(30.0, 2.0**attempt)
+        assert whole / 2 <= wait <= whole
+    assert len(set(waits)) == 12
+    assert 20.0 <= Backoff(1.0, 2.0).next_s(retry_after_s=20.0) <= 22.0
+    assert Backoff(1.0, 2.0).next_s(retry_after_s=1e9) <= 330
+    assert 15.0 <= backoff.slow_s() <= 30.0
+    backoff.reset()
+    assert backoff.next_s() <= 1.0
