@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -163,21 +163,35 @@ class Job:
             self.agent.log(loss=loss)
 
 
+class RunJob(Protocol):
+    """Type of the fixture `run_job`."""
+
+    def __call__(self, house: RunningHouse, name: str, **options: Any) -> AbstractContextManager[Job]: ...
+
+
 class StartJob(Protocol):
     """Type of the fixture `start_job`."""
 
     def __call__(self, house: RunningHouse, name: str, **options: Any) -> Job: ...
 
 
+@pytest.fixture(scope="session")
+def run_job() -> RunJob:
+    """run_job(house, "name", **options of attach): a Job for as long as the block runs."""
+
+    @contextmanager
+    def run(house: RunningHouse, name: str, **options: Any) -> Iterator[Job]:
+        job = Job(house, name, **options)
+        try:
+            yield job
+        finally:
+            job.end()
+
+    return run
+
+
 @pytest.fixture
-def start_job() -> Iterator[StartJob]:
+def start_job(run_job: RunJob) -> Iterator[StartJob]:
     """start_job(house, "name", **options of attach) -> a Job, ended with the test."""
-    jobs: list[Job] = []
-
-    def start(house: RunningHouse, name: str, **options: Any) -> Job:
-        jobs.append(Job(house, name, **options))
-        return jobs[-1]
-
-    yield start
-    for job in jobs:
-        job.end()
+    with ExitStack() as jobs:
+        yield lambda house, name, **options: jobs.enter_context(run_job(house, name, **options))

@@ -1,0 +1,202 @@
+"""A real Prometheus scrapes the server while a job trains: every alert rule and every Grafana panel is evaluated."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import urllib3
+import yaml
+
+if TYPE_CHECKING:
+    from tests.conftest import Job, RunJob, RunningHouse, StartJob
+
+MAY_BE_EMPTY = {
+    # Filters by design: they return nothing while all is well, and a test below makes three of them fire.
+    "count(ALERTS",
+    "count(steadynorm_settings_desired_revision >",
+    "sum(increase(",
+}
+
+
+@dataclass
+class Prometheus:
+    """The Debian package's binary with deploy/prometheus, pointed at the test's server."""
+
+    address: str
+
+    def get(self, path: str, **query: str) -> Any:
+        """`data` of an API answer. Fails when Prometheus refuses the query."""
+        answer = urllib3.request(
+            "GET", f"{self.address}/api/v1/{path}", fields=query, timeout=20.0, retries=False
+        ).json()
+        assert answer["status"] == "success", f"{query}: {answer}"
+        return answer["data"]
+
+    def query(self, expr: str) -> list[dict[str, Any]]:
+        """An instant query's samples."""
+        result = self.get("query", query=expr)["result"]
+        assert isinstance(result, list)
+        return result
+
+    def firing(self) -> set[tuple[str, str]]:
+        """(alert, run_id) of everything that fires."""
+        alerts = self.get("alerts")["alerts"]
+        return {
+            (one["labels"]["alertname"], one["labels"].get("run_id", "")) for one in alerts if one["state"] == "firing"
+        }
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    root: Path, house: RunningHouse, tmp_path_factory: pytest.TempPathFactory, eventually: Any
+) -> Iterator[Prometheus]:
+    """Scrapes each second and waits a second instead of minutes; the expressions are deploy/prometheus' own."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    config = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (job,) = config["scrape_configs"]
+    (folder / "token").write_text(house.token, "ascii")
+    job["authorization"]["credentials_file"] = str(folder / "token")
+    job["static_configs"] = [{"targets": [house.server.removeprefix("http://")]}]
+    rules = yaml.safe_load((root / "deploy/prometheus/rules.yml").read_text("utf-8"))
+    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+        rule["for"] = "1s"
+    (folder / "rules.yml").write_text(yaml.safe_dump(rules), "utf-8")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
+    checked = subprocess.run(
+        ["promtool", "check", "config", str(folder / "prometheus.yml")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address={address}", "--log.level=warn",
+            ],
+            stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        running = Prometheus(f"http://{address}")
+
+        def scraped() -> bool:
+            assert process.poll() is None, log.read_text("utf-8")
+            try:
+                return bool(running.query('up{job="steadynorm"} == 1'))
+            except (urllib3.exceptions.HTTPError, json.JSONDecodeError):  # it is not up yet
+                return False
+
+        eventually(scraped)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def job(house: RunningHouse, prometheus: Prometheus, run_job: RunJob, eventually: Any) -> Iterator[Job]:
+    """A job that trains, of which Prometheus has seen several scrapes, before and after a change."""
+    with run_job(house, "scraped", detail_every=5) as running:
+        selector = f'{{run_id="{running.run_id}"}}'
+        eventually(lambda: prometheus.query(f"count_over_time(steadynorm_run_step{selector}[1m]) >= 3"))
+        house.client.change(running.run_id, {"gamma2": 0.99}, revision=0, reason="to be scraped")
+        eventually(lambda: prometheus.query(f"steadynorm_settings_applied_revision{selector} == 1"))
+        eventually(lambda: prometheus.query(f"steadynorm_parameter_spike_ratio{selector}"))
+        yield running
+
+
+def expressions(root: Path) -> dict[str, str]:
+    """Every expression of the Grafana dashboard, by panel and letter, as Grafana sends it for all runs."""
+    dashboard = json.loads((root / "deploy/grafana/dashboards/steadynorm.json").read_text("utf-8"))
+    found = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    found["annotation"] = dashboard["annotations"]["list"][0]["expr"]
+    return {
+        name: expr.replace("$run_id", ".+").replace("$__rate_interval", "30s").replace("$run", ".+")
+        for name, expr in found.items()
+    }
+
+
+def test_every_grafana_panel_gets_an_answer(root: Path, prometheus: Prometheus, job: Job, eventually: Any) -> None:
+    panels = expressions(root)
+    assert len(panels) >= 25
+    for name, expr in panels.items():
+        assert "$" not in expr, f"{name}: a variable that this test does not know"
+        if any(expr.startswith(start) for start in MAY_BE_EMPTY):
+            assert prometheus.query(expr), f"{name}: `or vector(0)` makes an empty answer a zero"
+        else:
+            eventually(lambda expr=expr: prometheus.query(expr), within_s=30)
+
+
+def test_every_alert_rule_is_loaded_and_evaluates(
+    root: Path, prometheus: Prometheus, job: Job, eventually: Any
+) -> None:
+    text = (root / "deploy/prometheus/rules.yml").read_text("utf-8")
+    names = set(re.findall(r"- alert: (\w+)", text))
+
+    def evaluated() -> list[dict[str, Any]]:
+        rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+        return rules if all(rule["lastEvaluation"] > "2000" for rule in rules) else []
+
+    rules = eventually(evaluated)
+    assert {rule["name"] for rule in rules} == names
+    assert {rule["name"]: rule.get("lastError", "") for rule in rules if rule["health"] != "ok"} == {}
+    metrics = set(re.findall(r"\bsteadynorm_\w+", " ".join(rule["query"] for rule in rules)))
+    assert len(metrics) >= 7
+    for metric in metrics:
+        assert prometheus.query(metric), f"the alerts read {metric}, and the server does not have it"
+
+
+def test_trouble_in_a_real_job_fires_its_alerts(
+    house: RunningHouse, prometheus: Prometheus, job: Job, eventually: Any
+) -> None:
+    assert ("SteadynormServerDown", "") not in prometheus.firing()
+    job.poison.set()
+    eventually(lambda: ("SteadynormNonfinite", job.run_id) in prometheus.firing())
+    revision = house.client.settings(job.run_id).revision
+    house.client.change(job.run_id, {"gamma2": 0.9999}, revision=revision, reason="a long memory, so that it lasts")
+    eventually(lambda: house.client.run(job.run_id).applied.revision == revision + 1)
+    job.spike.set()
+    eventually(lambda: ("SteadynormThrottled", job.run_id) in prometheus.firing())
+    assert prometheus.query(f'ALERTS{{alertname="SteadynormThrottled", run_id="{job.run_id}", severity="warning"}}')
+
+
+def test_promtool_has_no_complaint_about_the_live_metrics(house: RunningHouse, job: Job) -> None:
+    answer = urllib3.request(
+        "GET",
+        f"{house.server}/metrics",
+        headers={"Authorization": f"Bearer {house.token}"},
+        timeout=20.0,
+        retries=False,
+    )
+    assert answer.status == 200
+    assert job.run_id in answer.data.decode()
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=answer.data, capture_output=True, timeout=60, check=False
+    )
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_a_finished_runs_series_disappear(
+    house: RunningHouse, prometheus: Prometheus, start_job: StartJob, eventually: Any
+) -> None:
+    job = start_job(house, "soon over")
+    eventually(lambda: prometheus.query(f'steadynorm_run_step{{run_id="{job.run_id}"}}'))
+    job.end()
+    eventually(lambda: not prometheus.query(f'steadynorm_run_step{{run_id="{job.run_id}"}}'))
