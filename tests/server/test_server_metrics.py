@@ -1,0 +1,133 @@
+"""/metrics says what Redis knows, in names that Prometheus likes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from steadynorm_contract.records import AgentCounters
+
+DESIGNED = {
+    "steadynorm_run_info",
+    "steadynorm_run_step",
+    "steadynorm_run_last_seen_timestamp_seconds",
+    "steadynorm_loss",
+    "steadynorm_learning_rate",
+    "steadynorm_raw_norm",
+    "steadynorm_stabilized_norm",
+    "steadynorm_target_min",
+    "steadynorm_spike_ratio_max",
+    "steadynorm_spikes_total",
+    "steadynorm_nonfinite_total",
+    "steadynorm_gamma1",
+    "steadynorm_gamma2",
+    "steadynorm_mode",
+    "steadynorm_settings_desired_revision",
+    "steadynorm_settings_applied_revision",
+    "steadynorm_agent_dropped_total",
+    "steadynorm_parameter_spike_ratio",
+}
+RUN = 'run="tiny",run_id="tiny-1"'
+
+
+async def scrape(client: Any) -> str:
+    answer = await client.get("http://test/metrics", headers={"Authorization": ""})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    text: str = answer.text
+    return text
+
+
+async def busy(agent: Any) -> None:
+    row = [[1, 1, 1, 1, 4], [1, 1, 1, 1, 7]]
+    await agent.send(
+        range(1, 11),
+        loss=1.5,
+        spikes=2,
+        nonfinite=1,
+        target_min=0.75,
+        rows=agent.rows([10], [row]),
+        counters=AgentCounters(dropped=3),
+    )
+
+
+async def test_every_designed_series_is_there_with_its_value(agent: Any) -> None:
+    await busy(agent)
+    await agent.change(0, {"gamma2": 0.5})
+    text = await scrape(agent.client)
+    assert DESIGNED <= set(re.findall(r"^(steadynorm_\w+)\{", text, re.MULTILINE))
+    for line in (
+        f"steadynorm_run_step{{{RUN}}} 10.0",
+        f"steadynorm_loss{{{RUN}}} 1.5",
+        f"steadynorm_target_min{{{RUN}}} 0.75",
+        f"steadynorm_spikes_total{{{RUN}}} 20.0",
+        f"steadynorm_nonfinite_total{{{RUN}}} 10.0",
+        f"steadynorm_agent_dropped_total{{{RUN}}} 3.0",
+        f"steadynorm_gamma2{{{RUN}}} 0.999",
+        f"steadynorm_settings_desired_revision{{{RUN}}} 1.0",
+        f"steadynorm_settings_applied_revision{{{RUN}}} 0.0",
+        f'steadynorm_mode{{{RUN},steadynorm_mode="stabilize"}} 1.0',
+        f'steadynorm_mode{{{RUN},steadynorm_mode="observe"}} 0.0',
+        f"steadynorm_parameters_omitted{{{RUN}}} 0.0",
+        "steadynorm_server_ingest_steps_total 10.0",
+        "steadynorm_server_ingest_rows_total 2.0",
+    ):
+        assert line in text.splitlines()
+    assert re.search(r'steadynorm_server_request_seconds_count\{method="POST",route="[^"]*/telemetry",status="200"\} 1', text)
+    assert re.search(r"steadynorm_server_store_seconds_count [1-9]", text)
+
+
+async def test_only_the_highest_spike_ratios_have_series(agent: Any, serve: Any) -> None:
+    await busy(agent)
+    text = await scrape(await serve(top_parameters=1))
+    assert re.findall(r"^steadynorm_parameter_spike_ratio\{(.*)\} (.*)$", text, re.MULTILINE) == [
+        (f'parameter="head.weight",{RUN}', "7.0")
+    ]
+    assert f"steadynorm_parameters_omitted{{{RUN}}} 1.0" in text
+    text = await scrape(await serve(top_parameters=0))
+    assert "steadynorm_parameter_spike_ratio{" not in text
+    assert f"steadynorm_parameters_omitted{{{RUN}}} 2.0" in text
+
+
+async def test_a_run_that_ended_or_was_long_gone_disappears(agent: Any, clock: Any) -> None:
+    await busy(agent)
+    clock.now += 3600
+    assert RUN in await scrape(agent.client)
+    clock.now += 86_400
+    assert RUN not in await scrape(agent.client)
+    await agent.send([11])
+    assert RUN in await scrape(agent.client)
+    await agent.client.post(f"{agent.run}/finish", json={"state": "finished"})
+    assert RUN not in await scrape(agent.client)
+
+
+async def test_labels_are_of_bounded_number(agent: Any) -> None:
+    for path in ("/nothing", "/runs/unknown", "/runs/unknown2", "/runs/../etc"):
+        await agent.client.get(path)
+    text = await scrape(agent.client)
+    assert "unknown" not in text
+    assert "nothing" not in text
+
+
+async def test_names_and_types_pass_promtool(agent: Any) -> None:
+    promtool = shutil.which("promtool")
+    assert promtool, "this test needs promtool: apt-get install prometheus"
+    await busy(agent)
+    text = await scrape(agent.client)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ['a"b\\c', "new\nline", "日本"])
+async def test_any_name_is_a_good_label(api: Any, make_agent: Any, name: str) -> None:
+    from prometheus_client.parser import text_string_to_metric_families
+
+    await make_agent(api, name=name).register()
+    families = {family.name: family for family in text_string_to_metric_families(await scrape(api))}
+    assert families["steadynorm_run_step"].samples[0].labels["run"] == name
