@@ -10,7 +10,7 @@ import html
 import re
 import unicodedata
 
-__all__ = ["markdown", "plotly", "visible"]
+__all__ = ["badge", "markdown", "plotly", "visible"]
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _REPLACED = re.compile(
@@ -33,6 +33,11 @@ def markdown(text: str, limit: int = 120) -> str:
     # Short codes and addresses are looked for after the Markdown was parsed, when a backslash no longer protects.
     joined = _REPLACED.sub(lambda found: found[0] + _WORD_JOINER, visible(text, limit))
     return _PUNCTUATION.sub(r"\\\1", joined)
+
+
+def badge(text: str, limit: int = 120) -> str:
+    """`text` for `st.badge`, which escapes brackets by itself: done twice, they would be bare again."""
+    return markdown(text, limit).replace("\\[", "[").replace("\\]", "]")
 
 
 def plotly(text: str, limit: int = 120) -> str:

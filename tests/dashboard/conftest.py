@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import pytest
 import urllib3
@@ -110,15 +110,15 @@ class Server:
 
     url: str
     home: Path
+    process: subprocess.Popen[bytes]
 
     def client(self, token: str = OPERATOR) -> Client:
         return Client(self.url, token)
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[Server]:
+@contextlib.contextmanager
+def running_server(home: Path, eventually: Eventually) -> Iterator[Server]:
     """A server process with an operator's, an agent's and a viewer's token."""
-    home = tmp_path_factory.mktemp("home")
     port = free_port()
     environ = environment(
         home,
@@ -132,7 +132,21 @@ def server(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> 
     with process(argv, environ, log) as child:
         eventually(lambda: child.poll() is not None or answers(f"{url}/readyz"))
         assert child.poll() is None, log.read_text()
-        yield Server(url, home)
+        yield Server(url, home, child)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[Server]:
+    """The server that most tests share."""
+    with running_server(tmp_path_factory.mktemp("home"), eventually) as running:
+        yield running
+
+
+@pytest.fixture
+def own_server(tmp_path: Path, eventually: Eventually) -> Iterator[Server]:
+    """A server without runs, for one test, which may end it."""
+    with running_server(tmp_path, eventually) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +164,11 @@ def dashboard(server: Server, eventually: Eventually) -> Iterator[str]:
 class ScriptedRun:
     """A training run without a training: the rule over made-up norms, spoken over the real wire.
 
-    It follows the desired settings as an agent does, but only while `follows` is set. Without `start` it sends nothing.
+    It follows the desired settings as an agent does, but only while `follows` is set, and refuses them all where
+    `refuses` says why. Within `with` it trains in a thread; outside it takes steps only by `send`.
     """
 
-    def __init__(self, server: Server, name: str, *, tags: dict[str, str] | None = None, steps: int = 400) -> None:
+    def __init__(self, server: Server, name: str, *, steps: int = 400, **registration: Any) -> None:
         self._server = server
         self._http = urllib3.PoolManager(timeout=20.0, retries=False)
         self._random = random.Random(7)
@@ -167,8 +182,8 @@ class ScriptedRun:
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self.step = 0
-        registration = RunRegistration(name=name, parameters=PARAMETERS, framework="torch 2.13.0", tags=tags or {})
-        registered = decode_json(self._post("/runs", encode_json(registration), "application/json"), Registered)
+        table = RunRegistration(name=name, parameters=PARAMETERS, framework="torch 2.13.0", **registration)
+        registered = decode_json(self._post("/runs", encode_json(table), "application/json"), Registered)
         self.run_id, self._incarnation = registered.run_id, registered.incarnation
         if steps:
             self.send(steps)
@@ -281,7 +296,17 @@ def live_run(server: Server) -> Iterator[ScriptedRun]:
         yield run
 
 
+class StartRun(Protocol):
+    """Type of the fixture `start_run`."""
+
+    def __call__(self, name: str, at: Server | None = None, **options: Any) -> ScriptedRun: ...
+
+
 @pytest.fixture
-def still_run(server: Server) -> ScriptedRun:
-    """A run that took 400 steps and sends more only when it is told to."""
-    return ScriptedRun(server, "still")
+def start_run(server: Server) -> StartRun:
+    """start_run("name") -> a run that took 400 steps and sends more only when it is told to."""
+
+    def start(name: str, at: Server | None = None, **options: Any) -> ScriptedRun:
+        return ScriptedRun(at or server, name, **options)
+
+    return start

@@ -32,13 +32,12 @@ _CHART_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "resetSc
 def render(run_id: str) -> None:
     """The page."""
     header.bar(back=True)
-    client = session.client()
-    if client is None:
+    if session.client() is None:
         guidance.sign_in()
-    try:
-        run = client.run(run_id)
-    except ClientError as error:
-        guidance.explain(error)
+    run, error = _read_run(run_id)
+    if run is None:
+        if error is not None:
+            guidance.explain(error)
         _wait_for(run_id)
         return
     _headline(run_id)
@@ -49,6 +48,10 @@ def render(run_id: str) -> None:
     with settings_column:
         controls.panel(run)
         _recent_changes(run_id)
+
+
+def _read_run(run_id: str) -> tuple[RunDetail | None, ClientError | None]:
+    return snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
 
 
 def _tables(run_id: str) -> None:
@@ -63,14 +66,14 @@ def _tables(run_id: str) -> None:
 
 @st.fragment(run_every=2)
 def _wait_for(run_id: str) -> None:
-    answer, error = snapshot.read(f"{run_id}/wait", lambda client: client.run(run_id))
+    answer, error = _read_run(run_id)
     if answer is not None and error is None:
         st.rerun()
 
 
 @st.fragment(run_every=1)
 def _headline(run_id: str) -> None:
-    run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    run, error = _read_run(run_id)
     if run is None:
         guidance.explain(error or ClientError("no answer"))
         return
@@ -79,7 +82,7 @@ def _headline(run_id: str) -> None:
         header.badge(status.state(run.state))
         header.badge(status.health(run.health))
         for key, value in list(run.tags.items())[:6]:
-            st.badge(text.markdown(f"{key}={value}", 60), color="gray")
+            st.badge(text.badge(f"{key}={value}", 60), color="gray")
     st.caption(_about(run))
     if error is not None:
         st.warning(
@@ -127,7 +130,7 @@ def _charts(run_id: str) -> None:
         key=f"{run_id}/window",
         label_visibility="collapsed",
     )
-    run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    run, _ = _read_run(run_id)
     if run is None:
         return
     start = charts.first_step(window, run.step)
@@ -161,7 +164,7 @@ def _recent_changes(run_id: str) -> None:
         with st.container(border=True, gap="xxsmall"):
             st.markdown(f"**r{entry.revision}** {text.markdown(marks.change_words(entry), 300)}")
             look = status.revision(entry.state)
-            st.badge(text.markdown(status.revision_words(entry), 300), color=look.color, icon=look.icon, help=look.help)
+            st.badge(text.badge(status.revision_words(entry), 300), color=look.color, icon=look.icon, help=look.help)
             why = f" · {text.markdown(entry.reason, 200)}" if entry.reason else ""
             st.caption(f"{text.markdown(entry.actor, 60)} · {units.moment(entry.time, now, st.context.timezone)}{why}")
 

@@ -1,0 +1,142 @@
+"""The dashboard in a real browser, over real server and dashboard processes and a run that goes on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+
+from steadynorm_dashboard import launch
+
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import ScriptedRun, Server
+
+OPERATOR = "operator-token-for-tests"
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+PATIENCE_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page, and what went wrong on it."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.hosts: set[str | None] = set()
+        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self._note(request.url))
+        page.on("websocket", lambda socket: self._note(socket.url))
+        page.on("dialog", self._dismiss)
+
+    def _dismiss(self, dialog: Dialog) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _note(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "ws", "wss"):
+            self.hosts.add(parts.hostname)
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A visitor, who at the end met no error in the console and no foreign host."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    visitor = Visit(context.new_page())
+    yield visitor
+    context.close()
+    assert visitor.complaints == []
+    assert visitor.hosts == {"127.0.0.1"}
+
+
+def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
+    visit: Visit, dashboard: str, live_run: ScriptedRun, server: Server
+) -> None:
+    page = visit.page
+    live_run.follows.clear()
+    page.goto(launch.link(dashboard, token=OPERATOR))
+    page.get_by_role("link", name="<img src=x onerror=alert(1)>").first.click()
+    expect(page.get_by_role("heading", name="<img src=x onerror=alert(1)>")).to_be_visible()
+    expect(page.locator(".steadynorm-chart svg").first).to_be_visible()
+    assert OPERATOR not in page.url
+
+    gamma2 = page.get_by_role("spinbutton", name="gamma2")
+    gamma2.fill("0.99")
+    gamma2.press("Enter")
+    expect(page.get_by_text("12.65 → 4", exact=True)).to_be_visible()
+    page.get_by_label("Reason").fill("<b>tried</b> in a browser")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.get_by_text("pending").first).to_be_visible()
+    assert page.get_by_text("applied @ step").count() == 0
+
+    live_run.follows.set()
+    applied = page.get_by_text("applied @ step").first
+    expect(applied).to_be_visible()
+    now = server.client().run(live_run.run_id).applied
+    assert (now.revision, now.settings.gamma2) == (1, 0.99)
+    expect(applied).to_contain_text(f"applied @ step {now.step}")
+    expect(page.locator(".steadynorm-chart").get_by_text(f"r1 @ step {now.step}", exact=True)).to_be_visible()
+    expect(page.get_by_text("<b>tried</b> in a browser").first).to_be_visible()
+    assert page.locator("img[src='x']").count() == 0
+
+
+def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+    page = visit.page
+    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    slider = page.get_by_role("slider", name="gamma2 slider")
+    slider.focus()
+    slider.press("ArrowLeft")
+    expect(page.get_by_role("spinbutton", name="gamma2")).to_have_value("0.998")
+    expect(page.get_by_text("half-life 346 steps")).to_be_visible()
+    expect(page.get_by_text("12.65 → 8.944", exact=True)).to_be_visible()
+
+
+def test_a_zoom_outlives_the_next_refresh(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+    page = visit.page
+    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    chart = page.locator(".steadynorm-chart")
+    expect(chart.locator("svg").first).to_be_visible()
+    box = chart.bounding_box()
+    assert box is not None
+    middle, height = box["x"] + box["width"] / 2, box["y"] + 150
+    page.mouse.move(middle - 100, height)
+    page.mouse.down()
+    page.mouse.move(middle + 100, height, steps=5)
+    page.mouse.up()
+    node = chart.element_handle()
+    page.wait_for_function("node => node._fullLayout.xaxis.autorange === false", arg=node)
+    zoomed = page.evaluate("node => node._fullLayout.xaxis.range", node)
+    newest = "node => Math.max(...node.data.flatMap(trace => trace.x))"
+    seen = page.evaluate(newest, node)
+    page.wait_for_function(f"([node, seen]) => ({newest})(node) > seen", arg=[node, seen])
+    assert page.evaluate("node => node._fullLayout.xaxis.range", node) == zoomed
+
+
+def test_the_way_back_leads_to_the_list(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+    page = visit.page
+    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    page.get_by_role("link", name="all runs").click()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    assert urlsplit(page.url).query == ""
+    page.go_back()
+    expect(page.get_by_role("heading", name="<img src=x onerror=alert(1)>")).to_be_visible()
+    assert urlsplit(page.url).query == f"run={live_run.run_id}"

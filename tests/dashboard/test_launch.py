@@ -1,0 +1,71 @@
+"""How the dashboard is started: bound where it was told, quiet towards the world, and without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from steadynorm_dashboard import launch
+from steadynorm_dashboard.session import lends_home_token
+
+
+def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:
+    argv = launch.command(host="127.0.0.1", port=9001, server="http://127.0.0.1:8470")
+    assert argv[:4] == [sys.executable, "-m", "streamlit", "run"]
+    for option in (
+        "--server.address=127.0.0.1",
+        "--server.port=9001",
+        "--browser.gatherUsageStats=false",
+        "--logger.hideWelcomeMessage=true",
+        "--server.fileWatcherType=none",
+        "--server.headless=true",
+        "--server.allowedHosts=127.0.0.1",
+    ):
+        assert option in argv
+    assert argv[-3:] == ["--", "--server", "http://127.0.0.1:8470"]
+
+
+def test_an_open_dashboard_may_be_called_by_any_name() -> None:
+    assert not [option for option in launch.command(host="0.0.0.0") if "allowedHosts" in option]
+    assert "--" not in launch.command(server=None)
+
+
+@pytest.mark.parametrize(
+    ("server", "bound_to", "lends"),
+    [
+        ("http://127.0.0.1:8470", "127.0.0.1", True),
+        ("http://localhost:8470", "localhost", True),
+        ("http://127.0.0.1:8470", "0.0.0.0", False),
+        ("http://127.0.0.1:8470", None, False),
+        ("http://10.0.0.7:8470", "127.0.0.1", False),
+        ("http://127.0.0.1.evil.example", "127.0.0.1", False),
+    ],
+)
+def test_the_users_own_token_is_lent_only_where_nobody_else_can_come(
+    server: str, bound_to: str | None, lends: bool
+) -> None:
+    assert lends_home_token(server, bound_to) is lends
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        (("http://127.0.0.1:8501",), "http://127.0.0.1:8501/"),
+        (("http://127.0.0.1:8501/", "a-1", "t&k"), "http://127.0.0.1:8501/?run=a-1&token=t%26k"),
+    ],
+)
+def test_links_name_the_run_and_bring_the_token(arguments: tuple[str, ...], url: str) -> None:
+    assert launch.link(*arguments) == url
+
+
+def test_the_launcher_loads_neither_streamlit_nor_plotly_and_the_pages_never_torch() -> None:
+    code = (
+        "import sys, steadynorm_dashboard.launch\n"
+        "assert not {'streamlit', 'plotly', 'torch'} & set(sys.modules)\n"
+        "import steadynorm_dashboard.pages.run, steadynorm_dashboard.pages.runs\n"
+        "assert 'torch' not in sys.modules and 'redis' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

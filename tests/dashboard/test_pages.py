@@ -1,0 +1,271 @@
+"""The app as Streamlit runs it, in this process, against a real server: what each page says, and to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import streamlit.config
+from streamlit.testing.v1 import AppTest
+
+import steadynorm_dashboard
+from steadynorm_contract.records import RunEnd
+from steadynorm_contract.views import RevisionState
+
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import Server, StartRun
+
+APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
+OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
+TIMEOUT_S = 60.0
+
+Visit = Callable[..., AppTest]
+
+
+@pytest.fixture
+def visit(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
+    """visit(run="id", token="…", server="http://…") -> the app after its first run for a visitor of that link."""
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
+
+    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str = server.url) -> AppTest:
+        monkeypatch.setenv("STEADYNORM_SERVER", at)
+        app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_S)
+        if run:
+            app.query_params["run"] = run
+        if token:
+            app.query_params["token"] = token
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return open_link
+
+
+def said(app: AppTest) -> str:
+    """Everything that the page says in words, as it was handed to Markdown."""
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.text, app.error, app.warning, app.info, app.code)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def plain(app: AppTest) -> str:
+    """The same without escapes."""
+    return said(app).replace("\\", "").replace("\u2060", "")
+
+
+def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: Visit, own_server: Server) -> None:
+    page = visit(at=own_server.url)
+    assert "No runs yet" in said(page)
+    assert "import steadynorm\nagent = steadynorm.attach(model, optimizer" in said(page)
+
+
+def test_the_list_shows_each_run_with_what_matters(visit: Visit, start_run: StartRun) -> None:
+    start_run("listed <b>run</b>").finish(RunEnd.FAILED)
+    page = visit()
+    (link,) = [one for one in page.get("page_link") if "listed" in one.proto.label]
+    assert link.proto.label == r"**listed \<b\>run\<\/b\>**"
+    assert {"failed", "finished"} & {word for one in page.markdown for word in one.value.split()} or "failed" in said(
+        page
+    )
+    for title in ("state", "health", "step", "steps/s", "loss", "raw norm", "target", "settings", "last seen"):
+        assert title in [caption.value for caption in page.caption]
+
+
+def test_an_unreachable_server_is_named_with_what_to_do(visit: Visit) -> None:
+    page = visit(at="http://127.0.0.1:9")
+    assert "No steadynorm server answers at http://127.0.0.1:9" in plain(page)
+    assert "steadynorm up" in said(page)
+
+
+def test_a_visitor_without_a_token_signs_in(visit: Visit, start_run: StartRun) -> None:
+    run = start_run("behind a door")
+    page = visit(run.run_id, token=None)
+    assert "Sign in" in said(page)
+    assert "behind a door" not in plain(page)
+    page.text_input[0].set_value("wrong")
+    page.button[0].click().run()
+    assert "does not accept this token" in said(page)
+    page.text_input[0].set_value(OPERATOR)
+    page.button[0].click().run()
+    assert "behind a door" in plain(page)
+
+
+def test_a_token_in_the_link_moves_into_the_session(visit: Visit) -> None:
+    page = visit()
+    assert "token" not in page.query_params
+    assert "Runs" in [title.value for title in page.title]
+
+
+def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(OPERATOR)
+    before = streamlit.config.get_option("server.address")
+    try:
+        streamlit.config.set_option("server.address", "127.0.0.1")
+        assert "Sign in" not in said(visit(token=None))
+        streamlit.config.set_option("server.address", "0.0.0.0")
+        assert "Sign in" in said(visit(token=None))
+    finally:
+        streamlit.config.set_option("server.address", before)
+
+
+def test_an_unknown_run_is_told(visit: Visit) -> None:
+    assert "no such run" in said(visit("nobody-00000000"))
+
+
+def test_a_runs_page_shows_its_numbers(visit: Visit, start_run: StartRun) -> None:
+    page = visit(start_run("numbers", tags={"team": ":red[x]"}).run_id)
+    metrics = {metric.label: metric.value for metric in page.metric}
+    assert metrics["step"] == "399"
+    assert int(metrics["spikes"]) > 0
+    assert metrics["non-finite"] == "0"
+    assert all(metrics[name] != "–" for name in ("loss", "raw norm", "stabilized norm", "smallest target"))
+    assert r"team\=\:red\[x\]" in said(page)
+
+
+def test_a_run_without_steps_waits_for_the_first(visit: Visit, start_run: StartRun) -> None:
+    page = visit(start_run("waiting", steps=0).run_id)
+    assert "Waiting for the first optimizer step" in said(page)
+
+
+def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: Visit, start_run: StartRun) -> None:
+    run = start_run("table")
+    page = visit(run.run_id)
+    table = page.dataframe[0].value
+    assert len(table) == 12
+    assert list(table["largest"]) == sorted(table["largest"], reverse=True)
+    assert table["largest"].iloc[0] > 10
+    page.text_input(key=f"{run.run_id}/search").set_value("MLP 1").run()
+    assert sorted(page.dataframe[0].value["parameter"]) == ["blocks.1.mlp.down.weight", "blocks.1.mlp.up.weight"]
+
+
+def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run: StartRun, server: Server) -> None:
+    run = start_run("changed")
+    page = visit(run.run_id)
+    page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
+    assert "12.65 → **4**" in said(page)
+    assert r"gamma2: 0\.999 → **0\.99**" in said(page)
+    page.text_input(key=f"{run.run_id}/reason").set_value("[spikes](x)").run()
+    page.button(key=f"{run.run_id}/apply").click().run()
+    assert "pending" in said(page)
+    assert server.client().run(run.run_id).desired.settings.gamma2 == 0.99
+    run.send(5)
+    page.run()
+    assert "applied @ step 405" in plain(page)
+    assert "[spikes](x)" in plain(page)
+    assert "[spikes](x)" not in said(page)
+    assert page.text_input(key=f"{run.run_id}/reason").value == ""
+    assert page.button(key=f"{run.run_id}/apply").disabled
+
+
+def test_every_setting_of_the_panel_reaches_the_run(visit: Visit, start_run: StartRun, server: Server) -> None:
+    run = start_run("all settings")
+    page = visit(run.run_id)
+    page.segmented_control(key=f"{run.run_id}/mode").set_value("observe")
+    page.segmented_control(key=f"{run.run_id}/transfer").set_value("plain")
+    page.number_input(key=f"{run.run_id}/gamma1").set_value(0.9973)
+    page.number_input(key=f"{run.run_id}/lr_scale").set_value(0.5)
+    page.number_input(key=f"{run.run_id}/eps").set_value(1e-9)
+    page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
+    page.number_input(key=f"{run.run_id}/spike_limit").set_value(3.0)
+    page.select_slider(key=f"{run.run_id}/gamma2/slider").set_value(0.98).run()
+    page.button(key=f"{run.run_id}/apply").click().run()
+    assert not page.error, said(page)
+    desired = server.client().run(run.run_id).desired.settings
+    assert (desired.mode, desired.transfer, desired.gamma1, desired.gamma2) == ("observe", "plain", 0.9973, 0.98)
+    assert (desired.lr_scale, desired.eps, desired.spike_limit) == (0.5, 1e-9, 3.0)
+
+
+def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: Visit, start_run: StartRun) -> None:
+    run = start_run("bad value")
+    page = visit(run.run_id)
+    page.number_input(key=f"{run.run_id}/gamma1").set_value(1.0).run()
+    assert "gamma1 must be in [0, 1): got 1.0. For a longer memory use 0.9999." in plain(page)
+    assert page.button(key=f"{run.run_id}/apply").disabled
+
+
+def test_of_two_operators_the_slower_one_is_told_and_loses_nothing(
+    visit: Visit, start_run: StartRun, server: Server
+) -> None:
+    run = start_run("two hands")
+    page = visit(run.run_id)
+    page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
+    server.client().change(run.run_id, {"gamma1": 0.7}, revision=0, reason="calmer")
+    page.button(key=f"{run.run_id}/apply").click().run()
+    assert "changed gamma1 0.6 → 0.7 while you were editing (calmer)" in plain(page)
+    assert server.client().run(run.run_id).desired.settings.gamma2 == 0.999
+    assert page.number_input(key=f"{run.run_id}/gamma1").value == 0.7
+    assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.99
+    page.button(key=f"{run.run_id}/apply").click().run()
+    desired = server.client().run(run.run_id).desired
+    assert (desired.revision, desired.settings.gamma1, desired.settings.gamma2) == (2, 0.7, 0.99)
+    assert RevisionState.SUPERSEDED.value in said(page)
+
+
+def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start_run: StartRun, server: Server) -> None:
+    run = start_run("followed")
+    page = visit(run.run_id)
+    server.client().change(run.run_id, {"gamma1": 0.7}, revision=0)
+    page.run()
+    assert page.number_input(key=f"{run.run_id}/gamma1").value == 0.7
+
+
+def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: Server) -> None:
+    run = start_run("refusing")
+    run.refuses = "lr_scale is *not* allowed"
+    server.client().change(run.run_id, {"lr_scale": 2.0}, revision=0)
+    run.send(1)
+    page = visit(run.run_id)
+    assert "rejected: lr_scale is *not* allowed" in plain(page)
+    assert r"\*not\*" in said(page)
+
+
+def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun, server: Server) -> None:
+    run = start_run("reset")
+    page = visit(run.run_id)
+    page.button(key=f"{run.run_id}/reset").click().run()
+    assert server.client().run(run.run_id).desired.settings.reset_generation == 1
+    assert "statistics reset" in said(page)
+
+
+def test_a_viewer_is_told_that_only_operators_change_settings(
+    visit: Visit, start_run: StartRun, server: Server
+) -> None:
+    run = start_run("looked at")
+    page = visit(run.run_id, token=VIEWER)
+    page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
+    page.button(key=f"{run.run_id}/apply").click().run()
+    assert "may look and not change" in said(page)
+    assert page.number_input(key=f"{run.run_id}/gamma2").disabled
+    assert server.client().run(run.run_id).desired.revision == 0
+
+
+def test_a_run_that_ended_cannot_be_changed(visit: Visit, start_run: StartRun) -> None:
+    run = start_run("over")
+    run.finish(RunEnd.FAILED, "CUDA out of memory")
+    page = visit(run.run_id)
+    assert "CUDA out of memory" in plain(page)
+    assert "The run has ended" in said(page)
+    assert page.segmented_control(key=f"{run.run_id}/mode").disabled
+
+
+def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: Visit, start_run: StartRun) -> None:
+    run = start_run("partly locked", allow=["gamma2"])
+    page = visit(run.run_id)
+    assert page.number_input(key=f"{run.run_id}/gamma1").disabled
+    assert not page.number_input(key=f"{run.run_id}/gamma2").disabled
+    assert page.button(key=f"{run.run_id}/reset").disabled
+
+
+def test_a_server_that_goes_away_leaves_the_last_numbers_in_sight(
+    visit: Visit, start_run: StartRun, own_server: Server
+) -> None:
+    page = visit(start_run("left alone", own_server).run_id, at=own_server.url)
+    before = {metric.label: metric.value for metric in page.metric}
+    own_server.process.terminate()
+    own_server.process.wait(30)
+    page.run()
+    assert not page.exception
+    assert "The server does not answer" in said(page)
+    assert {metric.label: metric.value for metric in page.metric} == before
