@@ -100,6 +100,8 @@ class Agent:
             loss = _number(loss)
         elif loss.numel() != 1:
             raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
+        elif loss.device.type == "cpu":
+            loss = float(loss.detach())  # in host memory: no wait, where copying it to a device would be one
         else:
             loss = loss.detach().reshape(())
         if self._recorder is not None and not self._faults.count:

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
-from steadynorm_contract.home import find_token
 from steadynorm_contract.records import MAX_NAME_LENGTH
 from steadynorm_contract.settings import SETTING_RULES, Settings, merge
 
@@ -58,15 +57,14 @@ def check(
     buffer_bytes: int,
 ) -> Arguments:
     """Raises TypeError, ValueError or SettingsError for the first one that is wrong."""
-    address = _server(server)
     return Arguments(
         model=_model(model),
         optimizers=_optimizers(optimizer),
         settings=merge(Settings(), settings),
         run=_run_name(run),
         run_is_given=run is not None,
-        server=address,
-        token=_token(token, address) if address else None,
+        server=_server(server),
+        token=_token(token),
         observe_steps=None if observe_steps is None else _whole("observe_steps", observe_steps, 0),
         allow=_allow(allow),
         tags=_tags(tags),
@@ -124,9 +122,9 @@ def _server(server: str | None) -> str | None:
     return given.rstrip("/")
 
 
-def _token(token: str | None, server: str) -> str | None:
-    """The token, from the environment or, on loopback, the user's own server if None."""
-    found = token if token is not None else find_token(server)
+def _token(token: str | None) -> str | None:
+    """The token, from `$STEADYNORM_TOKEN` if None. None: the transport looks for that of the user's own server."""
+    found = token if token is not None else os.environ.get("STEADYNORM_TOKEN") or None
     if found is not None and not (isinstance(found, str) and re.fullmatch(r"[!-~]+", found)):
         raise ValueError("token must be printable ASCII without spaces: got something else. Copy it anew.")
     return found

@@ -34,7 +34,7 @@ from steadynorm_contract.records import AgentCounters, RunEnd, RunFinish, RunReg
 __all__ = ["Publisher"]
 
 PERIOD_S = 1.0
-PATIENCE_S = 2.0  # close() gives up when nothing was acknowledged for so long,
+PATIENCE_S = 1.5  # close() gives up when nothing was acknowledged for so long,
 LONGEST_CLOSE_S = 20.0  # and after this even with a server that keeps acknowledging
 CONTESTED_S = 60.0  # losing the run to another agent three times in this time is a contest, and this one yields
 

@@ -21,7 +21,7 @@ __all__ = ["Ring", "Section", "capacity_for"]
 
 LOSS, LEARNING_RATE = SCALAR_COLUMNS.index("loss"), SCALAR_COLUMNS.index("learning_rate")
 RING_BYTES = 16 * 1024 * 1024
-FEWEST_STEPS, MOST_STEPS = 128, 4096
+FEWEST_STEPS, MOST_STEPS = 128, 16_384  # some seconds, which is what a request may take that nobody answers
 _CHUNK_BYTES = 1024 * 1024  # of the host buffer that the reader copies through
 
 

@@ -17,6 +17,7 @@ import urllib3
 from steadynorm.connections import Connections
 from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
+from steadynorm_contract.home import find_token
 from steadynorm_contract.records import Desired, RunFinish, RunRegistration
 from steadynorm_contract.settings import SettingsError
 from steadynorm_contract.views import Problem
@@ -82,14 +83,13 @@ Offer = Desired | Unacceptable
 class Transport:
     """Speaks to one server.
 
-    server: address such as http://127.0.0.1:8470. token: None sends none.
+    server: address such as http://127.0.0.1:8470. token: None: on loopback that of the user's own server, looked up
+    each time, since that server may be started, and make its token, after the training.
     """
 
     def __init__(self, server: str, token: str | None = None) -> None:
         self._root = f"{server.rstrip('/')}/api/v1"
-        self._headers = {"User-Agent": f"steadynorm-agent/{__version__}"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._server, self._token = server, token
         self._connections = Connections()
         # `retries=False` hands redirects back as answers too: a telemetry server must not be able to send the token on.
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
@@ -130,7 +130,11 @@ class Transport:
         self._pool.clear()
 
     def _request(self, method: str, path: str, body: bytes | None, kind: str | None, timeout_s: float) -> bytes:
-        headers = {**self._headers, "Content-Type": kind} if kind else self._headers
+        headers = {"User-Agent": f"steadynorm-agent/{__version__}"}
+        if kind:
+            headers["Content-Type"] = kind
+        if token := self._token or find_token(self._server):
+            headers["Authorization"] = f"Bearer {token}"
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
         try:
             answer = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)

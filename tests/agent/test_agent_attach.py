@@ -113,6 +113,20 @@ def test_the_users_own_server_needs_no_token_argument_and_links_to_its_dashboard
     assert agent.url == f"http://127.0.0.1:8501/?run={agent.run_id}"
 
 
+def test_a_server_that_makes_its_token_later_is_believed(training: Training, stub: StubServer, tmp_path: Path) -> None:
+    def wants_token(method: str, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]] | None:
+        return None if "Authorization" in stub.requests[-1][3] else (401, b"", {})
+
+    stub.fault = wants_token
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    stub.wait_for(lambda: stub.requests)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text("made-later")
+    agent.close()
+    assert stub.run.steps == [1]
+
+
 def test_the_agent_module_loads_no_torch_and_says_what_to_install_without_it() -> None:
     program = """
 import sys

@@ -119,7 +119,7 @@ def test_an_optimizer_that_did_not_step_is_left_out() -> None:
     assert all(math.isnan(value) for value in rows[1][2 * ROW :])
 
 
-@pytest.mark.parametrize(("parameters", "least"), [(1, 4096), (300, 2500), (5000, 160), (50_000, 128)])
+@pytest.mark.parametrize(("parameters", "least"), [(1, 16_384), (300, 2500), (5000, 160), (50_000, 128)])
 def test_capacity_follows_the_size_of_a_step(parameters: int, least: int) -> None:
     width = SCALARS + parameters * ROW
     capacity = ring.capacity_for(width)
