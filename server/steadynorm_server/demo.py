@@ -60,7 +60,9 @@ class Result(msgspec.Struct, kw_only=True):
 
 
 def example() -> Path:
-    """The training script: of the checkout, or the copy in the installed package. Raises CommandError."""
+    """The training script: of the checkout, or the installed copy. Raises CommandError if it or torch is missing."""
+    if importlib.util.find_spec("torch") is None:
+        raise CommandError("the demo trains with torch: pip install 'steadynorm[demo]'")
     here = Path(__file__).resolve()
     for path in (here.parents[2] / "examples" / "char_gpt.py", here.parent / "examples" / "char_gpt.py"):
         if path.is_file():
@@ -72,8 +74,6 @@ class Training:
     """The training process and what the server knows of its run."""
 
     def __init__(self, house: House, steps: int) -> None:
-        if importlib.util.find_spec("torch") is None:
-            raise CommandError("the demo trains with torch: pip install 'steadynorm[demo]'")
         self._house = house
         self._steps = steps
         self._client: Client = house.client()

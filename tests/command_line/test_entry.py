@@ -45,6 +45,7 @@ def test_help_lists_every_command() -> None:
         (["server"], "redis", "server"),
         (["dashboard"], "streamlit", "dashboard"),
         (["up"], "plotly", "dashboard"),
+        (["demo"], "torch", "demo"),
     ],
 )
 def test_a_missing_extra_is_named_with_what_to_install(arguments: list[str], hidden: str, extra: str) -> None:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from steadynorm_contract.home import home
 from steadynorm_contract.views import RunDetail
 from steadynorm_server.commands.options import number
-from steadynorm_server.demo import GAMMA2, Result, Training
+from steadynorm_server.demo import GAMMA2, Result, Training, example
 from steadynorm_server.up import House, Stopped, launcher, stop_signals
 
 __all__ = ["demo"]
@@ -27,6 +27,7 @@ def demo(
     ] = False,
 ) -> None:
     """Start everything, train a small GPT, and change its settings halfway. Needs nothing but this machine."""
+    example()  # before anything is started
     result: Result | None = None
     try:
         with stop_signals(), House(home(), adopt=True, tell=typer.echo) as house:
@@ -37,6 +38,7 @@ def demo(
         if result is None:
             typer.echo("stopped before the run was over")
             raise typer.Exit(INTERRUPTED) from None
+        typer.echo("ended")
     if once and result is not None:
         typer.echo(msgspec.json.encode(result))
 
