@@ -56,3 +56,25 @@ def test_every_test_file_has_a_name_of_its_own(root: Path) -> None:
     names = [path.name for path in (root / "tests").rglob("test_*.py")]
     assert len(names) > 5
     assert sorted(names) == sorted(set(names))
+
+
+def test_the_readme_names_everything_at_the_top(root: Path) -> None:
+    readme = (root / "README.md").read_text("utf-8")
+    top = {path.relative_to(root).parts[0] for path in tracked(root)}
+    unnamed = {"README.md", ".gitignore", ".dockerignore"}  # the page itself, and what only tools read
+    assert {"agent", "contract", "server", "dashboard", "Dockerfile"} <= top
+    missing = [
+        name for name in sorted(top - unnamed) if not re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", readme)
+    ]
+    assert missing == []
+
+
+def test_links_between_pages_lead_somewhere(root: Path) -> None:
+    pages = [path for path in tracked(root) if path.suffix == ".md"]
+    broken: list[str] = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(root)}: {target}")
+    assert len(pages) >= 4
+    assert broken == []
