@@ -71,10 +71,11 @@ def test_the_readme_names_everything_at_the_top(root: Path) -> None:
 
 def test_links_between_pages_lead_somewhere(root: Path) -> None:
     pages = [path for path in tracked(root) if path.suffix == ".md"]
-    broken: list[str] = []
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8")):
-            if "://" not in target and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(root)}: {target}")
-    assert len(pages) >= 4
-    assert broken == []
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text("utf-8"))
+        if "://" not in target
+    ]
+    assert len(links) >= 2
+    assert [f"{page.relative_to(root)}: {link}" for page, link in links if not (page.parent / link).exists()] == []
