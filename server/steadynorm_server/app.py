@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadynorm_contract import __version__
 from steadynorm_server import problems, schema
 from steadynorm_server.auth import Tokens
+from steadynorm_server.background import background
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
 from steadynorm_server.routes import health, runs, settings, telemetry
@@ -24,8 +23,6 @@ from steadynorm_server.store import Store
 __all__ = ["create_app"]
 
 API = "/api/v1"
-
-_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -40,15 +37,11 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
-        async with store.opened():
-            sweeper = asyncio.create_task(_sweep(store), name="sweeper")
+        async with store.opened(), background("sweeper", lambda: _sweep(store)):
             try:
                 yield
             finally:
                 app.state.stopping.set()
-                sweeper.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await sweeper
 
     app = FastAPI(
         title="steadynorm",
@@ -74,15 +67,9 @@ def create_app(
 
 async def _sweep(store: Store) -> None:
     """Rebuilds the index once, then notes runs that fell silent even when nobody looks."""
-    indexed = False
+    await store.rebuild_index()
     while True:
-        try:
-            if not indexed:
-                await store.rebuild_index()
-                indexed = True
-            await store.note_silence(await store.all())
-        except (RedisError, OSError) as error:
-            _log.warning("the store does not answer (%s); trying again", type(error).__name__)
+        await store.note_silence(await store.all())
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))
 
 

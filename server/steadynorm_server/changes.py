@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 
-from redis.exceptions import RedisError
-
+from steadynorm_server.background import background
 from steadynorm_server.connection import Connection
 from steadynorm_server.keys import CHANGES
 
 __all__ = ["REREAD_S", "Changes"]
 
 REREAD_S = 10.0
-_RECONNECT_S = 0.5
-
-_log = logging.getLogger(__name__)
 
 
 class Changes:
@@ -44,33 +40,21 @@ class Changes:
             if not watchers:
                 self._watchers.pop(run_id, None)
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Listen in the background for as long as the block runs."""
-        task = asyncio.create_task(self._listen(), name="changes")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """Listen for as long as the block runs."""
+        return background("changes", self._listen)
 
     async def _listen(self) -> None:
-        while True:
-            try:
-                async with self._redis.subscription() as subscription:
-                    await subscription.subscribe(CHANGES)
-                    while True:
-                        match await subscription.get_message(timeout=REREAD_S):
-                            case {"type": "message", "data": bytes(run_id)}:
-                                self._wake(run_id.decode())
-                            case {"type": "subscribe"}:
-                                # The first time and, since redis-py reconnects by itself, after every break: what
-                                # was published meanwhile is lost.
-                                self._wake_all()
-            except (RedisError, OSError) as error:
-                _log.warning("the subscription to changes was lost (%s); trying again", type(error).__name__)
-                await asyncio.sleep(_RECONNECT_S)
+        async with self._redis.subscription() as subscription:
+            await subscription.subscribe(CHANGES)
+            while True:
+                match await subscription.get_message(timeout=REREAD_S):
+                    case {"type": "message", "data": bytes(run_id)}:
+                        self._wake(run_id.decode())
+                    case {"type": "subscribe"}:
+                        # The first time and, since redis-py reconnects by itself, after every break: what was
+                        # published meanwhile is lost.
+                        self._wake_all()
 
     def _wake(self, run_id: str) -> None:
         for event in self._watchers.get(run_id, ()):
