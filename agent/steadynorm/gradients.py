@@ -53,12 +53,12 @@ class Gradients:
         """L2 norms as 0-dim float32 tensors, accumulated in float32 at least."""
         if not self._alone:
             return list(torch._foreach_norm(gradients, 2, dtype=torch.float32))
-        pairs = list(zip(indices, gradients, strict=True))
-        together = [gradient for index, gradient in pairs if index not in self._alone]
-        squares = [_square(gradient) for index, gradient in pairs if index in self._alone]
+        alone = [gradient for index, gradient in zip(indices, gradients, strict=True) if index in self._alone]
+        squares = _squares(alone)
         torch._foreach_sqrt_(squares)
-        if not together:
+        if len(alone) == len(gradients):
             return squares
+        together = [gradient for index, gradient in zip(indices, gradients, strict=True) if index not in self._alone]
         norms, roots = iter(torch._foreach_norm(together, 2, dtype=torch.float32)), iter(squares)
         return [next(roots) if index in self._alone else next(norms) for index in indices]
 
@@ -103,6 +103,19 @@ def _measured_alone(parameter: Tensor) -> bool:
     return parameter.numel() >= (_LONG_ENOUGH_FOR_DOT if parameter.dtype is torch.float32 else _TOO_LONG_FOR_NORM)
 
 
+def _squares(gradients: list[Tensor]) -> list[Tensor]:
+    """Squared L2 norms, 0-dim float32."""
+    return [
+        # The common case first, and in few words: there are hundreds of them.
+        torch.dot(flat, flat)
+        if gradient.dtype is torch.float32
+        and gradient.is_contiguous()
+        and len(flat := gradient.view(-1)) <= _PIECE_OF_DOT
+        else _square(gradient)
+        for gradient in gradients
+    ]
+
+
 def _square(gradient: Tensor) -> Tensor:
     """Squared L2 norm, 0-dim float32."""
     square: Tensor
@@ -110,11 +123,8 @@ def _square(gradient: Tensor) -> Tensor:
         real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
         square = torch.linalg.vector_norm(real, dtype=torch.float64).square_().to(torch.float32)
     elif gradient.dtype is torch.float32:
-        flat = gradient.view(-1)
-        if flat.numel() <= _PIECE_OF_DOT:
-            square = torch.dot(flat, flat)
-        else:
-            square = torch.stack([torch.dot(piece, piece) for piece in flat.split(_PIECE_OF_DOT)]).sum()
+        pieces = gradient.view(-1).split(_PIECE_OF_DOT)
+        square = torch.stack([torch.dot(piece, piece) for piece in pieces]).sum()
     else:
         norms = torch._foreach_norm(gradient.view(-1).split(_PIECE_OF_NORM), 2, dtype=torch.float32)
         square = torch.linalg.vector_norm(torch.stack(norms)).square_()

@@ -14,19 +14,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from steadynorm.gradients import Gradients
-from steadynorm.statistics import STATE_FIELDS, Statistics
-from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS
-from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+from steadynorm.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, Statistics
+from steadynorm.summary import clean_rows, stabilized_norms
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 
 __all__ = ["GradientStabilizer"]
 
 
-_GROUP_BYTES = 8 * 1024 * 1024
+STATISTICS = (
+    "raw_norm",
+    "stabilized_norm",
+    "norm_mean",
+    "norm_rms",
+    "target",
+    "scale",
+    "updates",
+    "nonfinite",
+)
+"""What `statistics()` tells of each parameter."""
+
+_GROUP_BYTES = 16 * 1024 * 1024
 """On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
 
 
@@ -37,9 +49,7 @@ class GradientStabilizer:
     need no gradient are left out. The other arguments are settings, see `steadynorm_contract.settings.Settings`.
     Raises SettingsError for a setting that breaks its rule, ValueError for parameters it cannot take.
 
-    record: float32 vector on the parameters' device, rewritten by every `apply()`: the scalars in the contract's
-    SCALAR_COLUMNS order (loss and learning rate are NaN, being somebody else's), then a row of ROW_COLUMNS for each
-    parameter.
+    rows: float32 [parameters, RING_COLUMNS] on the parameters' device, rewritten by every `apply()`: see `summary`.
     """
 
     def __init__(
@@ -70,19 +80,7 @@ class GradientStabilizer:
             (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
             for start, stop in _group_bounds(self.parameters, self.device)
         ]
-        self._stabilized = torch.zeros(len(pairs), device=self.device)
-        self._flags = torch.zeros(3, len(pairs), device=self.device)  # spiked, non-finite, throttled
-        constants = {
-            "spike_ratio_max": 0.0,
-            "spikes": 0.0,
-            "nonfinite": 0.0,
-            "nonfinite_parameter": -1.0,
-            "throttled": 0.0,
-        }
-        self._unmeasured = torch.tensor([constants.get(name, torch.nan) for name in SCALAR_COLUMNS], device=self.device)
-        self._nan, self._minus_one = torch.tensor([torch.nan, -1.0], device=self.device)
-        self.record = torch.zeros(len(SCALAR_COLUMNS) + len(pairs) * len(ROW_COLUMNS), device=self.device)
-        self._rows = self.record[len(SCALAR_COLUMNS) :].view(len(pairs), len(ROW_COLUMNS))
+        self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), device=self.device)
 
     @property
     def settings(self) -> Settings:
@@ -97,8 +95,7 @@ class GradientStabilizer:
 
     def reset(self) -> None:
         """Drop the statistics, keep unit and gain: the optimizer sees no jolt."""
-        self._statistics.sums.zero_()
-        self._statistics.refresh()
+        self._statistics.forget()
 
     @torch.no_grad()
     def apply(self) -> None:
@@ -125,27 +122,26 @@ class GradientStabilizer:
                 gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
         self._gains_moved = not plain and (self._gains_moved or (previous is Mode.STABILIZE is not mode))
         self._previous_mode = mode
-        self._write_record(mode)
+        if mode is Mode.OFF:
+            self._statistics.raw_norm.fill_(NOT_MEASURED)
+        self._statistics.write_rows(out=self.rows)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, dict[str, float]]:
-        """Per parameter, as floats: raw_norm, stabilized_norm, norm_mean, norm_rms, target, scale, updates, nonfinite.
+        """STATISTICS of each parameter as floats, as they are now; norms and scale are those of the last apply().
 
-        Of the last apply(). Waits for the device: the one call that does.
+        Waits for the device: the one call that does.
         """
-        now = self._statistics
-        columns = {
-            "raw_norm": now.raw_norm,
-            "stabilized_norm": self._stabilized,
-            "norm_mean": now.norm_mean,
-            "norm_rms": now.norm_rms,
-            "target": now.target,
-            "scale": now.scale,
-            "updates": now.updates,
-            "nonfinite": now.nonfinite,
+        self._statistics.write_rows(out=self.rows)  # after a reset or a load they are not those of the last step
+        rows = clean_rows(self.rows.cpu())
+        counts = self._statistics.state[6:].cpu()
+        values = torch.cat([rows, stabilized_norms(rows).unsqueeze(-1), counts.t()], dim=1).tolist()
+        columns = (*RING_COLUMNS, "stabilized_norm", "updates", "nonfinite")
+        wanted = [columns.index(name) for name in STATISTICS]
+        return {
+            name: {STATISTICS[at]: row[index] for at, index in enumerate(wanted)}
+            for name, row in zip(self.names, values, strict=True)
         }
-        values = torch.stack(list(columns.values()), dim=1).tolist()
-        return {name: dict(zip(columns, row, strict=True)) for name, row in zip(self.names, values, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
@@ -153,7 +149,7 @@ class GradientStabilizer:
         return {
             "version": 1,
             "mode": self._previous_mode.value,
-            "settings": {name: getattr(self._settings, name) for name in self._settings.__struct_fields__},
+            "settings": msgspec.to_builtins(self._settings),  # plain values, which torch.load(weights_only=True) takes
             "parameters": dict(zip(self.names, rows.unbind(), strict=True)),
         }
 
@@ -178,42 +174,6 @@ class GradientStabilizer:
         self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
         self._statistics.knobs.fill(settings)
         self._statistics.refresh()
-
-    def _write_record(self, mode: Mode) -> None:
-        now = self._statistics
-        if mode is Mode.OFF:
-            now.raw_norm.fill_(torch.nan)
-            now.spike_ratio.zero_()
-            self._stabilized.fill_(torch.nan)
-            self.record[: len(SCALAR_COLUMNS)] = self._unmeasured
-        else:
-            torch.mul(now.raw_norm, now.scale, out=self._stabilized)
-            if mode is Mode.STABILIZE:
-                torch.where(now.finite, self._stabilized, now.knobs.zero, out=self._stabilized)
-            spiked, broken, throttled = self._flags
-            torch.gt(now.spike_ratio, SPIKE_RATIO, out=spiked)
-            torch.logical_not(now.finite, out=broken)
-            torch.lt(now.target, THROTTLED_TARGET, out=throttled)
-            counts = self._flags.sum(1)
-            least, least_at = now.target.min(0)
-            most, most_at = now.spike_ratio.max(0)
-            scalars = {
-                "loss": self._nan,
-                "learning_rate": self._nan,
-                "raw_norm": torch.linalg.vector_norm(now.raw_norm),
-                "stabilized_norm": torch.linalg.vector_norm(self._stabilized),
-                "target_min": least,
-                "target_parameter": least_at.float(),
-                "spike_ratio_max": most,
-                "spike_parameter": most_at.float(),
-                "spikes": counts[0],
-                "nonfinite": counts[1],
-                "nonfinite_parameter": torch.where(counts[1] > 0, broken.argmax().float(), self._minus_one),
-                "throttled": counts[2],
-            }
-            torch.stack([scalars[name] for name in SCALAR_COLUMNS], out=self.record[: len(SCALAR_COLUMNS)])
-        columns = [now.raw_norm, now.norm_mean, now.norm_rms, now.scale, now.spike_ratio]  # ROW_COLUMNS
-        torch.stack(columns, dim=1, out=self._rows)
 
 
 def _common_device(parameters: list[Tensor]) -> torch.device:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.summary import summarize
 from steadynorm_contract.records import SCALAR_COLUMNS
 from steadynorm_contract.rule import spike_ceiling
 from steadynorm_contract.settings import SettingsError
@@ -109,12 +110,17 @@ def test_observing_from_the_start_leaves_nonfinite_and_all_other_gradients_bit_f
 def test_norms_at_the_edges_of_float32_do_not_poison_the_statistics() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     stabilizer = GradientStabilizer([("p", parameter)])
-    for value in (1.84e19, 1.0, 1e-18, 1.0):
+    for value in (1.7e19, 1.0, 1e-18, 1.0):
         parameter.grad = torch.tensor([value])
         stabilizer.apply()
         statistics = stabilizer.statistics()["p"]
         assert all(math.isfinite(number) for number in statistics.values())
     assert statistics["updates"] == 4
+
+    parameter.grad = torch.tensor([1e30])  # its square is infinite in float32
+    stabilizer.apply()
+    assert parameter.grad.tolist() == [0.0]
+    assert stabilizer.statistics()["p"]["nonfinite"] == 1
 
 
 @pytest.mark.parametrize("start", ["observe", "stabilize"])
@@ -259,7 +265,7 @@ def test_a_step_takes_as_many_calls_for_300_tensors_as_for_3() -> None:
     assert calls(300) == calls(3) > 0
 
 
-def test_the_record_names_the_worst_parameters() -> None:
+def test_the_summary_names_the_worst_parameters() -> None:
     parameters = [one_parameter() for _ in range(4)]
     stabilizer = GradientStabilizer([(f"p{i}", p) for i, p in enumerate(parameters)], mode="observe")
     for _ in range(10):
@@ -269,7 +275,7 @@ def test_the_record_names_the_worst_parameters() -> None:
     set_norm(parameters[2], 120.0)
     set_norm(parameters[1], math.nan)
     stabilizer.apply()
-    record = dict(zip(SCALAR_COLUMNS, stabilizer.record.tolist(), strict=False))
+    record = dict(zip(SCALAR_COLUMNS, summarize(stabilizer.rows.unsqueeze(0))[0].tolist(), strict=True))
     assert (record["spikes"], record["spike_parameter"]) == (1.0, 2.0)
     assert record["spike_ratio_max"] == pytest.approx(40.0, rel=1e-4)
     assert (record["nonfinite"], record["nonfinite_parameter"]) == (1.0, 1.0)
