@@ -42,7 +42,7 @@ def _note(one: ParameterView) -> str:
     if one.target is not None and one.target < THROTTLED_TARGET:
         notes.append("throttled")
     if not notes and one.spikes:
-        notes.append("spiked once" if one.spikes == 1 else f"spiked {one.spikes} times")
+        notes.append("1 spike" if one.spikes == 1 else f"{one.spikes:,} spikes")
     return ", ".join(notes)
 
 
