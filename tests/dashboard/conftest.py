@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
-import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 import pytest
 import urllib3
 
-from steadynorm_contract.client import Client
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
 from steadynorm_contract.records import (
     ROW_COLUMNS,
@@ -41,10 +35,7 @@ from steadynorm_contract.records import (
 )
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
 from steadynorm_contract.settings import Settings
-from steadynorm_dashboard import launch
-
-if TYPE_CHECKING:
-    from tests.conftest import Eventually
+from steadynorm_server.up import House
 
 EVIL_NAME = "<img src=x onerror=alert(1)>"
 OPERATOR, AGENT, VIEWER = "operator-token-for-tests", "agent-token-for-tests", "viewer-token-for-tests"
@@ -65,100 +56,30 @@ PARAMETERS = [
 ]
 
 
-def free_port() -> int:
-    """A port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def answers(url: str) -> bool:
-    """Whether `url` is served."""
-    try:
-        return urllib3.request("GET", url, timeout=5.0, retries=False).status == 200
-    except urllib3.exceptions.HTTPError:
-        return False
-
-
-@contextlib.contextmanager
-def process(argv: Sequence[str], environ: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process, ended at the end. Its output is in `log`."""
-    with log.open("wb") as output:
-        child = subprocess.Popen(argv, env=environ, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            yield child
-        finally:
-            child.terminate()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """This process's variables, without its user's own steadynorm."""
+def house(home: Path, *, dashboard: bool) -> House:
+    """A house with an operator's, an agent's and a viewer's token, in processes of its own on free ports."""
     foreign = ("STEADYNORM_", "REDIS_URL", "STREAMLIT_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | {"STEADYNORM_HOME": str(home)} | more
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environ |= {
+        "STEADYNORM_OPERATOR_TOKEN": OPERATOR,
+        "STEADYNORM_AGENT_TOKEN": AGENT,
+        "STEADYNORM_VIEWER_TOKEN": VIEWER,
+    }
+    return House(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
 
 
-@dataclass(frozen=True)
-class Server:
-    """A running server and who may use it."""
-
-    url: str
-    home: Path
-    process: subprocess.Popen[bytes]
-
-    def client(self, token: str = OPERATOR) -> Client:
-        return Client(self.url, token)
-
-
-@contextlib.contextmanager
-def running_server(home: Path, eventually: Eventually) -> Iterator[Server]:
-    """A server process with an operator's, an agent's and a viewer's token."""
-    port = free_port()
-    environ = environment(
-        home,
-        STEADYNORM_OPERATOR_TOKEN=OPERATOR,
-        STEADYNORM_AGENT_TOKEN=AGENT,
-        STEADYNORM_VIEWER_TOKEN=VIEWER,
-    )
-    argv = [sys.executable, "-m", "steadynorm_server", "server", "--port", str(port), "--data", str(home)]
-    url = f"http://127.0.0.1:{port}"
-    log = home / "server.log"
-    with process(argv, environ, log) as child:
-        eventually(lambda: child.poll() is not None or answers(f"{url}/readyz"))
-        assert child.poll() is None, log.read_text()
-        yield Server(url, home, child)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Iterator[Server]:
-    """The server that most tests share."""
-    with running_server(tmp_path_factory.mktemp("home"), eventually) as running:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """A server that the tests of a file share, with a dashboard for those that use a browser."""
+    with house(tmp_path_factory.mktemp("house"), dashboard=True) as running:
         yield running
 
 
 @pytest.fixture
-def own_server(tmp_path: Path, eventually: Eventually) -> Iterator[Server]:
+def own_server(tmp_path: Path) -> Iterator[House]:
     """A server without runs, for one test, which may end it."""
-    with running_server(tmp_path, eventually) as running:
+    with house(tmp_path, dashboard=False) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def dashboard(server: Server, eventually: Eventually) -> Iterator[str]:
-    """Address of a dashboard process. Nobody's token lies in its home folder."""
-    port = free_port()
-    log = server.home / "dashboard.log"
-    with process(launch.command(port=port, server=server.url), environment(server.home), log) as child:
-        url = f"http://127.0.0.1:{port}"
-        eventually(lambda: child.poll() is not None or answers(url + launch.HEALTH_PATH))
-        assert child.poll() is None, log.read_text()
-        yield url
 
 
 class ScriptedRun:
@@ -168,7 +89,7 @@ class ScriptedRun:
     `refuses` says why. Within `with` it trains in a thread; outside it takes steps only by `send`.
     """
 
-    def __init__(self, server: Server, name: str, *, steps: int = 400, **registration: Any) -> None:
+    def __init__(self, server: House, name: str, *, steps: int = 400, **registration: Any) -> None:
         self._server = server
         self._http = urllib3.PoolManager(timeout=20.0, retries=False)
         self._random = random.Random(7)
@@ -283,14 +204,14 @@ class ScriptedRun:
 
     def _post(self, path: str, body: bytes, kind: str) -> bytes:
         headers = {"Authorization": f"Bearer {AGENT}", "Content-Type": kind}
-        answer = self._http.request("POST", f"{self._server.url}/api/v1{path}", body=body, headers=headers)
+        answer = self._http.request("POST", f"{self._server.server}/api/v1{path}", body=body, headers=headers)
         assert answer.status < 300, answer.data
         data: bytes = answer.data
         return data
 
 
 @pytest.fixture
-def live_run(server: Server) -> Iterator[ScriptedRun]:
+def live_run(server: House) -> Iterator[ScriptedRun]:
     """A run that trains, under a name that would be a script if it were not escaped."""
     with ScriptedRun(server, EVIL_NAME, tags={"team": "**bold**"}) as run:
         yield run
@@ -299,14 +220,14 @@ def live_run(server: Server) -> Iterator[ScriptedRun]:
 class StartRun(Protocol):
     """Type of the fixture `start_run`."""
 
-    def __call__(self, name: str, at: Server | None = None, **options: Any) -> ScriptedRun: ...
+    def __call__(self, name: str, at: House | None = None, **options: Any) -> ScriptedRun: ...
 
 
 @pytest.fixture
-def start_run(server: Server) -> StartRun:
+def start_run(server: House) -> StartRun:
     """start_run("name") -> a run that took 400 steps and sends more only when it is told to."""
 
-    def start(name: str, at: Server | None = None, **options: Any) -> ScriptedRun:
+    def start(name: str, at: House | None = None, **options: Any) -> ScriptedRun:
         return ScriptedRun(at or server, name, **options)
 
     return start

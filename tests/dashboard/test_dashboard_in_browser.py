@@ -10,9 +10,10 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from steadynorm_dashboard import launch
+from steadynorm_server.up import House
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import ScriptedRun, Server
+    from tests.dashboard.conftest import ScriptedRun
 
 OPERATOR = "operator-token-for-tests"
 CHROMIUM = "/usr/bin/chromium"
@@ -69,11 +70,11 @@ def visit(browser: Browser) -> Iterator[Visit]:
 
 
 def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
-    visit: Visit, dashboard: str, live_run: ScriptedRun, server: Server
+    visit: Visit, server: House, live_run: ScriptedRun
 ) -> None:
     page = visit.page
     live_run.follows.clear()
-    page.goto(launch.link(dashboard, token=OPERATOR))
+    page.goto(launch.link(server.dashboard, token=OPERATOR))
     page.get_by_role("link", name="<img src=x onerror=alert(1)>").first.click()
     expect(page.get_by_role("heading", name="<img src=x onerror=alert(1)>")).to_be_visible()
     expect(page.locator(".steadynorm-chart svg").first).to_be_visible()
@@ -99,9 +100,9 @@ def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
     assert page.locator("img[src='x']").count() == 0
 
 
-def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, live_run: ScriptedRun) -> None:
     page = visit.page
-    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     slider = page.get_by_role("slider", name="gamma2 slider")
     slider.focus()
     slider.press("ArrowLeft")
@@ -110,9 +111,9 @@ def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, dashboard: str,
     expect(page.get_by_text("12.65 → 8.944", exact=True)).to_be_visible()
 
 
-def test_a_zoom_outlives_the_next_refresh(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run: ScriptedRun) -> None:
     page = visit.page
-    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     chart = page.locator(".steadynorm-chart")
     expect(chart.locator("svg").first).to_be_visible()
     box = chart.bounding_box()
@@ -131,9 +132,9 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, dashboard: str, live_run
     assert page.evaluate("node => node._fullLayout.xaxis.range", node) == zoomed
 
 
-def test_the_way_back_leads_to_the_list(visit: Visit, dashboard: str, live_run: ScriptedRun) -> None:
+def test_the_way_back_leads_to_the_list(visit: Visit, server: House, live_run: ScriptedRun) -> None:
     page = visit.page
-    page.goto(launch.link(dashboard, live_run.run_id, OPERATOR))
+    page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     page.get_by_role("link", name="all runs").click()
     expect(page.get_by_role("heading", name="Runs")).to_be_visible()
     assert urlsplit(page.url).query == ""

@@ -13,9 +13,10 @@ from streamlit.testing.v1 import AppTest
 import steadynorm_dashboard
 from steadynorm_contract.records import RunEnd
 from steadynorm_contract.views import RevisionState
+from steadynorm_server.up import House
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import Server, StartRun
+    from tests.dashboard.conftest import StartRun
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
@@ -25,12 +26,12 @@ Visit = Callable[..., AppTest]
 
 
 @pytest.fixture
-def visit(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
+def visit(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
     """visit(run="id", token="…", server="http://…") -> the app after its first run for a visitor of that link."""
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
 
-    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str = server.url) -> AppTest:
+    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str = server.server) -> AppTest:
         monkeypatch.setenv("STEADYNORM_SERVER", at)
         app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_S)
         if run:
@@ -55,8 +56,8 @@ def plain(app: AppTest) -> str:
     return said(app).replace("\\", "").replace("\u2060", "")
 
 
-def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: Visit, own_server: Server) -> None:
-    page = visit(at=own_server.url)
+def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: Visit, own_server: House) -> None:
+    page = visit(at=own_server.server)
     assert "No runs yet" in said(page)
     assert "import steadynorm\nagent = steadynorm.attach(model, optimizer" in said(page)
 
@@ -140,7 +141,7 @@ def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: Visit,
     assert sorted(page.dataframe[0].value["parameter"]) == ["blocks.1.mlp.down.weight", "blocks.1.mlp.up.weight"]
 
 
-def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run: StartRun, server: Server) -> None:
+def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("changed")
     page = visit(run.run_id)
     page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
@@ -159,7 +160,7 @@ def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run:
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_every_setting_of_the_panel_reaches_the_run(visit: Visit, start_run: StartRun, server: Server) -> None:
+def test_every_setting_of_the_panel_reaches_the_run(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("all settings")
     page = visit(run.run_id)
     page.segmented_control(key=f"{run.run_id}/mode").set_value("observe")
@@ -186,7 +187,7 @@ def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: Visit, start
 
 
 def test_of_two_operators_the_slower_one_is_told_and_loses_nothing(
-    visit: Visit, start_run: StartRun, server: Server
+    visit: Visit, start_run: StartRun, server: House
 ) -> None:
     run = start_run("two hands")
     page = visit(run.run_id)
@@ -203,7 +204,7 @@ def test_of_two_operators_the_slower_one_is_told_and_loses_nothing(
     assert RevisionState.SUPERSEDED.value in said(page)
 
 
-def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start_run: StartRun, server: Server) -> None:
+def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("followed")
     page = visit(run.run_id)
     server.client().change(run.run_id, {"gamma1": 0.7}, revision=0)
@@ -211,7 +212,7 @@ def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start
     assert page.number_input(key=f"{run.run_id}/gamma1").value == 0.7
 
 
-def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: Server) -> None:
+def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("refusing")
     run.refuses = "lr_scale is *not* allowed"
     server.client().change(run.run_id, {"lr_scale": 2.0}, revision=0)
@@ -221,7 +222,7 @@ def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: Se
     assert r"\*not\*" in said(page)
 
 
-def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun, server: Server) -> None:
+def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("reset")
     page = visit(run.run_id)
     page.button(key=f"{run.run_id}/reset").click().run()
@@ -229,9 +230,7 @@ def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun
     assert "statistics reset" in said(page)
 
 
-def test_a_viewer_is_told_that_only_operators_change_settings(
-    visit: Visit, start_run: StartRun, server: Server
-) -> None:
+def test_a_viewer_is_told_that_only_operators_change_settings(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("looked at")
     page = visit(run.run_id, token=VIEWER)
     page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
@@ -259,12 +258,11 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: Visit, sta
 
 
 def test_a_server_that_goes_away_leaves_the_last_numbers_in_sight(
-    visit: Visit, start_run: StartRun, own_server: Server
+    visit: Visit, start_run: StartRun, own_server: House
 ) -> None:
-    page = visit(start_run("left alone", own_server).run_id, at=own_server.url)
+    page = visit(start_run("left alone", own_server).run_id, at=own_server.server)
     before = {metric.label: metric.value for metric in page.metric}
-    own_server.process.terminate()
-    own_server.process.wait(30)
+    own_server.close()
     page.run()
     assert not page.exception
     assert "The server does not answer" in said(page)
