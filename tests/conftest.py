@@ -43,13 +43,12 @@ def pytest_make_collect_report(
 
 @dataclass
 class RunningHouse:
-    """A server, perhaps with a dashboard, in processes of their own on free loopback ports."""
+    """A server in a process of its own, on a free loopback port."""
 
     home: Path
     server: str
     token: str
     client: Client
-    dashboard: str
     environment: dict[str, str]
     """Variables for processes that shall find this house as a user's tools do."""
 
@@ -61,27 +60,14 @@ def clean_environment(home: Path) -> dict[str, str]:
     return {**kept, "STEADYNORM_HOME": str(home)}
 
 
-@contextmanager
-def start_house(home: Path, *, dashboard: bool) -> Iterator[RunningHouse]:
-    """A house in `home`, ended at the end."""
-    environment = clean_environment(home)
-    with House(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environment) as house:
-        token = (home / "token").read_text("ascii").strip()
-        yield RunningHouse(home, house.server, token, Client(house.server, token), house.dashboard, environment)
-
-
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHouse]:
     """A server with its own embedded store, for the whole session. Runs of all tests that use it are in it."""
-    with start_house(tmp_path_factory.mktemp("house"), dashboard=False) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def house_with_dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHouse]:
-    """The same with a dashboard, for browser tests."""
-    with start_house(tmp_path_factory.mktemp("house_with_dashboard"), dashboard=True) as running:
-        yield running
+    home = tmp_path_factory.mktemp("house")
+    environment = clean_environment(home)
+    with House(home, port=0, dashboard=False, environ=environment) as running:
+        token = (home / "token").read_text("ascii").strip()
+        yield RunningHouse(home, running.server, token, Client(running.server, token), environment)
 
 
 @pytest.fixture(scope="session")
