@@ -35,6 +35,13 @@ _STRUCTS = (
 _TEMPLATE = "#/components/schemas/{name}"
 
 
+def _anything(kind: type) -> dict[str, Any]:
+    """A setting's value in a change may be of any JSON type: its own rule says which is good."""
+    if kind is object:
+        return {"description": "Any JSON value"}
+    raise NotImplementedError(kind)
+
+
 def _content(kind: type, media_type: str) -> dict[str, Any]:
     return {media_type: {"schema": {"$ref": _TEMPLATE.format(name=kind.__name__)}}}
 
@@ -60,7 +67,7 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = generate()
-            _, structs = msgspec.json.schema_components(_STRUCTS, ref_template=_TEMPLATE)
+            _, structs = msgspec.json.schema_components(_STRUCTS, schema_hook=_anything, ref_template=_TEMPLATE)
             components = document.setdefault("components", {})
             framework = components.setdefault("schemas", {})
             for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own errors are problems here

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import ipaddress
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -38,12 +40,12 @@ def serve(settings: ServerSettings) -> None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         tokens, token = _tokens(settings, data)
-        with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
-            _run(settings, data, listener, store_url, tokens, token)
-    except (TokenError, EmbeddedStoreError) as error:
-        raise ServeError(str(error)) from error
-    except PermissionError as error:
+    except OSError as error:
         raise ServeError(f"{error.filename}: {error.strerror}. Choose another folder with --data.") from error
+    except TokenError as error:
+        raise ServeError(str(error)) from error
+    with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
+        _run(settings, data, listener, store_url, tokens, token)
 
 
 def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
@@ -87,7 +89,11 @@ def _store(settings: ServerSettings, data: Path) -> Iterator[str]:
     if settings.redis_url:
         yield settings.redis_url
         return
-    with embedded_store(data / "store") as url:
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(embedded_store(data / "store"))
+        except EmbeddedStoreError as error:
+            raise ServeError(str(error)) from error
         yield url
 
 
@@ -103,6 +109,19 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does it, which raises the signal again afterwards: that would end us before we cleaned up."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in previous.items():
+                signal.signal(sign, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn does it; without the stop an open long-poll would hold the shutdown up."""
@@ -134,8 +153,6 @@ def _run(
     server = _Server(config, ready, stop=lambda: app.state.stopping.set())
     try:
         server.run([listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again once it has shut down
-        pass
     finally:
         _remove(file, address)
     if not server.started:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import shutil
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -17,8 +16,6 @@ from fastapi import FastAPI
 
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_contract.records import (
-    SCALAR_COLUMNS,
-    AgentCounters,
     AppliedReport,
     Parameter,
     ParameterRows,
@@ -133,7 +130,9 @@ PARAMETERS = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.wei
 
 def registration(**changes: Any) -> RunRegistration:
     """An agent's registration of a run named tiny with two parameters."""
-    return RunRegistration(**{"name": "tiny", "run_id": "tiny-1", "instance": "one", "parameters": PARAMETERS, **changes})
+    return RunRegistration(
+        **{"name": "tiny", "run_id": "tiny-1", "instance": "one", "parameters": PARAMETERS, **changes}
+    )
 
 
 def scalars(steps: Sequence[int], **columns: float | Sequence[float]) -> StepScalars:

@@ -68,7 +68,7 @@ def test_a_burst_is_one_event_at_its_worst_step_across_batches_too() -> None:
 
 
 def test_a_storm_is_cut_to_its_worst() -> None:
-    spikes = {step: 1.0 for step in range(0, 200, 2)}
+    spikes = dict.fromkeys(range(0, 200, 2), 1.0)
     events = look(Signals(), spikes=spikes, spike_ratio_max={step: 11.0 + step for step in spikes})
     assert [event.step for event in events] == list(range(160, 200, 2))
     assert len(events) == MAX_EVENTS_A_BATCH
@@ -86,9 +86,9 @@ def test_throttling_begins_below_the_threshold_and_ends_clearly_above_it() -> No
     events = look(signals, target_min=falling, target_parameter={41: 1})
     assert told(events) == [("throttled", 41, "b", 0.29), ("recovered", 45, None, 0.34)]
     assert "Reset the statistics, or set a spike_limit" in events[0].message
-    assert not signals.throttled
+    assert health(signals, 0, False) == "calm"
     look(signals, 200, 1, target_min={200: 0.1})
-    assert signals.throttled
+    assert health(signals, 0, False) == "throttled"
     assert look(signals, 201, 1, target_min={201: 0.2}) == []
 
 

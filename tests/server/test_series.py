@@ -147,7 +147,7 @@ async def test_a_run_without_data_has_empty_series(agent: Any) -> None:
 async def test_a_span_without_records_is_empty(agent: Any) -> None:
     await agent.send([5, 6])
     assert (await agent.get("/series", names="loss", **{"from": 7, "to": 9}))["series"]["loss"]["count"] == []
-    assert (await agent.get("/series", names="loss", **{"to": 4}))["series"]["loss"]["count"] == []
+    assert (await agent.get("/series", names="loss", to=4))["series"]["loss"]["count"] == []
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,7 @@ async def test_a_revision_that_only_the_agent_knows_is_adopted(api: httpx.AsyncC
     assert (await later.get())["desired"]["settings"]["gamma1"] == 0.3
 
 
-async def test_an_old_agent_is_told_that_it_was_replaced(
-    api: httpx.AsyncClient, agent: Any, make_agent: Any
-) -> None:
+async def test_an_old_agent_is_told_that_it_was_replaced(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:
     await make_agent(api, instance="another").register()
     answer = await agent.post(agent.batch(1, [1]))
     assert answer.status_code == 409

@@ -49,7 +49,16 @@ async def test_the_revision_is_taken_with_or_without_quotes(agent: Any, tag: str
 
 @pytest.mark.parametrize(
     ("tag", "status"),
-    [(None, 428), ("*", 400), ('W/"0"', 400), ('"zero"', 400), ('"0", "1"', 400), ('"-1"', 400), ("", 400), ('"1"', 412)],
+    [
+        (None, 428),
+        ("*", 400),
+        ('W/"0"', 400),
+        ('"zero"', 400),
+        ('"0", "1"', 400),
+        ('"-1"', 400),
+        ("", 400),
+        ('"1"', 412),
+    ],
 )
 async def test_without_the_right_revision_nothing_changes(agent: Any, tag: str | None, status: int) -> None:
     answer = await agent.change(tag, {"gamma2": 0.9})
@@ -226,7 +235,9 @@ async def test_a_wait_ends_when_the_server_stops_or_the_run_goes(agent: Any) -> 
     assert (await asyncio.wait_for(waiting, 10)).json()["revision"] == 0
 
 
-@pytest.mark.parametrize("query", [{"wait": "nan"}, {"wait": "61"}, {"wait": "-1"}, {"after_revision": "-1"}, {"wait": "x"}])
+@pytest.mark.parametrize(
+    "query", [{"wait": "nan"}, {"wait": "61"}, {"wait": "-1"}, {"after_revision": "-1"}, {"wait": "x"}]
+)
 async def test_a_wrong_wait_is_refused(agent: Any, query: dict[str, str]) -> None:
     answer = await agent.client.get(f"{agent.run}/settings", params=query)
     assert answer.status_code == 422
@@ -236,7 +247,7 @@ async def test_a_wrong_wait_is_refused(agent: Any, query: dict[str, str]) -> Non
 async def _until_watched(agent: Any) -> None:
     """The long-poll has read the settings and waits."""
     watchers = agent.client.app.state.store.changes._watchers
-    async with asyncio.timeout(10):
-        while agent.registration.run_id not in watchers:
+    async with asyncio.timeout(10):  # nothing tells that a request has begun to wait
+        while agent.registration.run_id not in watchers:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)  # its read follows; a change before it would be found as well

@@ -73,7 +73,9 @@ async def test_columns_come_in_any_order_and_number(agent: Any) -> None:
     assert [each["raw_norm"] for each in (await agent.get("/parameters"))["parameters"]] == [7, 8]
 
 
-async def test_counters_of_the_agent_add_up_over_incarnations(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:
+async def test_counters_of_the_agent_add_up_over_incarnations(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any
+) -> None:
     await agent.send([1], counters=AgentCounters(produced=9, dropped=3, errors=1))
     await agent.send([2], counters=AgentCounters(produced=10, dropped=4, errors=1))
     restarted = make_agent(api, instance="another", step=1)
@@ -144,7 +146,8 @@ async def test_broken_messages_are_refused_with_a_reason(agent: Any, body: bytes
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(
-    ("method", "path", "size"), [("POST", "/telemetry", 5_000_000), ("PATCH", "/settings", 100_000), ("POST", "", 5_000_000)]
+    ("method", "path", "size"),
+    [("POST", "/telemetry", 5_000_000), ("PATCH", "/settings", 100_000), ("POST", "", 5_000_000)],
 )
 async def test_a_body_too_large_is_refused_however_it_comes(
     agent: Any, chunked: bool, method: str, path: str, size: int

