@@ -15,7 +15,7 @@ from steadynorm_contract.views import Event, EventKind
 from steadynorm_server.auth import Principal
 from steadynorm_server.checks import check_registration
 from steadynorm_server.keys import CHANGES, INDEX, RunKeys
-from steadynorm_server.problems import ProblemError, RunNotFound
+from steadynorm_server.problems import RunNotFound, invalid
 from steadynorm_server.record import Info
 from steadynorm_server.store import MAX_EVENTS, Store, other_incarnation
 
@@ -62,17 +62,17 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
         "max_events": MAX_EVENTS,
     }
     answer = await store.redis.script("register", [keys.run, keys.parameters, keys.events], encode_json(plan), table)
+    # 422 and not 409: to register again, as a replaced agent does, would not help.
     match answer:
         case [b"name", name]:
-            raise ProblemError(
-                409, f"run {run_id} belongs to {name.decode()!r}, not to {registration.name!r}. Use another run_id."
-            )
+            message = f"run {run_id} belongs to {name.decode()!r}, not to {registration.name!r}. Use another run_id."
+            raise invalid("run_id", "must not be that of a run of another name", message)
         case [b"table"]:
-            raise ProblemError(
-                409,
-                f"run {run_id} was registered with another parameter table. Its history would not fit a changed "
-                "model: use another run_id, or delete the run.",
+            message = (
+                f"run {run_id} was registered with another parameter table. Its history would not fit a changed model: "
+                "use another run_id, or delete the run."
             )
+            raise invalid("parameters", "must be those of the known run", message)
     _, incarnation, acknowledged, revision, settings, created = answer
     # Also for a known run: the process that made it may have died before this line.
     await store.redis.add_to_index(INDEX, {run_id: now})

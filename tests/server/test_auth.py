@@ -131,7 +131,7 @@ async def test_a_bound_agent_touches_its_own_runs_only(
     assert "'team' is bound to runs named gpt-*, tiny: 'other' is not among them" in refused[0].json()["detail"]
     # Nor under a name of its own.
     hijack = make_agent(client, name="gpt-x", run_id="foreign")
-    assert (await client.post("/runs", content=body_of(hijack.registration))).status_code == 409
+    assert (await client.post("/runs", content=body_of(hijack.registration))).status_code == 422
     assert (await foreign.get())["incarnation"] == 1
 
 

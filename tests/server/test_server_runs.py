@@ -112,10 +112,10 @@ async def test_another_model_does_not_enter_a_known_run(
 ) -> None:
     other = make_agent(api, parameters=[Parameter("x", (1,), "float32")])
     answer = await api.post("/runs", content=body_of(other.registration))
-    assert answer.status_code == 409
+    assert answer.status_code == 422
     assert "another parameter table" in answer.json()["detail"]
     answer = await api.post("/runs", content=body_of(make_agent(api, name="other").registration))
-    assert answer.status_code == 409
+    assert answer.status_code == 422
     assert "belongs to 'tiny'" in answer.json()["detail"]
 
 
