@@ -96,7 +96,7 @@ class OptimizerHooks:
             recorder, stabilizer, boundary = self.recorder, self.stabilizer, self._boundary
             if recorder is None or stabilizer is None or self._faults.count:
                 return
-            recorder.put(self.stabilizer_index, boundary.round, boundary.step, stabilizer.record, self._learning_rate)
+            recorder.put(self.stabilizer_index, boundary.round, boundary.step, stabilizer.rows, self._learning_rate)
             if 2 * recorder.backlog() > recorder.capacity:
                 self.wake()
         except Exception:

@@ -1,8 +1,10 @@
-"""From the stabilizers' records to what is sent: steps put together from their sections, and rows where they matter."""
+"""From the rows that steps leave on their devices to what is sent: whole steps, as if one stabilizer had seen all."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 from array import array
 from collections.abc import Sequence
@@ -11,13 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadynorm.ring import Ring, Section, capacity_for
+from steadynorm.ring import Mark, Ring, capacity_for
+from steadynorm.statistics import NOT_MEASURED, RING_COLUMNS
+from steadynorm.summary import clean_rows, summarize
 from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS, floats_to_bytes
 
 __all__ = ["Recorder", "StepRecord", "combine"]
 
-_AT = {name: index for index, name in enumerate(SCALAR_COLUMNS)}
-_SCALARS = len(SCALAR_COLUMNS)
+_LOSS, _LEARNING_RATE, _SPIKES, _NONFINITE = (
+    SCALAR_COLUMNS.index(name) for name in ("loss", "learning_rate", "spikes", "nonfinite")
+)
+_ABSENT = torch.tensor([{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RING_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,8 @@ class Recorder:
     """
 
     def __init__(self, counts: Sequence[int], devices: Sequence[torch.device]) -> None:
-        widths = [_SCALARS + count * len(ROW_COLUMNS) for count in counts]
-        self.capacity = min(map(capacity_for, widths))
-        self._counts = list(counts)
-        self._rings = [Ring(width, self.capacity, device) for width, device in zip(widths, devices, strict=True)]
+        self.capacity = min(map(capacity_for, counts))
+        self._rings = [Ring(count, self.capacity, device) for count, device in zip(counts, devices, strict=True)]
         self._newest = 0  # round of the newest record
         self._newest_ring = 0
         self._has_loss = True  # whether the newest round has one; no round is as good as one that has
@@ -52,9 +56,9 @@ class Recorder:
 
     # The training thread.
 
-    def put(self, index: int, round_: int, step: int, record: Tensor, learning_rate: float | Tensor) -> None:
-        """Keep stabilizer `index`'s record of a step. No wait for the device."""
-        self._rings[index].put(round_, step, time.time(), record, learning_rate)
+    def put(self, index: int, round_: int, step: int, rows: Tensor, learning_rate: float | Tensor) -> None:
+        """Keep stabilizer `index`'s rows of a step. No wait for the device."""
+        self._rings[index].put(round_, step, time.time(), rows, learning_rate)
         begins = round_ != self._newest
         self._newest_ring, self._newest = index, round_
         if begins:
@@ -96,63 +100,47 @@ class Recorder:
         records: list[StepRecord] = []
         while self._next < stop:
             until = min(ring.span(self._next, stop) for ring in self._rings)
-            parts = [ring.read(self._next, until) for ring in self._rings]
-            for offset in range(until - self._next):
-                sections = [read[offset] for read, _ in parts]
-                if any(gone[offset] for _, gone in parts):
-                    lost += 1
-                elif any(section is not None for section in sections):
-                    records.append(combine(sections, self._counts))
+            rows, marks, overwritten = zip(*(ring.read(self._next, until) for ring in self._rings), strict=True)
+            found, gone = combine(rows, marks, overwritten)
+            records += found
+            lost += gone
             self._next = until
         return records, lost
 
 
-def combine(sections: Sequence[Section | None], counts: Sequence[int]) -> StepRecord:
-    """Several stabilizers' sections of one step as if one had seen all the parameters.
+def combine(
+    rows: Sequence[Tensor], marks: Sequence[Sequence[Mark | None]], lost: Sequence[Sequence[bool]]
+) -> tuple[list[StepRecord], int]:
+    """Several stabilizers' rows of the same steps as if one had seen all the parameters; and how many steps are lost.
 
-    A section that is None (no step of that optimizer in this round) adds nothing; its rows are NaN. Total norms are the
-    root of the sum of squares.
+    rows: of each stabilizer, [steps, parameters, RING_COLUMNS]; beside them its marks, and what was overwritten.
+    Where a mark is None (no step of that optimizer in this round) the parameters add nothing, and their rows are NaN.
     """
-    offsets = [sum(counts[:index]) for index in range(len(counts))]
-    present = [(offset, section) for offset, section in zip(offsets, sections, strict=True) if section is not None]
-    first = present[0][1]
-    if len(sections) == 1:
-        scalars = first.values[:_SCALARS]
-    else:
-        scalars = _combined([(offset, section.values) for offset, section in present])
-    rows = b"".join(
-        floats_to_bytes(
-            section.values[_SCALARS:] if section is not None else array("f", [math.nan]) * (count * len(ROW_COLUMNS))
-        )
-        for section, count in zip(sections, counts, strict=True)
-    )
-    alarm = scalars[_AT["spikes"]] > 0 or scalars[_AT["nonfinite"]] > 0
-    return StepRecord(first.step, first.time, floats_to_bytes(scalars), rows, alarm)
+    absent = [
+        torch.tensor([mark is None for mark in each]).view(-1, 1, 1).expand(-1, part.shape[1], 1)
+        for part, each in zip(rows, marks, strict=True)
+    ]
+    out = torch.cat(absent, dim=1)  # [steps, parameters, 1]
+    everything = torch.where(out, _ABSENT, torch.cat(list(rows), dim=1))
+    scalars = summarize(everything).tolist()
+    kept = torch.where(out, torch.nan, clean_rows(everything)[..., : len(ROW_COLUMNS)]).contiguous()
+    records: list[StepRecord] = []
+    gone = 0
+    for index, values in enumerate(scalars):
+        present = [mark for each in marks if (mark := each[index]) is not None]
+        if any(each[index] for each in lost):
+            gone += 1
+        elif present:
+            values[_LOSS] = next((mark.loss for mark in present if not math.isnan(mark.loss)), math.nan)
+            values[_LEARNING_RATE] = present[0].learning_rate
+            alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
+            records.append(
+                StepRecord(present[0].step, present[0].time, floats_to_bytes(values), _bytes(kept[index]), alarm)
+            )
+    return records, gone
 
 
-def _combined(parts: list[tuple[int, array[float]]]) -> array[float]:
-    def column(name: str) -> list[float]:
-        return [values[_AT[name]] for _, values in parts]
-
-    def extreme(name: str, index: str, sign: float) -> tuple[float, float]:
-        found = [
-            (sign * values[_AT[name]], values[_AT[name]], offset + values[_AT[index]])
-            for offset, values in parts
-            if not math.isnan(values[_AT[name]])
-        ]
-        return min(found, key=lambda item: item[0])[1:] if found else (math.nan, math.nan)
-
-    result = dict.fromkeys(SCALAR_COLUMNS, math.nan)
-    result["loss"] = next((loss for loss in column("loss") if not math.isnan(loss)), math.nan)
-    result["learning_rate"] = column("learning_rate")[0]
-    for name in ("raw_norm", "stabilized_norm"):
-        norms = column(name)
-        # math.hypot lets an infinity win over a NaN; a norm does not.
-        result[name] = math.nan if any(map(math.isnan, norms)) else math.hypot(*norms)
-    result["target_min"], result["target_parameter"] = extreme("target_min", "target_parameter", 1.0)
-    result["spike_ratio_max"], result["spike_parameter"] = extreme("spike_ratio_max", "spike_parameter", -1.0)
-    broken = [offset + values[_AT["nonfinite_parameter"]] for offset, values in parts if values[_AT["nonfinite"]] > 0]
-    result["nonfinite_parameter"] = broken[0] if broken else -1.0
-    for name in ("spikes", "nonfinite", "throttled"):
-        result[name] = sum(column(name))
-    return array("f", result.values())
+def _bytes(rows: Tensor) -> bytes:
+    """A contiguous float32 host tensor as little-endian bytes, without numpy, which a training image need not have."""
+    values = ctypes.string_at(rows.data_ptr(), rows.numel() * rows.element_size())
+    return values if sys.byteorder == "little" else floats_to_bytes(array("f", values))

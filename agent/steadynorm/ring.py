@@ -1,135 +1,132 @@
-"""The newest steps' records of one stabilizer, in a ring on its device: written by the step hook, read from behind.
+"""The newest steps' rows of one stabilizer, in a ring on its device: written by the step hook, read from behind.
 
-Writer and reader share no lock. Each slot carries two host marks: `begun` is set before a record is written and `done`
+Writer and reader share no lock. Each slot carries two host marks: `begun` is set before rows are written and `done`
 after it. What a reader copied is sound if `done` said so before the copy and `begun` still says so after it; else the
-writer has come round and the record is lost, never mixed with another.
+writer has come round and the step is lost, never mixed with another.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from array import array
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from steadynorm_contract.records import SCALAR_COLUMNS
+from steadynorm.statistics import RING_COLUMNS
 
-__all__ = ["Ring", "Section", "capacity_for"]
+__all__ = ["Mark", "Ring", "capacity_for"]
 
-LOSS, LEARNING_RATE = SCALAR_COLUMNS.index("loss"), SCALAR_COLUMNS.index("learning_rate")
 RING_BYTES = 16 * 1024 * 1024
 FEWEST_STEPS, MOST_STEPS = 128, 16_384  # some seconds, which is what a request may take that nobody answers
-_CHUNK_BYTES = 1024 * 1024  # of the host buffer that the reader copies through
+_CHUNK = 32_768  # numbers that are read at once: with more, torch would take its thread pool, which training needs
 
 
-def capacity_for(width: int) -> int:
-    """Steps that a ring of float32 records of `width` numbers holds."""
-    return max(FEWEST_STEPS, min(MOST_STEPS, RING_BYTES // (4 * width)))
+def capacity_for(parameters: int) -> int:
+    """Steps that a ring for so many parameters holds."""
+    return max(FEWEST_STEPS, min(MOST_STEPS, RING_BYTES // (4 * parameters * len(RING_COLUMNS))))
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """One stabilizer's part of one step: scalars in SCALAR_COLUMNS order, then a row for each parameter."""
+class Mark:
+    """What the host knows of one stabilizer's part of one step."""
 
     step: int
     time: float  # Unix seconds
-    values: array[float]
+    loss: float
+    learning_rate: float
 
 
 class Ring:
-    """Records of one stabilizer. A round is a step's number in this process: it only grows, and names the slot."""
+    """Rows of one stabilizer. A round is a step's number in this process: it only grows, and names the slot."""
 
-    def __init__(self, width: int, capacity: int, device: torch.device) -> None:
+    def __init__(self, parameters: int, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
-        self._records = torch.full((capacity, width), torch.nan, device=device)  # [slots, width], float32
+        shape = (parameters, len(RING_COLUMNS))
+        self._rows = torch.zeros((capacity, *shape), device=device)  # [slots, parameters, RING_COLUMNS], float32
+        self._extras = torch.zeros((capacity, 2), device=device)  # [slots, 2]: loss and rate, where they are tensors
         self._begun = [0] * capacity
         self._done = [0] * capacity
         self._steps = [0] * capacity
         self._times = [0.0] * capacity
-        self._learning_rates: list[float | None] = [None] * capacity  # None: it is in the record
-        self._chunk = max(1, min(capacity, _CHUNK_BYTES // (4 * width)))
+        self._losses: list[float | None] = [None] * capacity  # None: it is in the extras
+        self._learning_rates: list[float | None] = [None] * capacity
+        self._chunk = max(1, min(capacity, _CHUNK // math.prod(shape)))
         self._cuda = device.type == "cuda"
-        self._host = torch.empty((self._chunk, width), pin_memory=self._cuda)
+        self._host = torch.empty((self._chunk, *shape), pin_memory=self._cuda)
+        self._host_extras = torch.empty((self._chunk, 2), pin_memory=self._cuda)
         self._writer: torch.cuda.Stream | None = None
         self._reader = torch.cuda.Stream(device) if self._cuda else None
 
-    def put(self, round_: int, step: int, time: float, record: Tensor, learning_rate: float | Tensor) -> None:
-        """Training thread: keep `record` (float32 [width], rewritten by the next step) without waiting for it."""
+    def put(self, round_: int, step: int, time: float, rows: Tensor, learning_rate: float | Tensor) -> None:
+        """Training thread: keep `rows`, float32 [parameters, RING_COLUMNS], without waiting for the device."""
         slot = round_ % self.capacity
         self._begun[slot] = round_
-        row = self._records[slot]
-        row.copy_(record)
+        self._rows[slot].copy_(rows)
+        self._losses[slot] = math.nan
         if isinstance(learning_rate, Tensor):
-            row[LEARNING_RATE].copy_(learning_rate.detach().squeeze())
+            self._extras[slot, 1].copy_(learning_rate.detach().squeeze())
             self._learning_rates[slot] = None
         else:
             self._learning_rates[slot] = learning_rate
         self._steps[slot] = step
         self._times[slot] = time
         if self._cuda:
-            self._writer = torch.cuda.current_stream(self._records.device)
+            self._writer = torch.cuda.current_stream(self._rows.device)
         self._done[slot] = round_
 
     def put_loss(self, round_: int, loss: float | Tensor) -> None:
         """Training thread: add the loss to a round that was put and is the newest."""
-        cell = self._records[round_ % self.capacity, LOSS]
+        slot = round_ % self.capacity
         if isinstance(loss, Tensor):
-            cell.copy_(loss)
+            self._extras[slot, 0].copy_(loss)
+            self._losses[slot] = None
         else:
-            cell.fill_(loss)
+            self._losses[slot] = loss
 
     def span(self, start: int, stop: int) -> int:
         """Where a read of the rounds start..stop (exclusive) has to end: it stays in one piece and one chunk."""
         first = start % self.capacity
         return min(stop, start + self._chunk, start + self.capacity - first)
 
-    def read(self, start: int, stop: int) -> tuple[list[Section | None], list[bool]]:
-        """Reader: the rounds start..stop (exclusive, as `span` allows), and which of them were overwritten.
+    def read(self, start: int, stop: int) -> tuple[Tensor, list[Mark | None], list[bool]]:
+        """Reader: the rounds start..stop (exclusive, as `span` allows).
 
-        None: overwritten, or this stabilizer's optimizer took no step in that round.
+        Returns rows [rounds, parameters, RING_COLUMNS] in host memory, valid until the next read; their marks; and
+        which were overwritten. A mark is None there, and where this stabilizer's optimizer took no step.
         """
         first, count = start % self.capacity, stop - start
-        rounds = range(start, stop)
-        done = [self._done[first + offset] == round_ for offset, round_ in enumerate(rounds)]
-        values = self._copy(first, count) if any(done) else []
-        sections: list[Section | None] = []
-        for offset in range(count):
+        done = [self._done[first + offset] == start + offset for offset in range(count)]
+        rows, extras = self._copy(first, count)
+        marks: list[Mark | None] = []
+        for offset, (loss, learning_rate) in enumerate(extras):
             slot = first + offset
-            if not done[offset]:
-                sections.append(None)
-                continue
-            learning_rate = self._learning_rates[slot]
-            if learning_rate is not None:
-                values[offset][LEARNING_RATE] = learning_rate
-            sections.append(Section(self._steps[slot], self._times[slot], values[offset]))
+            host_loss, host_rate = self._losses[slot], self._learning_rates[slot]
+            mark = Mark(
+                self._steps[slot],
+                self._times[slot],
+                loss if host_loss is None else host_loss,
+                learning_rate if host_rate is None else host_rate,
+            )
+            marks.append(mark if done[offset] else None)
         # Last, after everything above was read.
-        lost = [self._begun[first + offset] > round_ for offset, round_ in enumerate(rounds)]
-        return [None if gone else section for section, gone in zip(sections, lost, strict=True)], lost
+        lost = [self._begun[first + offset] > start + offset for offset in range(count)]
+        return rows, [None if gone else mark for mark, gone in zip(marks, lost, strict=True)], lost
 
-    def _copy(self, first: int, count: int) -> list[array[float]]:
-        host = self._host[:count]
+    def _copy(self, first: int, count: int) -> tuple[Tensor, list[list[float]]]:
+        rows, extras = self._host[:count], self._host_extras[:count]
         if self._reader is None:
-            host.copy_(self._records[first : first + count])
+            rows.copy_(self._rows[first : first + count])
+            extras.copy_(self._extras[first : first + count])
         else:
             # Everything enqueued so far by the training thread comes first; the wait is on the device.
             if self._writer is not None:
                 self._reader.wait_stream(self._writer)
             with torch.cuda.stream(self._reader):
-                host.copy_(self._records[first : first + count], non_blocking=True)
+                rows.copy_(self._rows[first : first + count], non_blocking=True)
+                extras.copy_(self._extras[first : first + count], non_blocking=True)
                 copied = torch.cuda.Event(blocking=True)
                 copied.record(self._reader)
             copied.synchronize()  # this thread sleeps; the training thread does not
-        return [_floats(row) for row in host]
-
-
-def _floats(row: Tensor) -> array[float]:
-    """A contiguous float32 host tensor as an array, without numpy, which a training image need not have."""
-    values = array("f")
-    values.frombytes(ctypes.string_at(row.data_ptr(), row.numel() * row.element_size()))
-    return values
-
-
-assert array("f").itemsize == 4, sys.platform
+        values: list[list[float]] = extras.tolist()
+        return rows, values

@@ -145,7 +145,7 @@ class GradientStabilizer:
 
     def state_dict(self) -> dict[str, Any]:
         """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
-        rows = self._statistics.state.cpu().t().clone()
+        rows = self._statistics.save()
         return {
             "version": 1,
             "mode": self._previous_mode.value,
@@ -170,10 +170,9 @@ class GradientStabilizer:
         settings = Settings(**state["settings"])
         self._settings = settings
         self._previous_mode = Mode(state["mode"])
-        self._statistics.state.copy_(rows.t())
         self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
         self._statistics.knobs.fill(settings)
-        self._statistics.refresh()
+        self._statistics.load(rows)
 
 
 def _common_device(parameters: list[Tensor]) -> torch.device:

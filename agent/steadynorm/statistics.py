@@ -90,6 +90,19 @@ class Statistics:
         self.sums[1::2].fill_(_NO_WEIGHT)
         self.refresh()
 
+    def save(self) -> Tensor:
+        """A copy in host memory, float32 [P, STATE_FIELDS]."""
+        rows = self.state.t().cpu().clone()
+        weights = rows[:, 1:4:2]
+        weights[weights <= _NO_WEIGHT] = 0.0
+        return rows
+
+    def load(self, rows: Tensor) -> None:
+        """Go on from what `save` gave."""
+        self.state.copy_(rows.t())
+        self.sums[1::2].clamp_min_(_NO_WEIGHT)
+        self.refresh()
+
     def update(self) -> None:
         """Take the newest `raw_norm` of every parameter into the statistics."""
         raw, knobs, sample = self.raw_norm, self.knobs, self._samples[0]

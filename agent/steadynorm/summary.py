@@ -45,24 +45,31 @@ def summarize(rows: Tensor) -> Tensor:
     cleaned = clean_rows(rows)
     raw_norm, _, _, _, spike_ratio, target = cleaned.unbind(-1)
     broken = measured & ~raw_norm.isfinite()
-    least, least_at = target.min(-1)
+    known = torch.where(measured, target, 1.0)
+    least, least_at = known.min(-1)
     most, most_at = spike_ratio.max(-1)
     nothing = torch.full_like(least, torch.nan)
     columns = {
         "loss": nothing,
         "learning_rate": nothing,
-        "raw_norm": torch.linalg.vector_norm(raw_norm, dim=-1),
-        "stabilized_norm": torch.linalg.vector_norm(stabilized_norms(cleaned), dim=-1),
-        "target_min": least,
+        "raw_norm": _total(raw_norm, measured),
+        "stabilized_norm": _total(stabilized_norms(cleaned), measured),
+        "target_min": torch.where(measured.any(-1), least, torch.nan),
         "target_parameter": least_at,
         "spike_ratio_max": most,
         "spike_parameter": most_at,
         "spikes": (spike_ratio > SPIKE_RATIO).sum(-1),
         "nonfinite": broken.sum(-1),
         "nonfinite_parameter": torch.where(broken.any(-1), broken.int().argmax(-1), -1),
-        "throttled": (target < THROTTLED_TARGET).sum(-1),
+        "throttled": (known < THROTTLED_TARGET).sum(-1),
     }
     return torch.stack([columns[name].float() for name in SCALAR_COLUMNS], dim=-1)
+
+
+def _total(norms: Tensor, measured: Tensor) -> Tensor:
+    """L2 norm over all parameters, [S], of the norms [S, P] that were measured. NaN where none was."""
+    total = torch.linalg.vector_norm(torch.where(measured, norms, 0.0), dim=-1)
+    return torch.where(measured.any(-1), total, torch.nan)
 
 
 assert RING_COLUMNS[: len(ROW_COLUMNS)] == ROW_COLUMNS

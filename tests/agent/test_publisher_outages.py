@@ -18,8 +18,9 @@ from steadynorm.listener import Listener
 from steadynorm.mailbox import Mailbox
 from steadynorm.publisher import Publisher
 from steadynorm.recorder import Recorder
+from steadynorm.statistics import RING_COLUMNS
 from steadynorm.transport import Transport
-from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS, Parameter, RunEnd, RunFinish, RunRegistration
+from steadynorm_contract.records import Parameter, RunEnd, RunFinish, RunRegistration
 from steadynorm_contract.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ class Sender:
             Backoff(0.001, 0.02),
         )
         self.step = 0
-        self._record = torch.zeros(len(SCALAR_COLUMNS) + len(ROW_COLUMNS))
+        self._rows = torch.zeros(1, len(RING_COLUMNS))
         self.publisher.start()
 
     def take_steps(self, count: int) -> None:
         for _ in range(count):
             self.step += 1
-            self.recorder.put(0, self.step, self.step, self._record, 0.1)
+            self.recorder.put(0, self.step, self.step, self._rows, 0.1)
 
     def settled(self) -> bool:
         counters = self.publisher.counters

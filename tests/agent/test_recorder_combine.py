@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from array import array
 
 import pytest
 import torch
@@ -11,12 +10,15 @@ import torch
 import steadynorm
 from steadynorm.flight import STEPS_AFTER, STEPS_BEFORE, FlightRecorder
 from steadynorm.recorder import StepRecord, combine
-from steadynorm.ring import Section
+from steadynorm.ring import Mark
 from steadynorm_contract.records import SCALAR_COLUMNS, floats_from_bytes
 
 
-def section(record: torch.Tensor) -> Section:
-    return Section(1, 0.0, array("f", record.tolist()))
+def combined_step(*stabilizers: steadynorm.GradientStabilizer) -> StepRecord:
+    """One step of all of them."""
+    rows = [stabilizer.rows.unsqueeze(0) for stabilizer in stabilizers]
+    (record,), _ = combine(rows, [[Mark(1, 0.0, math.nan, 0.1)]] * len(rows), [[False]] * len(rows))
+    return record
 
 
 def scalars(record: StepRecord) -> dict[str, float]:
@@ -45,8 +47,8 @@ def test_two_halves_combine_to_the_whole(cut: int, event: str) -> None:
             parameters[5].grad = torch.full((4, 5), math.inf)
         for each in (whole, *halves):
             each.apply()
-    expected = combine([section(whole.record)], [7])
-    combined = combine([section(each.record) for each in halves], [cut, 7 - cut])
+    expected = combined_step(whole)
+    combined = combined_step(*halves)
     assert scalars(combined) == pytest.approx(scalars(expected), rel=1e-5, nan_ok=True)
     assert floats_from_bytes(combined.rows) == pytest.approx(floats_from_bytes(expected.rows), rel=1e-5, nan_ok=True)
     assert combined.alarm is (event != "calm")
@@ -60,7 +62,7 @@ def test_two_halves_combine_to_the_whole(cut: int, event: str) -> None:
 def test_unmeasured_sections_stay_unmeasured() -> None:
     stabilizer = steadynorm.GradientStabilizer([("p", torch.nn.Parameter(torch.ones(2)))], mode="off")
     stabilizer.apply()
-    found = scalars(combine([section(stabilizer.record)] * 2, [1, 1]))
+    found = scalars(combined_step(stabilizer, stabilizer))
     assert math.isnan(found["raw_norm"])
     assert math.isnan(found["target_min"])
     assert (found["spikes"], found["nonfinite_parameter"]) == (0, -1)
