@@ -136,8 +136,17 @@ def _problem(field: str, value: object) -> FieldError | None:
     advice = check(value)
     if advice is None:
         return None
-    shown = "null" if value is None else repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return FieldError(field, rule, f"{field} {rule}: got {shown}. {advice}")
+    return FieldError(field, rule, f"{field} {rule}: got {_shown(value)}. {advice}")
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
