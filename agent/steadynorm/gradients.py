@@ -53,14 +53,18 @@ class Gradients:
         """L2 norms as 0-dim float32 tensors, accumulated in float32 at least."""
         if not self._alone:
             return list(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+        if len(self._alone) == len(self._parameters):
+            roots = _squares(gradients)
+            torch._foreach_sqrt_(roots)
+            return roots
         alone = [gradient for index, gradient in zip(indices, gradients, strict=True) if index in self._alone]
-        squares = _squares(alone)
-        torch._foreach_sqrt_(squares)
-        if len(alone) == len(gradients):
-            return squares
+        roots = _squares(alone)
+        if roots:
+            torch._foreach_sqrt_(roots)
         together = [gradient for index, gradient in zip(indices, gradients, strict=True) if index not in self._alone]
-        norms, roots = iter(torch._foreach_norm(together, 2, dtype=torch.float32)), iter(squares)
-        return [next(roots) if index in self._alone else next(norms) for index in indices]
+        norms = torch._foreach_norm(together, 2, dtype=torch.float32) if together else ()
+        one, other = iter(roots), iter(norms)
+        return [next(one) if index in self._alone else next(other) for index in indices]
 
     def scale(self, present: tuple[list[int], list[Tensor]], scales: Tensor, finite: Tensor | None = None) -> None:
         """Multiply each gradient by its entry of `scales` (float32 [P]), in place.
@@ -105,15 +109,16 @@ def _measured_alone(parameter: Tensor) -> bool:
 
 def _squares(gradients: list[Tensor]) -> list[Tensor]:
     """Squared L2 norms, 0-dim float32."""
-    return [
-        # The common case first, and in few words: there are hundreds of them.
-        torch.dot(flat, flat)
-        if gradient.dtype is torch.float32
-        and gradient.is_contiguous()
-        and len(flat := gradient.view(-1)) <= _PIECE_OF_DOT
-        else _square(gradient)
-        for gradient in gradients
-    ]
+    try:
+        # The common case in few words: there may be hundreds of them.
+        return [
+            torch.dot(flat := gradient.view(-1), flat)
+            if gradient.dtype is torch.float32 and gradient.numel() <= _PIECE_OF_DOT
+            else _square(gradient)
+            for gradient in gradients
+        ]
+    except RuntimeError:  # one has no flat view
+        return [_square(gradient) for gradient in gradients]
 
 
 def _square(gradient: Tensor) -> Tensor:
