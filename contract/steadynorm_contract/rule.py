@@ -68,7 +68,10 @@ def target(norm_mean: float, norm_rms: float, eps: float) -> float:
 
 
 def spike_ceiling(gamma1: float, gamma2: float) -> float:
-    """Largest target that a spike of any size can cause in steady state: (1 - gamma1) / sqrt(1 - gamma2)."""
+    """Target that a spike approaches in steady state as its size grows without bound: (1-gamma1) / sqrt(1-gamma2).
+
+    A finite spike can exceed it a little: its largest target is the root of ceiling**2 + gamma1**2 / gamma2.
+    """
     return (1.0 - gamma1) / math.sqrt(1.0 - gamma2)
 
 

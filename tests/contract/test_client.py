@@ -1,0 +1,136 @@
+"""Each answer's status is an error of its own, and carries what the server said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from steadynorm_contract.client import (
+    Client,
+    ClientError,
+    Conflict,
+    Forbidden,
+    InvalidChange,
+    NotFound,
+    ServerUnreachable,
+    Unauthorized,
+)
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import Desired
+from steadynorm_contract.settings import FieldError, Settings
+from steadynorm_contract.views import Problem, RunList, SeriesAnswer
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Answers what it was told to, remembers what it was asked."""
+
+    status: ClassVar[int] = 200
+    body: ClassVar[bytes] = b""
+    seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
+
+    def _answer(self) -> None:
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.seen.append((self.command, self.path, dict(self.headers), sent))
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_GET = do_PATCH = do_DELETE = _answer  # noqa: N815 - names of http.server
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a Recorder."""
+    Recorder.seen.clear()
+    Recorder.status, Recorder.body = 200, b""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[Client]:
+    """A client with a token."""
+    made = Client(server + "/", "secret")
+    yield made
+    made._pool.clear()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, Unauthorized),
+        (403, Forbidden),
+        (404, NotFound),
+        (412, Conflict),
+        (422, InvalidChange),
+        (409, ClientError),
+        (503, ClientError),
+    ],
+)
+def test_a_problem_becomes_the_error_of_its_status(client: Client, status: int, kind: type[ClientError]) -> None:
+    errors = [FieldError("gamma2", "must be in [0, 1)", "gamma2 must be in [0, 1): got 2.")]
+    Recorder.status = status
+    Recorder.body = encode_json(Problem(title="No", status=status, detail="because of this", errors=errors))
+    with pytest.raises(ClientError, match="because of this") as raised:
+        client.change("tiny-1", {"gamma2": 2}, revision=0)
+    assert type(raised.value) is kind
+    assert raised.value.problem is not None
+    assert raised.value.problem.status == status
+    if isinstance(raised.value, InvalidChange):
+        assert raised.value.errors == errors
+
+
+def test_an_answer_that_is_no_problem_is_told_by_its_status(client: Client) -> None:
+    Recorder.status, Recorder.body = 502, b"<html>bad gateway</html>"
+    with pytest.raises(ClientError, match="answered 502 to GET /runs") as raised:
+        client.runs()
+    assert raised.value.problem is None
+
+
+def test_an_answer_of_another_shape_is_told(client: Client) -> None:
+    Recorder.body = b'{"walks": []}'
+    with pytest.raises(ClientError, match=r"not a RunList.*Are both of one version\?"):
+        client.runs()
+
+
+def test_nobody_there_says_how_to_start_one() -> None:
+    import socket
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(ServerUnreachable, match=rf"{address}.*`steadynorm up`"):
+            Client(address, timeout_s=5).runs()
+
+
+def test_requests_carry_token_revision_and_quoted_names(client: Client) -> None:
+    Recorder.body = encode_json(Desired(4, Settings()))
+    assert client.change("a/b", {"gamma2": 0.9}, revision=3, reason="why").revision == 4
+    method, path, headers, sent = Recorder.seen[-1]
+    assert (method, path) == ("PATCH", "/api/v1/runs/a%2Fb/settings")
+    assert headers["Authorization"] == "Bearer secret"
+    assert headers["If-Match"] == '"3"'
+    assert msgspec.json.decode(sent) == {"settings": {"gamma2": 0.9}, "reason": "why"}
+
+    Recorder.body = encode_json(SeriesAnswer({}))
+    client.series("tiny-1", ["loss", "raw_norm/a.b"], start=5, points=10)
+    assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/series?names=loss%2Craw_norm%2Fa.b&from=5&points=10"
+
+    Recorder.body = encode_json(RunList([]))
+    assert client.runs() == RunList([])
+    Recorder.status, Recorder.body = 204, b""
+    client.delete("tiny-1")
+    assert Recorder.seen[-1][:2] == ("DELETE", "/api/v1/runs/tiny-1")

@@ -1,0 +1,252 @@
+"""The wire format, byte for byte. A change of a file in golden/ is a change that other versions of us must survive.
+
+A new optional field may be added: its golden file then grows, and the old one must still decode. To write the files
+anew after such a change: `python -m pytest tests/contract --golden=write`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from steadynorm_contract import codec
+from steadynorm_contract.home import ServerAddress
+from steadynorm_contract.records import (
+    ROW_COLUMNS,
+    SCALAR_COLUMNS,
+    SCHEMA_VERSION,
+    AgentCounters,
+    AppliedReport,
+    Desired,
+    Parameter,
+    ParameterRows,
+    Registered,
+    RevisionOutcome,
+    RunEnd,
+    RunFinish,
+    RunRegistration,
+    StepScalars,
+    TelemetryAnswer,
+    TelemetryBatch,
+    floats_to_bytes,
+)
+from steadynorm_contract.settings import FieldError, Mode, Settings, Transfer
+from steadynorm_contract.views import (
+    Applied,
+    AuditEntry,
+    AuditList,
+    Change,
+    DesiredView,
+    Event,
+    EventKind,
+    EventList,
+    Health,
+    ParameterList,
+    ParameterView,
+    Problem,
+    RevisionState,
+    RunCounters,
+    RunDetail,
+    RunList,
+    RunState,
+    RunSummary,
+    Series,
+    SeriesAnswer,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = Settings(
+    mode=Mode.OBSERVE,
+    gamma1=0.5,
+    gamma2=0.99,
+    eps=1e-9,
+    spike_limit=10.0,
+    transfer=Transfer.PLAIN,
+    lr_scale=0.5,
+    paused=True,
+    stop=True,
+    reset_generation=2,
+    checkpoint_generation=3,
+)
+SUMMARY: dict[str, Any] = {
+    "run_id": "gpt-small-1f2e3d4c",
+    "name": "gpt-small",
+    "state": RunState.RUNNING,
+    "health": Health.SPIKING,
+    "step": 4012,
+    "started": 1700000000.5,
+    "last_seen": 1700000100.25,
+    "desired": DesiredView(2, SETTINGS, RevisionState.REJECTED, "mode is not in `allow`"),
+    "applied": Applied(1, 4000, Settings()),
+    "counters": RunCounters(spikes=3, nonfinite=1, dropped=2, steps=4012, agent_errors=0),
+    "loss": 2.5,
+    "raw_norm": 1.25,
+    "spike_ratio_max": None,
+    "tags": {"team": "a"},
+}
+
+
+class Example(NamedTuple):
+    file: str
+    value: object
+    decode: Callable[[bytes], object]
+
+
+def _json(file: str, value: object) -> Example:
+    return Example(file, value, lambda data: codec.decode_json(data, type(value)))
+
+
+EXAMPLES = [
+    Example(
+        "registration.json",
+        RunRegistration(
+            name="gpt-small",
+            parameters=[Parameter("blocks.0.weight", (64, 32), "bfloat16"), Parameter("scale", (), "float32")],
+            settings=SETTINGS,
+            applied_revision=1,
+            step=4000,
+            run_id="gpt-small-1f2e3d4c",
+            instance="f00d",
+            framework="torch 2.13.0",
+            agent_version="0.1.0",
+            world_size=8,
+            host="node7",
+            tags={"team": "a"},
+            allow=["gamma1", "gamma2"],
+            detail_every=10,
+        ),
+        codec.decode_registration,
+    ),
+    Example(
+        "telemetry.msgpack",
+        TelemetryBatch(
+            incarnation=1,
+            sequence=7,
+            scalars=StepScalars(
+                [4000, 4001],
+                struct.pack("<2d", 1700000000.0, 1700000000.5),
+                floats_to_bytes([*range(12), math.nan, math.inf, -math.inf, *range(9)]),
+            ),
+            rows=ParameterRows([4000], 2, floats_to_bytes(range(10))),
+            applied=[AppliedReport(1, 4000, RevisionOutcome.APPLIED, SETTINGS, 1700000000.0, "")],
+            counters=AgentCounters(produced=9, acknowledged=5, dropped=1, buffered=3, errors=0),
+        ),
+        codec.decode_batch,
+    ),
+    Example("empty_telemetry.msgpack", TelemetryBatch(incarnation=1, sequence=1), codec.decode_batch),
+    _json("registered.json", Registered("gpt-small-1f2e3d4c", 2, 7, Desired(3, SETTINGS))),
+    _json("telemetry_answer.json", TelemetryAnswer(7, Desired(3, SETTINGS))),
+    _json("desired.json", Desired(0, Settings())),
+    _json("finish.json", RunFinish(RunEnd.FAILED, 2, "out of memory")),
+    _json("change.json", Change({"gamma2": 0.99, "mode": "observe"}, "spikes since step 4000")),
+    _json("runs.json", RunList([RunSummary(**SUMMARY)])),
+    _json(
+        "run.json",
+        RunDetail(**SUMMARY, incarnation=2, parameters=2, host="node7", allow=["gamma2"], end_reason="out of memory"),
+    ),
+    _json(
+        "series.json",
+        SeriesAnswer(
+            {"loss": Series([0, 8], [8, 3], [1.5, None], [2.0, None], [2.5, None], [1700000000.0, 1700000008.0])}
+        ),
+    ),
+    _json(
+        "parameters.json",
+        ParameterList(
+            4000, [ParameterView(name="scale", shape=[], dtype="float32", numel=1, raw_norm=1.5, spike_ratio_max=12.0)]
+        ),
+    ),
+    _json(
+        "events.json",
+        EventList(
+            [
+                Event(
+                    id="1700000000000-0",
+                    kind=EventKind.SPIKE,
+                    step=4000,
+                    time=1700000000.0,
+                    message="the gradient norm of scale was 120 times its RMS norm.",
+                    parameter="scale",
+                    value=120.0,
+                )
+            ]
+        ),
+    ),
+    _json(
+        "audit.json",
+        AuditList(
+            [
+                AuditEntry(
+                    revision=1,
+                    time=1700000000.0,
+                    actor="operator",
+                    reason="spikes",
+                    before={"gamma2": 0.999},
+                    after={"gamma2": 0.99},
+                    state=RevisionState.APPLIED,
+                    applied_step=4000,
+                    applied_time=1700000001.0,
+                )
+            ]
+        ),
+    ),
+    _json(
+        "problem.json",
+        Problem(
+            title="Invalid settings",
+            status=422,
+            detail="gamma2 must be in [0, 1): got 1.0. For a longer memory use 0.9999.",
+            instance="/api/v1/runs/x/settings",
+            errors=[FieldError("gamma2", "must be in [0, 1)", "gamma2 must be in [0, 1): got 1.0.")],
+        ),
+    ),
+    _json("server.json", ServerAddress("http://127.0.0.1:8470", None)),
+]
+
+
+def encoded(example: Example) -> bytes:
+    if isinstance(example.value, TelemetryBatch):
+        return codec.encode_batch(example.value)
+    return codec.encode_json(example.value)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.file)
+def test_a_message_is_what_it_always_was(example: Example, pytestconfig: pytest.Config) -> None:
+    file = GOLDEN / example.file
+    if pytestconfig.getoption("--golden", "check") == "write":
+        file.write_bytes(encoded(example))
+    assert encoded(example) == file.read_bytes()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.file)
+def test_a_message_of_then_is_read_now(example: Example) -> None:
+    again = example.decode((GOLDEN / example.file).read_bytes())
+    assert type(again) is type(example.value)
+    assert msgspec.msgpack.encode(again) == msgspec.msgpack.encode(example.value)
+
+
+def test_every_golden_file_is_used() -> None:
+    assert {file.name for file in GOLDEN.iterdir()} == {example.file for example in EXAMPLES}
+
+
+def test_columns_and_version_are_pinned() -> None:
+    assert SCHEMA_VERSION == 1
+    assert (
+        *("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "target_parameter"),
+        *("spike_ratio_max", "spike_parameter", "spikes", "nonfinite", "nonfinite_parameter", "throttled"),
+    ) == SCALAR_COLUMNS
+    assert ROW_COLUMNS == ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.file)
+def test_fields_from_the_future_are_ignored(example: Example) -> None:
+    data = (GOLDEN / example.file).read_bytes()
+    wire = msgspec.msgpack if example.file.endswith(".msgpack") else msgspec.json
+    newer = wire.encode(wire.decode(data) | {"from_the_future": [1, 2]})
+    assert msgspec.msgpack.encode(example.decode(newer)) == msgspec.msgpack.encode(example.value)
