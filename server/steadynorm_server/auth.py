@@ -183,7 +183,7 @@ class requires:  # noqa: N801 - read as a word at its place of use: Depends(requ
     def __init__(self, *roles: Role) -> None:
         self._roles = frozenset(roles)
 
-    def __call__(self, request: Request) -> Principal:
+    async def __call__(self, request: Request) -> Principal:
         """The sender of `request`."""
         sender = principal(request)
         if not self._roles & sender.roles:

@@ -1,4 +1,7 @@
-"""What routes get handed. It hangs on the application, so tests and several applications in one process keep apart."""
+"""What routes get handed. It hangs on the application, so tests and several applications in one process keep apart.
+
+All of it is async, though nothing waits: FastAPI would send a plain function to a thread.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,21 @@ from steadynorm_server.store import Store
 __all__ = ["MetersOf", "ReaderOf", "StoppingOf", "StoreOf"]
 
 
-def _store(request: Request) -> Store:
+async def _store(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
 
-def _reader(request: Request) -> Reader:
-    return Reader(_store(request))
+async def _reader(request: Request) -> Reader:
+    return Reader(await _store(request))
 
 
-def _meters(request: Request) -> Meters:
+async def _meters(request: Request) -> Meters:
     meters: Meters = request.app.state.meters
     return meters
 
 
-def _stopping(request: Request) -> asyncio.Event:
+async def _stopping(request: Request) -> asyncio.Event:
     stopping: asyncio.Event = request.app.state.stopping
     return stopping
 

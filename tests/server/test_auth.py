@@ -75,19 +75,16 @@ async def test_a_role_opens_its_routes_only(
         assert status < 500
 
 
-@pytest.mark.parametrize(
-    "header",
-    [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic b3Atc2VjcmV0", "op-secret", "Bearer op-secret op-secret"],
-)
 @pytest.mark.parametrize(("method", "path", "_allowed"), ROUTES)
 async def test_without_a_known_token_nothing_opens(
-    guarded: httpx.AsyncClient, method: str, path: str, _allowed: set[str], header: str | None
+    guarded: httpx.AsyncClient, method: str, path: str, _allowed: set[str]
 ) -> None:
-    headers = {} if header is None else {"Authorization": header}
-    answer = await guarded.request(method, path, headers=headers)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert answer.headers["content-type"] == "application/problem+json"
+    wrong = ["", "Bearer", "Bearer ", "Bearer wrong", "Basic b3Atc2VjcmV0", "op-secret", "Bearer op-secret op-secret"]
+    for headers in ({}, *({"Authorization": header} for header in wrong)):
+        answer = await guarded.request(method, path, headers=headers)
+        assert answer.status_code == 401, headers
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("token", ["pässwörd".encode(), "密码".encode(), b"\xff\xfe\x80", b"x" * 10_000])

@@ -12,7 +12,15 @@ import msgspec
 import pytest
 
 from steadynorm_contract.codec import encode_batch
-from steadynorm_contract.records import AgentCounters, ParameterRows, StepScalars, TelemetryBatch, floats_to_bytes
+from steadynorm_contract.records import (
+    MAX_BATCH_BYTES,
+    AgentCounters,
+    Parameter,
+    ParameterRows,
+    StepScalars,
+    TelemetryBatch,
+    floats_to_bytes,
+)
 from steadynorm_server.store import Store
 
 
@@ -166,6 +174,15 @@ async def test_a_body_too_large_is_refused_however_it_comes(
     assert "bytes" in answer.json()["detail"]
 
 
+async def test_the_largest_batch_is_stored(agent: Any) -> None:
+    steps = range(70_000)
+    sent = agent.batch(1, steps, raw_norm=list(map(float, steps)))
+    assert MAX_BATCH_BYTES - 200_000 < len(encode_batch(sent)) < MAX_BATCH_BYTES
+    assert (await agent.post(sent)).status_code == 200
+    series = (await agent.get("/series", names="raw_norm", points=1))["series"]["raw_norm"]
+    assert (series["count"], series["min"], series["max"]) == ([70_000], [0], [69_999])
+
+
 async def test_other_kinds_of_body_are_refused(agent: Any) -> None:
     url = f"{agent.run}/telemetry"
     answer = await agent.client.post(url, content=GOOD, headers={"Content-Type": "application/json"})
@@ -177,8 +194,6 @@ async def test_other_kinds_of_body_are_refused(agent: Any) -> None:
 
 
 async def test_a_large_model_stays_within_its_budget(agent: Any, store: Store, make_agent: Any, api: Any) -> None:
-    from steadynorm_contract.records import Parameter
-
     number = 20_000  # a raw row of 400 kB
     large = make_agent(api, run_id="large", parameters=[Parameter(f"p{at}", (1,), "bfloat16") for at in range(number)])
     await large.register()

@@ -32,6 +32,6 @@ async def metrics(request: Request, reader: ReaderOf, store: StoreOf, meters: Me
     """All runs that have not ended, and the server itself, for Prometheus."""
     settings = request.app.state.settings
     if settings.metrics_auth:
-        _viewer(request)
+        await _viewer(request)
     runs = await gather(store, reader, settings.top_parameters, settings.forget_after_s)
     return Response(exposition(runs, meters), media_type=CONTENT_TYPE)
