@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
 from steadynorm_server.auth import Role, requires
 from steadynorm_server.body import json_answer
@@ -20,14 +21,14 @@ async def healthz() -> Response:
     return json_answer({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "The store does not answer"}})
 async def readyz(store: StoreOf) -> Response:
     """The process answers and so does its store; 503 otherwise."""
     await store.ping()
     return json_answer({"status": "ok"})
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request, reader: ReaderOf, store: StoreOf, meters: MetersOf) -> Response:
     """All runs that have not ended, and the server itself, for Prometheus."""
     settings = request.app.state.settings
