@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,10 @@ def test_links_between_pages_lead_somewhere(root: Path) -> None:
     ]
     assert len(links) >= 2
     assert [f"{page.relative_to(root)}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_tree_is_what_the_files_say(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/readme_tree.py", "--check"], cwd=root, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
