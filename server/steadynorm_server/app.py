@@ -38,10 +38,7 @@ def create_app(
         app.state.stopping = asyncio.Event()
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
         async with store.opened(), background("sweeper", lambda: _sweep(store)):
-            try:
-                yield
-            finally:
-                app.state.stopping.set()
+            yield
 
     app = FastAPI(
         title="steadynorm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -170,6 +171,14 @@ async def test_a_silence_is_told_once_whoever_looks_and_ends_with_telemetry(agen
     clock.now += 100
     await agent.get()
     assert [event["kind"] for event in await agent.events()] == ["stalled", "resumed", "stalled"]
+
+
+async def test_many_who_look_at_once_tell_a_silence_once(agent: Any, serve: Any, clock: Any) -> None:
+    other = await serve()
+    await agent.send([1])
+    clock.now += 60
+    await asyncio.gather(*(client.get(agent.run) for client in [agent.client, other] * 10))
+    assert [event["kind"] for event in await agent.events()] == ["stalled"]
 
 
 async def test_a_silence_that_nobody_saw_is_told_when_it_ends(agent: Any, clock: Any) -> None:

@@ -120,6 +120,17 @@ def _batched(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
     return [records[at : at + size] for at in range(0, len(records), size)]
 
 
+async def test_more_than_a_level_may_hold_is_rolled_before_it_goes(agent: Any, store: Store) -> None:
+    sizes = [50_000, 1, 50_000, 1]  # 50 000 records of one step are 3 MB, where the level may hold 2 MiB
+    for size in sizes:
+        await agent.send([5] * size, raw_norm=[float(at) for at in range(size)])
+        series = (await agent.get("/series", names="raw_norm"))["series"]["raw_norm"]
+        assert series["count"] == [(await agent.get())["counters"]["steps"]]
+        assert series["max"][0] >= 49_999
+    fields = await store.redis.hash("steadynorm:{tiny-1}:run")
+    assert int(fields[b"bytes:scalars1"]) <= 2 * 2**20
+
+
 async def test_a_parameter_has_series_of_its_own_and_of_its_target(agent: Any) -> None:
     draw = random.Random(1)
     steps = list(range(10, 6000, 10))
