@@ -130,6 +130,19 @@ def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent:
             assert [answer.status_code for answer in answers] == [200]
 
 
+def test_answers_are_not_held_back(tmp_path: Path) -> None:
+    with process(tmp_path) as (_, announced):
+        address = announced[0].split()[-1]
+        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+        with httpx.Client(base_url=f"{address}/api/v1", headers=headers) as http:
+            seconds = []
+            for _ in range(30):
+                began = time.perf_counter()
+                http.post("/runs/unknown/telemetry", content=bytes(20_000))
+                seconds.append(time.perf_counter() - began)
+            assert sorted(seconds)[10] < 0.03  # Nagle's algorithm makes most of them take 40 ms
+
+
 def test_a_large_body_is_refused_over_a_socket(tmp_path: Path) -> None:
     def parts() -> Iterator[bytes]:
         for _ in range(100):
