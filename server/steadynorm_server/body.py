@@ -11,7 +11,7 @@ from steadynorm_server.problems import ProblemError
 
 __all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_answer", "read_body"]
 
-JSON = ("application/json",)
+JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is what `curl -d` says unless told
 MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
 MAX_SMALL_BYTES = 64 * 1024
 

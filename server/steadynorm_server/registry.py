@@ -11,11 +11,12 @@ import msgspec
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import Desired, Registered, RunFinish, RunRegistration
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import Event, EventKind
+from steadynorm_contract.views import Change, Event, EventKind
 from steadynorm_server.auth import Principal
 from steadynorm_server.checks import check_registration
+from steadynorm_server.desired import change
 from steadynorm_server.keys import CHANGES, INDEX, RunKeys
-from steadynorm_server.problems import RunNotFound, invalid
+from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 from steadynorm_server.record import Info
 from steadynorm_server.store import MAX_EVENTS, Store, other_incarnation
 
@@ -73,11 +74,26 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
                 "use another run_id, or delete the run."
             )
             raise invalid("parameters", "must be those of the known run", message)
-    _, incarnation, acknowledged, revision, settings, created = answer
+    _, incarnation, acknowledged, revision, settings, created, succeeded = answer
     # Also for a known run: the process that made it may have died before this line.
     await store.redis.add_to_index(INDEX, {run_id: now})
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
+    if succeeded == b"1":
+        desired = await _let_go_on(store, run_id, desired)
     return Registered(run_id, int(incarnation), int(acknowledged), desired), created == b"1"
+
+
+async def _let_go_on(store: Store, run_id: str, desired: Desired) -> Desired:
+    """Take back `stop` and `paused`, which were meant for the process before: whoever starts a run wants it to run."""
+    released = {name: False for name in ("stop", "paused") if getattr(desired.settings, name)}
+    if not released:
+        return desired
+    try:
+        return await change(
+            store, run_id, Change(dict(released), "a new process took the run up"), desired.revision, "steadynorm"
+        )
+    except ProblemError:  # an operator was faster: theirs holds, and reaches the agent as any change does
+        return desired
 
 
 async def finish(store: Store, run_id: str, finish: RunFinish, sender: Principal) -> None:

@@ -76,6 +76,20 @@ async def test_registering_again_is_the_same_incarnation_for_the_same_agent_only
     assert kinds == ["started", "started"]
 
 
+async def test_a_restart_takes_back_stop_and_pause_and_says_so(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any
+) -> None:
+    await agent.change(0, {"stop": True, "paused": True, "gamma2": 0.9})
+    same = await agent.register()  # the network failed for a moment: what the operator wants still holds
+    assert (same["desired"]["revision"], same["desired"]["settings"]["paused"]) == (1, True)
+    restarted = await make_agent(api, instance="another", step=2).register()
+    wanted = restarted["desired"]
+    assert (wanted["revision"], wanted["settings"]["gamma2"]) == (2, 0.9)
+    assert (wanted["settings"]["stop"], wanted["settings"]["paused"]) == (False, False)
+    newest = (await agent.get("/audit"))["entries"][0]
+    assert (newest["actor"], newest["reason"]) == ("steadynorm", "a new process took the run up")
+
+
 async def test_a_restart_keeps_what_operators_want(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:
     await agent.change(0, {"gamma2": 0.9})
     restarted = await make_agent(api, instance="another").register()

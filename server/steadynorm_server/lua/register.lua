@@ -1,6 +1,6 @@
 -- Registers an agent: a new run, a new incarnation of a known one, or the same agent once more.
 -- KEYS: run, parameters, events. ARGV: plan as JSON, parameter table.
--- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created},
+-- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one},
 -- {'name', stored name} for a run of another name, or {'table'} for another parameter table.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state')
@@ -36,4 +36,4 @@ if not same or known[6] ~= 'running' then
   redis.call('XADD', KEYS[3], 'MAXLEN', plan.max_events, '*', 'event', cjson.encode(event))
 end
 local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
-return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1'}
+return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1', (known[1] and not same) and '1' or '0'}
