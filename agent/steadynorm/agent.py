@@ -21,6 +21,7 @@ from torch import Tensor
 from steadynorm import arguments, checkpoint, lifetime
 from steadynorm.arguments import Arguments
 from steadynorm.boundary import Boundary, stabilizer_settings
+from steadynorm.detach import Detached, fold_gains, gains_of
 from steadynorm.hooks import Faults, OptimizerHooks
 from steadynorm.mailbox import Mailbox
 from steadynorm.naming import assign
@@ -55,6 +56,7 @@ class Agent:
         self._given = given
         self._run, self._run_id = given.run, arguments.new_run_id(given.run)
         self._closed = False
+        self._detached: Detached | None = None
         self._stabilizers = [
             GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for pairs in assigned if pairs
         ]
@@ -145,6 +147,30 @@ class Agent:
         lifetime.forget(self._given.optimizers)
         if self._publisher is not None:
             self._publisher.close(RunFinish(end, reason=reason[:500]))
+
+    def detach(self) -> Detached:
+        """Leave the run for good, without a jolt: call it between two steps, on every rank; the loop goes on alone.
+
+        The gain that pass-through would apply is folded into the optimizers' state where that is exact; the report, and
+        the log, say what was not. Then as `close()`, with the reason `detached`. Waits for the device.
+        Raises RuntimeError if the agent was closed before: the gradients have been raw since then.
+        """
+        if self._detached is not None:
+            return self._detached
+        if self._closed:
+            raise RuntimeError(
+                "the agent is closed already, so there is nothing to fold. Use detach() instead of close()."
+            )
+        working = [each.stabilizer for each in self._hooks if each.stabilizer is not None]
+        for hooks in self._hooks:
+            hooks.put_rates_back()
+        self._detached = fold_gains(self._given.optimizers, gains_of(working))
+        if self.settings.lr_scale != 1.0:
+            _log.warning(
+                "detached: lr_scale was %g; the learning rate is the optimizer's own now", self.settings.lr_scale
+            )
+        self.close(state=RunEnd.FINISHED, reason="detached")
+        return self._detached
 
     def __enter__(self) -> Self:
         return self

@@ -92,7 +92,7 @@ class OptimizerHooks:
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            self._put_rates_back()
+            self.put_rates_back()
             recorder, stabilizer, boundary = self.recorder, self.stabilizer, self._boundary
             if recorder is None or stabilizer is None or self._faults.count:
                 return
@@ -103,7 +103,7 @@ class OptimizerHooks:
             self._faults.caught()
 
     def _arrive(self, optimizer: Optimizer) -> None:
-        self._put_rates_back()  # a step that raised has not
+        self.put_rates_back()  # a step that raised has not
         if self._begin is not None:
             self._begin()
             self._begin = None
@@ -127,7 +127,7 @@ class OptimizerHooks:
                 group["lr"] = own * scale
                 self._scaled.append((group, own, group["lr"]))
 
-    def _put_rates_back(self) -> None:
+    def put_rates_back(self) -> None:
         """The very objects that were there before. A rate that somebody set in the meantime stays."""
         if not self._scaled:
             return

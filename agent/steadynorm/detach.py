@@ -1,0 +1,183 @@
+"""Leaving a run for good: the gain that pass-through would keep applying is folded into the optimizer's own state.
+
+An optimizer that was fed g * k has its first moments in the scale of k and its second ones in that of k². Divided by
+those, it goes on with the raw g as if k were still applied, where its update does not depend on the gradient's scale.
+What that leaves out is its `eps`, which weighs 1 / k of what it did: `eps_share` says how much it matters.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, optim
+from torch.optim import Optimizer
+
+from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.statistics import STATE_FIELDS
+from steadynorm_contract.settings import Mode
+
+__all__ = ["Detached", "Fold", "fold_gains", "gains_of"]
+
+NOTICEABLE_EPS_SHARE = 0.01
+
+_log = logging.getLogger("steadynorm")
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Optimizers whose update does not change when every gradient is scaled, and which entries of the state have to."""
+
+    powers: dict[str, int]  # entry of an optimizer's state to the power of k that it is in
+    eps_beside: str | None = None  # second-moment entry whose root stands beside `eps`
+
+
+_ADAM = _Family({"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}, eps_beside="exp_avg_sq")
+_FAMILIES: dict[str, _Family] = {
+    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "SparseAdam"), _ADAM),
+    "Adamax": _Family({"exp_avg": 1, "exp_inf": 1}),
+    "Adagrad": _Family({"sum": 2}, eps_beside="sum"),
+    "Adadelta": _Family({"square_avg": 2}),
+    "RMSprop": _Family({"square_avg": 2, "grad_avg": 1}, eps_beside="square_avg"),
+    "Adafactor": _Family({"row_var": 2, "col_var": 2, "variance": 2}),
+    "Rprop": _Family({"prev": 1}),
+    "Muon": _Family({"momentum_buffer": 1}),
+}
+_BY_TYPE = {getattr(optim, name): family for name, family in _FAMILIES.items() if hasattr(optim, name)}
+_DECOUPLED = ("AdamW", "Adafactor", "Muon")  # weight decay never enters the gradient
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What became of one parameter's gain. note: empty, or what is not exact and what to do."""
+
+    gain: float
+    folded: bool
+    note: str = ""
+    eps_share: float = 0.0  # of eps in the denominator, with raw gradients; 0 where there is no eps
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    """What `agent.detach()` did, by parameter name. A gain of 1 needs nothing, and counts as folded."""
+
+    parameters: dict[str, Fold] = field(default_factory=dict)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the run goes on as if by pass-through, to rounding and `eps`."""
+        return all(fold.folded and not fold.note for fold in self.parameters.values())
+
+    @property
+    def left(self) -> dict[str, float]:
+        """Gains that could not be folded: these parameters' gradients change by the factor 1 / gain."""
+        return {name: fold.gain for name, fold in self.parameters.items() if not fold.folded}
+
+    @property
+    def notes(self) -> list[str]:
+        """Each note once, with how many parameters it concerns."""
+        count: dict[str, int] = {}
+        for fold in self.parameters.values():
+            if fold.note:
+                count[fold.note] = count.get(fold.note, 0) + 1
+        return [f"{number} parameters: {note}" for note, number in count.items()]
+
+
+def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, float]]:
+    """By id of each parameter its name, and the gain with which it would pass if stabilizing ended now.
+
+    In stabilize that is unit / norm_rms, see docs/algorithm.md. Waits for the device.
+    """
+    gains: dict[int, tuple[str, float]] = {}
+    for stabilizer in stabilizers:
+        state = stabilizer.state_dict()
+        stabilizing = state["mode"] == Mode.STABILIZE.value
+        for name, parameter in zip(stabilizer.names, stabilizer.parameters, strict=True):
+            values = dict(zip(STATE_FIELDS, state["parameters"][name].tolist(), strict=True))
+            gain = values["gain"]
+            if stabilizing and values["square_weight"] > 0:
+                norm_rms = math.sqrt(values["square_sum"] / values["square_weight"])
+                if 0 < norm_rms < math.inf:
+                    gain = values["unit"] / norm_rms
+            gains[id(parameter)] = (name, gain)
+    return gains
+
+
+@torch.no_grad()
+def fold_gains(optimizers: Sequence[Optimizer], gains: Mapping[int, tuple[str, float]]) -> Detached:
+    """Divide the optimizers' moments by the gains, in place, where raw gradients then give the same updates."""
+    folds: dict[str, Fold] = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                name, gain = gains.get(id(parameter), ("", 1.0))
+                if name and name not in folds:
+                    folds[name] = _fold(optimizer, group, optimizer.state.get(parameter, {}), gain)
+    report = Detached(folds)
+    for note in report.notes:
+        _log.warning("detached, but not without a trace: %s", note)
+    return report
+
+
+def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], gain: float) -> Fold:
+    if gain == 1.0:
+        return Fold(gain, folded=True)
+    family = _BY_TYPE.get(type(optimizer))
+    if family is None:
+        return Fold(gain, folded=False, note=_advice(optimizer))
+    for entry, power in family.powers.items():
+        value = state.get(entry)
+        if isinstance(value, Tensor):  # Adafactor's and Adam's are not all there
+            value.div_(gain**power)
+    share = _eps_share(family, group, state)
+    return Fold(gain, folded=True, note=_note(optimizer, group, state, share), eps_share=share)
+
+
+def _advice(optimizer: Optimizer) -> str:
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, optim.SGD):
+        return (
+            f"{kind}'s update is proportional to the gradient, so a gain of k needs a learning rate times k for each "
+            "tensor. The gain was left out. To go on exactly, give each parameter in report.left a group of its own "
+            "with its rate times its gain, and divide its momentum_buffer by the gain; or keep the agent, in observe."
+        )
+    return (
+        f"how {kind} depends on the gradient's scale is not known here, so the gain was left out and its state was not "
+        "touched. Let its learning rate warm up again, or keep the agent, in observe."
+    )
+
+
+def _note(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], share: float) -> str:
+    decoupled = type(optimizer).__name__ in _DECOUPLED or bool(group.get("decoupled_weight_decay"))
+    if group.get("weight_decay") and not decoupled:
+        return (
+            "folded, but weight_decay is added to the gradient here, and now weighs 1 / gain of what it did. "
+            "Decoupled weight decay, as AdamW's, does not depend on the gain."
+        )
+    if type(optimizer) is optim.RAdam and "step" in state and not _rectified(group, float(state["step"])):
+        return "folded, but RAdam's first steps are proportional to the gradient, and change by 1 / gain."
+    if share > NOTICEABLE_EPS_SHARE:
+        return f"folded, but eps is more than {NOTICEABLE_EPS_SHARE:.0%} of the denominator there. Set a smaller eps."
+    return ""
+
+
+def _rectified(group: Mapping[str, Any], step: float) -> bool:
+    """Whether the step after `step` divides by the second moment."""
+    decay = float(group["betas"][1])
+    longest, power = 2 / (1 - decay) - 1, decay ** (step + 1)
+    return bool(longest - 2 * (step + 1) * power / (1 - power) > 5)
+
+
+def _eps_share(family: _Family, group: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    """eps over the denominator's root mean square, for raw gradients."""
+    square = state.get(family.eps_beside or "")
+    eps = group.get("eps")
+    if not isinstance(square, Tensor) or not isinstance(eps, float | int) or not square.numel():
+        return 0.0
+    mean = square.float().mean()
+    typical = math.sqrt(max(0.0, float(mean.full_tensor() if hasattr(mean, "full_tensor") else mean)))
+    return float(eps) / (float(eps) + typical) if eps else 0.0
