@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from steadynorm.gradients import Gradients
+from steadynorm.sharding import is_sharded
 from steadynorm.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, Statistics
 from steadynorm.summary import clean_rows, stabilized_norms
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
@@ -73,6 +74,7 @@ class GradientStabilizer:
             raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
         self.device = _common_device(self.parameters)
         self._previous_mode = self._settings.mode
+        self._scaling = False  # whether the last apply() changed gradients
         self._gains_moved = False  # whether any gain may differ from 1: until then pass-through touches nothing
         self._statistics = Statistics.allocate(len(pairs), self.device)
         self._statistics.knobs.fill(self._settings)
@@ -98,19 +100,25 @@ class GradientStabilizer:
         self._statistics.forget()
 
     @torch.no_grad()
-    def apply(self) -> None:
+    def apply(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """One optimizer step: measure, update the statistics, and rescale every `.grad` in place.
 
         Call between backward() and the optimizer's step(). Gradients that are None take no part.
+        grad_scale, found_inf: tensors of one element that `GradScaler` leaves on a fused optimizer, whose gradients are
+        still multiplied by grad_scale: they stay so, while statistics are of the true norms. Where found_inf is not 0
+        the optimizer will skip this step, and the statistics do not move.
         """
         mode, previous = self._settings.mode, self._previous_mode
         plain = self._settings.transfer is Transfer.PLAIN
         scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
+        self._scaling = scaling
         for gradients, statistics in self._groups:
             if mode is Mode.OFF:
+                gradients.sit_out(statistics.raw_norm)
                 present = gradients.collect()
             else:
                 present = gradients.measure(out=statistics.raw_norm)
+                statistics.unscale(grad_scale, found_inf)
                 statistics.update()
             if plain:
                 statistics.unit.fill_(1.0)
@@ -118,13 +126,51 @@ class GradientStabilizer:
             elif mode is not previous:
                 statistics.hand_over(mode, previous)
             statistics.decide(mode)
+            if gradients.shards is not None and mode is Mode.STABILIZE:
+                statistics.pass_where(gradients.shards.failed, plain=plain)
             if scaling:
                 gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
+                if grad_scale is not None:
+                    gradients.saturate(present)
         self._gains_moved = not plain and (self._gains_moved or (previous is Mode.STABILIZE is not mode))
         self._previous_mode = mode
         if mode is Mode.OFF:
             self._statistics.raw_norm.fill_(NOT_MEASURED)
         self._statistics.write_rows(out=self.rows)
+
+    @property
+    def collectives(self) -> int:
+        """How many times other ranks that hold shards of the parameters were met; 0 where all of each is here."""
+        return sum(gradients.shards.entered for gradients, _ in self._groups if gradients.shards is not None)
+
+    @torch.no_grad()
+    def sit_out(self) -> None:
+        """In place of an `apply()` that did not come to meet the other ranks: they wait for this one."""
+        for gradients, statistics in self._groups:
+            gradients.sit_out(statistics.raw_norm)
+
+    def retire(self) -> None:
+        """All ranks have agreed, at this step, to measure no more: from now on none waits for another."""
+        for gradients, _ in self._groups:
+            if gradients.shards is not None:
+                gradients.shards.retired = True
+
+    @torch.no_grad()
+    def apply_again(self) -> None:
+        """Another gradient of the same step, from a closure that an optimizer evaluates again (LBFGS): the same scales.
+
+        A line search compares the gradients of one step, so each tensor keeps the scale that apply() decided, and the
+        statistics do not move. In stabilize a gradient that is not finite becomes zero, as in apply().
+        """
+        if not self._scaling:
+            return
+        for gradients, statistics in self._groups:
+            if self._previous_mode is Mode.STABILIZE:
+                norms = torch.empty_like(statistics.raw_norm)  # evaluations are rare enough to allocate
+                present = gradients.measure(out=norms)
+                gradients.scale(present, statistics.scale, statistics.finite.logical_and(norms < torch.inf))
+            else:
+                gradients.scale(gradients.collect(), statistics.scale)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -186,8 +232,11 @@ def _common_device(parameters: list[Tensor]) -> torch.device:
 
 
 def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
-    """Start and stop of consecutive groups of parameters. One group on an accelerator, where launches cost most."""
-    if device.type != "cpu":
+    """Start and stop of consecutive groups of parameters. One group on an accelerator, where launches cost most.
+
+    One group too where ranks hold shards: they meet once a step.
+    """
+    if device.type != "cpu" or any(map(is_sharded, parameters)):
         return [(0, len(parameters))]
     bounds, start, size = [], 0, 0
     for index, parameter in enumerate(parameters):

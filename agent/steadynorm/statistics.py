@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steadynorm_contract.settings import Mode, Settings
+from steadynorm_contract.settings import Mode, Settings, Transfer
 
-__all__ = ["NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "Knobs", "Statistics"]
+__all__ = ["MODE_CODES", "NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "Knobs", "Statistics"]
 
 STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
 """What belongs to a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
@@ -24,6 +24,9 @@ RING_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "ta
 NOT_MEASURED = -1.0
 """In the place of a norm, in a step that measured none."""
 
+MODE_CODES = {Mode.OFF: 0, Mode.OBSERVE: 1, Mode.STABILIZE: 2}
+"""A mode as a number on the device, for the kernels."""
+
 _FLOATS = len(STATE_FIELDS) + 13
 _SQUARABLE = 1.8e19  # a norm from here on has no finite square in float32, and counts as infinite
 _NO_WEIGHT = 1e-30  # in place of zero: nothing beside a sample's weight, and a mean without samples is 0 instead of NaN
@@ -33,10 +36,12 @@ class Knobs:
     """Live settings as tensors on the device, filled in place: a change allocates nothing there."""
 
     def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(10, device=device)
+        self.values = torch.zeros(14, device=device)
         self.decays = self.values[:4].view(4, 1)  # gamma1, gamma1, gamma2, gamma2
         self.sample_weights = self.values[4:8].view(4, 1)  # 1 - each of these
-        self.spike_limit, self.eps = self.values[8:]
+        self.spike_limit, self.eps = self.values[8:10]
+        # For the kernels alone: mode and transfer; then the loss scale and whether its step is skipped.
+        self.values[12] = 1.0
         self.largest = torch.tensor(_SQUARABLE, device=device)
         self.limited = False  # whether there is a spike_limit
 
@@ -45,7 +50,8 @@ class Knobs:
         decays = [settings.gamma1, settings.gamma1, settings.gamma2, settings.gamma2]
         # 1 - gamma is taken in double precision: 1 - float32(0.999) is off by 1e-5.
         values = [*decays, *(1 - decay for decay in decays), settings.spike_limit or torch.inf, settings.eps]
-        self.values.copy_(torch.tensor(values), non_blocking=True)
+        values += [MODE_CODES[settings.mode], settings.transfer is Transfer.PLAIN]
+        self.values[:12].copy_(torch.tensor(values), non_blocking=True)
         self.limited = settings.spike_limit is not None
 
 
@@ -103,6 +109,16 @@ class Statistics:
         self.sums[1::2].clamp_min_(_NO_WEIGHT)
         self.refresh()
 
+    def unscale(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """Under loss scaling, turn `raw_norm` into the true norm; a step with found_inf counts as not measured.
+
+        Both are tensors of one element on this device: the loss scale, and how many gradients were found infinite.
+        """
+        if grad_scale is not None:
+            self.raw_norm.div_(grad_scale)
+        if found_inf is not None:
+            self.raw_norm.masked_fill_(found_inf > 0, NOT_MEASURED)
+
     def update(self) -> None:
         """Take the newest `raw_norm` of every parameter into the statistics."""
         raw, knobs, sample = self.raw_norm, self.knobs, self._samples[0]
@@ -147,6 +163,12 @@ class Statistics:
         # unit * target / norm where the sample is valid; 1 for a zero gradient; 0 for a non-finite one.
         torch.mul(self.unit, self.target, out=self.scale).div_(self.raw_norm)
         torch.where(self._valid, self.scale, self.finite, out=self.scale)
+
+    def pass_where(self, failed: Tensor, *, plain: bool) -> None:
+        """Where `failed` (bool, 0-dim) let gradients pass, with the magnitude that stabilizing gave them so far."""
+        usable = (self.norm_rms > 0) & (self.norm_rms < torch.inf)
+        passing = self.gain if plain else torch.where(usable, self.unit / self.norm_rms, self.gain)
+        torch.where(failed, passing, self.scale, out=self.scale)
 
     def write_rows(self, out: Tensor) -> None:
         """Write RING_COLUMNS into `out`, float32 [P, columns]."""
