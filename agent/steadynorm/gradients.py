@@ -24,13 +24,15 @@ Present = tuple[list[int], list[Tensor]]
 class Gradients:
     """`.grad` of `parameters`, all on one device, as lists of dense tensors. Of a sparse gradient, its values.
 
+    Of a sharded one, what this rank holds; its norm is the whole tensor's, see `sharding`.
     Norms and scales are float32 vectors over all parameters, on their device. A product is taken in float32 at least
     and rounded once, to the gradient's dtype: a scale of 1e7 brings a half-precision gradient of 1e-7 to 1.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self._parameters = parameters
-        self._alone = {index for index, p in enumerate(parameters) if _measured_alone(p)}
+        self.shards = Shards.among(parameters)  # None: all of every tensor is here
+        self._alone = {index for index, p in enumerate(parameters) if _measured_alone(local_part(p))}
         self._unusual = False  # whether any gradient was sparse so far, or not of its parameter's dtype
         self._norms_of: Tensor | None = None
         self._norm_views: list[Tensor] = []
@@ -43,10 +45,27 @@ class Gradients:
         pairs = [(index, gradient) for index, p in enumerate(self._parameters) if (gradient := p.grad) is not None]
         if self._unusual:
             pairs = [(index, self._dense(index, gradient)) for index, gradient in pairs]
-        return [index for index, _ in pairs], [gradient for _, gradient in pairs]
+        indices, gradients = [index for index, _ in pairs], [gradient for _, gradient in pairs]
+        return indices, gradients if self.shards is None else self.shards.local(indices, gradients)
 
     def measure(self, out: Tensor) -> Present:
         """Write each gradient's L2 norm into `out` (float32 [P]; 0 where there is none). Returns `collect()`."""
+        if self.shards is None or self.shards.retired:
+            return self._measure_here(out)
+        try:
+            present = self._measure_here(out)
+        except BaseException:
+            self.shards.add_up(out, failed=True)  # the other ranks wait for this one, whatever happened to it
+            raise
+        self.shards.add_up(out)
+        return present
+
+    def sit_out(self, out: Tensor) -> None:
+        """Nothing is measured here in this step. Other ranks that hold shards may wait for this one: tell them."""
+        if self.shards is not None and not self.shards.retired:
+            self.shards.add_up(out, failed=True)
+
+    def _measure_here(self, out: Tensor) -> Present:
         try:
             return self._measure(out)
         except RuntimeError:
