@@ -40,8 +40,7 @@ class Knobs:
         self.decays = self.values[:4].view(4, 1)  # gamma1, gamma1, gamma2, gamma2
         self.sample_weights = self.values[4:8].view(4, 1)  # 1 - each of these
         self.spike_limit, self.eps = self.values[8:10]
-        # For the kernels alone: mode and transfer; then the loss scale and whether its step is skipped.
-        self.values[12] = 1.0
+        self.values[12] = 1.0  # [10:14] are for the kernels: mode, transfer, loss scale, whether its step is skipped
         self.largest = torch.tensor(_SQUARABLE, device=device)
         self.limited = False  # whether there is a spike_limit
 
@@ -62,7 +61,7 @@ class Statistics:
     """
 
     def __init__(self, floats: Tensor, flags: Tensor, knobs: Knobs) -> None:
-        self._floats, self._flags, self.knobs = floats, flags, knobs
+        self.floats, self._flags, self.knobs = floats, flags, knobs
         self.state = floats[: len(STATE_FIELDS)]  # [8, P], in STATE_FIELDS order
         self.sums = self.state[:4]  # [4, P]: norm_sum, norm_weight, square_sum, square_weight
         self.unit, self.gain = self.state[4:6]
@@ -88,7 +87,7 @@ class Statistics:
 
     def slice(self, start: int, stop: int) -> Statistics:
         """The parameters start..stop - 1, in the same memory."""
-        return Statistics(self._floats[:, start:stop], self._flags[:, start:stop], self.knobs)
+        return Statistics(self.floats[:, start:stop], self._flags[:, start:stop], self.knobs)
 
     def forget(self) -> None:
         """Drop the samples; unit and gain stay."""
