@@ -29,6 +29,7 @@ from steadynorm.stabilizer import GradientStabilizer
 from steadynorm.wiring import connect
 from steadynorm_contract.home import find_server
 from steadynorm_contract.records import (
+    MAX_BATCH_ID_LENGTH,
     MAX_PARAMETERS,
     AgentCounters,
     RunEnd,
@@ -93,11 +94,17 @@ class Agent:
 
     # What a training loop uses.
 
-    def log(self, *, loss: float | Tensor) -> None:
-        """The loss of a step: of the last one that ended, or, if that has its loss already, of the coming one.
+    def log(self, *, loss: float | Tensor | None = None, batch_id: str | int | None = None) -> None:
+        """What belongs to a step: to the last one that ended, or, if that has one already, to the coming one.
 
-        A tensor of one element may stay on its device: it is copied there, and nothing waits.
+        loss: a tensor of one element may stay on its device: it is copied there, and nothing waits.
+        batch_id: where the step's data came from, such as "shard3:1042"; at most MAX_BATCH_ID_LENGTH characters. It is
+        kept beside the step, and sent only if the step spikes or is not finite.
         """
+        if batch_id is not None:
+            self._log_batch_id(_batch_id(batch_id))
+        if loss is None:
+            return
         if not isinstance(loss, Tensor):
             loss = _number(loss)
         elif loss.numel() != 1:
@@ -109,6 +116,13 @@ class Agent:
         if self._recorder is not None and not self._faults.count:
             try:
                 self._recorder.put_loss(loss)
+            except Exception:
+                self._faults.caught()
+
+    def _log_batch_id(self, batch_id: str) -> None:
+        if self._recorder is not None and not self._faults.count:
+            try:
+                self._recorder.put_batch_id(batch_id)
             except Exception:
                 self._faults.caught()
 
@@ -159,7 +173,7 @@ class Agent:
             return self._detached
         if self._closed:
             raise RuntimeError(
-                "the agent is closed already, so there is nothing to fold. Use detach() instead of close()."
+                "the agent is closed already, and gradients have been raw since. Use detach() in place of close()."
             )
         working = [each.stabilizer for each in self._hooks if each.stabilizer is not None]
         for hooks in self._hooks:
@@ -280,6 +294,18 @@ class Agent:
         for hooks in self._hooks:
             hooks.recorder = None
             hooks.wake = lambda: None
+
+
+def _batch_id(batch_id: object) -> str:
+    if isinstance(batch_id, bool) or not isinstance(batch_id, str | int):
+        raise TypeError(f"batch_id must be a string or a whole number: got {type(batch_id).__name__}. Use str().")
+    text = batch_id if isinstance(batch_id, str) else str(batch_id)
+    if len(text) > MAX_BATCH_ID_LENGTH:
+        raise ValueError(
+            f"batch_id must have at most {MAX_BATCH_ID_LENGTH} characters: got {len(text)}. "
+            'Name where the data came from, such as "shard3:1042", not the data.'
+        )
+    return text
 
 
 def _number(loss: object) -> float:

@@ -18,6 +18,9 @@ __all__ = ["Buffer", "Load"]
 _OVERHEAD_BYTES = 160  # of a record, beside its numbers: tuple, integers, bytes header
 
 
+_Scalars = tuple[int, float, bytes, str | None]  # step, Unix seconds, numbers, what its data is called
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """Records taken out of the buffer to be sent together."""
@@ -26,6 +29,7 @@ class Load:
     rows: ParameterRows | None
     records: int
     size_bytes: int
+    batch_ids: dict[int, str]
 
 
 class Buffer:
@@ -34,11 +38,11 @@ class Buffer:
     def __init__(self, cap_bytes: int, parameters: int) -> None:
         self._cap_bytes = cap_bytes
         self._parameters = parameters
-        self._scalars: deque[tuple[int, float, bytes]] = deque()
+        self._scalars: deque[_Scalars] = deque()
         self._rows: deque[tuple[int, bytes]] = deque()
         self._loaded: Load | None = None
         self._waiting_bytes = 0
-        self._produced = self._acknowledged = self._dropped = self._errors = 0
+        self._produced = self._acknowledged = self._dropped = self._errors = self._sending_errors = 0
         self._lock = threading.Lock()
 
     @property
@@ -46,19 +50,21 @@ class Buffer:
         """The account, in one piece."""
         with self._lock:
             buffered = len(self._scalars) + len(self._rows) + (self._loaded.records if self._loaded else 0)
-            return AgentCounters(self._produced, self._acknowledged, self._dropped, buffered, self._errors)
+            return AgentCounters(
+                self._produced, self._acknowledged, self._dropped, buffered, self._errors, self._sending_errors
+            )
 
-    def add_scalars(self, step: int, time: float, data: bytes) -> None:
-        """One step's scalars."""
+    def add_scalars(self, step: int, time: float, data: bytes, batch_id: str | None = None) -> None:
+        """One step's scalars; and what its data is called, which lives and goes with them."""
         with self._lock:
-            self._scalars.append((step, time, data))
-            self._added(data)
+            self._scalars.append((step, time, data, batch_id))
+            self._added(_size(data, batch_id))
 
     def add_rows(self, step: int, data: bytes) -> None:
         """One step's per-parameter rows."""
         with self._lock:
             self._rows.append((step, data))
-            self._added(data)
+            self._added(_size(data))
 
     def add_lost(self, records: int) -> None:
         """Records that were overwritten before they came here."""
@@ -66,10 +72,11 @@ class Buffer:
             self._produced += records
             self._dropped += records
 
-    def add_error(self) -> None:
-        """An internal exception of the agent."""
+    def add_error(self, *, sending: bool = False) -> None:
+        """An internal exception of the agent: in a step, which turns it off, or while sending."""
         with self._lock:
             self._errors += 1
+            self._sending_errors += sending
 
     def load(self, most_bytes: int) -> Load | None:
         """Take the oldest records, at most that much and at least one; None if there are none.
@@ -78,12 +85,12 @@ class Buffer:
         """
         with self._lock:
             assert self._loaded is None, "the last load has not been unloaded"
-            scalars: list[tuple[int, float, bytes]] = []
+            scalars: list[_Scalars] = []
             rows: list[tuple[int, bytes]] = []
             room = most_bytes
-            while self._scalars and (not scalars or _size(self._scalars[0][-1]) <= room):
+            while self._scalars and (not scalars or _size(*self._scalars[0][2:]) <= room):
                 scalars.append(self._scalars.popleft())
-                room -= _size(scalars[-1][-1])
+                room -= _size(*scalars[-1][2:])
             while self._rows and (not (scalars or rows) or _size(self._rows[0][-1]) <= room):
                 rows.append(self._rows.popleft())
                 room -= _size(rows[-1][-1])
@@ -91,9 +98,18 @@ class Buffer:
                 return None
             rows.sort(key=lambda item: item[0])  # rows from before an alarm come late
             self._loaded = Load(
-                _pack_scalars(scalars), _pack_rows(rows, self._parameters), len(scalars) + len(rows), most_bytes - room
+                _pack_scalars(scalars),
+                _pack_rows(rows, self._parameters),
+                len(scalars) + len(rows),
+                most_bytes - room,
+                {step: batch_id for step, _, _, batch_id in scalars if batch_id is not None},
             )
             return self._loaded
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory that records take, the load under way included. At most the cap, or one load."""
+        return self._waiting_bytes
 
     def unload(self, *, acknowledged: bool) -> None:
         """The load arrived, or never will."""
@@ -107,9 +123,9 @@ class Buffer:
             self._waiting_bytes -= self._loaded.size_bytes
             self._loaded = None
 
-    def _added(self, data: bytes) -> None:
+    def _added(self, size_bytes: int) -> None:
         self._produced += 1
-        self._waiting_bytes += _size(data)
+        self._waiting_bytes += size_bytes
         while self._waiting_bytes > self._cap_bytes and (self._scalars or self._rows):
             self._thin()
 
@@ -121,20 +137,21 @@ class Buffer:
             self._waiting_bytes -= sum(_size(data) for _, data in gone)
             self._dropped += len(gone)
         else:
-            _, _, data = self._scalars.popleft()
-            self._waiting_bytes -= _size(data)
+            _, _, data, batch_id = self._scalars.popleft()
+            self._waiting_bytes -= _size(data, batch_id)
             self._dropped += 1
 
 
-def _size(data: bytes) -> int:
-    return len(data) + _OVERHEAD_BYTES
+def _size(data: bytes, batch_id: str | None = None) -> int:
+    named = 0 if batch_id is None else 4 * len(batch_id) + _OVERHEAD_BYTES  # a character may have four bytes
+    return len(data) + _OVERHEAD_BYTES + named
 
 
-def _pack_scalars(records: list[tuple[int, float, bytes]]) -> StepScalars | None:
+def _pack_scalars(records: list[_Scalars]) -> StepScalars | None:
     if not records:
         return None
-    times = struct.pack(f"<{len(records)}d", *(time for _, time, _ in records))
-    return StepScalars([step for step, _, _ in records], times, b"".join(data for _, _, data in records))
+    times = struct.pack(f"<{len(records)}d", *(record[1] for record in records))
+    return StepScalars([record[0] for record in records], times, b"".join(record[2] for record in records))
 
 
 def _pack_rows(records: list[tuple[int, bytes]], parameters: int) -> ParameterRows | None:

@@ -77,4 +77,5 @@ class Outbox:
             rows=load.rows if load else None,
             applied=reports,
             counters=counters,
+            batch_ids=load.batch_ids if load else {},
         )

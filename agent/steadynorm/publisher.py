@@ -177,7 +177,7 @@ class Publisher:
         if lost:
             self._buffer.add_lost(lost)
         for record in records:
-            self._buffer.add_scalars(record.step, record.time, record.scalars)
+            self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
             for step, rows in self._flight.admit(record.step, record.rows, record.alarm):
                 self._buffer.add_rows(step, rows)
 
@@ -256,9 +256,9 @@ class Publisher:
 
     def _stumble(self) -> None:
         """A defect of ours. What was being sent may be the reason: give it up, count it, go on."""
-        if not self._buffer.counters.errors:
+        if not self._buffer.counters.sending_errors:
             _log.exception("the agent met an internal error while sending; training goes on")
-        self._buffer.add_error()
+        self._buffer.add_error(sending=True)
         self._outbox.discard()
         self._next_attempt = monotonic() + self._backoff.slow_s()
 

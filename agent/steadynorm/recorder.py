@@ -35,6 +35,7 @@ class StepRecord:
     scalars: bytes
     rows: bytes
     alarm: bool  # something spiked or was not finite
+    batch_id: str | None = None  # only with an alarm
 
 
 class Recorder:
@@ -49,6 +50,8 @@ class Recorder:
         self._newest = 0  # round of the newest record
         self._newest_ring = 0
         self._has_loss = True  # whether the newest round has one; no round is as good as one that has
+        self._has_batch_id = True
+        self._held_batch_id: str | None = None
         self._held: float | None = None
         self._held_tensors = [torch.zeros((), device=device) for device in devices[:1]]
         self._holds_tensor = False
@@ -68,6 +71,10 @@ class Recorder:
             elif self._held is not None:
                 self._give(self._held)
             self._holds_tensor, self._held = False, None
+            self._has_batch_id = False
+            if self._held_batch_id is not None:
+                held, self._held_batch_id = self._held_batch_id, None
+                self.put_batch_id(held)
 
     def put_loss(self, loss: float | Tensor) -> None:
         """The newest step's loss; if that has one already, the coming step's."""
@@ -78,6 +85,14 @@ class Recorder:
             self._holds_tensor, self._held = True, None
         else:
             self._holds_tensor, self._held = False, loss
+
+    def put_batch_id(self, batch_id: str) -> None:
+        """What the newest step's data is called; if it has a name already, the coming step's."""
+        if self._has_batch_id:
+            self._held_batch_id = batch_id
+        else:
+            self._rings[self._newest_ring].put_batch_id(self._newest, batch_id)
+            self._has_batch_id = True
 
     def backlog(self) -> int:
         """Steps that nobody has collected yet."""
@@ -134,8 +149,9 @@ def combine(
             values[_LOSS] = next((mark.loss for mark in present if not math.isnan(mark.loss)), math.nan)
             values[_LEARNING_RATE] = present[0].learning_rate
             alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
+            named = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None
             records.append(
-                StepRecord(present[0].step, present[0].time, floats_to_bytes(values), _bytes(kept[index]), alarm)
+                StepRecord(present[0].step, present[0].time, floats_to_bytes(values), _bytes(kept[index]), alarm, named)
             )
     return records, gone
 

@@ -35,6 +35,7 @@ class Mark:
     time: float  # Unix seconds
     loss: float
     learning_rate: float
+    batch_id: str | None = None
 
 
 class Ring:
@@ -51,6 +52,7 @@ class Ring:
         self._times = [0.0] * capacity
         self._losses: list[float | None] = [None] * capacity  # None: it is in the extras
         self._learning_rates: list[float | None] = [None] * capacity
+        self._batch_ids: list[str | None] = [None] * capacity
         self._chunk = max(1, min(capacity, _CHUNK // math.prod(shape)))
         self._cuda = device.type == "cuda"
         self._host = torch.empty((self._chunk, *shape), pin_memory=self._cuda)
@@ -64,6 +66,7 @@ class Ring:
         self._begun[slot] = round_
         self._rows[slot].copy_(rows)
         self._losses[slot] = math.nan
+        self._batch_ids[slot] = None
         if isinstance(learning_rate, Tensor):
             self._extras[slot, 1].copy_(learning_rate.detach().squeeze())
             self._learning_rates[slot] = None
@@ -83,6 +86,10 @@ class Ring:
             self._losses[slot] = None
         else:
             self._losses[slot] = loss
+
+    def put_batch_id(self, round_: int, batch_id: str) -> None:
+        """Training thread: name the data of a round that was put and is the newest."""
+        self._batch_ids[round_ % self.capacity] = batch_id
 
     def span(self, start: int, stop: int) -> int:
         """Where a read of the rounds start..stop (exclusive) has to end: it stays in one piece and one chunk."""
@@ -107,6 +114,7 @@ class Ring:
                 self._times[slot],
                 loss if host_loss is None else host_loss,
                 learning_rate if host_rate is None else host_rate,
+                self._batch_ids[slot],
             )
             marks.append(mark if done[offset] else None)
         # Last, after everything above was read.

@@ -12,6 +12,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -19,6 +20,7 @@ from steadynorm_contract.settings import Settings
 
 __all__ = [
     "MAX_BATCH_BYTES",
+    "MAX_BATCH_ID_LENGTH",
     "MAX_NAME_LENGTH",
     "MAX_PARAMETERS",
     "ROW_COLUMNS",
@@ -45,6 +47,7 @@ SCHEMA_VERSION = 1
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of one request body; the agent splits, the server refuses
 MAX_PARAMETERS = 100_000
 MAX_NAME_LENGTH = 200
+MAX_BATCH_ID_LENGTH = 200
 
 SCALAR_COLUMNS = (
     "loss",  # as logged by the training loop; NaN where it was not
@@ -195,7 +198,8 @@ class AgentCounters(msgspec.Struct, frozen=True):
     acknowledged: int = 0
     dropped: int = 0
     buffered: int = 0
-    errors: int = 0  # internal exceptions of the agent; the first one turns it off
+    errors: int = 0  # internal exceptions of the agent; the first one in a step turns it off
+    sending_errors: int = 0  # those of `errors` that met what was being sent: it is given up, and nothing is turned off
 
 
 class TelemetryBatch(msgspec.Struct, kw_only=True):
@@ -208,6 +212,8 @@ class TelemetryBatch(msgspec.Struct, kw_only=True):
     rows: ParameterRows | None = None
     applied: list[AppliedReport] = []
     counters: AgentCounters = msgspec.field(default_factory=AgentCounters)
+    batch_ids: dict[int, Annotated[str, msgspec.Meta(max_length=MAX_BATCH_ID_LENGTH)]] = {}
+    """What the training loop called the data of those steps in `scalars` that spiked or were not finite."""
 
 
 class TelemetryAnswer(msgspec.Struct, frozen=True):

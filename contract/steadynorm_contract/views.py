@@ -190,7 +190,7 @@ class EventKind(enum.StrEnum):
     STARTED = "started"  # an agent registered; value: the incarnation
     ENDED = "ended"  # finished, failed or stopped: see `message`
     REJECTED = "rejected"  # an agent refused a revision; value: the revision
-    AGENT_ERROR = "agent_error"  # the agent met an internal error and switched itself off; value: how many
+    AGENT_ERROR = "agent_error"  # the agent met an internal error: see `message`; value: how many
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,6 +203,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     message: str  # one sentence for people
     parameter: str | None = None
     value: float | None = None
+    batch_id: str | None = None  # of a spike or a non-finite gradient: what the training loop called the step's data
 
 
 class EventList(msgspec.Struct, frozen=True):

@@ -70,6 +70,7 @@ def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Ro
             "event": event.kind.value,
             "parameter": text.visible(event.parameter or "", 200),
             "value": event.value,
+            "batch": text.visible(event.batch_id or "", 200),
             "what happened": text.visible(event.message, 300),
         }
         for event in events

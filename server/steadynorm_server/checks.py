@@ -107,6 +107,8 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         if rows.parameters != parameters:
             rule = f"must be the {parameters} of the registered table"
             yield _error("rows.parameters", rule, rows.parameters, "Register again after a change of the model.")
+    if len(batch.batch_ids) > (most := len(batch.scalars.steps) if batch.scalars else 0):
+        yield _error("batch_ids", f"must be at most the {most} of scalars.steps", f"{len(batch.batch_ids)} names")
     if len(batch.applied) > MAX_REPORTS:
         yield _error("applied", f"must be at most {MAX_REPORTS} reports", f"{len(batch.applied)} reports")
     for report in batch.applied[:MAX_REPORTS]:
@@ -114,7 +116,7 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         yield from _whole("applied.step", report.step)
         if not math.isfinite(report.time):
             yield _error("applied.time", "must be finite Unix seconds", report.time)
-    for field in ("produced", "acknowledged", "dropped", "buffered", "errors"):
+    for field in ("produced", "acknowledged", "dropped", "buffered", "errors", "sending_errors"):
         yield from _whole(f"counters.{field}", getattr(batch.counters, field))
 
 

@@ -7,7 +7,7 @@ them, also when the burst goes on in the next batch, unless it doubles. Counters
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -65,12 +65,22 @@ def is_quiet(signals: Signals, scalars: Scalars) -> bool:
     )
 
 
-def observe(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
-    """Events of a batch, in step order; moves `signals` on. name: a parameter by its index as it came."""
+def observe(
+    signals: Signals,
+    scalars: Scalars,
+    name: Callable[[float], str | None],
+    batch_ids: Mapping[int, str] | None = None,
+) -> list[Event]:
+    """Events of a batch, in step order; moves `signals` on.
+
+    name: a parameter by its index as it came. batch_ids: by step, what the training loop called its data.
+    """
     if is_quiet(signals, scalars):
         return []
-    events = [*_spikes(signals, scalars, name), *_nonfinite(signals, scalars, name), *_targets(signals, scalars, name)]
-    return sorted(events, key=lambda event: event.step)
+    alarms = [*_spikes(signals, scalars, name), *_nonfinite(signals, scalars, name)]
+    if batch_ids:
+        alarms = [msgspec.structs.replace(event, batch_id=batch_ids.get(event.step)) for event in alarms]
+    return sorted([*alarms, *_targets(signals, scalars, name)], key=lambda event: event.step)
 
 
 def health(signals: Signals, step: int, stalled: bool) -> Health:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -102,7 +102,7 @@ async def work_out(
     if batch.scalars is not None and batch.scalars.steps:
         block = _scalar_block(batch.scalars)
         addition.appends += await history.plan(history.SCALARS, run.tails, block, read)
-        await _observe(run, block, addition, names)
+        await _observe(run, block, addition, names, batch.batch_ids)
     if batch.rows is not None and batch.rows.steps and batch.rows.parameters and peaks is not None:
         block = _row_block(batch.rows, batch.scalars, now)
         addition.appends += await history.plan(history.ROWS, run.tails, block, read, run.applied.eps)
@@ -146,8 +146,14 @@ def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now:
         progress.past_errors += progress.agent.errors
         progress.incarnation, progress.step = batch.incarnation, run.registered_step
         progress.agent, progress.pace = AgentCounters(), []
+    sending = batch.counters.sending_errors - progress.agent.sending_errors
     if (new := batch.counters.errors - progress.agent.errors) > 0:
         message = "the agent met an internal error and switched itself off: training goes on without it. See its log."
+        if sending >= new:
+            message = (
+                "the agent met an internal error while sending and gave up what it was about to send: the run is "
+                "stabilized and recorded as before. See its log."
+            )
         step = max(batch.scalars.steps) if batch.scalars and batch.scalars.steps else progress.step
         addition.events.append(
             Event(id="", kind=EventKind.AGENT_ERROR, step=step, time=now, message=message, value=float(new))
@@ -213,7 +219,9 @@ def _row_block(rows: ParameterRows, scalars: StepScalars | None, now: float) -> 
     return Block.raw(width, rows.steps, (moments.get(step, now) for step in rows.steps), values)
 
 
-async def _observe(run: RunRecord, block: Block, addition: Addition, names: Names) -> None:
+async def _observe(
+    run: RunRecord, block: Block, addition: Addition, names: Names, batch_ids: Mapping[int, str]
+) -> None:
     progress, steps = run.progress, block.steps
     column = {name: block.mean[at :: block.width] for at, name in enumerate(SCALAR_COLUMNS)}
     scalars = events.Scalars(
@@ -227,7 +235,7 @@ async def _observe(run: RunRecord, block: Block, addition: Addition, names: Name
         def name(index: float) -> str | None:
             return known[int(index)] if math.isfinite(index) and 0 <= index < len(known) else None
 
-        addition.events += events.observe(progress.signals, scalars, name)
+        addition.events += events.observe(progress.signals, scalars, name, batch_ids)
     progress.steps += len(steps)
     progress.spikes += sum(map(events.count, column["spikes"])) if any(column["spikes"]) else 0
     progress.nonfinite += sum(map(events.count, column["nonfinite"])) if any(column["nonfinite"]) else 0

@@ -135,7 +135,8 @@ EXAMPLES = [
             ),
             rows=ParameterRows([4000], 2, floats_to_bytes(range(10))),
             applied=[AppliedReport(1, 4000, RevisionOutcome.APPLIED, SETTINGS, 1700000000.0, "")],
-            counters=AgentCounters(produced=9, acknowledged=5, dropped=1, buffered=3, errors=0),
+            counters=AgentCounters(produced=9, acknowledged=5, dropped=1, buffered=3, errors=2, sending_errors=1),
+            batch_ids={4001: "shard3:1042"},
         ),
         codec.decode_batch,
     ),
@@ -174,6 +175,7 @@ EXAMPLES = [
                     message="the gradient norm of scale was 120 times its RMS norm.",
                     parameter="scale",
                     value=120.0,
+                    batch_id="shard3:1042",
                 )
             ]
         ),

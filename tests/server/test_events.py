@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from steadynorm_contract.records import AgentCounters
 from steadynorm_contract.views import Event
 from steadynorm_server.events import MAX_EVENTS_A_BATCH, Scalars, Signals, health, observe
 
@@ -141,6 +142,39 @@ async def test_events_reach_the_run_with_names_and_exact_counters(agent: Any) ->
     assert [event["kind"] for event in limited["events"]] == ["nonfinite"]
     ids = [event["id"] for event in (await agent.get("/events"))["events"]]
     assert len(set(ids)) == len(ids) == 4
+
+
+async def test_an_alarm_tells_what_the_training_loop_called_its_data(agent: Any) -> None:
+    named = {3: "shard3:1042", 5: "shard3:1043"}
+    await agent.send(
+        range(1, 6), spikes=[0, 0, 2, 0, 0], spike_ratio_max=50.0, nonfinite=[0, 0, 0, 0, 1], batch_ids=named
+    )
+    await agent.send([6, 8], spikes=[0, 1], spike_ratio_max=20.0, target_min=0.1)
+    assert [(event["kind"], event["step"], event["batch_id"]) for event in await agent.events()] == [
+        ("spike", 3, "shard3:1042"),
+        ("nonfinite", 5, "shard3:1043"),
+        ("throttled", 6, None),
+        ("spike", 8, None),
+    ]
+
+
+@pytest.mark.parametrize(("batch_ids", "status"), [({1: "a", 2: "b"}, 422), ({1: "x" * 201}, 400)])
+async def test_names_of_batches_are_bounded(agent: Any, batch_ids: dict[int, str], status: int) -> None:
+    sent = agent.batch(1, [1])
+    sent.batch_ids = batch_ids
+    answer = await agent.post(sent)
+    assert answer.status_code == status
+    assert "batch_ids" in answer.json()["detail"]
+
+
+async def test_an_error_while_sending_is_told_apart_from_one_that_turns_the_agent_off(agent: Any) -> None:
+    await agent.send([1], counters=AgentCounters(produced=1, errors=1, sending_errors=1))
+    await agent.send([2], counters=AgentCounters(produced=2, errors=2, sending_errors=1))
+    sending, off = await agent.events()
+    assert sending["kind"] == off["kind"] == "agent_error"
+    assert "the run is stabilized and recorded as before" in sending["message"]
+    assert "switched itself off" in off["message"]
+    assert (await agent.get())["counters"]["agent_errors"] == 2
 
 
 async def test_a_storm_of_spikes_leaves_a_bounded_stream_and_exact_counters(agent: Any) -> None:
