@@ -16,15 +16,22 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
-from steadynorm import arguments, checkpoint, lifetime
+from steadynorm import checkpoint, lifetime
 from steadynorm.arguments import Arguments
 from steadynorm.boundary import Boundary, stabilizer_settings
 from steadynorm.detach import Detached, fold_gains, gains_of
+from steadynorm.exchange import Exchange
 from steadynorm.hooks import Faults, OptimizerHooks
 from steadynorm.mailbox import Mailbox
 from steadynorm.naming import assign
+from steadynorm.publisher import Publisher
+from steadynorm.ranks import Ranks
+from steadynorm.recorder import Recorder
+from steadynorm.sharding import is_sharded
 from steadynorm.stabilizer import GradientStabilizer
 from steadynorm.wiring import connect
 from steadynorm_contract.home import find_server
@@ -46,7 +53,7 @@ _log = logging.getLogger("steadynorm")
 class Agent:
     """What attach() returns. The optimizers hold it, so it lives as long as they do, kept in a variable or not."""
 
-    def __init__(self, given: Arguments) -> None:
+    def __init__(self, given: Arguments, exchange: Exchange | None = None) -> None:
         assigned = assign(given.model, given.optimizers)
         count = sum(map(len, assigned))
         if not 0 < count <= MAX_PARAMETERS:
@@ -55,7 +62,7 @@ class Agent:
                 "Call attach() after the model is unfrozen and the optimizer is made."
             )
         self._given = given
-        self._run, self._run_id = given.run, arguments.new_run_id(given.run)
+        self._run, self._run_id = given.run, given.run_id
         self._closed = False
         self._detached: Detached | None = None
         self._stabilizers = [
@@ -70,12 +77,18 @@ class Agent:
             observe_steps=given.observe_steps,
         )
         self._faults = Faults(self._stabilizers, self._tell_error)
-        self._recorder, self._publisher = connect(given, self._run_id, self._stabilizers, self._mailbox)
+        self._recorder: Recorder | None = None
+        self._publisher: Publisher | None = None
+        if exchange is not None:
+            self._join(exchange)
+        if exchange is None or exchange.rank == 0:
+            size = 1 if exchange is None else exchange.size
+            self._recorder, self._publisher = connect(given, self._stabilizers, self._mailbox, size)
         if self._publisher is not None:
             # The threads do not hold the agent; when the training code drops everything, they end by themselves.
             self._finalizer = weakref.finalize(self, self._publisher.abandon)
             self._finalizer.atexit = False
-        else:
+        elif given.server is None and (exchange is None or exchange.rank == 0):
             _log.warning(
                 "no server is given, so this run is stabilized and not recorded. "
                 "Start one with `steadynorm up` and pass server=... or set STEADYNORM_SERVER."
@@ -119,6 +132,15 @@ class Agent:
             except Exception:
                 self._faults.caught()
 
+    def before_clip(self, optimizer: Optimizer | None = None) -> None:
+        """Measure and stabilize now in place of at `optimizer.step()`: call it before clipping, which hides spikes.
+
+        optimizer: the one that steps next; None: all. Leave it out with a GradScaler, which may skip the step.
+        """
+        for owner, hooks in zip(self._given.optimizers, self._hooks, strict=True):
+            if not self._closed and (optimizer is None or owner is optimizer):
+                hooks.before_clip(owner)
+
     def _log_batch_id(self, batch_id: str) -> None:
         if self._recorder is not None and not self._faults.count:
             try:
@@ -158,6 +180,8 @@ class Agent:
         self._mailbox.release()
         for hooks in self._hooks:
             hooks.remove()
+        if self._boundary.ranks is not None:
+            self._boundary.ranks.leave()
         lifetime.forget(self._given.optimizers)
         if self._publisher is not None:
             self._publisher.close(RunFinish(end, reason=reason[:500]))
@@ -280,6 +304,23 @@ class Agent:
         """Before the first step: a run that never steps is never registered, and a checkpoint can still be loaded."""
         if self._publisher is not None and not self._publisher.started:
             self._publisher.start()
+
+    def _join(self, exchange: Exchange) -> None:
+        """This process is one of several ranks."""
+        given = self._given
+        wrapped = isinstance(given.model, torch.nn.parallel.DistributedDataParallel)
+        self._faults.together = True
+        self._mailbox.mute = exchange.rank != 0
+        self._boundary.ranks = Ranks(
+            exchange,
+            given.exchange_every,
+            self._boundary,
+            self._mailbox,
+            self._faults,
+            self._stabilizers,
+            len(given.optimizers),
+            replicas=wrapped or any(is_sharded(p) for each in self._stabilizers for p in each.parameters),
+        )
 
     def _tell_error(self) -> None:
         if self._publisher is not None:

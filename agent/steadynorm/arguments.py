@@ -40,6 +40,8 @@ class Arguments:
     tags: dict[str, str]
     detail_every: int
     buffer_bytes: int
+    exchange_every: int
+    run_id: str
 
 
 def check(
@@ -55,13 +57,16 @@ def check(
     tags: Mapping[str, str] | None,
     detail_every: int,
     buffer_bytes: int,
+    exchange_every: int,
 ) -> Arguments:
     """Raises TypeError, ValueError or SettingsError for the first one that is wrong."""
+    name = _run_name(run)
     return Arguments(
         model=_model(model),
         optimizers=_optimizers(optimizer),
         settings=merge(Settings(), settings),
-        run=_run_name(run),
+        run=name,
+        run_id=new_run_id(name),
         run_is_given=run is not None,
         server=_server(server),
         token=_token(token),
@@ -70,6 +75,7 @@ def check(
         tags=_tags(tags),
         detail_every=_whole("detail_every", detail_every, 1),
         buffer_bytes=_whole("buffer_bytes", buffer_bytes, LEAST_BUFFER_BYTES),
+        exchange_every=_whole("exchange_every", exchange_every, 1),
     )
 
 

@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from steadynorm import arguments, lifetime
 from steadynorm.agent import Agent
+from steadynorm.arguments import Arguments
+from steadynorm.ranks import attach_together
 from steadynorm_contract.settings import Mode, Transfer
 
 __all__ = ["attach"]
@@ -34,6 +36,7 @@ def attach(
     tags: Mapping[str, str] | None = None,
     detail_every: int = 10,
     buffer_bytes: int = BUFFER_BYTES,
+    exchange_every: int = 10,
 ) -> Agent:
     """Measure and stabilize the gradients of `optimizer` at each of its steps, and tell the server.
 
@@ -45,35 +48,44 @@ def attach(
         when the optimizer has state from an earlier run and no state of the agent comes with it.
     allow: the only settings that may ever be changed from outside; None: all.
     tags: shown with the run. detail_every: steps between per-parameter rows. buffer_bytes: what may wait unsent.
+    exchange_every: steps between two exchanges of the ranks; a change takes effect one to two such times later.
+
+    Where torch.distributed is initialized every rank must call this, with the same arguments, and close the agent after
+    the same step. Rank 0 alone talks to the server.
 
     Returns at once: an unreachable server costs one warning, and data is kept for it. Raises TypeError, ValueError or
     SettingsError for a wrong argument, RuntimeError for an optimizer that is attached already.
     """
-    given = arguments.check(
-        model,
-        optimizer,
-        settings={
-            "mode": mode,
-            "gamma1": gamma1,
-            "gamma2": gamma2,
-            "eps": eps,
-            "spike_limit": spike_limit,
-            "transfer": transfer,
-        },
-        run=run,
-        server=server,
-        token=token,
-        observe_steps=observe_steps,
-        allow=allow,
-        tags=tags,
-        detail_every=detail_every,
-        buffer_bytes=buffer_bytes,
-    )
-    for each in given.optimizers:
-        other = lifetime.agent_of(each)
-        if other is not None:
-            raise RuntimeError(
-                f"this {type(each).__name__} is attached already, to run {other.run_id}. "
-                "Use that agent, or close it first: agent.close()."
-            )
-    return Agent(given)
+
+    def check() -> Arguments:
+        given = arguments.check(
+            model,
+            optimizer,
+            settings={
+                "mode": mode,
+                "gamma1": gamma1,
+                "gamma2": gamma2,
+                "eps": eps,
+                "spike_limit": spike_limit,
+                "transfer": transfer,
+            },
+            run=run,
+            server=server,
+            token=token,
+            observe_steps=observe_steps,
+            allow=allow,
+            tags=tags,
+            detail_every=detail_every,
+            buffer_bytes=buffer_bytes,
+            exchange_every=exchange_every,
+        )
+        for each in given.optimizers:
+            other = lifetime.agent_of(each)
+            if other is not None:
+                raise RuntimeError(
+                    f"this {type(each).__name__} is attached already, to run {other.run_id}. "
+                    "Use that agent, or close it first: agent.close()."
+                )
+        return given
+
+    return Agent(*attach_together(check))

@@ -9,16 +9,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from torch.optim import Optimizer
 
 from steadynorm.mailbox import Mailbox
 from steadynorm.stabilizer import GradientStabilizer
-from steadynorm.transport import Unacceptable
+from steadynorm.transport import Offer, Unacceptable
 from steadynorm_contract.records import AppliedReport, Desired, RevisionOutcome
 from steadynorm_contract.settings import Mode, Settings
+
+if TYPE_CHECKING:
+    from steadynorm.ranks import Ranks
 
 __all__ = ["STABILIZER_SETTINGS", "Boundary"]
 
@@ -50,6 +53,7 @@ class Boundary:
         self.allow = None if allow is None else tuple(allow)
         self.observe_left = observe_steps  # None: decided at the first boundary
         self.closed = False
+        self.ranks: Ranks | None = None  # None: this process is alone, and decides for itself
         self.checkpoint_callbacks: list[Callable[[int], object]] = []
         self.callback_errors = 0
         self._optimizers = optimizers
@@ -58,11 +62,17 @@ class Boundary:
         self._stepped = [False] * len(optimizers)
         self._fresh = True  # the stabilizers have taken no step and were not restored
         self._mode: Mode | None = None  # what the stabilizers were told last
+        self._considered = 0  # the newest revision that was, applied or not
 
     @property
     def applied(self) -> tuple[int, Settings]:
         """The revision in force and its settings."""
         return self._mailbox.applied
+
+    def meet(self, index: int) -> None:
+        """Optimizer `index` is about to step: the part of it that all ranks do together. Never raises."""
+        if self.ranks is not None:
+            self.ranks.meet(index)
 
     def arrive(self, index: int) -> bool:
         """Optimizer `index` is about to step. True if a new step begins with it."""
@@ -78,15 +88,33 @@ class Boundary:
         self.step = self._mailbox.step = step
         self.observe_left = observe_left
         self._mailbox.resume(revision)
+        self._considered = revision
         self._put_in_force(settings, revision)
         self._fresh = False
         self._mode = None
         self._stepped = [True] * len(self._stepped)  # whichever comes first begins a new step
+        if self.ranks is not None:
+            self.ranks.begin_anew()
 
     def isolate(self) -> Mailbox:
         """Exchange the mailbox for one that nobody else knows, and whose locks nobody holds: after a fork."""
         self._mailbox = Mailbox(self.settings)
+        if self.ranks is not None:
+            self.ranks.abandon()
         return self._mailbox
+
+    def consider(self, offer: Offer) -> None:
+        """Apply, or reject, what all ranks have been offered. Once: ranks may hear of a revision twice."""
+        if offer.revision > self._considered:
+            self._considered = offer.revision
+            self._consider(offer, self.step + 1)
+
+    def would_wait(self, offer: Offer | None) -> bool:
+        """Whether the run is paused once `offer` is considered."""
+        settings = self.settings
+        if isinstance(offer, Desired) and not self._objection(offer.settings):
+            settings = offer.settings
+        return settings.paused and not settings.stop and not self.closed
 
     def _begin(self) -> None:
         if self.observe_left is None:
@@ -96,11 +124,12 @@ class Boundary:
             if self.observe_left:
                 self._begin_in_observe()
         step = self.step + 1
-        offer = self._mailbox.take()
-        if offer is not None:
-            self._consider(offer, step)
-        if self._waiting():
-            self._pause(step)
+        if self.ranks is None:  # else they have met and have considered it
+            offer = self._mailbox.take()
+            if offer is not None:
+                self._consider(offer, step)
+            if self._waiting():
+                self._pause(step)
         mode = self.settings.mode
         if self.observe_left:
             self.observe_left -= 1
@@ -130,7 +159,7 @@ class Boundary:
                 self._consider(offer, step)
         _log.warning("going on with step %d", step)
 
-    def _consider(self, offer: Desired | Unacceptable, step: int) -> None:
+    def _consider(self, offer: Offer, step: int) -> None:
         """Apply all of a desired revision or nothing of it, and report which."""
         if isinstance(offer, Unacceptable):
             reason = offer.reason

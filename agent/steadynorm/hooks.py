@@ -27,10 +27,15 @@ _log = logging.getLogger("steadynorm")
 
 
 class Faults:
-    """Internal exceptions. The first one turns the agent off; `count` goes to the server."""
+    """Internal exceptions. The first one turns the agent off; `count` goes to the server.
+
+    Where ranks must stay equal (`together`) nobody turns off alone: all do, at the boundary where they `agree()`.
+    """
 
     def __init__(self, stabilizers: Sequence[GradientStabilizer], tell: Callable[[], None]) -> None:
         self.count = 0
+        self.off = False  # whether gradients only pass
+        self.together = False
         self._stabilizers = stabilizers
         self._tell = tell
 
@@ -39,13 +44,35 @@ class Faults:
         self.count += 1
         if self.count > 1:
             return
+        if self.together:
+            _log.exception(
+                "the agent met an internal error on this rank, and all ranks turn it off soon; training goes on. "
+                "Please report this:"
+            )
+            return
         _log.exception("the agent met an internal error and turned itself off; training goes on. Please report this:")
+        self._turn_off()
+        self._tell()
+
+    def agree(self, ranks: Sequence[int]) -> None:
+        """All ranks, at one boundary: the agents of `ranks` met internal errors."""
+        _log.error(
+            "the agent met an internal error on rank %s, so it is turned off on all ranks; training goes on. If "
+            "gradients could not be scaled there, replicas differ now: go back to a checkpoint.",
+            ", ".join(map(str, ranks)),
+        )
+        self._turn_off()
+        for stabilizer in self._stabilizers:
+            stabilizer.retire()
+        self._tell()
+
+    def _turn_off(self) -> None:
+        self.off = True
         for stabilizer in self._stabilizers:
             try:
                 stabilizer.configure(mode=Mode.OFF)
             except Exception:
                 _log.debug("a stabilizer could not be turned off", exc_info=True)
-        self._tell()
 
 
 class OptimizerHooks:
@@ -65,6 +92,10 @@ class OptimizerHooks:
         self._groups = len(optimizer.param_groups)
         self._learning_rate: float | Tensor = float("nan")
         self._scaled: list[tuple[dict[str, Any], Any, Any]] = []  # group, its own rate, the rate in place of it
+        self._early = False  # whether `before_clip` began the coming step, and stabilized its gradients
+        self._inside = False  # whether a closure is running
+        self._done = False  # whether the gradients that are there now have been stabilized
+        self._evaluations = 0  # of the step's closure
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -75,20 +106,40 @@ class OptimizerHooks:
         for handle in self._handles:
             handle.remove()
 
+    def before_clip(self, optimizer: Optimizer) -> None:
+        """Stabilize now: the coming step's gradients, or, from within its closure, the present ones.
+
+        If the last one's step never came, this is the same step still.
+        """
+        if not self._inside and not self._early:
+            self._enter(optimizer)
+            self._early = True
+        self._stabilize(optimizer, again=self._inside and self._evaluations > 0)
+        self._evaluations += self._inside
+        self._done = True
+
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._faults.count:
+        early, self._early = self._early, False
+        self._evaluations = 0
+        if not early:
+            self._enter(optimizer)
+        if len(args) > 1 and callable(args[1]):  # args[0] is the optimizer
+            return (args[0], self._around(optimizer, args[1]), *args[2:]), kwargs
+        if callable(kwargs.get("closure")):
+            return args, {**kwargs, "closure": self._around(optimizer, kwargs["closure"])}
+        if not early:
+            self._stabilize(optimizer)
+        return None
+
+    def _enter(self, optimizer: Optimizer) -> None:
+        self._boundary.meet(self._index)
+        if not self._faults.off:
             try:
                 self._arrive(optimizer)
             except Exception:
                 self._faults.caught()
-        if len(args) > 1 and callable(args[1]):  # args[0] is the optimizer
-            return (args[0], self._around(args[1]), *args[2:]), kwargs
-        if callable(kwargs.get("closure")):
-            return args, {**kwargs, "closure": self._around(kwargs["closure"])}
-        self._stabilize()
-        return None
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -136,24 +187,47 @@ class OptimizerHooks:
                 group["lr"] = own
         self._scaled.clear()
 
-    def _around(self, closure: Callable[..., Any]) -> Callable[..., Any]:
-        """A closure's gradients exist only after it ran: stabilize them then, at each evaluation."""
+    def _around(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
+        """A closure's gradients exist only after it ran: stabilize them then.
+
+        The first evaluation of a step is measured and decides; a line search's further ones take over its scales.
+        """
 
         @functools.wraps(closure)
         def stabilized(*args: Any, **kwargs: Any) -> Any:
-            loss = closure(*args, **kwargs)
-            self._stabilize()
+            self._inside, self._done = True, False
+            try:
+                loss = closure(*args, **kwargs)
+            finally:
+                self._inside = False
+            if not self._done:
+                self._stabilize(optimizer, again=self._evaluations > 0)
+                self._evaluations += 1
             return loss
 
         return stabilized
 
-    def _stabilize(self) -> None:
+    def _stabilize(self, optimizer: Optimizer, *, again: bool = False) -> None:
         stabilizer = self.stabilizer
         if stabilizer is None:
             return
+        met = stabilizer.collectives
         try:
-            stabilizer.apply()
+            if again:
+                stabilizer.apply_again()
+            else:
+                # What a GradScaler leaves on a fused optimizer for the time of its step.
+                stabilizer.apply(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
         except Exception:
-            if self._faults.count:  # turned off already, and even passing fails
+            if self._faults.off:  # and even passing fails
                 self.stabilizer = None
+            self._faults.caught()
+            if not again and stabilizer.collectives == met:
+                self._sit_out(stabilizer)
+
+    def _sit_out(self, stabilizer: GradientStabilizer) -> None:
+        """Other ranks that hold shards wait for this one, whatever happened to it."""
+        try:
+            stabilizer.sit_out()
+        except Exception:
             self._faults.caught()

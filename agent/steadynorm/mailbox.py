@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable
 
 from steadynorm.transport import Offer
-from steadynorm_contract.records import AppliedReport
+from steadynorm_contract.records import AgentNote, AppliedReport
 from steadynorm_contract.settings import Settings
 
 __all__ = ["Mailbox"]
+
+MOST_NOTES = 100  # that wait; older ones give way
 
 
 class Mailbox:
@@ -24,9 +26,11 @@ class Mailbox:
         self.step = 0  # of the round under way, or the last one
         self.applied = (0, settings)  # revision and settings in force, replaced together
         self.wake_publisher: Callable[[], None] = lambda: None
+        self.mute = False  # nobody collects reports: on a rank that does not talk to the server
         self._seen_revision = 0
         self._offer: Offer | None = None
         self._reports: deque[AppliedReport] = deque()
+        self._notes: deque[AgentNote] = deque(maxlen=MOST_NOTES)
         self._lock = threading.Lock()
         self._changed = threading.Event()
 
@@ -59,9 +63,9 @@ class Mailbox:
             if self._offer is not None and self._offer.revision <= revision:
                 self._offer = None
 
-    def wait(self) -> None:
-        """Training thread: sleep until something is offered, or `release()`."""
-        self._changed.wait()
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Training thread: sleep until something is offered, or `release()`, or for so long."""
+        self._changed.wait(timeout_s)
         self._changed.clear()
 
     def release(self) -> None:
@@ -70,8 +74,19 @@ class Mailbox:
 
     def report(self, report: AppliedReport) -> None:
         """Training thread: this became of a revision. Goes out at once."""
-        self._reports.append(report)
-        self.wake_publisher()
+        if not self.mute:
+            self._reports.append(report)
+            self.wake_publisher()
+
+    def note(self, note: AgentNote) -> None:
+        """Training thread: this happened. Goes out at once."""
+        if not self.mute:
+            self._notes.append(note)
+            self.wake_publisher()
+
+    def notes(self) -> list[AgentNote]:
+        """Publisher: take all notes."""
+        return [self._notes.popleft() for _ in range(len(self._notes))]
 
     def reports(self, most: int) -> list[AppliedReport]:
         """Publisher: take up to `most` reports."""

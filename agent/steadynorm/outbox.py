@@ -67,7 +67,8 @@ class Outbox:
         reports = self._mailbox.reports(_MOST_REPORTS)
         load = self._buffer.load(MAX_BATCH_BYTES - _ENVELOPE_BYTES)
         counters = self._buffer.counters
-        if load is None and not reports and counters.errors == self._told_errors:
+        notes = self._mailbox.notes()
+        if load is None and not reports and not notes and counters.errors == self._told_errors:
             return None
         self._told_errors = counters.errors
         return TelemetryBatch(
@@ -77,5 +78,6 @@ class Outbox:
             rows=load.rows if load else None,
             applied=reports,
             counters=counters,
+            notes=notes,
             batch_ids=load.batch_ids if load else {},
         )

@@ -23,14 +23,15 @@ __all__ = ["connect"]
 
 
 def connect(
-    given: Arguments, run_id: str, stabilizers: Sequence[GradientStabilizer], mailbox: Mailbox
+    given: Arguments, stabilizers: Sequence[GradientStabilizer], mailbox: Mailbox, world_size: int
 ) -> tuple[Recorder | None, Publisher | None]:
     """Recorder and publisher, both None without a server. Nothing is sent before the publisher's `start()`."""
     if given.server is None:
         return None, None
     registration = RunRegistration(
         name=given.run,
-        run_id=run_id,
+        run_id=given.run_id,
+        world_size=world_size,
         parameters=_table(stabilizers),
         settings=given.settings,
         instance=secrets.token_hex(8),

@@ -27,8 +27,10 @@ __all__ = [
     "SCALAR_COLUMNS",
     "SCHEMA_VERSION",
     "AgentCounters",
+    "AgentNote",
     "AppliedReport",
     "Desired",
+    "NoteKind",
     "Parameter",
     "ParameterRows",
     "Registered",
@@ -202,6 +204,23 @@ class AgentCounters(msgspec.Struct, frozen=True):
     sending_errors: int = 0  # those of `errors` that met what was being sent: it is given up, and nothing is turned off
 
 
+class NoteKind(enum.StrEnum):
+    """What an agent may tell beside its numbers."""
+
+    RANK_MISMATCH = "rank_mismatch"  # a rank differs from those that should be its equals
+    RANK_FAILED = "rank_failed"  # a rank's agent met an internal error: all ranks turned theirs off
+
+
+class AgentNote(msgspec.Struct, frozen=True):
+    """Something that happened between the ranks of a run: the server makes an event of it."""
+
+    kind: NoteKind
+    step: int  # the optimizer step that came next
+    time: float  # Unix seconds
+    rank: int  # the one in question; the first, where there are several
+    message: str  # one sentence for people
+
+
 class TelemetryBatch(msgspec.Struct, kw_only=True):
     """Body of POST /runs/{run_id}/telemetry (MessagePack). (run, incarnation, sequence) identifies it."""
 
@@ -214,6 +233,7 @@ class TelemetryBatch(msgspec.Struct, kw_only=True):
     counters: AgentCounters = msgspec.field(default_factory=AgentCounters)
     batch_ids: dict[int, Annotated[str, msgspec.Meta(max_length=MAX_BATCH_ID_LENGTH)]] = {}
     """What the training loop called the data of those steps in `scalars` that spiked or were not finite."""
+    notes: list[AgentNote] = []
 
 
 class TelemetryAnswer(msgspec.Struct, frozen=True):

@@ -190,6 +190,8 @@ class EventKind(enum.StrEnum):
     STARTED = "started"  # an agent registered; value: the incarnation
     ENDED = "ended"  # finished, failed or stopped: see `message`
     REJECTED = "rejected"  # an agent refused a revision; value: the revision
+    RANK_MISMATCH = "rank_mismatch"  # a rank differs from those that should be its equals; value: the rank
+    RANK_FAILED = "rank_failed"  # a rank's agent failed, and all ranks turned theirs off; value: the rank
     AGENT_ERROR = "agent_error"  # the agent met an internal error: see `message`; value: how many
 
 
