@@ -14,6 +14,7 @@ import msgspec
 
 from steadynorm.backoff import Backoff
 from steadynorm.buffer import Buffer
+from steadynorm.ceiling import Ceiling
 from steadynorm.flight import FlightRecorder
 from steadynorm.listener import Listener
 from steadynorm.mailbox import Mailbox
@@ -66,6 +67,7 @@ class Publisher:
         self._mailbox = mailbox
         self._buffer = buffer
         self._flight = FlightRecorder(registration.detail_every)
+        self._ceiling = Ceiling()
         self._outbox = Outbox(buffer, mailbox)
         self._backoff = backoff or Backoff()
         self._next_attempt = 0.0  # monotonic seconds
@@ -178,6 +180,7 @@ class Publisher:
             self._buffer.add_lost(lost)
         for record in records:
             self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
+            self._ceiling.see(record.raw_norm)
             for step, rows in self._flight.admit(record.step, record.rows, record.alarm):
                 self._buffer.add_rows(step, rows)
 

@@ -20,8 +20,8 @@ from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS, floats_to_b
 
 __all__ = ["Recorder", "StepRecord", "combine"]
 
-_LOSS, _LEARNING_RATE, _SPIKES, _NONFINITE = (
-    SCALAR_COLUMNS.index(name) for name in ("loss", "learning_rate", "spikes", "nonfinite")
+_LOSS, _LEARNING_RATE, _RAW_NORM, _SPIKES, _NONFINITE = (
+    SCALAR_COLUMNS.index(name) for name in ("loss", "learning_rate", "raw_norm", "spikes", "nonfinite")
 )
 _ABSENT = torch.tensor([{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RING_COLUMNS])
 
@@ -36,6 +36,7 @@ class StepRecord:
     rows: bytes
     alarm: bool  # something spiked or was not finite
     batch_id: str | None = None  # only with an alarm
+    raw_norm: float = math.nan  # that of the scalars
 
 
 class Recorder:
@@ -151,7 +152,15 @@ def combine(
             alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
             named = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None
             records.append(
-                StepRecord(present[0].step, present[0].time, floats_to_bytes(values), _bytes(kept[index]), alarm, named)
+                StepRecord(
+                    present[0].step,
+                    present[0].time,
+                    floats_to_bytes(values),
+                    _bytes(kept[index]),
+                    alarm,
+                    named,
+                    values[_RAW_NORM],
+                )
             )
     return records, gone
 
