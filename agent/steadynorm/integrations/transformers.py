@@ -1,0 +1,137 @@
+"""For Hugging Face's Trainer: `SteadyNormCallback(server="http://127.0.0.1:8470").add_to(trainer)`."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from steadynorm.agent import Agent
+from steadynorm.integrations.session import Session, warn_of_clipping
+from steadynorm_contract.settings import Mode
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "steadynorm.integrations.transformers needs Hugging Face's transformers and accelerate, and this Python has "
+        "not both: pip install 'steadynorm[agent,transformers]'",
+        name=error.name,
+    ) from error
+
+__all__ = ["SteadyNormCallback"]
+
+STATE_FILE = "steadynorm.pt"
+
+_log = logging.getLogger("steadynorm")
+
+
+class SteadyNormCallback(TrainerCallback):
+    """Attaches to the trainer's optimizer for as long as `train()` lasts. Takes the options of `steadynorm.attach`.
+
+    The Trainer clips at `max_grad_norm` (1.0 by default) before any callback sees the gradients, and hides spikes.
+    `add_to(trainer)` reaches its accelerator, and measures and stabilizes right before the clip. Passed as
+    `callbacks=[...]` instead, it measures after the clip, and says so. With fp16's loss scaling it measures when the
+    optimizer steps, since such a step may be skipped.
+
+    Losses are those that the trainer logs: each step's with `logging_steps=1`. A stop ends `train()`; a checkpoint
+    that an operator asks for is saved by the trainer; what the agent knows is `steadynorm.pt` in each checkpoint, and
+    is found there on resuming.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._session = Session(options)
+        self._trainer: Trainer | None = None
+        self._patched: Any = None  # the accelerator whose method was wrapped
+
+    def add_to(self, trainer: Trainer) -> SteadyNormCallback:
+        """Join `trainer`, and measure before it clips. Call it before `train()`."""
+        self._trainer = trainer
+        trainer.add_callback(self)
+        return self
+
+    @property
+    def agent(self) -> Agent | None:
+        """While `train()` runs."""
+        return self._session.agent
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        run = args.run_name if args.run_name != args.output_dir else None
+        saved = Path(args.output_dir or "", f"checkpoint-{state.global_step}", STATE_FILE)
+        known = torch.load(saved, weights_only=True) if state.global_step and saved.exists() else None
+        agent = self._session.begin(kwargs["model"], [_innermost(kwargs["optimizer"])], run=run, state=known)
+        if not args.max_grad_norm:
+            return
+        if self._trainer is None:
+            _log.warning(
+                "max_grad_norm=%g clips the gradients before steadynorm sees them, which hides spikes. "
+                "Use SteadyNormCallback(...).add_to(trainer) in place of callbacks=[...], or max_grad_norm=0.",
+                args.max_grad_norm,
+            )
+        elif getattr(self._trainer.accelerator, "scaler", None) is None:
+            self._measure_before_clip(self._trainer.accelerator)
+            if agent.settings.mode is Mode.STABILIZE:
+                warn_of_clipping("max_grad_norm", args.max_grad_norm)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self._session.takes_checkpoint():
+            control.should_save = True
+        if self._session.should_stop:
+            control.should_training_stop = True
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._session.log((logs or {}).get("loss"))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
+        if self.agent is not None and state.is_world_process_zero and folder.is_dir():
+            torch.save(self.agent.state_dict(), folder / STATE_FILE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._leave_accelerator()
+        self._session.end()
+
+    def _measure_before_clip(self, accelerator: Any) -> None:
+        """`clip_grad_norm_` unscales first: what follows that comes before the clip."""
+        self._leave_accelerator()
+        unscale = accelerator.unscale_gradients
+
+        @functools.wraps(unscale)
+        def unscale_and_measure(*args: Any, **kwargs: Any) -> None:
+            unscale(*args, **kwargs)
+            if self.agent is not None:
+                self.agent.before_clip()
+
+        accelerator.unscale_gradients = unscale_and_measure
+        self._patched = accelerator
+
+    def _leave_accelerator(self) -> None:
+        if self._patched is not None:
+            del self._patched.unscale_gradients
+            self._patched = None
+
+
+def _innermost(optimizer: Any) -> Optimizer:
+    """What Accelerate wrapped."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    found: Optimizer = optimizer
+    return found

@@ -1,0 +1,164 @@
+"""The callback in the real Lightning, on a tiny model made here."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what Lightning's own imports deprecate is not ours
+    from lightning.pytorch import LightningModule, Trainer, seed_everything
+    from lightning.pytorch.callbacks import Callback
+
+    from steadynorm.integrations.lightning import SteadyNormCallback
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import StubServer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of few workers, small logs and the like
+
+
+class Tiny(LightningModule):
+    """Two layers, AdamW."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        inputs, labels = batch
+        return torch.nn.functional.cross_entropy(self.net(inputs), labels)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(1)
+        inputs = torch.randn(640, 6, generator=generator)
+        return DataLoader(TensorDataset(inputs, torch.randint(3, (640,), generator=generator)), batch_size=8)
+
+
+def make_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    seed_everything(0, verbose=False)
+    return Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{"enable_checkpointing": False, **options},
+    )
+
+
+class At(Callback):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.action()
+
+
+def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, stub: StubServer) -> None:
+    trainer = make_trainer(tmp_path, callback := SteadyNormCallback(run="tiny", server=stub.url), max_steps=12)
+    trainer.fit(Tiny())
+    assert callback.agent is None
+    assert stub.run.steps == list(range(1, 13))
+    assert all(0 < loss < 3 for loss in stub.run.column("loss"))
+    assert stub.run.registrations[0].parameters[0].name == "net.0.weight"
+    assert stub.run.finish is not None
+    assert stub.run.finish.state == "finished"
+
+
+def test_norms_are_measured_before_the_trainer_clips(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="steadynorm")
+    seed_everything(0, verbose=False)
+    bare, watched = Tiny(), Tiny()
+    watched.load_state_dict(bare.state_dict())
+    make_trainer(tmp_path, max_steps=10, gradient_clip_val=1e-3).fit(bare)
+    callback = SteadyNormCallback(server=stub.url, mode="observe")
+    make_trainer(tmp_path, callback, max_steps=10, gradient_clip_val=1e-3).fit(watched)
+    assert min(stub.run.column("raw_norm")) > 0.01
+    assert stub.run.steps == list(range(1, 11))
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), watched.parameters(), strict=True))
+    assert "gradient_clip_val" not in caplog.text
+
+
+def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_trainer(tmp_path, SteadyNormCallback(), max_steps=2, gradient_clip_val=1.0).fit(Tiny())
+    assert "gradient_clip_val=1.0 clips the gradients after they are stabilized" in caplog.text
+
+
+def test_accumulated_micro_batches_are_one_step_with_an_undivided_loss(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url)
+    make_trainer(tmp_path, callback, max_steps=5, accumulate_grad_batches=4).fit(Tiny())
+    assert stub.run.steps == [1, 2, 3, 4, 5]
+    assert all(0.5 < loss < 3 for loss in stub.run.column("loss"))
+
+
+def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url)
+
+    def ask() -> None:
+        assert callback.agent is not None
+        assert callback.agent.flush(20)
+        stub.change(stop=True)
+        stub.wait_for(lambda: stub.run.reports or not callback.agent or callback.agent._mailbox.seen_revision)
+
+    trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
+    trainer.fit(Tiny())
+    assert trainer.global_step < 50
+    assert stub.run.finish is not None
+    assert stub.run.finish.state == "stopped"
+
+
+def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url, run="resumed")
+
+    def ask() -> None:
+        assert callback.agent is not None
+        assert callback.agent.flush(20)
+        stub.change(checkpoint_generation=1)
+        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+
+    make_trainer(tmp_path, callback, At(5, ask), max_steps=20).fit(Tiny())
+    (saved,) = tmp_path.rglob("steadynorm-step=*.ckpt")
+    steps = int(saved.stem.partition("=")[2])
+    assert 5 < steps < 20
+    again = SteadyNormCallback(server=stub.url, run="resumed")
+    make_trainer(tmp_path, again, max_steps=25).fit(Tiny(), ckpt_path=saved)
+    assert len(stub.runs) == 1
+    assert stub.run.incarnation == 2
+    assert stub.run.registrations[-1].step == steps
+    assert stub.run.steps[-(25 - steps) :] == list(range(steps + 1, 26))
+
+
+def test_an_exception_is_the_runs_end(tmp_path: Path, stub: StubServer) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of data")
+
+    with pytest.raises(RuntimeError, match="out of data"):
+        make_trainer(tmp_path, SteadyNormCallback(server=stub.url), At(3, fail), max_steps=9).fit(Tiny())
+    assert stub.run.finish is not None
+    assert (stub.run.finish.state, stub.run.finish.reason) == ("failed", "RuntimeError: out of data")
+
+
+@pytest.mark.parametrize("framework", ["lightning", "transformers"])
+def test_without_the_framework_importing_the_callback_says_what_to_install(framework: str) -> None:
+    program = f"import sys; sys.modules['{framework}'] = None\nimport steadynorm.integrations.{framework}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert f"pip install 'steadynorm[agent,{framework}]'" in done.stderr.splitlines()[-1]

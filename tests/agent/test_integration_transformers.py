@@ -1,0 +1,181 @@
+"""The callback in Hugging Face's real Trainer, on a tiny model made here. Offline."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # what their own imports deprecate is not ours
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    from steadynorm.integrations.transformers import SteadyNormCallback
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import StubServer
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of pinned memory and the like
+
+
+class Words(Dataset[dict[str, torch.Tensor]]):
+    """Random tokens that predict themselves."""
+
+    def __len__(self) -> int:
+        return 256
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        tokens = torch.randint(32, (8,), generator=torch.Generator().manual_seed(index))
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def make_model() -> Any:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=32,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=16,
+        )
+    )
+
+
+def make_trainer(folder: Path, *callbacks: Any, model: Any = None, **options: Any) -> Any:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=4,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        **{"save_strategy": "no", "logging_steps": 1, "learning_rate": 1e-3, **options},
+    )
+    return Trainer(model=model or make_model(), args=arguments, train_dataset=Words(), callbacks=list(callbacks))
+
+
+class At(TrainerCallback):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.action()
+
+
+def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url, run="llama")
+    trainer = make_trainer(tmp_path, max_steps=12)
+    assert callback.add_to(trainer) is callback
+    trainer.train()
+    assert callback.agent is None
+    assert stub.run.steps == list(range(1, 13))
+    assert all(1 < loss < 10 for loss in stub.run.column("loss"))
+    assert "model.embed_tokens.weight" in [parameter.name for parameter in stub.run.registrations[0].parameters]
+    assert stub.run.finish is not None
+    assert stub.run.finish.state == "finished"
+    assert "unscale_gradients" not in vars(trainer.accelerator)
+
+
+def test_added_to_the_trainer_it_measures_before_the_clip(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="steadynorm")
+    bare, watched = make_model(), make_model()
+    make_trainer(tmp_path / "bare", model=bare, max_steps=10, max_grad_norm=1e-3).train()
+    trainer = make_trainer(tmp_path / "watched", model=watched, max_steps=10, max_grad_norm=1e-3)
+    SteadyNormCallback(server=stub.url, mode="observe").add_to(trainer)
+    trainer.train()
+    assert min(stub.run.column("raw_norm")) > 0.01
+    assert stub.run.steps == list(range(1, 11))
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), watched.parameters(), strict=True))
+    assert "max_grad_norm" not in caplog.text
+
+
+def test_passed_as_a_plain_callback_it_sees_clipped_norms_and_says_so(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = SteadyNormCallback(server=stub.url, mode="observe")
+    make_trainer(tmp_path, callback, max_steps=5, max_grad_norm=1e-3).train()
+    assert stub.run.column("raw_norm") == pytest.approx([1e-3] * 5, rel=2e-3)
+    assert "max_grad_norm=0.001 clips the gradients before steadynorm sees them" in caplog.text
+
+
+def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2)
+    SteadyNormCallback().add_to(trainer)
+    trainer.train()
+    assert "max_grad_norm=1.0 clips the gradients after they are stabilized" in caplog.text
+
+
+def test_accumulated_micro_batches_are_one_step(tmp_path: Path, stub: StubServer) -> None:
+    trainer = make_trainer(tmp_path, max_steps=5, gradient_accumulation_steps=3)
+    SteadyNormCallback(server=stub.url).add_to(trainer)
+    trainer.train()
+    assert stub.run.steps == [1, 2, 3, 4, 5]
+
+
+def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url)
+
+    def ask() -> None:
+        assert callback.agent is not None
+        assert callback.agent.flush(20)
+        stub.change(stop=True)
+        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+
+    trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
+    trainer.train()
+    assert trainer.state.global_step < 50
+    assert stub.run.finish is not None
+    assert stub.run.finish.state == "stopped"
+
+
+def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer) -> None:
+    callback = SteadyNormCallback(server=stub.url, run="resumed")
+
+    def ask() -> None:
+        assert callback.agent is not None
+        assert callback.agent.flush(20)
+        stub.change(checkpoint_generation=1)
+        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+
+    make_trainer(tmp_path, callback, At(5, ask), max_steps=20).train()
+    (saved,) = tmp_path.glob("checkpoint-*")
+    steps = int(saved.name.partition("-")[2])
+    assert 5 < steps < 20
+    assert (saved / "steadynorm.pt").is_file()
+    again = SteadyNormCallback(server=stub.url, run="resumed")
+    make_trainer(tmp_path, again, max_steps=25).train(resume_from_checkpoint=str(saved))
+    assert len(stub.runs) == 1
+    assert stub.run.incarnation == 2
+    assert stub.run.registrations[-1].step == steps
+    assert stub.run.steps[-(25 - steps) :] == list(range(steps + 1, 26))
+
+
+def test_training_twice_makes_two_runs_and_a_failed_one_ends_as_failed(tmp_path: Path, stub: StubServer) -> None:
+    def fail() -> None:
+        raise RuntimeError("out of data")
+
+    callback = SteadyNormCallback(server=stub.url)
+    trainer = make_trainer(tmp_path, max_steps=6)
+    callback.add_to(trainer)
+    trainer.add_callback(at := At(3, fail))
+    with pytest.raises(RuntimeError, match="out of data"):
+        trainer.train()
+    trainer.remove_callback(at)
+    trainer.train()
+    first, second = stub.runs.values()
+    assert first.finish is not None
+    assert second.finish is not None
+    assert (first.finish.state, second.finish.state) == ("failed", "finished")
+    assert second.steps == [1, 2, 3, 4, 5, 6]
