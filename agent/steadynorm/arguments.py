@@ -91,11 +91,14 @@ def _model(model: object) -> torch.nn.Module:
 
 def _optimizers(optimizers: object) -> list[Optimizer]:
     """One optimizer, or several, as a list. TypeError or ValueError."""
-    if isinstance(optimizers, Optimizer):
-        return [optimizers]
-    several: Iterable[object] = optimizers if isinstance(optimizers, Iterable) else [optimizers]
+    one = isinstance(optimizers, Optimizer) or not isinstance(optimizers, Iterable)
+    several: Iterable[object] = [optimizers] if one else optimizers  # type: ignore[assignment]  # `one` says so
     listed: list[Optimizer] = []
-    for optimizer in several:
+    for given in several:
+        optimizer = given
+        # A wrapper that passes for an optimizer, as Accelerate's: the one inside does the stepping.
+        while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+            optimizer = inner
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(optimizer).__name__}. "
