@@ -23,25 +23,21 @@ from torch.optim import Optimizer
 from steadynorm import checkpoint, lifetime
 from steadynorm.arguments import Arguments
 from steadynorm.boundary import Boundary, stabilizer_settings
-from steadynorm.detach import Detached, fold_gains, gains_of
+from steadynorm.detach import Detached, leave
 from steadynorm.exchange import Exchange
 from steadynorm.hooks import Faults, OptimizerHooks
+from steadynorm.logged import batch_name, loss_value
 from steadynorm.mailbox import Mailbox
 from steadynorm.naming import assign
+from steadynorm.newcomers import Newcomers
+from steadynorm.page import page_of
 from steadynorm.publisher import Publisher
 from steadynorm.ranks import Ranks
 from steadynorm.recorder import Recorder
 from steadynorm.sharding import is_sharded
 from steadynorm.stabilizer import GradientStabilizer
 from steadynorm.wiring import connect
-from steadynorm_contract.home import find_server
-from steadynorm_contract.records import (
-    MAX_BATCH_ID_LENGTH,
-    MAX_PARAMETERS,
-    AgentCounters,
-    RunEnd,
-    RunFinish,
-)
+from steadynorm_contract.records import AgentCounters, RunEnd, RunFinish
 from steadynorm_contract.settings import Settings
 
 __all__ = ["Agent"]
@@ -55,12 +51,6 @@ class Agent:
 
     def __init__(self, given: Arguments, exchange: Exchange | None = None) -> None:
         assigned = assign(given.model, given.optimizers)
-        count = sum(map(len, assigned))
-        if not 0 < count <= MAX_PARAMETERS:
-            raise ValueError(
-                f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
-                "Call attach() after the model is unfrozen and the optimizer is made."
-            )
         self._given = given
         self._run, self._run_id = given.run, given.run_id
         self._closed = False
@@ -70,11 +60,7 @@ class Agent:
         ]
         self._mailbox = Mailbox(given.settings)
         self._boundary = Boundary(
-            given.optimizers,
-            self._stabilizers,
-            self._mailbox,
-            allow=given.allow,
-            observe_steps=given.observe_steps,
+            given.optimizers, self._stabilizers, self._mailbox, allow=given.allow, observe_steps=given.observe_steps
         )
         self._faults = Faults(self._stabilizers, self._tell_error)
         self._recorder: Recorder | None = None
@@ -93,11 +79,14 @@ class Agent:
                 "no server is given, so this run is stabilized and not recorded. "
                 "Start one with `steadynorm up` and pass server=... or set STEADYNORM_SERVER."
             )
+        newcomers = Newcomers(given.model, given.optimizers, self._stabilizers)
+        self._recorded = len(self._stabilizers)
         self._hooks: list[OptimizerHooks] = []
         owners = iter(range(len(self._stabilizers)))
         for index, (optimizer, pairs) in enumerate(zip(given.optimizers, assigned, strict=True)):
             at = next(owners) if pairs else None
             hooks = OptimizerHooks(optimizer, index, self._boundary, self._faults, self._begin)
+            hooks.newcomers = newcomers
             if at is not None:
                 hooks.stabilizer, hooks.stabilizer_index = self._stabilizers[at], at
             if self._publisher is not None:
@@ -114,23 +103,18 @@ class Agent:
         batch_id: where the step's data came from, such as "shard3:1042"; at most MAX_BATCH_ID_LENGTH characters. It is
         kept beside the step, and sent only if the step spikes or is not finite.
         """
-        if batch_id is not None:
-            self._log_batch_id(_batch_id(batch_id))
-        if loss is None:
+        name = None if batch_id is None else batch_name(batch_id)
+        value = None if loss is None else loss_value(loss)
+        recorder = self._recorder
+        if recorder is None or self._faults.count:
             return
-        if not isinstance(loss, Tensor):
-            loss = _number(loss)
-        elif loss.numel() != 1:
-            raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
-        elif loss.device.type == "cpu":
-            loss = float(loss.detach())  # in host memory: no wait, where copying it to a device would be one
-        else:
-            loss = loss.detach().reshape(())
-        if self._recorder is not None and not self._faults.count:
-            try:
-                self._recorder.put_loss(loss)
-            except Exception:
-                self._faults.caught()
+        try:
+            if name is not None:
+                recorder.put_batch_id(name)
+            if value is not None:
+                recorder.put_loss(value)
+        except Exception:
+            self._faults.caught()
 
     def before_clip(self, optimizer: Optimizer | None = None) -> None:
         """Measure and stabilize now in place of at `optimizer.step()`: call it before clipping, which hides spikes.
@@ -140,13 +124,6 @@ class Agent:
         for owner, hooks in zip(self._given.optimizers, self._hooks, strict=True):
             if not self._closed and (optimizer is None or owner is optimizer):
                 hooks.before_clip(owner)
-
-    def _log_batch_id(self, batch_id: str) -> None:
-        if self._recorder is not None and not self._faults.count:
-            try:
-                self._recorder.put_batch_id(batch_id)
-            except Exception:
-                self._faults.caught()
 
     @property
     def should_stop(self) -> bool:
@@ -199,14 +176,7 @@ class Agent:
             raise RuntimeError(
                 "the agent is closed already, and gradients have been raw since. Use detach() in place of close()."
             )
-        working = [each.stabilizer for each in self._hooks if each.stabilizer is not None]
-        for hooks in self._hooks:
-            hooks.put_rates_back()
-        self._detached = fold_gains(self._given.optimizers, gains_of(working))
-        if self.settings.lr_scale != 1.0:
-            _log.warning(
-                "detached: lr_scale was %g; the learning rate is the optimizer's own now", self.settings.lr_scale
-            )
+        self._detached = leave(self._given.optimizers, self._hooks)
         self.close(state=RunEnd.FINISHED, reason="detached")
         return self._detached
 
@@ -223,7 +193,7 @@ class Agent:
 
     def state_dict(self) -> dict[str, Any]:
         """Statistics by parameter name, settings, step and run: plain values and tensors. Waits for the device."""
-        return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers)
+        return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers, self._recorded)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue: statistics, settings, step, and, before the first step, the run itself under its own id.
@@ -254,12 +224,7 @@ class Agent:
     @property
     def url(self) -> str | None:
         """Where to look at the run: in the dashboard if it is the user's own, else at the server. None without one."""
-        if self._given.server is None:
-            return None
-        own = find_server()
-        if own.server == self._given.server and own.dashboard:
-            return f"{own.dashboard.rstrip('/')}/?run={self._run_id}"
-        return f"{self._given.server}/api/v1/runs/{self._run_id}"
+        return None if self._given.server is None else page_of(self._given.server, self._run_id)
 
     @property
     def step(self) -> int:
@@ -288,7 +253,7 @@ class Agent:
 
     @property
     def stabilizers(self) -> tuple[GradientStabilizer, ...]:
-        """One for each optimizer that owns parameters."""
+        """One for each optimizer that owned parameters at attach(), then one for each time that some came later."""
         return tuple(self._stabilizers)
 
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -335,22 +300,3 @@ class Agent:
         for hooks in self._hooks:
             hooks.recorder = None
             hooks.wake = lambda: None
-
-
-def _batch_id(batch_id: object) -> str:
-    if isinstance(batch_id, bool) or not isinstance(batch_id, str | int):
-        raise TypeError(f"batch_id must be a string or a whole number: got {type(batch_id).__name__}. Use str().")
-    text = batch_id if isinstance(batch_id, str) else str(batch_id)
-    if len(text) > MAX_BATCH_ID_LENGTH:
-        raise ValueError(
-            f"batch_id must have at most {MAX_BATCH_ID_LENGTH} characters: got {len(text)}. "
-            'Name where the data came from, such as "shard3:1042", not the data.'
-        )
-    return text
-
-
-def _number(loss: object) -> float:
-    try:
-        return float(loss)  # type: ignore[arg-type]  # numpy's scalars and the like: float() knows
-    except (TypeError, ValueError):
-        raise TypeError(f"loss must be a number or a tensor: got {type(loss).__name__}.") from None

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, optim
 from torch.optim import Optimizer
 
+from steadynorm.hooks import OptimizerHooks
 from steadynorm.stabilizer import GradientStabilizer
 from steadynorm.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
 
-__all__ = ["Detached", "Fold", "fold_gains", "gains_of"]
+__all__ = ["Detached", "Fold", "fold_gains", "gains_of", "leave"]
 
 NOTICEABLE_EPS_SHARE = 0.01
 
@@ -85,6 +86,16 @@ class Detached:
             if fold.note:
                 count[fold.note] = count.get(fold.note, 0) + 1
         return [f"{number} parameters: {note}" for note, number in count.items()]
+
+
+def leave(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> Detached:
+    """Between two steps: rates as the optimizers had them, gains into their state. The hooks are still on."""
+    scaled = [each for each in hooks if each.lr_scale != 1.0]
+    for each in hooks:
+        each.put_rates_back()
+    if scaled:
+        _log.warning("detached: lr_scale was %g; the learning rate is the optimizer's own now", scaled[0].lr_scale)
+    return fold_gains(optimizers, gains_of(stabilizer for each in hooks for stabilizer in each.stabilizers))
 
 
 def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, float]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm.boundary import Boundary
+from steadynorm.newcomers import Newcomers
 from steadynorm.recorder import Recorder
 from steadynorm.stabilizer import GradientStabilizer
 from steadynorm_contract.settings import Mode
@@ -83,13 +84,14 @@ class OptimizerHooks:
     ) -> None:
         self.stabilizer: GradientStabilizer | None = None  # None: another optimizer owns all of the parameters
         self.stabilizer_index = 0
+        self.later: list[GradientStabilizer] = []  # of parameters that came after attach(); not recorded
+        self.newcomers: Newcomers | None = None
         self.recorder: Recorder | None = None
         self.wake: Callable[[], None] = lambda: None
         self._index = index
         self._boundary = boundary
         self._faults = faults
         self._begin: Callable[[], None] | None = begin
-        self._groups = len(optimizer.param_groups)
         self._learning_rate: float | Tensor = float("nan")
         self._scaled: list[tuple[dict[str, Any], Any, Any]] = []  # group, its own rate, the rate in place of it
         self._early = False  # whether `before_clip` began the coming step, and stabilized its gradients
@@ -100,6 +102,16 @@ class OptimizerHooks:
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+
+    @property
+    def lr_scale(self) -> float:
+        """The factor in force."""
+        return self._boundary.settings.lr_scale
+
+    @property
+    def stabilizers(self) -> list[GradientStabilizer]:
+        """All that stand before this optimizer."""
+        return self.later if self.stabilizer is None else [self.stabilizer, *self.later]
 
     def remove(self) -> None:
         """Take the hooks off the optimizer."""
@@ -158,11 +170,10 @@ class OptimizerHooks:
         if self._begin is not None:
             self._begin()
             self._begin = None
+        if self.newcomers is not None and (stabilizer := self.newcomers.look(self._index)) is not None:
+            self.later.append(stabilizer)
         self._boundary.arrive(self._index)
         groups = optimizer.param_groups
-        if len(groups) > self._groups:
-            self._groups = len(groups)
-            _log.warning("parameters that were added to an optimizer after attach() are not stabilized")
         rate = groups[0].get("lr", float("nan"))
         if isinstance(rate, Tensor) and rate.device.type == "cpu":
             rate = float(rate)  # in host memory: no wait. One on a device stays there.
@@ -208,9 +219,10 @@ class OptimizerHooks:
         return stabilized
 
     def _stabilize(self, optimizer: Optimizer, *, again: bool = False) -> None:
-        stabilizer = self.stabilizer
-        if stabilizer is None:
-            return
+        for stabilizer in self.stabilizers:
+            self._stabilize_with(stabilizer, optimizer, again)
+
+    def _stabilize_with(self, stabilizer: GradientStabilizer, optimizer: Optimizer, again: bool) -> None:
         met = stabilizer.collectives
         try:
             if again:
@@ -220,7 +232,8 @@ class OptimizerHooks:
                 stabilizer.apply(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
         except Exception:
             if self._faults.off:  # and even passing fails
-                self.stabilizer = None
+                self.stabilizer = None if stabilizer is self.stabilizer else self.stabilizer
+                self.later = [each for each in self.later if each is not stabilizer]
             self._faults.caught()
             if not again and stabilizer.collectives == met:
                 self._sit_out(stabilizer)

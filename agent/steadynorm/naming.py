@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from steadynorm_contract.records import MAX_PARAMETERS
+
 __all__ = ["assign"]
 
 
@@ -16,7 +18,7 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
 
     What `torch.compile` and the data-parallel wrappers put in front of names is left out, so that a checkpoint fits
     with and without them. A parameter that the model does not know is named by its place. One that two optimizers
-    share belongs to the first; a tied weight is one parameter.
+    share belongs to the first; a tied weight is one parameter. Raises ValueError for none at all, or too many.
     """
     names = {id(parameter): name for name, parameter in _bare(model).named_parameters()}
     taken: set[int] = set()
@@ -35,6 +37,12 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
                 used.add(name)
                 pairs.append((name.replace("_orig_mod.", ""), parameter))
         assigned.append(pairs)
+    count = sum(map(len, assigned))
+    if not 0 < count <= MAX_PARAMETERS:
+        raise ValueError(
+            f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
+            "Call attach() after the model is unfrozen and the optimizer is made."
+        )
     return assigned
 
 

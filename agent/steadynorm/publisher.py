@@ -109,7 +109,7 @@ class Publisher:
         self._wake.set()
 
     def add_error(self) -> None:
-        """Count an internal exception of the agent, and tell the server."""
+        """Count an internal exception in a step, and tell the server."""
         self._buffer.add_error()
         self._wake.set()
 
@@ -144,7 +144,7 @@ class Publisher:
         if self._thread is None or self._end is not None:
             return
         self._begin_to_end(finish)
-        while (remaining_s := self._remaining_s()) > 0 and not self._ended.wait(min(remaining_s, PATIENCE_S)):
+        while (left_s := self._remaining_s()) > 0 and not self._ended.wait(min(left_s, PATIENCE_S)):
             pass
         if not self._ended.is_set():
             self._transport.abort()
@@ -154,8 +154,7 @@ class Publisher:
 
     def _run(self) -> None:
         while self._end is None:
-            wait_s = max(0.0, self._next_attempt - monotonic()) or PERIOD_S
-            self._wake.wait(min(PERIOD_S, wait_s))
+            self._wake.wait(min(PERIOD_S, max(0.0, self._next_attempt - monotonic()) or PERIOD_S))
             self._wake.clear()
             self._cycle()
         self._finish(self._end)
@@ -176,8 +175,7 @@ class Publisher:
 
     def _collect(self, *, final: bool = False) -> None:
         records, lost = self._recorder.collect(final=final)
-        if lost:
-            self._buffer.add_lost(lost)
+        self._buffer.add_lost(lost)
         for record in records:
             self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
             self._ceiling.see(record.raw_norm)
@@ -199,11 +197,9 @@ class Publisher:
 
     def _register(self) -> None:
         first, self._register_again = not self._outbox.incarnation or self._register_again, False
-        revision, settings = self._mailbox.applied
+        revision, now = self._mailbox.applied
         step = self.registration.step if first else max(0, self._mailbox.step - 1)
-        registration = msgspec.structs.replace(
-            self.registration, step=step, settings=settings, applied_revision=revision
-        )
+        registration = msgspec.structs.replace(self.registration, step=step, settings=now, applied_revision=revision)
         try:
             incarnation, acknowledged, offer = self._transport.register(registration, self._timeout_s())
         except RunLost as error:
@@ -271,7 +267,7 @@ class Publisher:
             if not self._muted:
                 self._deliver(finish)
         except TransportError as error:
-            left = self._buffer.counters.buffered
+            left = self.counters.buffered
             _log.warning("the run ended with %d records that %s did not take: %s", left, self._server, error)
         except Exception:
             self._stumble()
