@@ -18,7 +18,8 @@ PUBLIC = {
     "steadynorm_contract.records": (
         "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "
         "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd RunFinish "
-        "RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAnswer TelemetryBatch floats_from_bytes floats_to_bytes"
+        "RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAnswer TelemetryBatch "
+        "floats_from_bytes floats_to_bytes"
     ),
     "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
