@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from steadynorm.gradients import Gradients
+from steadynorm.kernel_choice import choose_kernels
 from steadynorm.sharding import is_sharded
 from steadynorm.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, Statistics
 from steadynorm.summary import clean_rows, stabilized_norms
@@ -83,6 +84,8 @@ class GradientStabilizer:
             for start, stop in _group_bounds(self.parameters, self.device)
         ]
         self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), device=self.device)
+        # None: torch's operations do everything. Otherwise they do what is left of the flow in apply().
+        self._kernels = choose_kernels(self.parameters, self._statistics, self.rows, self._previous_mode)
 
     @property
     def settings(self) -> Settings:
@@ -112,6 +115,10 @@ class GradientStabilizer:
         plain = self._settings.transfer is Transfer.PLAIN
         scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
         self._scaling = scaling
+        if self._kernels is not None:
+            self._kernels.step(mode, scaling, grad_scale, found_inf)
+            self._moved_on(mode)
+            return
         for gradients, statistics in self._groups:
             if mode is Mode.OFF:
                 gradients.sit_out(statistics.raw_norm)
@@ -132,11 +139,15 @@ class GradientStabilizer:
                 gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
                 if grad_scale is not None:
                     gradients.saturate(present)
-        self._gains_moved = not plain and (self._gains_moved or (previous is Mode.STABILIZE is not mode))
-        self._previous_mode = mode
+        self._moved_on(mode)
         if mode is Mode.OFF:
             self._statistics.raw_norm.fill_(NOT_MEASURED)
         self._statistics.write_rows(out=self.rows)
+
+    def _moved_on(self, mode: Mode) -> None:
+        left = self._previous_mode is Mode.STABILIZE is not mode
+        self._gains_moved = self._settings.transfer is not Transfer.PLAIN and (self._gains_moved or left)
+        self._previous_mode = mode
 
     @property
     def collectives(self) -> int:
@@ -192,6 +203,8 @@ class GradientStabilizer:
     def state_dict(self) -> dict[str, Any]:
         """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
         rows = self._statistics.save()
+        if self._kernels is not None:
+            self._previous_mode = self._kernels.mode  # a captured graph changes mode without a call of apply()
         return {
             "version": 1,
             "mode": self._previous_mode.value,
@@ -219,6 +232,8 @@ class GradientStabilizer:
         self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
         self._statistics.knobs.fill(settings)
         self._statistics.load(rows)
+        if self._kernels is not None:
+            self._kernels.mode = self._previous_mode
 
 
 def _common_device(parameters: list[Tensor]) -> torch.device:
