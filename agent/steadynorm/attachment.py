@@ -53,6 +53,9 @@ def attach(
     Where torch.distributed is initialized every rank must call this, with the same arguments, and close the agent after
     the same step. Rank 0 alone talks to the server.
 
+    Parameters that come later (`add_param_group`, unfreezing) are stabilized from their first step on, and are in
+    checkpoints and `statistics()`, but not in what is recorded: a run's table of parameters is made here.
+
     Returns at once: an unreachable server costs one warning, and data is kept for it. Raises TypeError, ValueError or
     SettingsError for a wrong argument, RuntimeError for an optimizer that is attached already.
     """

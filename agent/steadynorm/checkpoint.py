@@ -30,8 +30,10 @@ class Restored:
     same_table: bool
 
 
-def save(run: str, run_id: str, boundary: Boundary, stabilizers: Sequence[GradientStabilizer]) -> dict[str, Any]:
-    """Everything that `restore` needs. Waits for the device."""
+def save(
+    run: str, run_id: str, boundary: Boundary, stabilizers: Sequence[GradientStabilizer], recorded: int
+) -> dict[str, Any]:
+    """Everything that `restore` needs. recorded: how many stabilizers the run's table covers. Waits for the device."""
     states = [stabilizer.state_dict() for stabilizer in stabilizers]
     revision, settings = boundary.applied
     return {
@@ -42,6 +44,7 @@ def save(run: str, run_id: str, boundary: Boundary, stabilizers: Sequence[Gradie
         "revision": revision,
         "settings": msgspec.to_builtins(settings),
         "observe_steps": boundary.observe_left,
+        "unrecorded": [name for stabilizer in stabilizers[recorded:] for name in stabilizer.names],
         "modes": [str(state["mode"]) for state in states],
         "parameters": {name: rows for state in states for name, rows in state["parameters"].items()},
     }
@@ -80,7 +83,7 @@ def restore(state: Mapping[str, Any], boundary: Boundary, stabilizers: Sequence[
     if unknown:
         _log.warning("the checkpoint has %d parameters that are not here: %s", len(unknown), _listed(unknown))
     boundary.restore(state["step"], state["revision"], settings, state["observe_steps"])
-    return Restored(state["run"], state["run_id"], state["step"], not missing and not unknown)
+    return Restored(state["run"], state["run_id"], state["step"], not (missing or unknown or state.get("unrecorded")))
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

@@ -48,6 +48,8 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:
     wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
-    while isinstance(model, wrappers):
-        model = model.module
-    return model
+    while True:
+        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)  # torch.compile's
+        if not isinstance(inner, torch.nn.Module):
+            return model
+        model = inner

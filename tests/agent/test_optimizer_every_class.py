@@ -105,7 +105,7 @@ def test_all_evaluations_of_one_step_are_scaled_alike_and_count_once(line_search
         raw.append([float(parameter.grad.norm())])
 
     parameter = next(toy.model.parameters())
-    parameter.register_post_accumulate_grad_hook(keep)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
+    parameter.register_post_accumulate_grad_hook(keep)
     for steps in range(1, 4):
         start = len(raw)
         toy.step()
@@ -132,7 +132,8 @@ def test_a_later_evaluation_that_is_not_finite_becomes_zero_and_the_next_step_is
 
 
 def test_an_accelerated_optimizer_is_attached_like_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate  # type: ignore[import-untyped]  # it has no marker
+
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
 
