@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -62,8 +64,8 @@ class StoredRun:
 class StubServer:
     """Keeps runs in memory. `fault(method, path, body)` may answer in its place."""
 
-    def __init__(self) -> None:
-        self.runs: dict[str, StoredRun] = {}
+    def __init__(self, port: int = 0, runs: dict[str, StoredRun] | None = None) -> None:
+        self.runs: dict[str, StoredRun] = {} if runs is None else runs
         self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
         self.fault: Callable[[str, str, bytes], Answer | None] = lambda method, path, body: None
         self.changed = threading.Condition()
@@ -91,13 +93,19 @@ class StubServer:
                 pass
 
         class Server(ThreadingHTTPServer):
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                stub._open.add(request)
+                super().process_request_thread(request, client_address)
+                stub._open.discard(request)
+
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # the agent hangs up when it closes
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._closing = False
+        self._open: set[socket.socket] = set()
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -108,6 +116,13 @@ class StubServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def kill(self) -> None:
+        """End as a killed process does: connections too."""
+        self.close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def run(self) -> StoredRun:
@@ -200,7 +215,23 @@ def stub() -> Iterator[StubServer]:
     """The server."""
     server = StubServer()
     yield server
-    server.close()
+    if not server._closing:
+        server.close()
+
+
+@pytest.fixture
+def restart() -> Iterator[Callable[[StubServer], StubServer]]:
+    """restart(killed): a server at the same address that knows the same runs."""
+    started: list[StubServer] = []
+
+    def start(killed: StubServer) -> StubServer:
+        started.append(StubServer(killed.port, killed.runs))
+        return started[-1]
+
+    yield start
+    for server in started:
+        if not server._closing:
+            server.close()
 
 
 @pytest.fixture(autouse=True)

@@ -183,9 +183,88 @@ def odd_gradients(world: int) -> dict[str, Any]:
     return {"norms": seen, "zeros": zeros, "others": float(whole(parameters["twice"].grad).norm())}  # type: ignore[arg-type]
 
 
+def attached(
+    world: int,
+    kind: str = "ddp",
+    *,
+    steps: int = 10**6,
+    fault: dict[str, Any] | None = None,
+    state: str | None = None,
+    spoil: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train under an agent until an operator stops it, or for so many steps; what it was at each step.
+
+    fault: rank, step and place of an exception inside the agent; once, or from then on. state: a file to load the
+    agent's state from, and to save it to. spoil: rank and step at which one gradient is doubled behind the agent.
+    """
+    rank = dist.get_rank()
+    if kind == "ddp":
+        model: torch.nn.Module = torch.nn.parallel.DistributedDataParallel(Net())
+        place, parts = rank, world
+    else:
+        model, place, parts = sharded(kind, world)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
+    agent = steadynorm.attach(model, optimizer, **options)
+    if state is not None and Path(state).exists():
+        agent.load_state_dict(torch.load(state, weights_only=True))
+    asked: list[int] = []
+    agent.on_checkpoint(asked.append)
+    share = slice(place * BATCH // parts, (place + 1) * BATCH // parts)
+    history: list[tuple[int, int, str, float]] = []
+    taken = 0
+    while taken < steps and not agent.should_stop:
+        inputs, targets = data(taken)
+        optimizer.zero_grad()
+        mse_loss(model(inputs[share]), targets[share]).backward()
+        if fault is not None and fault["rank"] == rank and fault["step"] == taken:
+            break_it(agent, fault["place"], once=fault["once"])
+        if spoil is not None and spoil["rank"] == rank and spoil["step"] <= taken < spoil["step"] + 5:
+            next(model.parameters()).grad.mul_(2.0)  # type: ignore[union-attr]  # it has one
+        optimizer.step()
+        taken += 1
+        history.append((agent.step, agent.applied_revision, agent.stabilizers[0].settings.mode, agent.settings.gamma2))
+    weights = [float(whole(parameter.detach()).double().norm()) for parameter in model.parameters()]
+    result = {
+        "history": history,
+        "run_id": agent.run_id,
+        "checkpoints": asked,
+        "errors": agent.counters.errors,
+        "off": agent._faults.off,
+        "connected": agent._publisher is not None,
+        "weights": weights,
+        "rows": agent.stabilizers[0].rows.tolist(),
+    }
+    if state is not None:
+        saved = agent.state_dict()
+        if rank == 0:
+            torch.save(saved, state)
+    agent.close()
+    return result
+
+
+def break_it(agent: Any, place: str, *, once: bool) -> None:
+    """The next call there raises; so do all later ones, unless once."""
+    *path, name = place.split(".")
+    target = agent
+    for part in path:
+        target = target[int(part)] if isinstance(target, list | tuple) else getattr(target, part)
+    real, calls = getattr(target, name), []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        if once and len(calls) > 1:
+            return real(*args, **kwargs)
+        raise ArithmeticError("injected")
+
+    setattr(target, name, broken)
+
+
 SCENARIOS: dict[str, Callable[..., Any]] = {
     "equal one process": lambda world, kinds, steps: {kind: equals_one_process(world, kind, steps) for kind in kinds},
     "odd gradients": odd_gradients,
+    "attached": attached,
+    "several attached": lambda world, runs: [attached(world, **arguments) for arguments in runs],
 }
 
 

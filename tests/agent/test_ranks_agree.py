@@ -1,0 +1,130 @@
+"""All ranks apply the same settings at the same step, whatever the server does and whatever fails on one of them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.agent.conftest import RunRanks, StartedRanks, StubServer
+
+StartRanks = Callable[..., "StartedRanks"]
+Restart = Callable[["StubServer"], "StubServer"]
+
+FAULTS = {
+    "the boundary": "_boundary.arrive",
+    "applying settings": "_boundary.consider",
+    "measuring": "_stabilizers.0._groups.0.0._measure",
+    "scaling": "_stabilizers.0._groups.0.0.scale",
+    "the whole step": "_stabilizers.0.apply",
+    "what ranks tell": "_boundary.would_wait",
+}
+
+
+def one_history(results: list[dict[str, Any]]) -> list[list[Any]]:
+    """What all ranks went through; they must agree."""
+    history: list[list[Any]] = results[0]["history"]
+    for result in results:
+        assert result["history"] == history
+        assert result["run_id"] == results[0]["run_id"]
+    return history
+
+
+def test_200_changes_and_a_server_that_dies_and_returns_are_one_history_on_4_ranks(
+    start_ranks: StartRanks, stub: StubServer, restart: Restart
+) -> None:
+    started = start_ranks(4, "attached", server=stub.url, exchange_every=2)
+    stub.wait_for(lambda: stub.runs and stub.run.batches)
+    choose, server = random.Random(0), stub
+    for change in range(200):
+        if choose.random() < 0.05:
+            server.kill()
+            time.sleep(choose.random() / 5)  # how long it is away; nothing can be awaited of a server that is gone
+            server = restart(server)
+        settings: list[dict[str, object]] = [
+            {"mode": choose.choice(["observe", "stabilize", "off"])},
+            {"gamma2": round(choose.uniform(0.9, 0.999), 4)},
+            {"spike_limit": choose.choice([None, 3.0])},
+            {"lr_scale": choose.choice([0.5, 1.0])},
+        ]
+        server.change(**choose.choice(settings))
+        if change == 100:
+            paused = server.change(paused=True)
+            server.wait_for(lambda revision=paused: any(report.revision == revision for report in stub.run.reports))
+            server.change(paused=False)
+        time.sleep(0.01)  # the pace of the changes
+    server.change(stop=True)
+    history = one_history(results := started.results())
+    revisions = [revision for _, revision, _, _ in history]
+    assert revisions == sorted(revisions)
+    assert revisions[-1] == stub.run.revision
+    assert len(set(revisions)) > 20
+    assert [result["connected"] for result in results] == [True, False, False, False]
+    first_steps = {revision: step for step, revision, _, _ in reversed(history)}
+    for report in stub.run.reports:
+        assert report.step == first_steps.get(report.revision, report.step)
+    assert len(stub.run.reports) > 20
+    assert stub.run.registrations[0].world_size == 4
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_an_exception_on_one_rank_hangs_nobody_and_turns_all_off_at_one_step(
+    ranks: RunRanks, stub: StubServer, kind: str
+) -> None:
+    runs = [
+        {
+            "kind": kind,
+            "steps": 24,
+            "exchange_every": 3,
+            "server": stub.url,
+            "fault": {"rank": at % 2, "step": 4 + at % 3, "place": place, "once": once},
+        }
+        for at, place in enumerate(FAULTS.values())
+        for once in (False, True)
+        if not (place.endswith("would_wait") and at % 2)
+    ]
+    several = ranks(2, "several attached", runs=runs)
+    for at, given in enumerate(runs):
+        results = [each[at] for each in several]
+        assert [len(result["history"]) for result in results] == [24, 24]
+        if "consider" in str(given) or "would_wait" in str(given):
+            continue  # may never have been called: that depends on the server
+        assert [result["off"] for result in results] == [True, True], given
+        modes = [[mode for _, _, mode, _ in result["history"]] for result in results]
+        assert modes[0] == modes[1]
+        assert modes[0].index("off") <= 12, given  # at most two exchanges later
+
+
+def test_a_failing_rank_is_named_to_the_server(ranks: RunRanks, stub: StubServer) -> None:
+    fault = {"rank": 1, "step": 3, "place": FAULTS["measuring"], "once": True}
+    ranks(2, "attached", server=stub.url, steps=20, exchange_every=2, fault=fault)
+    (note,) = [note for batch in stub.run.batches for note in batch.notes]
+    assert (note.kind, note.rank) == ("rank_failed", 1)
+    assert "rank 1 met an internal error" in note.message
+    assert stub.run.batches[-1].counters.errors == 1
+
+
+def test_a_replica_whose_gradient_changed_is_named(ranks: RunRanks, stub: StubServer) -> None:
+    ranks(3, "attached", server=stub.url, steps=240, exchange_every=10, spoil={"rank": 2, "step": 98})
+    notes = [note for batch in stub.run.batches for note in batch.notes]
+    assert {(note.kind, note.rank) for note in notes} == {("rank_mismatch", 2)}
+    assert any("gradient norms" in note.message for note in notes)
+
+
+def test_a_restarted_run_goes_on_with_its_revision(ranks: RunRanks, stub: StubServer, tmp_path: Path) -> None:
+    state = str(tmp_path / "agent.pt")
+    first = ranks(2, "attached", server=stub.url, steps=12, state=state, exchange_every=2)
+    revision = stub.change(gamma2=0.5, checkpoint_generation=1)
+    second = ranks(2, "attached", server=stub.url, steps=60, state=state, exchange_every=2, kind="fsdp")
+    assert one_history(first)[-1][:2] == [12, 0]
+    history = one_history(second)
+    assert history[0][0] == 13
+    assert history[-1] == [72, revision, "stabilize", 0.5]
+    assert len(second[0]["checkpoints"]) == 1
+    assert second[0]["run_id"] == first[0]["run_id"]
+    assert second[1]["checkpoints"] == second[0]["checkpoints"]
