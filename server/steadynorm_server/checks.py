@@ -111,6 +111,13 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         yield _error("batch_ids", f"must be at most the {most} of scalars.steps", f"{len(batch.batch_ids)} names")
     if len(batch.applied) > MAX_REPORTS:
         yield _error("applied", f"must be at most {MAX_REPORTS} reports", f"{len(batch.applied)} reports")
+    if len(batch.notes) > MAX_REPORTS:
+        yield _error("notes", f"must be at most {MAX_REPORTS} notes", f"{len(batch.notes)} notes")
+    for note in batch.notes[:MAX_REPORTS]:
+        yield from _whole("notes.step", note.step)
+        yield from _whole("notes.rank", note.rank)
+        if not math.isfinite(note.time):
+            yield _error("notes.time", "must be finite Unix seconds", note.time)
     for report in batch.applied[:MAX_REPORTS]:
         yield from _whole("applied.revision", report.revision)
         yield from _whole("applied.step", report.step)

@@ -15,6 +15,7 @@ from steadynorm_contract.records import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     AgentCounters,
+    NoteKind,
     ParameterRows,
     RevisionOutcome,
     StepScalars,
@@ -99,6 +100,7 @@ async def work_out(
     _return_from_silence(run, addition, now, stalled_after_s)
     _count_agent(run, batch, addition, now)
     _take_reports(run, batch, addition)
+    _take_notes(run, batch, addition)
     if batch.scalars is not None and batch.scalars.steps:
         block = _scalar_block(batch.scalars)
         addition.appends += await history.plan(history.SCALARS, run.tails, block, read)
@@ -147,7 +149,8 @@ def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now:
         progress.incarnation, progress.step = batch.incarnation, run.registered_step
         progress.agent, progress.pace = AgentCounters(), []
     sending = batch.counters.sending_errors - progress.agent.sending_errors
-    if (new := batch.counters.errors - progress.agent.errors) > 0:
+    told = any(note.kind is NoteKind.RANK_FAILED for note in batch.notes)  # it says of which rank
+    if (new := batch.counters.errors - progress.agent.errors) > 0 and not told:
         message = "the agent met an internal error and switched itself off: training goes on without it. See its log."
         if sending >= new:
             message = (
@@ -159,6 +162,21 @@ def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now:
             Event(id="", kind=EventKind.AGENT_ERROR, step=step, time=now, message=message, value=float(new))
         )
     progress.agent = batch.counters
+
+
+def _take_notes(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> None:
+    for note in batch.notes:
+        run.progress.rank_mismatches += note.kind is NoteKind.RANK_MISMATCH
+        addition.events.append(
+            Event(
+                id="",
+                kind=EventKind(note.kind.value),
+                step=note.step,
+                time=note.time,
+                message=note.message[:1000],
+                value=float(note.rank),
+            )
+        )
 
 
 def _take_reports(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> None:

@@ -174,12 +174,16 @@ class _Runs(Collector):
         dropped = CounterMetricFamily(
             "steadynorm_agent_dropped", "Records that the agent could not deliver.", labels=_LABELS
         )
+        mismatches = CounterMetricFamily(
+            "steadynorm_rank_mismatches", "Times that a rank differed from its equals.", labels=_LABELS
+        )
         for each in self._runs:
             progress = each.run.progress
+            mismatches.add_metric(_of(each.run), progress.rank_mismatches)
             spikes.add_metric(_of(each.run), progress.spikes)
             nonfinite.add_metric(_of(each.run), progress.nonfinite)
             dropped.add_metric(_of(each.run), progress.past_dropped + progress.agent.dropped)
-        yield from (spikes, nonfinite, dropped)
+        yield from (spikes, nonfinite, dropped, mismatches)
 
     def _modes(self) -> Metric:
         modes = StateSetMetricFamily("steadynorm_mode", "Applied mode: 1 for the present one.", labels=_LABELS)

@@ -51,6 +51,7 @@ class Progress(msgspec.Struct):
     steps: int = 0  # recorded
     spikes: int = 0
     nonfinite: int = 0
+    rank_mismatches: int = 0
     agent: AgentCounters = msgspec.field(default_factory=AgentCounters)
     past_dropped: int = 0  # by former incarnations
     past_errors: int = 0

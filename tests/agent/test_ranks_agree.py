@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,10 @@ def one_history(results: list[dict[str, Any]]) -> list[list[Any]]:
     return history
 
 
+def has_reported(stub: StubServer, revision: int) -> bool:
+    return any(report.revision == revision for report in stub.run.reports)
+
+
 def test_200_changes_and_a_server_that_dies_and_returns_are_one_history_on_4_ranks(
     start_ranks: StartRanks, stub: StubServer, restart: Restart
 ) -> None:
@@ -55,7 +60,7 @@ def test_200_changes_and_a_server_that_dies_and_returns_are_one_history_on_4_ran
         server.change(**choose.choice(settings))
         if change == 100:
             paused = server.change(paused=True)
-            server.wait_for(lambda revision=paused: any(report.revision == revision for report in stub.run.reports))
+            server.wait_for(partial(has_reported, stub, paused))
             server.change(paused=False)
         time.sleep(0.01)  # the pace of the changes
     server.change(stop=True)
@@ -88,7 +93,7 @@ def test_an_exception_on_one_rank_hangs_nobody_and_turns_all_off_at_one_step(
         for once in (False, True)
         if not (place.endswith("would_wait") and at % 2)
     ]
-    several = ranks(2, "several attached", runs=runs)
+    several: list[Any] = ranks(2, "several attached", runs=runs)
     for at, given in enumerate(runs):
         results = [each[at] for each in several]
         assert [len(result["history"]) for result in results] == [24, 24]

@@ -203,8 +203,9 @@ class FakeAgent:
         return registered
 
     async def send(self, steps: Sequence[int] = (), **columns: Any) -> dict[str, Any]:
-        """Send the next batch: step scalars, or the fields applied, rows, counters, batch_ids of a TelemetryBatch."""
-        others = {name: columns.pop(name) for name in ("applied", "rows", "counters", "batch_ids") if name in columns}
+        """Send the next batch: step scalars, or the fields applied, rows, counters, ... of a TelemetryBatch."""
+        fields = ("applied", "rows", "counters", "batch_ids", "notes")
+        others = {name: columns.pop(name) for name in fields if name in columns}
         sent = TelemetryBatch(
             incarnation=self.incarnation,
             sequence=self.sequence + 1,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steadynorm_contract.records import AgentCounters
+from steadynorm_contract.records import AgentCounters, AgentNote, NoteKind
 from steadynorm_contract.views import Event
 from steadynorm_server.events import MAX_EVENTS_A_BATCH, Scalars, Signals, health, observe
 
@@ -175,6 +175,31 @@ async def test_an_error_while_sending_is_told_apart_from_one_that_turns_the_agen
     assert "the run is stabilized and recorded as before" in sending["message"]
     assert "switched itself off" in off["message"]
     assert (await agent.get())["counters"]["agent_errors"] == 2
+
+
+async def test_what_happened_between_ranks_is_an_event_that_names_the_rank(agent: Any) -> None:
+    note = AgentNote(NoteKind.RANK_MISMATCH, 100, 1700000000.0, 3, "rank 3 differs.")
+    failed = AgentNote(NoteKind.RANK_FAILED, 200, 1700000001.0, 2, "rank 2 met an internal error.")
+    await agent.send([1], notes=[note])
+    await agent.send([2], notes=[failed], counters=AgentCounters(produced=2, errors=1))
+    assert [(event["kind"], event["step"], event["value"], event["message"]) for event in await agent.events()] == [
+        ("rank_mismatch", 100, 3.0, "rank 3 differs."),
+        ("rank_failed", 200, 2.0, "rank 2 met an internal error."),  # and no second event of the same error
+    ]
+    assert (await agent.get())["counters"]["agent_errors"] == 1
+    metrics = await agent.client.get("http://test/metrics", headers={"Authorization": ""})
+    assert any(
+        line.startswith("steadynorm_rank_mismatches_total{") and line.endswith(" 1.0")
+        for line in metrics.text.splitlines()
+    )
+
+
+async def test_a_note_that_breaks_a_rule_is_refused(agent: Any) -> None:
+    sent = agent.batch(1, [1])
+    sent.notes = [AgentNote(NoteKind.RANK_MISMATCH, 1, math.nan, -1, "")]
+    answer = await agent.post(sent)
+    assert answer.status_code == 422
+    assert {error["field"] for error in answer.json()["errors"]} == {"notes.time", "notes.rank"}
 
 
 async def test_a_storm_of_spikes_leaves_a_bounded_stream_and_exact_counters(agent: Any) -> None:

@@ -30,6 +30,7 @@ DESIGNED = {
     "steadynorm_settings_desired_revision",
     "steadynorm_settings_applied_revision",
     "steadynorm_agent_dropped_total",
+    "steadynorm_rank_mismatches_total",
     "steadynorm_parameter_spike_ratio",
 }
 RUN = 'run="tiny",run_id="tiny-1"'
