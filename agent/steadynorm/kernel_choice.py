@@ -64,7 +64,7 @@ def _suitable(parameters: list[Tensor]) -> bool:
 
 def _is_proven(device: torch.device) -> bool:
     if device not in _proven:
-        if torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             return False  # nothing can be looked at now
         try:
             from steadynorm.kernel_proof import differences
