@@ -99,3 +99,18 @@ def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path)
         assert "st.global.v4.b32" in instructions, target
         # Sums are the same at every run: no atomics. And no registers are spilled.
         assert not [name for name in instructions if name.startswith(("atom", "ld.local", "st.local"))], target
+
+
+def test_the_gpu_benchmark_says_that_there_is_no_gpu_and_exits_with_2() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "gpu_step.py"
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "needs a CUDA device" in done.stderr
+    assert done.stdout == ""
