@@ -72,7 +72,7 @@ class Exchange:
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        self._group = group
+        self._group: dist.ProcessGroup | None = group
         self._bytes = torch.zeros(NEWS_BYTES + self.size * _STATUS.size, dtype=torch.uint8)
         self._work: Any = None
 
@@ -110,6 +110,11 @@ class Exchange:
     def close(self) -> None:
         """Leave the group. Ranks that have not, and wait for this one, are told by an error instead of a silence."""
         work, self._work = self._work, None
-        if work is not None:
-            work.wait(timedelta(seconds=CLOSE_S))
-        dist.destroy_process_group(self._group)
+        group, self._group = self._group, None
+        if group is None:
+            return
+        try:
+            if work is not None:
+                work.wait(timedelta(seconds=CLOSE_S))
+        finally:
+            dist.destroy_process_group(group)  # its connections close when nothing here refers to it any more
