@@ -6,6 +6,7 @@ that nobody else fills add up to themselves, so one collective is a broadcast an
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -96,7 +97,7 @@ class Exchange:
         """Wait for the other ranks' part of the exchange that was started. Statuses are in the order of ranks."""
         work, self._work = self._work, None
         work.wait()
-        data = bytes(self._bytes.tolist())
+        data = ctypes.string_at(self._bytes.data_ptr(), len(self._bytes))  # numpy may not be there
         (length,) = _LENGTH.unpack_from(data)
         news = msgspec.msgpack.decode(data[_LENGTH.size : _LENGTH.size + length], type=News)
         return news, [Status(*_STATUS.unpack_from(data, NEWS_BYTES + r * _STATUS.size)) for r in range(self.size)]
