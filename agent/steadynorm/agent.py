@@ -28,7 +28,7 @@ from steadynorm.exchange import Exchange
 from steadynorm.hooks import Faults, OptimizerHooks
 from steadynorm.logged import batch_name, loss_value
 from steadynorm.mailbox import Mailbox
-from steadynorm.naming import assign
+from steadynorm.naming import assign, split_by_device
 from steadynorm.newcomers import Newcomers
 from steadynorm.page import page_of
 from steadynorm.publisher import Publisher
@@ -50,13 +50,13 @@ class Agent:
     """What attach() returns. The optimizers hold it, so it lives as long as they do, kept in a variable or not."""
 
     def __init__(self, given: Arguments, exchange: Exchange | None = None) -> None:
-        assigned = assign(given.model, given.optimizers)
+        by_device = [split_by_device(pairs) for pairs in assign(given.model, given.optimizers)]
         self._given = given
         self._run, self._run_id = given.run, given.run_id
         self._closed = False
         self._detached: Detached | None = None
         self._stabilizers = [
-            GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for pairs in assigned if pairs
+            GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for parts in by_device for pairs in parts
         ]
         self._mailbox = Mailbox(given.settings)
         self._boundary = Boundary(
@@ -82,13 +82,11 @@ class Agent:
         newcomers = Newcomers(given.model, given.optimizers, self._stabilizers)
         self._recorded = len(self._stabilizers)
         self._hooks: list[OptimizerHooks] = []
-        owners = iter(range(len(self._stabilizers)))
-        for index, (optimizer, pairs) in enumerate(zip(given.optimizers, assigned, strict=True)):
-            at = next(owners) if pairs else None
+        recorded = enumerate(self._stabilizers)
+        for index, (optimizer, parts) in enumerate(zip(given.optimizers, by_device, strict=True)):
             hooks = OptimizerHooks(optimizer, index, self._boundary, self._faults, self._begin)
-            hooks.newcomers = newcomers
-            if at is not None:
-                hooks.stabilizer, hooks.stabilizer_index = self._stabilizers[at], at
+            hooks.newcomers, hooks.recorded = newcomers, [next(recorded) for _ in parts]
+            hooks.stabilizers = [stabilizer for _, stabilizer in hooks.recorded]
             if self._publisher is not None:
                 hooks.recorder, hooks.wake = self._recorder, self._publisher.wake
             self._hooks.append(hooks)
@@ -253,7 +251,7 @@ class Agent:
 
     @property
     def stabilizers(self) -> tuple[GradientStabilizer, ...]:
-        """One for each optimizer that owned parameters at attach(), then one for each time that some came later."""
+        """One for each optimizer and device with parameters at attach(), then those of parameters that came later."""
         return tuple(self._stabilizers)
 
     def statistics(self) -> dict[str, dict[str, float]]:

@@ -33,7 +33,8 @@ class Gradients:
         self._parameters = parameters
         self.shards = Shards.among(parameters)  # None: all of every tensor is here
         self._alone = {index for index, p in enumerate(parameters) if _measured_alone(local_part(p))}
-        self._unusual = False  # whether any gradient was sparse so far, or not of its parameter's dtype
+        # Whether gradients have to be looked at one by one: complex ones, and if any was sparse or of another dtype.
+        self._unusual = any(parameter.is_complex() for parameter in parameters)
         self._norms_of: Tensor | None = None
         self._norm_views: list[Tensor] = []
         self._scales_of: Tensor | None = None
@@ -91,6 +92,8 @@ class Gradients:
 
     def _dense(self, index: int, gradient: Tensor) -> Tensor:
         """The gradient's memory as a dense tensor. A sparse one is coalesced first (which waits for the device)."""
+        if gradient.is_conj():
+            gradient = self._parameters[index].grad = gradient.resolve_conj()
         if gradient.layout is not torch.sparse_coo:
             return gradient
         if not gradient.is_coalesced():

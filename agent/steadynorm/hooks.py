@@ -82,9 +82,8 @@ class OptimizerHooks:
     def __init__(
         self, optimizer: Optimizer, index: int, boundary: Boundary, faults: Faults, begin: Callable[[], None]
     ) -> None:
-        self.stabilizer: GradientStabilizer | None = None  # None: another optimizer owns all of the parameters
-        self.stabilizer_index = 0
-        self.later: list[GradientStabilizer] = []  # of parameters that came after attach(); not recorded
+        self.stabilizers: list[GradientStabilizer] = []  # one a device; none: another optimizer owns all parameters
+        self.recorded: list[tuple[int, GradientStabilizer]] = []  # with their place in the run's table
         self.newcomers: Newcomers | None = None
         self.recorder: Recorder | None = None
         self.wake: Callable[[], None] = lambda: None
@@ -107,11 +106,6 @@ class OptimizerHooks:
     def lr_scale(self) -> float:
         """The factor in force."""
         return self._boundary.settings.lr_scale
-
-    @property
-    def stabilizers(self) -> list[GradientStabilizer]:
-        """All that stand before this optimizer."""
-        return self.later if self.stabilizer is None else [self.stabilizer, *self.later]
 
     def remove(self) -> None:
         """Take the hooks off the optimizer."""
@@ -156,10 +150,11 @@ class OptimizerHooks:
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             self.put_rates_back()
-            recorder, stabilizer, boundary = self.recorder, self.stabilizer, self._boundary
-            if recorder is None or stabilizer is None or self._faults.count:
+            recorder, boundary = self.recorder, self._boundary
+            if recorder is None or not self.recorded or self._faults.count:
                 return
-            recorder.put(self.stabilizer_index, boundary.round, boundary.step, stabilizer.rows, self._learning_rate)
+            for at, stabilizer in self.recorded:
+                recorder.put(at, boundary.round, boundary.step, stabilizer.rows, self._learning_rate)
             if 2 * recorder.backlog() > recorder.capacity:
                 self.wake()
         except Exception:
@@ -170,8 +165,8 @@ class OptimizerHooks:
         if self._begin is not None:
             self._begin()
             self._begin = None
-        if self.newcomers is not None and (stabilizer := self.newcomers.look(self._index)) is not None:
-            self.later.append(stabilizer)
+        if self.newcomers is not None:
+            self.stabilizers += self.newcomers.look(self._index)
         self._boundary.arrive(self._index)
         groups = optimizer.param_groups
         rate = groups[0].get("lr", float("nan"))
@@ -219,7 +214,7 @@ class OptimizerHooks:
         return stabilized
 
     def _stabilize(self, optimizer: Optimizer, *, again: bool = False) -> None:
-        for stabilizer in self.stabilizers:
+        for stabilizer in list(self.stabilizers):
             self._stabilize_with(stabilizer, optimizer, again)
 
     def _stabilize_with(self, stabilizer: GradientStabilizer, optimizer: Optimizer, again: bool) -> None:
@@ -232,8 +227,7 @@ class OptimizerHooks:
                 stabilizer.apply(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
         except Exception:
             if self._faults.off:  # and even passing fails
-                self.stabilizer = None if stabilizer is self.stabilizer else self.stabilizer
-                self.later = [each for each in self.later if each is not stabilizer]
+                self.stabilizers.remove(stabilizer)
             self._faults.caught()
             if not again and stabilizer.collectives == met:
                 self._sit_out(stabilizer)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from steadynorm_contract.records import MAX_PARAMETERS
 
-__all__ = ["assign"]
+__all__ = ["assign", "split_by_device"]
 
 
 def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list[tuple[str, Tensor]]]:
@@ -44,6 +44,14 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
             "Call attach() after the model is unfrozen and the optimizer is made."
         )
     return assigned
+
+
+def split_by_device(pairs: Sequence[tuple[str, Tensor]]) -> list[list[tuple[str, Tensor]]]:
+    """The pairs of each device, since a stabilizer works on one: in their order, devices as they first appear."""
+    parts: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    for name, parameter in pairs:
+        parts.setdefault(parameter.device, []).append((name, parameter))
+    return list(parts.values())
 
 
 def _bare(model: torch.nn.Module) -> torch.nn.Module:

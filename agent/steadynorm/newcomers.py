@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm.boundary import stabilizer_settings
-from steadynorm.naming import assign
+from steadynorm.naming import assign, split_by_device
 from steadynorm.stabilizer import GradientStabilizer
 
 __all__ = ["Newcomers"]
@@ -19,7 +19,7 @@ _log = logging.getLogger("steadynorm")
 
 
 class Newcomers:
-    """Finds them between two steps. They get a stabilizer of their own, which is added to `stabilizers`.
+    """Finds them between two steps. They get stabilizers of their own, which are added to `stabilizers`.
 
     They are stabilized from their first step on, with statistics that begin there, and belong to checkpoints. They are
     not recorded: a run's table of parameters is made when it is attached.
@@ -32,27 +32,28 @@ class Newcomers:
         self._sizes = [_size(optimizer) for optimizer in optimizers]
         self._frozen = [_frozen(optimizer) for optimizer in optimizers]
 
-    def look(self, index: int) -> GradientStabilizer | None:
-        """The stabilizer of what optimizer `index` got since the last look; None, and at little cost: nothing."""
+    def look(self, index: int) -> list[GradientStabilizer]:
+        """Stabilizers of what optimizer `index` got since the last look. Mostly none, and then it costs little."""
         optimizer = self._optimizers[index]
         size = _size(optimizer)
         if size == self._sizes[index] and not any(parameter.requires_grad for parameter in self._frozen[index]):
-            return None
+            return []
         self._sizes[index], self._frozen[index] = size, _frozen(optimizer)
         known = {id(parameter) for stabilizer in self._stabilizers for parameter in stabilizer.parameters}
         pairs = [pair for pair in assign(self._model, self._optimizers)[index] if id(pair[1]) not in known]
         if not pairs:
-            return None
+            return []
         # In the mode that the others are in, so that they all switch together.
-        stabilizer = GradientStabilizer(pairs, **stabilizer_settings(self._stabilizers[0].settings))
-        self._stabilizers.append(stabilizer)
+        settings = stabilizer_settings(self._stabilizers[0].settings)
+        made = [GradientStabilizer(part, **settings) for part in split_by_device(pairs)]
+        self._stabilizers += made
         _log.warning(
             "%d parameters came to an optimizer after attach(): they are stabilized, but not recorded, since the run's "
             "table is made by then. First of them: %s",
             len(pairs),
             pairs[0][0],
         )
-        return stabilizer
+        return made
 
 
 def _size(optimizer: Optimizer) -> int:

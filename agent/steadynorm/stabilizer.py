@@ -111,6 +111,7 @@ class GradientStabilizer:
         still multiplied by grad_scale: they stay so, while statistics are of the true norms. Where found_inf is not 0
         the optimizer will skip this step, and the statistics do not move.
         """
+        grad_scale, found_inf = self._here(grad_scale), self._here(found_inf)
         mode, previous = self._settings.mode, self._previous_mode
         plain = self._settings.transfer is Transfer.PLAIN
         scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
@@ -143,6 +144,12 @@ class GradientStabilizer:
         if mode is Mode.OFF:
             self._statistics.raw_norm.fill_(NOT_MEASURED)
         self._statistics.write_rows(out=self.rows)
+
+    def _here(self, scalar: Tensor | None) -> Tensor | None:
+        """On this device. A scaler has one device, and an optimizer may have several."""
+        if scalar is None or scalar.device == self.device:
+            return scalar
+        return scalar.to(self.device, non_blocking=self.device.type != "cpu")  # into host memory, one must wait
 
     def _moved_on(self, mode: Mode) -> None:
         left = self._previous_mode is Mode.STABILIZE is not mode

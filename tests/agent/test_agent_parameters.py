@@ -41,7 +41,8 @@ def test_a_shared_parameter_belongs_to_the_first_optimizer(training: Training) -
 def test_names_are_the_same_with_and_without_compile(training: Training) -> None:
     compiled = torch.compile(training.model, backend="eager")
     assert isinstance(compiled, torch.nn.Module)
-    assert isinstance(wrapped := torch.compile(torch.nn.DataParallel(compiled), backend="eager"), torch.nn.Module)
+    wrapped = torch.compile(torch.nn.DataParallel(compiled), backend="eager")
+    assert isinstance(wrapped, torch.nn.Module)
     for model in (compiled, wrapped):
         agent = steadynorm.attach(model, training.optimizer)
         assert agent.stabilizers[0].names[0] == "0.weight"

@@ -247,6 +247,8 @@ def test_a_step_never_asks_the_device_for_a_value(mode: str) -> None:
             if step == 4:
                 stabilizer.configure(mode="observe")
             stabilizer.apply()
+            stabilizer.apply_again()
+            stabilizer.apply(torch.tensor(1024.0), torch.tensor(float(step % 2)))
     assert sum(ops.calls.values()) > 50
     assert not [name for name in ops.calls if "_local_scalar_dense" in name or "nonzero" in name]
 
