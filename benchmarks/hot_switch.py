@@ -2,14 +2,16 @@
 
     python benchmarks/hot_switch.py [--steps 500] [--optimizers adamw,sgd] [--threads 1] [--json FILE]
 
-The demo's character GPT, same seed and same batches in every run. Shown is the mean loss of the last 20 steps, and how
-far that is from the run that nobody touched.
+The demo's character GPT, same seed and same batches in every run. Shown is the mean loss of the last 20 steps, how far
+that is from the run that nobody touched, and the jolt: the mean loss of the 20 steps after half-time beside the
+untouched run's. The last rows use a whole agent, which attaches to a run that trains already, or leaves it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from steadynorm import GradientStabilizer
+from steadynorm import GradientStabilizer, attach
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples are no package
@@ -64,6 +66,51 @@ def schedules(steps: int) -> list[Schedule]:
     ]
 
 
+@dataclass(frozen=True)
+class Stay:
+    """An agent's time in the run, in halves of it, and how it comes and goes."""
+
+    label: str
+    comes_late: bool = False  # at half-time, to a run that trained without it
+    observe_steps: int | None = None
+    leaves: str = ""  # at half-time: "detach" or "close"
+
+
+STAYS = [
+    Stay("attached to a resumed run", comes_late=True),
+    Stay("attached to it, stabilizing at once", comes_late=True, observe_steps=0),
+    Stay("detached half-way", leaves="detach"),
+    Stay("closed half-way, nothing folded", leaves="close"),
+]
+
+
+def train_with_agent(stay: Stay, optimizer_name: str, steps: int, seed: int) -> list[float]:
+    """Losses of every step, in nats a character."""
+    torch.manual_seed(seed)
+    text, vocabulary = load_text()
+    generator = torch.Generator().manual_seed(seed)
+    model = CharGPT(vocabulary)
+    optimizer = OPTIMIZERS[optimizer_name](model.parameters())
+    agent = None if stay.comes_late else attach(model, optimizer)
+    losses: list[float] = []
+    for step in range(steps):
+        if step == steps // 2:
+            if agent is None:
+                agent = attach(model, optimizer, observe_steps=stay.observe_steps)
+            elif stay.leaves == "detach":
+                agent.detach()
+            elif stay.leaves == "close":
+                agent.close()
+        loss = loss_of(model, *sample_batch(text, generator))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    if agent is not None:
+        agent.close()
+    return losses
+
+
 def train(schedule: Schedule, optimizer_name: str, steps: int, seed: int) -> list[float]:
     """Losses of every step, in nats a character."""
     torch.manual_seed(seed)
@@ -91,21 +138,32 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--optimizers", default="adamw,sgd")
     parser.add_argument("--threads", type=int, help="of torch; default: its own choice")
+    parser.add_argument("--only", default="", help="parts of labels, such as attached,detached; default: all")
     parser.add_argument("--json", type=Path, help="write every loss to this file too")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.steps} steps, seed {options.seed}; mean of the last 20 losses\n")
-    print(f"{'optimizer':<10} {'schedule':<34} {'loss':>8} {'against untouched':>18}", flush=True)
+    logging.getLogger("steadynorm").setLevel(logging.ERROR)  # that there is no server is meant
+    print(f"torch {torch.__version__}, {options.steps} steps, seed {options.seed}; means of 20 losses\n")
+    print(f"{'optimizer':<10} {'schedule':<36} {'loss':>8} {'against untouched':>18} {'jolt':>9}", flush=True)
     curves: dict[str, list[float]] = {}
     for name in options.optimizers.split(","):
-        untouched = None
-        for schedule in schedules(options.steps):
-            losses = train(schedule, name, options.steps, options.seed)
-            curves[f"{name}/{schedule.label}"] = losses
+        untouched: list[float] = []
+        half = options.steps // 2
+        cases: list[Schedule | Stay] = [*schedules(options.steps), *STAYS]
+        for case in cases:
+            if options.only and not any(part in case.label for part in ("untouched", *options.only.split(","))):
+                continue
+            if isinstance(case, Schedule):
+                losses = train(case, name, options.steps, options.seed)
+            else:
+                losses = train_with_agent(case, name, options.steps, options.seed)
+            curves[f"{name}/{case.label}"] = losses
+            untouched = untouched or losses
             final = statistics.fmean(losses[-20:])
-            untouched = final if untouched is None else untouched
-            print(f"{name:<10} {schedule.label:<34} {final:>8.4f} {final - untouched:>+18.4f}", flush=True)
+            change = final - statistics.fmean(untouched[-20:])
+            jolt = statistics.fmean(losses[half : half + 20]) - statistics.fmean(untouched[half : half + 20])
+            print(f"{name:<10} {case.label:<36} {final:>8.4f} {change:>+18.4f} {jolt:>+9.4f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(curves) + "\n")
 

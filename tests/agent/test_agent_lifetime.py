@@ -243,3 +243,28 @@ def test_a_dead_server_costs_training_one_warning_and_no_time(
     assert "cannot be reached; training goes on" in warnings[0]
     assert agent.counters.buffered > 50
     agent.close()
+
+
+LEAVING = """
+import sys, time
+import torch, steadynorm
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+steadynorm.attach(model, optimizer, server=sys.argv[1], run="leaving")
+for _ in range(5):
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+print("the last line is done", flush=True)
+"""
+
+
+def test_a_process_leaves_within_two_and_a_half_seconds_when_the_server_is_gone(black_hole: str) -> None:
+    process = subprocess.Popen([sys.executable, "-c", LEAVING, black_hole], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "the last line is done\n"
+    began = time.monotonic()
+    assert process.wait(60) == 0
+    took_s = time.monotonic() - began
+    process.stdout.close()
+    # 2.5 s, and what the interpreter itself takes to end where torch is loaded and the machine is busy.
+    assert took_s < 2.5 + 2.0, took_s

@@ -1,0 +1,112 @@
+"""What the agent costs beyond the stabilizer: the demo training, streamed to a real local server.
+
+    python benchmarks/agent_overhead.py [--rounds 30] [--block 25] [--threads 1]
+
+Three identical trainings in one process: one with the agent, two with the stabilizer alone. They take turns in blocks
+of steps, and the order changes each round, so that whatever else the machine does hits all alike. Shown is the median
+over rounds of one training's time over another's; the two that are the same give the A/A control. What the agent's
+threads do between its blocks would be missing: so its backlog is sent before the others' turn, and the last line
+counts the whole time that this takes as if training had waited for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import steadynorm
+from steadynorm_server.up import House
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples are no package
+
+LABELS = ("stabilizer", "stabilizer again", "agent")
+TEXT, VOCABULARY = load_text()
+
+
+class Loop:
+    """One training. Its agent, if it has one, sends to `house`."""
+
+    def __init__(self, house: House | None, home: Path) -> None:
+        torch.manual_seed(0)
+        self._generator = torch.Generator().manual_seed(0)
+        self._model = CharGPT(VOCABULARY)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        self.agent: steadynorm.Agent | None = None
+        self._stabilize: Callable[[], None] = lambda: None
+        if house is None:
+            self._stabilize = steadynorm.GradientStabilizer(self._model.named_parameters()).apply
+        else:
+            token = (home / "token").read_text("ascii").strip()
+            self.agent = steadynorm.attach(
+                self._model, self._optimizer, run="agent-overhead", server=house.server, token=token
+            )
+
+    def block(self, steps: int) -> tuple[float, float]:
+        """Seconds of `steps` steps; and with what is left to be sent after them."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            loss = loss_of(self._model, *sample_batch(TEXT, self._generator))
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._stabilize()
+            self._optimizer.step()
+            if self.agent is not None:
+                self.agent.log(loss=loss)
+        trained = time.perf_counter()
+        if self.agent is not None and not self.agent.flush(30):
+            raise SystemExit("the server did not take the data in time")
+        return trained - began, time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--block", type=int, default=25, help="steps")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder, House(Path(folder), port=0, dashboard=False) as house:
+        loops = [Loop(None, Path(folder)), Loop(None, Path(folder)), Loop(house, Path(folder))]
+        for loop in loops:
+            loop.block(5)
+        times: list[list[float]] = [[], [], []]
+        with_sending: list[float] = []
+        for round_ in range(options.rounds):
+            for place in range(3):
+                which = (round_ + place) % 3
+                trained_s, all_s = loops[which].block(options.block)
+                times[which].append(trained_s)
+                if which == 2:
+                    with_sending.append(all_s)
+        agent = loops[2].agent
+        assert agent is not None
+        agent.close()
+        counters = agent.counters
+    print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds of {options.block} steps")
+    for label, each in zip(LABELS, times, strict=True):
+        print(f"  {label:<18} {1000 * statistics.median(each) / options.block:8.2f} ms a step")
+    base = [(a + b) / 2 for a, b in zip(times[0], times[1], strict=True)]
+    shown = {
+        "A/A control": (times[1], times[0]),
+        "agent over stabilizer": (times[2], base),
+        "the same, sending counted in full": (with_sending, base),
+    }
+    for label, (above, below) in shown.items():
+        ratios = sorted(a / b for a, b in zip(above, below, strict=True))
+        low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
+        print(
+            f"  {label:<34} median {statistics.median(ratios) - 1:+.2%}   middle half {low - 1:+.2%} to {high - 1:+.2%}"
+        )
+    print(f"  {counters.acknowledged} records stored, {counters.dropped} dropped")
+
+
+if __name__ == "__main__":
+    main()
