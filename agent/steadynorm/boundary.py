@@ -60,7 +60,6 @@ class Boundary:
         self._stabilizers = stabilizers
         self._mailbox = mailbox
         self._stepped = [False] * len(optimizers)
-        self._fresh = True  # the stabilizers have taken no step and were not restored
         self._mode: Mode | None = None  # what the stabilizers were told last
         self._considered = 0  # the newest revision that was, applied or not
 
@@ -90,7 +89,6 @@ class Boundary:
         self._mailbox.resume(revision)
         self._considered = revision
         self._put_in_force(settings, revision)
-        self._fresh = False
         self._mode = None
         self._stepped = [True] * len(self._stepped)  # whichever comes first begins a new step
         if self.ranks is not None:
@@ -119,10 +117,6 @@ class Boundary:
     def _begin(self) -> None:
         if self.observe_left is None:
             self.observe_left = OBSERVE_RESUMED_STEPS if any(map(_has_stepped, self._optimizers)) else 0
-        if self._fresh:
-            self._fresh = False
-            if self.observe_left:
-                self._begin_in_observe()
         step = self.step + 1
         if self.ranks is None:  # else they have met and have considered it
             offer = self._mailbox.take()
@@ -140,12 +134,6 @@ class Boundary:
             self._mode = mode
         self.step = self._mailbox.step = step
         self.round += 1
-
-    def _begin_in_observe(self) -> None:
-        """As if the stabilizers had been made in `observe`: a switch to it from `stabilize` would leave a gain."""
-        for stabilizer in self._stabilizers:
-            if stabilizer.settings.mode is Mode.STABILIZE:
-                stabilizer.load_state_dict({**stabilizer.state_dict(), "mode": Mode.OBSERVE})
 
     def _waiting(self) -> bool:
         return self.settings.paused and not self.settings.stop and not self.closed
@@ -197,6 +185,8 @@ class Boundary:
                 stabilizer.configure(**changes)
             if after.reset_generation > before.reset_generation:
                 stabilizer.reset()
+        if after.mode is not before.mode:
+            self.observe_left = 0  # somebody decides: it holds from the step that is reported
         self._put_in_force(after, offer.revision)
         if after.checkpoint_generation > before.checkpoint_generation:
             self._call_for_checkpoint(step - 1)

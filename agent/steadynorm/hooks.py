@@ -109,6 +109,7 @@ class OptimizerHooks:
 
     def remove(self) -> None:
         """Take the hooks off the optimizer."""
+        self.put_rates_back()  # the last step may have raised
         for handle in self._handles:
             handle.remove()
 
@@ -141,11 +142,17 @@ class OptimizerHooks:
 
     def _enter(self, optimizer: Optimizer) -> None:
         self._boundary.meet(self._index)
-        if not self._faults.off:
-            try:
+        try:
+            self.put_rates_back()  # a step that raised has not
+            if not self._faults.off:
                 self._arrive(optimizer)
-            except Exception:
-                self._faults.caught()
+        except Exception:
+            self._faults.caught()
+        try:
+            # Also after a fault: a run that is held at a tenth of its rate must not jump to all of it.
+            self._scale_rates(optimizer.param_groups, self._boundary.settings.lr_scale)
+        except Exception:
+            self._faults.caught()
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -161,7 +168,6 @@ class OptimizerHooks:
             self._faults.caught()
 
     def _arrive(self, optimizer: Optimizer) -> None:
-        self.put_rates_back()  # a step that raised has not
         if self._begin is not None:
             self._begin()
             self._begin = None
@@ -173,12 +179,9 @@ class OptimizerHooks:
         if isinstance(rate, Tensor) and rate.device.type == "cpu":
             rate = float(rate)  # in host memory: no wait. One on a device stays there.
         self._learning_rate = rate if isinstance(rate, _RATES) else float("nan")
-        scale = self._boundary.settings.lr_scale
-        if scale != 1.0:
-            self._scale_rates(groups, scale)
 
     def _scale_rates(self, groups: list[dict[str, Any]], scale: float) -> None:
-        for group in groups:
+        for group in groups if scale != 1.0 else ():
             own = group.get("lr")
             if isinstance(own, _RATES):  # Adafactor's may be None
                 group["lr"] = own * scale

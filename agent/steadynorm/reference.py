@@ -25,10 +25,13 @@ class ReferenceStabilizer:
         self.states = {name: rule.TensorState() for name in self.parameters}
         self.outcomes: dict[str, rule.Outcome] = {}
         self._previous_mode = self.settings.mode
+        self._fresh = True
 
     def configure(self, **changes: object) -> None:
         """Takes effect at the next apply()."""
         self.settings = merge(self.settings, changes)
+        if self._fresh:  # no step was taken: there is no scale to carry over
+            self._previous_mode = self.settings.mode
 
     def reset(self) -> None:
         """Drop the statistics, keep unit and gain."""
@@ -51,6 +54,7 @@ class ReferenceStabilizer:
             elif outcome.scale != 1.0:
                 gradient.mul_(outcome.scale)
         self._previous_mode = self.settings.mode
+        self._fresh = False
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """As `GradientStabilizer.statistics()`."""

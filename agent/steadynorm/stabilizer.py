@@ -75,6 +75,7 @@ class GradientStabilizer:
             raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
         self.device = _common_device(self.parameters)
         self._previous_mode = self._settings.mode
+        self._fresh = True  # no step was taken, so a change of mode is no switch: there is no scale to carry over
         self._scaling = False  # whether the last apply() changed gradients
         self._gains_moved = False  # whether any gain may differ from 1: until then pass-through touches nothing
         self._statistics = Statistics.allocate(len(pairs), self.device)
@@ -97,6 +98,10 @@ class GradientStabilizer:
         self._settings = merge(self._settings, changes)
         self._statistics.knobs.fill(self._settings)
         self._statistics.refresh()
+        if self._fresh:
+            self._previous_mode = self._settings.mode
+            if self._kernels is not None:
+                self._kernels.mode = self._previous_mode
 
     def reset(self) -> None:
         """Drop the statistics, keep unit and gain: the optimizer sees no jolt."""
@@ -155,6 +160,7 @@ class GradientStabilizer:
         left = self._previous_mode is Mode.STABILIZE is not mode
         self._gains_moved = self._settings.transfer is not Transfer.PLAIN and (self._gains_moved or left)
         self._previous_mode = mode
+        self._fresh = False
 
     @property
     def collectives(self) -> int:
@@ -236,6 +242,7 @@ class GradientStabilizer:
         settings = Settings(**state["settings"])
         self._settings = settings
         self._previous_mode = Mode(state["mode"])
+        self._fresh = False
         self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
         self._statistics.knobs.fill(settings)
         self._statistics.load(rows)

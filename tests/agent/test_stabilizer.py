@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steadynorm.reference import ReferenceStabilizer
 from steadynorm.stabilizer import GradientStabilizer
 from steadynorm.summary import summarize
 from steadynorm_contract.records import SCALAR_COLUMNS
@@ -285,3 +286,15 @@ def test_the_summary_names_the_worst_parameters() -> None:
     assert math.isnan(record["loss"])
     assert record["target_min"] == pytest.approx(1.0, abs=1e-4)
     assert record["target_parameter"] != 2.0
+
+
+@pytest.mark.parametrize("make", [GradientStabilizer, ReferenceStabilizer])
+def test_a_mode_chosen_before_the_first_step_is_no_switch(make: Any) -> None:
+    parameter = one_parameter()
+    stabilizer = make([("p", parameter)])
+    stabilizer.configure(mode="observe")
+    set_norm(parameter, 5.0)
+    assert parameter.grad is not None
+    before = parameter.grad.clone()
+    stabilizer.apply()
+    assert torch.equal(parameter.grad, before)
