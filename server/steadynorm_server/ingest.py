@@ -23,6 +23,7 @@ from steadynorm_contract.records import (
     floats_from_bytes,
 )
 from steadynorm_contract.rule import SPIKE_RATIO
+from steadynorm_contract.settings import Mode
 from steadynorm_contract.views import Event, EventKind
 from steadynorm_server import events, history
 from steadynorm_server.blocks import Block
@@ -247,6 +248,10 @@ async def _observe(
         block.times,
         *(column[name] for name in events.Scalars.__struct_fields__[2:]),
     )
+    if run.applied.mode is not Mode.STABILIZE:
+        # Nothing is held back by a small target there, and a target that is not measured never recovers.
+        scalars = msgspec.structs.replace(scalars, target_min=[math.nan] * len(steps))
+        progress.signals.throttled = False
     if not events.is_quiet(progress.signals, scalars):
         known = await names()
 
