@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steadynorm_contract.records import AgentCounters, AgentNote, NoteKind
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Mode, Settings
 from steadynorm_contract.views import Event
 from steadynorm_server.events import MAX_EVENTS_A_BATCH, Scalars, Signals, health, observe
 
@@ -257,12 +257,12 @@ async def test_an_ended_run_does_not_stall(agent: Any, clock: Any) -> None:
 
 
 async def test_only_a_stabilized_run_is_throttled(api: Any, make_agent: Any) -> None:
-    watched = make_agent(api, run_id="watched", settings=Settings(mode="observe"))
+    watched = make_agent(api, run_id="watched", settings=Settings(mode=Mode.OBSERVE))
     stabilized = make_agent(api, run_id="stabilized")
-    for one, health in ((watched, "calm"), (stabilized, "throttled")):
+    for one, expected in ((watched, "calm"), (stabilized, "throttled")):
         await one.register()
         await one.send(range(1, 5), target_min=0.1)
-        assert (await one.get())["health"] == health
+        assert (await one.get())["health"] == expected
     off = stabilized.applied(1, 5, mode="off")
     await stabilized.send(range(5, 9), target_min=math.nan, applied=[off])
     assert (await stabilized.get())["health"] == "calm"
