@@ -28,7 +28,7 @@ from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples a
 
 OPTIMIZERS: dict[str, Callable[[Iterator[nn.Parameter]], torch.optim.Optimizer]] = {
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.3, momentum=0.9),
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.03, momentum=0.9),
 }
 
 

@@ -2,8 +2,7 @@
 
 Source: "GradientStabilizer: Fix the Norm, Not the Gradient", arXiv 2502.17055 v3 (ICML 2026), with three additions
 that a live service needs: tracked weights instead of 1 - gamma**t, `spike_limit`, and bumpless transfer. The page
-docs/algorithm.md derives them. The agent's device code is tested against this file, and the dashboard's preview
-replays recorded norms through it.
+docs/algorithm.md derives them. The agent's device code is tested against this file.
 """
 
 from __future__ import annotations

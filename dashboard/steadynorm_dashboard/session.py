@@ -7,6 +7,7 @@ the token in their home folder, which the command line uses too, is theirs.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import streamlit as st
@@ -55,7 +56,12 @@ def sign_in(token: str) -> None:
 
 
 def lends_home_token(server: str, bound_to: str | None) -> bool:
-    """Whether a visitor must be this machine's user: server and dashboard both listen on loopback only."""
+    """Whether a visitor must be this machine's user: server and dashboard both listen on loopback only.
+
+    On a machine of several users that is too kind, and `STEADYNORM_DASHBOARD_SIGN_IN=always` asks everybody.
+    """
+    if os.environ.get("STEADYNORM_DASHBOARD_SIGN_IN") == "always":
+        return False
     return is_loopback(server) and bool(bound_to) and is_loopback(f"http://{bound_to}")
 
 

@@ -150,9 +150,7 @@ class House:
         """For processes that belong to this house: this folder's server, whatever other one the variables name."""
         surroundings = {**self._environ, "STEADYNORM_HOME": str(self.data)}
         surroundings.pop("STEADYNORM_SERVER", None)
-        if not any(
-            name in os.environ for name in _CONFIGURED_TOKENS
-        ):  # else the folder holds no token that is good here
+        if not any(name in self._environ for name in _CONFIGURED_TOKENS):  # else the folder's token is not good here
             surroundings.pop("STEADYNORM_TOKEN", None)
         return surroundings
 

@@ -61,6 +61,14 @@ def test_show_tells_settings_changes_and_events(steadynorm: Command, job: Job) -
     assert detail["parameters"] == 4
 
 
+def test_set_to_what_already_holds_says_so_at_once(steadynorm: Command, job: Job) -> None:
+    done = steadynorm("set", job.run_id, "gamma2=0.999")
+    assert done.returncode == 0, done.stderr
+    assert "has these settings already, at revision 0: nothing to do" in done.stdout
+    record = json.loads(steadynorm("set", job.run_id, "gamma2=0.999", "--json").stdout)
+    assert (record["revision"], record["state"]) == (0, "unchanged")
+
+
 def test_set_waits_until_the_job_says_at_which_step_it_did(steadynorm: Command, house: RunningHouse, job: Job) -> None:
     done = steadynorm("set", job.run_id, "gamma2=0.9", "mode=observe", "spike_limit=null", "--reason", "calm")
     assert done.returncode == 0, done.stderr

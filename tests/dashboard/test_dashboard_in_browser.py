@@ -52,7 +52,10 @@ def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, 
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     slider = page.get_by_role("slider", name="gamma2 slider")
+    expect(page.locator(".steadynorm-chart svg").first).to_be_visible()  # the last part that a page draws
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     slider.focus()
+    expect(slider).to_be_focused()
     slider.press("ArrowLeft")
     expect(page.get_by_role("spinbutton", name="gamma2")).to_have_value("0.998")
     expect(page.get_by_text("half-life 346 steps")).to_be_visible()

@@ -49,6 +49,11 @@ def test_the_users_own_token_is_lent_only_where_nobody_else_can_come(
     assert lends_home_token(server, bound_to) is lends
 
 
+def test_where_several_people_use_a_machine_everybody_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_SIGN_IN", "always")
+    assert not lends_home_token("http://127.0.0.1:8470", "127.0.0.1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "url"),
     [

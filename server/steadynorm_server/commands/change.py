@@ -54,6 +54,12 @@ def set_(
             f"Look at them with `steadynorm show {summary.run_id}` and decide again. The server says: {error}",
             CONFLICT,
         ) from None
+    if desired.revision == present.revision:
+        if as_json:
+            typer.echo(msgspec.json.encode(_record(summary, desired.revision, desired.settings, None, "unchanged")))
+        else:
+            typer.echo(f"{summary.run_id} has these settings already, at revision {present.revision}: nothing to do")
+        return
     if not as_json:
         typer.echo(f"{summary.run_id}: revision {desired.revision}: {_summary(present.settings, parsed)}")
     entry = None if no_wait else await_outcome(client, summary.run_id, desired.revision, wait)
@@ -111,11 +117,13 @@ def _shown(value: object) -> str:
     return msgspec.json.encode(value).decode().strip('"')
 
 
-def _record(run: RunSummary, revision: int, settings: Settings, entry: AuditEntry | None) -> dict[str, object]:
+def _record(
+    run: RunSummary, revision: int, settings: Settings, entry: AuditEntry | None, state: str = RevisionState.PENDING
+) -> dict[str, object]:
     return {
         "run_id": run.run_id,
         "revision": revision,
-        "state": entry.state if entry else RevisionState.PENDING,
+        "state": entry.state if entry else state,
         "applied_step": entry.applied_step if entry else None,
         "settings": settings,
     }
