@@ -13,8 +13,8 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # their norms accumula
 # In elements:
 _LONG_ENOUGH_FOR_DOT = 1 << 14
 _TOO_LONG_FOR_NORM = 1 << 18
-_PIECE_OF_NORM = 1 << 16
-_PIECE_OF_DOT = 1 << 20
+_TOO_LONG_FOR_DOT = 1 << 20
+_ROW = 1 << 14
 _LARGEST_HALF = torch.finfo(torch.float16).max
 
 Present = tuple[list[int], list[Tensor]]
@@ -195,7 +195,7 @@ def _squares(gradients: list[Tensor]) -> list[Tensor]:
         # The common case in few words: there may be hundreds of them.
         return [
             torch.dot(flat := gradient.view(-1), flat)
-            if gradient.dtype is torch.float32 and gradient.numel() <= _PIECE_OF_DOT
+            if gradient.dtype is torch.float32 and gradient.numel() <= _TOO_LONG_FOR_DOT
             else _square(gradient)
             for gradient in gradients
         ]
@@ -209,10 +209,11 @@ def _square(gradient: Tensor) -> Tensor:
     if gradient.dtype not in _NARROW or not gradient.is_contiguous():
         real = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
         square = torch.linalg.vector_norm(real, dtype=torch.float64).square_().to(torch.float32)
-    elif gradient.dtype is torch.float32:
-        pieces = gradient.view(-1).split(_PIECE_OF_DOT)
-        square = torch.stack([torch.dot(piece, piece) for piece in pieces]).sum()
     else:
-        norms = torch._foreach_norm(gradient.view(-1).split(_PIECE_OF_NORM), 2, dtype=torch.float32)
-        square = torch.linalg.vector_norm(torch.stack(norms)).square_()
+        # By rows, in one call: its threads take the same halves of the memory as the scaling that follows, and find
+        # them in their own caches. Dot products of pieces are four times slower where cores share no cache.
+        flat = gradient.view(-1)
+        whole = flat.numel() - flat.numel() % _ROW
+        norms = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=torch.float32)
+        square = torch.dot(norms, norms) + torch.linalg.vector_norm(flat[whole:], dtype=torch.float32).square_()
     return square
