@@ -72,7 +72,7 @@ class Publisher:
         self._backoff = backoff or Backoff()
         self._next_attempt = 0.0  # monotonic seconds
         self._registered = False
-        self._register_again = False
+        self._registered_as: str | None = None  # the instance that the server knows
         self._outdated: deque[float] = deque(maxlen=3)  # monotonic seconds
         self._muted = False
         self._complaint = ""
@@ -116,7 +116,6 @@ class Publisher:
     def restart_from(self, step: int, instance: str) -> None:
         """The run goes on from a checkpoint: register as its next incarnation."""
         self.registration = msgspec.structs.replace(self.registration, step=step, instance=instance)
-        self._register_again = True
 
     def flush(self, timeout_s: float) -> bool:
         """Send everything recorded so far, the newest step included. False if it is not all stored in time."""
@@ -183,7 +182,7 @@ class Publisher:
                 self._buffer.add_rows(step, rows)
 
     def _exchange(self) -> None:
-        if not self._registered or self._register_again:
+        if not self._registered or self._registered_as != self.registration.instance:
             self._register()
         run_id = self.registration.run_id or ""
         while (body := self._outbox.next_body()) is not None:
@@ -196,17 +195,18 @@ class Publisher:
             self._recovered()
 
     def _register(self) -> None:
-        first, self._register_again = not self._outbox.incarnation or self._register_again, False
+        registration = self.registration  # one object: restart_from() may replace it meanwhile
+        first = registration.instance != self._registered_as
         revision, now = self._mailbox.applied
-        step = self.registration.step if first else max(0, self._mailbox.step - 1)
-        registration = msgspec.structs.replace(self.registration, step=step, settings=now, applied_revision=revision)
+        step = registration.step if first else max(0, self._mailbox.step - 1)
+        registration = msgspec.structs.replace(registration, step=step, settings=now, applied_revision=revision)
         try:
             incarnation, acknowledged, offer = self._transport.register(registration, self._timeout_s())
         except RunLost as error:
             raise Refused(f"there is no steadynorm server at this address ({error})") from error
         self._outbox.resume(incarnation, acknowledged)
         self._mailbox.offer(offer)
-        self._registered = True
+        self._registered, self._registered_as = True, registration.instance
         self._progress = monotonic()
         self._listener.listen(registration.run_id or "")
         self._recovered()

@@ -165,6 +165,17 @@ def test_an_old_incarnation_registers_again(stub: StubServer, sender: Sender) ->
     assert [batch.incarnation for batch in stub.run.batches] == [1, 3]
 
 
+def test_a_next_incarnation_whose_registration_fails_is_registered_later(stub: StubServer, sender: Sender) -> None:
+    sender.take_steps(2)
+    sender.deliver()
+    stub.fault = Faults(stub, ["503"])
+    sender.publisher.restart_from(2, "next")
+    sender.take_steps(2)
+    sender.deliver()
+    assert [each.instance for each in stub.run.registrations] == ["i", "next"]
+    assert [batch.incarnation for batch in stub.run.batches] == [1, 2]
+
+
 def test_two_processes_that_fight_for_a_run_do_not_fight_for_ever(
     stub: StubServer, sender: Sender, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
