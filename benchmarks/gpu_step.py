@@ -23,79 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from gpu_reference import CHANGES, Figures, compare, named, pair
 from torch import Tensor, nn
 
 from steadynorm import GradientStabilizer
-from steadynorm.reference import ReferenceStabilizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WAVES_MIB = (None, 8, 16, 24, 32, 48)
-CHANGES: dict[int, dict[str, object]] = {
-    4: {"gamma2": 0.99},
-    7: {"mode": "observe"},
-    10: {"mode": "stabilize", "spike_limit": 3.0},
-    13: {"mode": "off"},
-    15: {"mode": "stabilize", "gamma1": 0.9},
-    18: {"transfer": "plain"},
-}
-"""By step, for the sections that compare with the reference."""
-
-Figures = dict[str, object]
-
-
-def pair(shapes: list[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> tuple[list[nn.Parameter], ...]:
-    """Two equal lists of parameters with gradients that stay where they are."""
-    lists = tuple([nn.Parameter(torch.zeros(s, dtype=dtype, device=device)) for s in shapes] for _ in range(2))
-    for parameter in (*lists[0], *lists[1]):
-        parameter.grad = torch.zeros_like(parameter)
-    return lists
-
-
-def draw(ours: list[nn.Parameter], theirs: list[nn.Parameter], step: int) -> None:
-    """The same new gradients for both, in place. Some steps have a spike, some a NaN."""
-    for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        assert our.grad is not None
-        assert their.grad is not None
-        generator = torch.Generator(device=our.device).manual_seed(1000 * step + index)
-        their.grad.normal_(generator=generator).mul_(100.0 if step == 12 else 0.1)
-        if step == 16 and index == 1:
-            their.grad.view(-1)[0] = math.nan
-        our.grad.copy_(their.grad)
-
-
-def named(parameters: list[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
-    return [(f"p{index}", parameter) for index, parameter in enumerate(parameters)]
-
-
-def compare(
-    apply: Callable[[], object],
-    stabilizer: GradientStabilizer,
-    ours: list[nn.Parameter],
-    theirs: list[nn.Parameter],
-    steps: int = 22,
-) -> Figures:
-    """Largest errors against the reference, relative to each norm, scale and gradient, over steps with live changes."""
-    from steadynorm.kernel_proof import gradient_error
-
-    reference = ReferenceStabilizer(named(theirs), stabilizer.settings)
-    norm_error = scale_error = gradients_error = 0.0
-    for step in range(steps):
-        stabilizer.configure(**CHANGES.get(step, {}))
-        reference.configure(**CHANGES.get(step, {}))
-        draw(ours, theirs, step)
-        apply()
-        reference.apply()
-        exact = reference.statistics()
-        for name, quick in stabilizer.statistics().items():
-            if math.isfinite(exact[name]["raw_norm"]) and stabilizer.settings.mode != "off":
-                norm_error = max(norm_error, abs(quick["raw_norm"] / exact[name]["raw_norm"] - 1))
-            if exact[name]["scale"]:
-                scale_error = max(scale_error, abs(quick["scale"] / exact[name]["scale"] - 1))
-        for our, their in zip(ours, theirs, strict=True):
-            assert our.grad is not None
-            assert their.grad is not None
-            gradients_error = max(gradients_error, gradient_error(our.grad, their.grad))
-    return {"norm": norm_error, "scale": scale_error, "gradient": gradients_error}
 
 
 def correctness(device: torch.device) -> Figures:

@@ -35,6 +35,7 @@ OTHERS = {
     "docs": {
         "algorithm.md": "the rule, the bound on spikes, bumpless transfer",
         "architecture.md": "parts, boundaries, what travels between them",
+        "guides.md, migrating.md": "attaching to your loop or trainer; coming from other tools",
         "command-line.md": "every command, with exit codes",
         "operations.md": "what to do when an alert fires",
         "deploying.md": "tokens, Compose, variables",

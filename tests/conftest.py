@@ -215,6 +215,11 @@ class Visit:
         page.on("websocket", lambda socket: self._note(socket.url))
         page.on("dialog", self._dismiss)
 
+    def settle(self) -> None:
+        """Until the run's page stands still: what is typed while it is being built is lost."""
+        expect(self.page.locator(".steadynorm-chart svg").first).to_be_visible()  # the last part that it draws
+        expect(self.page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
     def _dismiss(self, dialog: Dialog) -> None:
         self.complaints.append(f"dialog: {dialog.message}")
         dialog.dismiss()
