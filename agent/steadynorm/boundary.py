@@ -61,7 +61,6 @@ class Boundary:
         self._mailbox = mailbox
         self._stepped = [False] * len(optimizers)
         self._mode: Mode | None = None  # what the stabilizers were told last
-        self._considered = 0  # the newest revision that was, applied or not
 
     @property
     def applied(self) -> tuple[int, Settings]:
@@ -87,7 +86,6 @@ class Boundary:
         self.step = self._mailbox.step = step
         self.observe_left = observe_left
         self._mailbox.resume(revision)
-        self._considered = revision
         self._put_in_force(settings, revision)
         self._mode = None
         self._stepped = [True] * len(self._stepped)  # whichever comes first begins a new step
@@ -102,10 +100,8 @@ class Boundary:
         return self._mailbox
 
     def consider(self, offer: Offer) -> None:
-        """Apply, or reject, what all ranks have been offered. Once: ranks may hear of a revision twice."""
-        if offer.revision > self._considered:
-            self._considered = offer.revision
-            self._consider(offer, self.step + 1)
+        """Apply, or reject, what all ranks have been offered."""
+        self._consider(offer, self.step + 1)
 
     def would_wait(self, offer: Offer | None) -> bool:
         """Whether the run is paused once `offer` is considered."""

@@ -36,7 +36,7 @@ class Mailbox:
 
     @property
     def seen_revision(self) -> int:
-        """The newest revision that the server has told of, applied or not."""
+        """The newest revision that the server has told of since the registration or the checkpoint, applied or not."""
         return self._seen_revision
 
     def offer(self, offer: Offer) -> None:
@@ -48,6 +48,18 @@ class Mailbox:
             self._offer = offer
         self._changed.set()
 
+    def begin_anew(self, offer: Offer, *, told: int) -> None:
+        """The answer to a registration that told revision `told`. It is news unless it is that very revision.
+
+        A store that lost its data counts on from there, and gives numbers again that were seen and rejected before.
+        """
+        with self._lock:
+            self._seen_revision, self._offer = self.applied[0], None
+            if offer.revision == told:
+                return
+            self._seen_revision, self._offer = offer.revision, offer
+        self._changed.set()
+
     def take(self) -> Offer | None:
         """Training thread: what is new, once."""
         if self._offer is None:  # the common case costs no lock
@@ -57,9 +69,9 @@ class Mailbox:
         return offer
 
     def resume(self, revision: int) -> None:
-        """Start from a checkpoint's revision: only newer ones are news."""
+        """Start from a checkpoint's revision: newer ones are news, those that were seen before it was loaded too."""
         with self._lock:
-            self._seen_revision = max(self._seen_revision, revision)
+            self._seen_revision = revision
             if self._offer is not None and self._offer.revision <= revision:
                 self._offer = None
 

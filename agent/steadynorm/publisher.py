@@ -205,7 +205,7 @@ class Publisher:
         except RunLost as error:
             raise Refused(f"there is no steadynorm server at this address ({error})") from error
         self._outbox.resume(incarnation, acknowledged)
-        self._mailbox.offer(offer)
+        self._mailbox.begin_anew(offer, told=revision)
         self._registered, self._registered_as = True, registration.instance
         self._progress = monotonic()
         self._listener.listen(registration.run_id or "")

@@ -95,6 +95,7 @@ class Ranks:
         self._boundary, self._mailbox, self._faults = boundary, mailbox, faults
         self._stepped = [True] * optimizers
         self._over = False  # nothing is exchanged any more
+        self._outdated = False  # the exchange under way began before a checkpoint was loaded
         self._names = zlib.crc32("\0".join(name for each in stabilizers for name in each.names).encode())
         self._fingerprints = Fingerprints([each.rows for each in stabilizers])
         self._replicas: bool | None = replicas or None  # None: the first comparison tells
@@ -124,7 +125,11 @@ class Ranks:
             _log.exception("the ranks' exchange failed: the settings stay as they are on this rank; training goes on")
 
     def begin_anew(self) -> None:
-        """A checkpoint was loaded: whichever optimizer comes first begins a new step."""
+        """A checkpoint was loaded, on all ranks: whichever optimizer comes first begins a new step.
+
+        News under way were about the settings before; those that still hold come again with the next registration.
+        """
+        self._outdated = self._exchange.under_way
         self._stepped = [True] * len(self._stepped)
 
     def leave(self) -> None:
@@ -156,13 +161,14 @@ class Ranks:
     def _complete(self) -> bool:
         """Take what the exchange brought. Returns whether to wait here."""
         news, statuses = self._exchange.complete()
+        outdated, self._outdated = self._outdated, False
         failed = [rank for rank, status in enumerate(statuses) if status.failed]
         if failed:
             self._over = True
             self._faults.agree(failed)
             self._tell(NoteKind.RANK_FAILED, failed, "met an internal error, so the agents of all ranks are off")
             return False
-        if (offer := news.offer) is not None:
+        if (offer := news.offer) is not None and not outdated:
             try:
                 self._boundary.consider(offer)
             except Exception:

@@ -79,7 +79,7 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
     keys = RunKeys(run_id)
     answer = await store.redis.script(
         "change",
-        [keys.run, keys.audit],
+        [keys.run, keys.audit, keys.outcomes],
         *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id),
     )
     match answer:

@@ -180,6 +180,27 @@ def test_loading_in_the_middle_registers_the_next_incarnation(make_training: typ
     assert [batch.incarnation for batch in stub.run.batches if batch.scalars and 4 in batch.scalars.steps] == [1, 2]
 
 
+def test_what_an_operator_wants_holds_after_an_older_checkpoint_was_loaded(
+    make_training: type[Training], stub: StubServer, until: Until
+) -> None:
+    training = make_training()
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    stub.wait_for(lambda: stub.runs)
+    state = agent.state_dict()
+    revision = stub.change(gamma1=0.5)
+    until(lambda: agent._mailbox.seen_revision == revision)
+    training.step()
+    assert agent.flush(20)
+    agent.load_state_dict(state)
+    assert agent.applied_revision == 0
+    training.step()
+    until(lambda: stub.run.incarnation == 2 and agent._mailbox.seen_revision == revision)
+    training.step()
+    assert (agent.settings.gamma1, agent.applied_revision) == (0.5, revision)
+    agent.close()
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

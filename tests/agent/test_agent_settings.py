@@ -106,6 +106,33 @@ def test_a_change_outside_allow_is_rejected_whole(training: Training, stub: Stub
     agent.close()
 
 
+def test_numbers_that_a_store_gives_again_after_it_lost_its_data_are_news(
+    training: Training, stub: StubServer, until: Until
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url, allow=("gamma1",))
+    training.step()
+    stub.wait_for(lambda: stub.runs)
+    until(arrived(agent, stub.change(gamma1=0.5)))
+    training.step()
+    stub.change(lr_scale=0.1)
+    until(arrived(agent, stub.change(lr_scale=0.2)))
+    training.step()
+    stub.wait_for(lambda: len(stub.run.reports) >= 2)
+    assert (agent.applied_revision, agent._mailbox.seen_revision) == (1, 3)
+    with stub.changed:
+        stub.runs.clear()
+    training.step()
+    until(lambda: agent.flush(1))  # the first time it hears that the run is lost
+    assert stub.run.revision == 1  # as the agent told it
+    assert stub.change(gamma1=0.4) == 2
+    training.step()
+    assert agent.flush(20)
+    until(lambda: agent._mailbox.seen_revision == 2)
+    training.step()
+    assert (agent.settings.gamma1, agent.applied_revision) == (0.4, 2)
+    agent.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"), [({"gamma2": 1.0}, "gamma2 must be in"), ({"shiny": True}, "shiny"), ({"mode": 3}, "mode")]
 )

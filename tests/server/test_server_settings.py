@@ -141,6 +141,13 @@ async def test_a_broken_change_is_refused(agent: Any, body: bytes) -> None:
     assert (await agent.get("/settings"))["revision"] == 0
 
 
+async def test_a_new_revision_does_not_inherit_a_verdict_on_its_number(agent: Any) -> None:
+    await agent.send([1], applied=[agent.applied(1, 1, "rejected", "from before the store was emptied")])
+    assert (await agent.change(0, {"gamma2": 0.9})).status_code == 200
+    assert (await agent.get())["desired"]["state"] == "pending"
+    assert [entry["state"] for entry in (await agent.get("/audit"))["entries"]] == ["pending"]
+
+
 async def test_counters_only_grow(agent: Any) -> None:
     await agent.change(0, {"reset_generation": 2})
     answer = await agent.change(1, {"reset_generation": 1})

@@ -1,5 +1,5 @@
 -- Changes the desired settings, provided that nobody was faster.
--- KEYS: run, audit. ARGV: expected revision, new settings, audit entry, its cap, channel, run id.
+-- KEYS: run, audit, outcomes. ARGV: expected revision, new settings, audit entry, its cap, channel, run id.
 -- Answers {'ok'}, {'gone'}, {'ended', state}, or {'moved', revision}.
 local now = redis.call('HMGET', KEYS[1], 'desired_revision', 'state')
 if not now[1] then
@@ -11,7 +11,9 @@ end
 if now[1] ~= ARGV[1] then
   return {'moved', now[1]}
 end
-redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(ARGV[1]) + 1), 'desired', ARGV[2])
+local revision = string.format('%d', tonumber(ARGV[1]) + 1)
+redis.call('HSET', KEYS[1], 'desired_revision', revision, 'desired', ARGV[2])
+redis.call('HDEL', KEYS[3], revision) -- an agent's word on that number from before this store lost its data
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], '*', 'entry', ARGV[3])
 redis.call('PUBLISH', ARGV[5], ARGV[6])
 return {'ok'}
