@@ -22,6 +22,7 @@ from steadynorm_contract.settings import FieldError
 from steadynorm_contract.views import (
     AuditList,
     EventList,
+    Me,
     ParameterList,
     Problem,
     RunDetail,
@@ -103,6 +104,10 @@ class Client:
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8
         )
+
+    def me(self) -> Me:
+        """Whose token this is, and what it may do."""
+        return self._get("/me", Me)
 
     def runs(self) -> RunList:
         """All runs, newest first."""

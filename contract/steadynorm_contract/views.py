@@ -19,6 +19,7 @@ __all__ = [
     "EventKind",
     "EventList",
     "Health",
+    "Me",
     "ParameterList",
     "ParameterView",
     "Problem",
@@ -240,6 +241,14 @@ class Change(msgspec.Struct, frozen=True):
 
     settings: dict[str, object]
     reason: str = ""
+
+
+class Me(msgspec.Struct, frozen=True):
+    """GET /me: whose token this is. `roles`: agent, viewer, operator. `runs`: patterns of run names; null: all."""
+
+    name: str
+    roles: list[str]
+    runs: list[str] | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
-from steadynorm_server.routes import health, runs, settings, telemetry
+from steadynorm_server.routes import health, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
 __all__ = ["create_app"]
@@ -48,7 +48,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
-    for module in (runs, telemetry, settings):
+    for module in (me, runs, telemetry, settings):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

@@ -1,9 +1,10 @@
 """Who may do what: bearer tokens with roles.
 
-Tokens come from STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN and from STEADYNORM_TOKENS_FILE, a JSON list of
-`{"name", "role", "sha256", "runs"}`, where `runs` (optional, for agents) holds patterns such as "gpt-*" of the run
-names that the token is good for. Only digests are kept in memory. Without any, one token named "local" has every
-role; it lives in the data folder (mode 0600) and the server must listen on loopback.
+Tokens come from STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, each with a second one `…_PREVIOUS` that is
+good beside it while everybody changes over, and from STEADYNORM_TOKENS_FILE, a JSON list of `{"name", "role",
+"sha256", "runs"}`, where `runs` (optional, for agents) holds patterns such as "gpt-*" of the run names that the token
+is good for. Only digests are kept in memory. Without any, one token named "local" has every role; it lives in the data
+folder (mode 0600) and the server must listen on loopback.
 
     viewer    reads runs, series, events, audit
     operator  what a viewer does, changes settings, deletes runs
@@ -12,121 +13,60 @@ role; it lives in the data folder (mode 0600) and the server must listen on loop
 
 from __future__ import annotations
 
-import enum
-import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-import msgspec
 from starlette.requests import Request
 
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.principals import Principal, Role, TokenError, digest, rights
 from steadynorm_server.problems import ProblemError
+from steadynorm_server.token_file import TokenFile
 
 __all__ = ["Principal", "Role", "TokenError", "Tokens", "local_token", "principal", "requires"]
-
-
-class Role(enum.StrEnum):
-    """What a token is good for."""
-
-    AGENT = "agent"
-    VIEWER = "viewer"
-    OPERATOR = "operator"
-
-
-class TokenError(Exception):
-    """The configured tokens cannot be used. The text says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who sent a request. `runs`: patterns of the run names that it may touch; None: all."""
-
-    name: str
-    roles: frozenset[Role]
-    runs: tuple[str, ...] | None = None
-
-    def require_run(self, run_name: str) -> None:
-        """Raises a 403 problem when this token is bound to other runs."""
-        if self.runs is not None and not any(fnmatchcase(run_name, pattern) for pattern in self.runs):
-            raise ProblemError(
-                403,
-                f"token {self.name!r} is bound to runs named {', '.join(self.runs)}: {run_name!r} is not among them.",
-            )
-
-
-class _TokenEntry(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
-    role: Role
-    sha256: str
-    runs: tuple[str, ...] | None = None
 
 
 class Tokens:
     """The known tokens, as digests."""
 
-    def __init__(self, entries: Sequence[tuple[bytes, Principal]]) -> None:
+    def __init__(self, entries: Sequence[tuple[bytes, Principal]], file: TokenFile | None = None) -> None:
         self._entries = list(entries)
+        self._file = file
 
     @staticmethod
     def single(token: str) -> Tokens:
         """One token with every role, named "local"."""
-        return Tokens([(_digest(token), Principal("local", frozenset(Role)))])
+        return Tokens([(digest(token), Principal("local", frozenset(Role)))])
 
     @staticmethod
     def configured(settings: ServerSettings) -> Tokens | None:
         """The tokens of the environment and the tokens file; None when there are none. Raises TokenError."""
         entries = [
-            (_digest(secret.get_secret_value()), Principal(role.value, _rights(role)))
+            (digest(secret.get_secret_value()), Principal(role.value, rights(role)))
             for role, secret in (
                 (Role.OPERATOR, settings.operator_token),
+                (Role.OPERATOR, settings.operator_token_previous),
                 (Role.AGENT, settings.agent_token),
+                (Role.AGENT, settings.agent_token_previous),
                 (Role.VIEWER, settings.viewer_token),
+                (Role.VIEWER, settings.viewer_token_previous),
             )
             if secret is not None
         ]
-        if settings.tokens_file is not None:
-            entries += _read(settings.tokens_file)
-        return Tokens(entries) if entries else None
+        file = TokenFile(settings.tokens_file) if settings.tokens_file is not None else None
+        # An empty file is a configuration too: a token is put into it later, and until then nobody gets in.
+        return Tokens(entries, file) if entries or file is not None else None
 
     def find(self, token: str) -> Principal | None:
         """Whose token this is. Takes as long for a wrong token as for a right one."""
-        given, found = _digest(token), None
-        for digest, holder in self._entries:
-            if hmac.compare_digest(digest, given):
+        given, found = digest(token), None
+        for known, holder in [*self._entries, *(self._file.known() if self._file else ())]:
+            if hmac.compare_digest(known, given):
                 found = holder
         return found
-
-
-def _rights(role: Role) -> frozenset[Role]:
-    return frozenset({Role.OPERATOR, Role.VIEWER}) if role is Role.OPERATOR else frozenset({role})
-
-
-def _digest(token: str) -> bytes:
-    # The digest makes any text comparable: compare_digest itself raises on a non-ASCII str.
-    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-
-
-def _read(path: Path) -> list[tuple[bytes, Principal]]:
-    try:
-        entries = msgspec.json.decode(path.read_bytes(), type=list[_TokenEntry])
-        digests = [bytes.fromhex(entry.sha256) for entry in entries]
-    except (OSError, ValueError) as error:
-        raise TokenError(
-            f'{path} must be a JSON list of {{"name", "role", "sha256", "runs"}}: {error}. '
-            "Make a digest with `printf %s TOKEN | sha256sum`."
-        ) from error
-    if any(len(digest) != 32 for digest in digests):
-        raise TokenError(f"{path}: each sha256 must be 64 hexadecimal digits. Use `printf %s TOKEN | sha256sum`.")
-    return [
-        (digest, Principal(entry.name, _rights(entry.role), entry.runs))
-        for entry, digest in zip(entries, digests, strict=True)
-    ]
 
 
 def local_token(data: Path) -> str:

@@ -6,6 +6,7 @@
 STEADYNORM_HOST, _PORT, _DATA, _DASHBOARD_URL     where it listens, keeps its files, and what its links point to
 REDIS_URL (or STEADYNORM_REDIS_URL)               a Redis or Valkey of yours; without it the embedded one is started
 STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, _TOKENS_FILE      who may do what, see `auth`
+STEADYNORM_OPERATOR_TOKEN_PREVIOUS, _AGENT_TOKEN_PREVIOUS, _VIEWER_TOKEN_PREVIOUS                  good beside them
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
 """
@@ -44,6 +45,10 @@ class ServerSettings(BaseSettings):
     operator_token: SecretStr | None = None
     agent_token: SecretStr | None = None
     viewer_token: SecretStr | None = None
+    operator_token_previous: SecretStr | None = None
+    agent_token_previous: SecretStr | None = None
+    viewer_token_previous: SecretStr | None = None
+    """Good beside the present ones, for as long as it takes everybody to change over."""
     tokens_file: Path | None = None
     metrics_auth: bool = False
 

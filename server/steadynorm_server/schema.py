@@ -19,6 +19,7 @@ from steadynorm_contract.views import (
     AuditList,
     Change,
     EventList,
+    Me,
     ParameterList,
     Problem,
     RunDetail,
@@ -30,7 +31,7 @@ __all__ = ["answers", "body", "install"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
-    *(RunList, RunDetail, SeriesAnswer, ParameterList, EventList, AuditList, Problem),
+    *(RunList, RunDetail, SeriesAnswer, ParameterList, EventList, AuditList, Me, Problem),
 )
 _TEMPLATE = "#/components/schemas/{name}"
 

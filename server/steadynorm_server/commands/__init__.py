@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import change, demo, house, runs
+from steadynorm_server.commands import change, demo, house, runs, token
 
 __all__ = ["app"]
 
@@ -42,3 +42,4 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("set")(change.set_)
 app.command("demo")(demo.demo)
+app.add_typer(token.app, name="token")

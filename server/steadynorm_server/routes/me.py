@@ -1,0 +1,21 @@
+"""Whose token a request carries, so that a tool knows what it may offer before it is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from steadynorm_contract.views import Me
+from steadynorm_server.auth import Principal, Role, requires
+from steadynorm_server.body import json_answer
+from steadynorm_server.schema import answers
+
+router = APIRouter(tags=["tokens"])
+
+
+@router.get("/me", responses=answers(Me))
+async def show_me(sender: Annotated[Principal, Depends(requires(*Role))]) -> Response:
+    """The token's name, roles, and the runs that it is bound to."""
+    runs = None if sender.runs is None else list(sender.runs)
+    return json_answer(Me(sender.name, sorted(sender.roles), runs))

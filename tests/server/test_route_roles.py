@@ -1,0 +1,167 @@
+"""Every route × who asks, from the route table itself: a route without a rule here fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from steadynorm_contract.codec import encode_batch, encode_json
+from steadynorm_server.app import create_app
+from steadynorm_server.auth import Tokens
+from steadynorm_server.config import ServerSettings
+
+AGENT, VIEWER, OPERATOR = "agent", "viewer", "operator"
+PEOPLE = frozenset({VIEWER, OPERATOR})
+PUBLIC = None
+"""Open to everybody: says nothing about runs."""
+
+RULES: dict[tuple[str, str], frozenset[str] | None] = {
+    ("GET", "/"): PUBLIC,
+    ("GET", "/docs"): PUBLIC,
+    ("GET", "/docs/oauth2-redirect"): PUBLIC,
+    ("GET", "/openapi.json"): PUBLIC,
+    ("GET", "/redoc"): PUBLIC,
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): PEOPLE,  # with STEADYNORM_METRICS_AUTH, as here
+    ("GET", "/api/v1/me"): PEOPLE | {AGENT},
+    ("GET", "/api/v1/runs"): PEOPLE,
+    ("POST", "/api/v1/runs"): frozenset({AGENT}),
+    ("GET", "/api/v1/runs/{run_id}"): PEOPLE,
+    ("DELETE", "/api/v1/runs/{run_id}"): frozenset({OPERATOR}),
+    ("GET", "/api/v1/runs/{run_id}/audit"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/events"): PEOPLE,
+    ("POST", "/api/v1/runs/{run_id}/finish"): frozenset({AGENT}),
+    ("GET", "/api/v1/runs/{run_id}/parameters"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/series"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/settings"): PEOPLE | {AGENT},
+    ("PATCH", "/api/v1/runs/{run_id}/settings"): frozenset({OPERATOR}),
+    ("POST", "/api/v1/runs/{run_id}/telemetry"): frozenset({AGENT}),
+}
+"""A new route stands here with the roles that it opens to, or it fails."""
+
+ENTRIES = [
+    {"name": role, "role": role, "sha256": hashlib.sha256(f"{role}-token".encode()).hexdigest()}
+    for role in (AGENT, VIEWER, OPERATOR)
+] + [{"name": "bound", "role": AGENT, "sha256": hashlib.sha256(b"bound-token").hexdigest(), "runs": ["gpt-*"]}]
+
+
+@dataclass
+class Guarded:
+    """A server over one store, with the run tiny-1."""
+
+    client: httpx.AsyncClient
+    bodies: dict[tuple[str, str], bytes]
+
+    async def ask(self, method: str, path: str, authorization: str | None) -> httpx.Response:
+        """Really ask, about the run tiny-1, with a body that is good where the route takes one."""
+        headers = {"If-Match": '"0"', **({"Authorization": authorization} if authorization is not None else {})}
+        address = path.replace("{run_id}", "tiny-1").replace("{", "").replace("}", "")
+        return await self.client.request(
+            method, f"http://test{address}", headers=headers, content=self.bodies.get((method, path), b"{}")
+        )
+
+
+@pytest.fixture
+async def guarded(serve: Any, tmp_path: Path, make_agent: Any) -> Guarded:
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps(ENTRIES))
+    client = await serve(Tokens.configured(ServerSettings(data=tmp_path, tokens_file=file)), metrics_auth=True)
+    client.headers["Authorization"] = "Bearer agent-token"
+    agent = make_agent(client)
+    await agent.register()
+    del client.headers["Authorization"]
+    return Guarded(
+        client,
+        {
+            ("POST", "/api/v1/runs"): encode_json(agent.registration),
+            ("POST", "/api/v1/runs/{run_id}/telemetry"): encode_batch(agent.batch(1, [1])),
+            ("POST", "/api/v1/runs/{run_id}/finish"): b'{"state": "finished"}',
+            ("PATCH", "/api/v1/runs/{run_id}/settings"): b'{"settings": {"gamma2": 0.9}}',
+        },
+    )
+
+
+@pytest.fixture(params=["valkey"])
+def store_url(request: pytest.FixtureRequest, valkey: str) -> str:
+    """One kind of store is enough here: it never decides who may ask."""
+    import redis
+
+    with redis.Redis.from_url(valkey, protocol=2) as client:
+        client.execute_command("FLUSHALL", "SYNC")
+    return valkey
+
+
+def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
+    """(method, path) of every route, those of included routers and those outside the schema too."""
+    for route in app.routes:
+        found: Iterable[Any] = (
+            route.effective_route_contexts() if hasattr(route, "effective_route_contexts") else [route]
+        )
+        for each in found:
+            assert each.path, f"{route} has no path: what does it open?"
+            yield from ((method, each.path) for method in (each.methods or {"GET"}) - {"HEAD", "OPTIONS"})
+
+
+def test_every_route_has_a_rule(tmp_path: Path) -> None:
+    found = set(routes(create_app(ServerSettings(data=tmp_path), "redis://nowhere", Tokens.single("x"))))
+    assert len(found) > 15
+    assert found - set(RULES) == set(), "say in RULES of this file who may ask these routes"
+    assert set(RULES) - found == set(), "these routes are gone"
+
+
+@pytest.mark.parametrize(("method", "path"), RULES)
+async def test_a_route_opens_to_its_roles_and_to_nobody_else(guarded: Guarded, method: str, path: str) -> None:
+    allowed = RULES[method, path]
+    for authorization in (
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        "Basic b3Atc2VjcmV0",
+        "agent-token",
+        "Bearer viewer-toke",
+    ):
+        answer = await guarded.ask(method, path, authorization)
+        assert (answer.status_code == 401) == (allowed is not None), (authorization, answer.text)
+        if allowed is not None:
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert answer.headers["content-type"] == "application/problem+json"
+    for role in (AGENT, VIEWER, OPERATOR):
+        answer = await guarded.ask(method, path, f"Bearer {role}-token")
+        assert (answer.status_code == 403) == (allowed is not None and role not in allowed), (role, answer.text)
+        assert answer.status_code != 401
+        assert answer.status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [rule for rule, roles in RULES.items() if roles and AGENT in roles and rule[1] != "/api/v1/me"]
+)
+async def test_an_agent_bound_to_other_runs_is_refused_where_agents_are_let_in(
+    guarded: Guarded, method: str, path: str
+) -> None:
+    answer = await guarded.ask(method, path, "Bearer bound-token")
+    assert answer.status_code == 403
+    assert "'bound' is bound to runs named gpt-*: 'tiny' is not among them" in answer.json()["detail"]
+    assert (await guarded.ask(method, path, "Bearer agent-token")).status_code < 400
+
+
+async def test_a_token_is_told_what_it_is(guarded: Guarded) -> None:
+    told = {
+        name: (await guarded.ask("GET", "/api/v1/me", f"Bearer {name}-token")).json()
+        for name in (AGENT, VIEWER, OPERATOR, "bound")
+    }
+    assert told == {
+        AGENT: {"name": "agent", "roles": ["agent"], "runs": None},
+        VIEWER: {"name": "viewer", "roles": ["viewer"], "runs": None},
+        OPERATOR: {"name": "operator", "roles": ["operator", "viewer"], "runs": None},
+        "bound": {"name": "bound", "roles": ["agent"], "runs": ["gpt-*"]},
+    }
