@@ -12,11 +12,12 @@ from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadynorm_contract import __version__
-from steadynorm_server import problems, schema
+from steadynorm_server import headers, problems, schema
 from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
+from steadynorm_server.rates import Rates
 from steadynorm_server.routes import health, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
@@ -46,8 +47,11 @@ def create_app(
         description="A training run's gradient norms: watch them, stabilize them, change how while it runs.",
         lifespan=lifespan,
         redirect_slashes=False,
+        redoc_url=None,  # it wants scripts and fonts from several places; /docs says the same
+        swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
+    app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
     for module in (me, runs, telemetry, settings):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
@@ -59,6 +63,7 @@ def create_app(
     problems.install(app)
     schema.install(app)
     app.add_middleware(_Timed, meters=app.state.meters)
+    headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
     return app
 
 

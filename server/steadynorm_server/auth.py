@@ -118,7 +118,7 @@ def principal(request: Request) -> Principal:
 
 
 class requires:  # noqa: N801 - read as a word at its place of use: Depends(requires(Role.VIEWER))
-    """Dependency: the sender, who has one of `roles`. Raises 401 and 403 problems."""
+    """Dependency: the sender, who has one of `roles` and keeps to the rate. Raises 401, 403 and 429 problems."""
 
     def __init__(self, *roles: Role) -> None:
         self._roles = frozenset(roles)
@@ -130,4 +130,5 @@ class requires:  # noqa: N801 - read as a word at its place of use: Depends(requ
             has = ", ".join(sorted(sender.roles))
             needed = " or ".join(sorted(self._roles))
             raise ProblemError(403, f"this needs the role {needed}: token {sender.name!r} has {has}.")
+        await request.app.state.rates.admit(sender, request.path_params.get("run_id"))
         return sender

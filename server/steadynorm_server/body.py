@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,7 +19,10 @@ MAX_SMALL_BYTES = 64 * 1024
 
 
 async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES) -> bytes:
-    """The body. Raises problems: 415 for another kind or a compressed one, 413 beyond `limit` bytes, 400 if empty."""
+    """The body.
+
+    Raises problems: 415 for another kind or a compressed one, 413 beyond `limit` bytes, 408 if late, 400 if empty.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in kinds:
         raise ProblemError(415, f"this takes {kinds[0]}: got {kind}.")
@@ -26,15 +31,21 @@ async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_B
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) > limit:
         raise _too_large(limit)
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(part)
-    if not size:
+    within_s: float = request.app.state.settings.request_within_s
+    body = bytearray()
+    try:
+        async with asyncio.timeout(within_s):
+            async for part in request.stream():
+                if len(body) + len(part) > limit:
+                    raise _too_large(limit)
+                body += part
+    except TimeoutError:
+        raise ProblemError(
+            408, f"the body did not arrive within {within_s:g} s. Send it again.", headers={"Connection": "close"}
+        ) from None
+    if not body:
         raise ProblemError(400, "a body is needed. /docs shows what it holds.")
-    return b"".join(parts)
+    return bytes(body)
 
 
 def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -7,6 +7,8 @@ STEADYNORM_HOST, _PORT, _DATA, _DASHBOARD_URL     where it listens, keeps its fi
 REDIS_URL (or STEADYNORM_REDIS_URL)               a Redis or Valkey of yours; without it the embedded one is started
 STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, _TOKENS_FILE      who may do what, see `auth`
 STEADYNORM_OPERATOR_TOKEN_PREVIOUS, _AGENT_TOKEN_PREVIOUS, _VIEWER_TOKEN_PREVIOUS                  good beside them
+STEADYNORM_TLS, _TLS_CERT, _TLS_KEY               how what comes from other machines is encrypted, see `serve`
+STEADYNORM_RATE_PER_RUN, _RATE_PER_TOKEN, _REQUEST_WITHIN_S, _MAX_CONNECTIONS      limits of one process
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
 """
@@ -14,6 +16,7 @@ STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judge
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,6 +54,20 @@ class ServerSettings(BaseSettings):
     """Good beside the present ones, for as long as it takes everybody to change over."""
     tokens_file: Path | None = None
     metrics_auth: bool = False
+
+    tls: Literal["", "terminated"] = ""
+    """terminated: who comes from beyond this machine passes a proxy that speaks TLS."""
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    """PEM files, both or none: the server speaks TLS itself."""
+    rate_per_run: float = Field(default=50.0, ge=0, allow_inf_nan=False)
+    """Requests a second of one agent token about one run, in each process. 0: any number."""
+    rate_per_token: float = Field(default=5000.0, ge=0, allow_inf_nan=False)
+    """Requests a second of one token in all, in each process. 0: any number."""
+    request_within_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    """A request's body must have arrived within this time, its head within a third of it."""
+    max_connections: int = Field(default=20_000, ge=1)
+    """Open connections of one process; further ones are answered 503."""
 
     stalled_after_s: float = Field(default=30.0, gt=0)
     """A run without telemetry for this long is stalled."""

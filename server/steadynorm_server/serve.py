@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from steadynorm_contract.home import ServerAddress
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.deadlines import MAX_HEAD_BYTES, with_head_deadline
 from steadynorm_server.embedded import EmbeddedStoreError, embedded_store
 
 __all__ = ["ServeError", "serve"]
@@ -44,6 +46,7 @@ def serve(settings: ServerSettings) -> None:
         raise ServeError(f"{error.filename}: {error.strerror}. Choose another folder with --data.") from error
     except TokenError as error:
         raise ServeError(str(error)) from error
+    _require_encryption(settings)
     with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
         _run(settings, data, listener, store_url, tokens, token)
 
@@ -59,6 +62,26 @@ def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
         )
     token = local_token(data)
     return Tokens.single(token), token
+
+
+def _require_encryption(settings: ServerSettings) -> None:
+    """Tokens travel in headers: beyond this machine nobody may read them on the way."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if (cert is None) != (key is None):
+        raise ServeError(
+            "a certificate and its key belong together: set both STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY."
+        )
+    if cert is not None and key is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ServeError(f"{cert} and {key} must be a certificate and its key, as PEM files: {error}.") from error
+    elif not settings.tls and not _is_loopback(settings.host):
+        raise ServeError(
+            f"plain HTTP is for loopback only, since tokens travel in it: got host {settings.host}. Put a proxy that "
+            "speaks TLS in front and say so with STEADYNORM_TLS=terminated, or let the server speak TLS with "
+            "STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY, or use 127.0.0.1."
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -136,7 +159,8 @@ def _run(
     app = create_app(settings, store_url, tokens)
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    address = f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    scheme = "https" if settings.tls_cert else "http"
+    address = f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
     file = data / "server.json"
 
     def ready() -> None:
@@ -149,6 +173,12 @@ def _run(
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_after_s,
         server_header=False,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        http=with_head_deadline(settings.request_within_s / 3),
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        limit_concurrency=settings.max_connections,
         lifespan="on",
     )
     server = _Server(config, ready, stop=lambda: app.state.stopping.set())

@@ -26,9 +26,7 @@ PUBLIC = None
 RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/"): PUBLIC,
     ("GET", "/docs"): PUBLIC,
-    ("GET", "/docs/oauth2-redirect"): PUBLIC,
     ("GET", "/openapi.json"): PUBLIC,
-    ("GET", "/redoc"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/metrics"): PEOPLE,  # with STEADYNORM_METRICS_AUTH, as here

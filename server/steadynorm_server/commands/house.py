@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -55,7 +56,15 @@ def _banner(house: House) -> str:
     return "\n".join(lines)
 
 
-def server(host: Host = "127.0.0.1", port: Port = None, data: Data = None) -> None:
+def server(
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    data: Data = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="STEADYNORM_TLS_CERT", help="PEM file: speak TLS with this certificate.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="STEADYNORM_TLS_KEY", help="PEM file: its key.")] = None,
+) -> None:
     """Start the server with its store, in the foreground. Also configured by variables: docs/operations.md."""
     from pydantic import ValidationError
 
@@ -63,6 +72,7 @@ def server(host: Host = "127.0.0.1", port: Port = None, data: Data = None) -> No
     from steadynorm_server.serve import ServeError, serve
 
     given: dict[str, Any] = {"host": host, "port": port, "data": data and data.expanduser().absolute()}
+    given |= {"tls_cert": tls_cert, "tls_key": tls_key}
     try:
         with (
             stop_signals()
