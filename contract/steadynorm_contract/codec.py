@@ -53,7 +53,7 @@ def decode_batch(data: bytes) -> TelemetryBatch:
     try:
         _require_version(_batch_version.decode(data).version)
         return _batch_decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise MalformedMessage(f"not a telemetry batch: {error}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,10 @@ __all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_answer", "read_body"
 JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is what `curl -d` says unless told
 MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
 MAX_SMALL_BYTES = 64 * 1024
+MAX_DEPTH = 32
+"""Of lists and objects within each other in people's JSON. Agents' messages have types all the way down."""
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_BRACKET = re.compile(rb"[][{}]")
 
 
 async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES) -> bytes:
@@ -45,12 +50,24 @@ async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_B
         ) from None
     if not body:
         raise ProblemError(400, "a body is needed. /docs shows what it holds.")
+    if kinds is JSON and limit <= MAX_SMALL_BYTES:
+        _check_depth(bytes(body))
     return bytes(body)
 
 
 def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A contract struct as JSON."""
     return Response(encode_json(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def _check_depth(data: bytes) -> None:
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise ProblemError(400, f"JSON may have at most {MAX_DEPTH} lists and objects within each other.")
 
 
 def _too_large(limit: int) -> ProblemError:

@@ -19,6 +19,8 @@ __all__ = ["check_batch", "check_registration"]
 
 MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua keep exactly
 MAX_REPORTS = 1000
+MAX_STEPS = 100_000  # of one batch; MAX_BATCH_BYTES leaves room for fewer
+MAX_COLUMNS = 64
 _MAX_TEXT = 500
 
 
@@ -100,10 +102,13 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
     yield from _whole("sequence", batch.sequence, 1)
     if batch.scalars is not None:
         yield from _steps("scalars.steps", batch.scalars.steps)
+        yield from _columns("scalars.columns", batch.scalars.columns, least=0)
         if not all(map(math.isfinite, batch.scalars.time_values())):
             yield _error("scalars.times", "must be finite Unix seconds", "a NaN or an infinity")
     if (rows := batch.rows) is not None:
         yield from _steps("rows.steps", rows.steps)
+        # Without a column some bytes could claim any number of steps × parameters, and room would be made for them.
+        yield from _columns("rows.columns", rows.columns, least=1 if rows.steps else 0)
         if rows.parameters != parameters:
             rule = f"must be the {parameters} of the registered table"
             yield _error("rows.parameters", rule, rows.parameters, "Register again after a change of the model.")
@@ -127,7 +132,18 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         yield from _whole(f"counters.{field}", getattr(batch.counters, field))
 
 
+def _columns(field: str, columns: Sequence[str], least: int) -> Iterator[FieldError]:
+    if not least <= len(columns) <= MAX_COLUMNS or any(len(name) > 100 for name in columns):
+        rule = f"must be {least} to {MAX_COLUMNS} names of at most 100 characters"
+        yield _error(field, rule, f"{len(columns)} names")
+    elif len(set(columns)) < len(columns):
+        yield _error(field, "must have different names", list(columns))
+
+
 def _steps(field: str, steps: Sequence[int]) -> Iterator[FieldError]:
+    if len(steps) > MAX_STEPS:
+        yield _error(field, f"must be at most {MAX_STEPS}", f"{len(steps)} steps", "Send smaller batches.")
+        return
     if steps and not 0 <= min(steps) <= max(steps) <= MAX_WHOLE:
         wrong = min(steps) if min(steps) < 0 else max(steps)
         yield _error(field, "must be whole numbers from 0 to 2**53 - 1", wrong)
