@@ -138,9 +138,9 @@ class Client:
         """Events, newest first."""
         return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit})
 
-    def audit(self, run_id: str) -> AuditList:
-        """Changes of settings, newest first."""
-        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList)
+    def audit(self, run_id: str, limit: int = 1000) -> AuditList:
+        """Changes of settings, newest first. `chain.verify` tells whether they are what was written."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, {"limit": limit})
 
     def settings(self, run_id: str) -> Desired:
         """The desired settings."""

@@ -11,6 +11,7 @@ from steadynorm_contract.settings import FieldError, Settings
 
 __all__ = [
     "Applied",
+    "AuditChain",
     "AuditEntry",
     "AuditList",
     "Change",
@@ -228,12 +229,23 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     applied_step: int | None = None
     applied_time: float | None = None  # Unix seconds, by the agent's clock
     rejection: str = ""
+    hash: str = ""  # see `chain`; empty in entries from before there were hashes
+    previous: str = ""  # hash of the entry before; empty in the first
+
+
+class AuditChain(msgspec.Struct, frozen=True):
+    """Whether the entries are what was written. `head`: hash of the newest good one; kept elsewhere, it is proof."""
+
+    verified: bool
+    head: str = ""
+    broken_at: int | None = None  # revision of the first entry that is not what was written; null: one is missing
 
 
 class AuditList(msgspec.Struct, frozen=True):
     """GET /runs/{run_id}/audit, newest first."""
 
     entries: list[AuditEntry]
+    chain: AuditChain | None = None
 
 
 class Change(msgspec.Struct, frozen=True):

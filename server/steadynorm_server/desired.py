@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from steadynorm_contract.chain import link
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
@@ -16,10 +17,11 @@ from steadynorm_server.keys import CHANGES, RunKeys
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 from steadynorm_server.store import Store
 
-__all__ = ["MAX_REASON", "StoredChange", "change", "desired_after"]
+__all__ = ["MAX_REASON", "StoredChange", "change", "check_reason", "desired_after"]
 
 MAX_REASON = 500
 _MAX_AUDIT = 10_000
+_ATTEMPTS = 8
 
 
 class StoredChange(msgspec.Struct):
@@ -31,6 +33,8 @@ class StoredChange(msgspec.Struct):
     reason: str
     before: dict[str, object]
     after: dict[str, object]
+    hash: str = ""
+    previous: str = ""
 
 
 async def desired_after(
@@ -56,9 +60,7 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
     Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster.
     """
     run = await store.find(run_id)
-    if len(wanted.reason) > MAX_REASON:
-        rule = f"must have at most {MAX_REASON} characters"
-        raise invalid("reason", rule, f"reason {rule}: got {len(wanted.reason)}.")
+    check_reason(wanted.reason)
     if run.state != "running":
         raise _ended(run_id, run.state)
     if run.desired_revision != revision:
@@ -77,12 +79,22 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
         after={name: now[name] for name in changed},
     )
     keys = RunKeys(run_id)
-    answer = await store.redis.script(
-        "change",
-        [keys.run, keys.audit, keys.outcomes],
-        *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id),
-    )
+    head = run.audit_head
+    for _ in range(_ATTEMPTS):
+        entry = _chained(run_id, entry, head)
+        answer = await store.redis.script(
+            "change",
+            [keys.run, keys.audit, keys.outcomes],
+            *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id, head, entry.hash),
+        )
+        if answer[0] != b"fork":
+            break
+        head = answer[1].decode()
     match answer:
+        case [b"fork", _]:
+            raise ProblemError(
+                503, f"run {run_id} is being changed by many at once; try again.", headers={"Retry-After": "1"}
+            )
         case [b"gone"]:
             raise RunNotFound(run_id)
         case [b"ended", state]:
@@ -90,6 +102,32 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
         case [b"moved", newest]:
             raise _moved(run_id, revision, int(newest))
     return Desired(revision + 1, after)
+
+
+def check_reason(reason: str) -> None:
+    """Raises a 422 problem for a reason that is too long."""
+    if len(reason) > MAX_REASON:
+        rule = f"must have at most {MAX_REASON} characters"
+        raise invalid("reason", rule, f"reason {rule}: got {len(reason)}.")
+
+
+def _chained(run_id: str, entry: StoredChange, previous: str) -> StoredChange:
+    """The entry with its place in the chain."""
+    written = msgspec.json.decode(encode_json(entry), type=StoredChange)  # hashed is what a reader of the store gets
+    return msgspec.structs.replace(
+        written,
+        previous=previous,
+        hash=link(
+            previous,
+            run_id=run_id,
+            revision=written.revision,
+            time=written.time,
+            actor=written.actor,
+            reason=written.reason,
+            before=written.before,
+            after=written.after,
+        ),
+    )
 
 
 async def _first(*wanted: asyncio.Event, timeout_s: float) -> None:

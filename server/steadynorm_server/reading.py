@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 
 import msgspec
 
+from steadynorm_contract.chain import verify
 from steadynorm_contract.records import ROW_COLUMNS
 from steadynorm_contract.rule import target
 from steadynorm_contract.views import (
+    AuditChain,
     AuditEntry,
     AuditList,
     Event,
@@ -144,12 +147,9 @@ class Reader:
         keys = RunKeys(run_id)
         entries = await self._store.redis.newest_entries(keys.audit, limit)
         changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries]
-        if not changes:
-            return AuditList([])
         outcomes = await self._store.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
-        return AuditList(
-            [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
-        )
+        audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
+        return AuditList(audited, await asyncio.to_thread(_chain, run, audited))
 
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
         wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
@@ -181,7 +181,19 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
         applied_step=step if applied else None,
         applied_time=outcome.time if applied and outcome else None,
         rejection=outcome.reason if outcome and outcome.rejected else "",
+        hash=change.hash,
+        previous=change.previous,
     )
+
+
+def _chain(run: RunRecord, entries: Sequence[AuditEntry]) -> AuditChain:
+    """Whether the entries hold together, and reach the newest one that there was when `run` was read."""
+    chain = verify(run.run_id, entries)
+    # An entry may have come since: then it, or one after it, names that newest one as its previous.
+    seen = {linked for entry in entries for linked in (entry.hash, entry.previous)}
+    if chain.verified and run.audit_head and run.audit_head not in seen:
+        return AuditChain(verified=False, head=chain.head)
+    return chain
 
 
 def _shown(value: float) -> float | None:

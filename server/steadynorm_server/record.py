@@ -92,6 +92,7 @@ class RunRecord:
     applied: Settings
     progress: Progress
     tails: Levels
+    audit_head: str  # hash of the newest audit entry; empty without one
     trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
 
     @staticmethod
@@ -118,6 +119,7 @@ class RunRecord:
             applied=msgspec.json.decode(text["applied"], type=Settings),
             progress=msgspec.json.decode(text.get("progress", b"{}"), type=Progress),
             tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
+            audit_head=text.get("audit_head", b"").decode(),
             trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
         )
 

@@ -8,6 +8,7 @@ import pytest
 
 PUBLIC = {
     "steadynorm": "Agent GradientStabilizer Mode Settings __version__ attach",
+    "steadynorm_contract.chain": "link verify",
     "steadynorm_contract.client": (
         "Client ClientError Conflict Forbidden InvalidChange NotFound ServerUnreachable Unauthorized"
     ),
@@ -24,8 +25,8 @@ PUBLIC = {
     "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
     "steadynorm_contract.views": (
-        "Applied AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me ParameterList ParameterView "
-        "Problem RevisionState RunCounters RunDetail RunList RunState RunSummary Series SeriesAnswer"
+        "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
+        "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary Series SeriesAnswer"
     ),
 }
 

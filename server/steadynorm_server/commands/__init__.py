@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import change, demo, house, runs, token
+from steadynorm_server.commands import audit, change, demo, house, runs, token
 
 __all__ = ["app"]
 
@@ -41,5 +41,6 @@ app.command("dashboard")(house.dashboard)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("set")(change.set_)
+app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.add_typer(token.app, name="token")

@@ -1,7 +1,8 @@
 -- Changes the desired settings, provided that nobody was faster.
--- KEYS: run, audit, outcomes. ARGV: expected revision, new settings, audit entry, its cap, channel, run id.
--- Answers {'ok'}, {'gone'}, {'ended', state}, or {'moved', revision}.
-local now = redis.call('HMGET', KEYS[1], 'desired_revision', 'state')
+-- KEYS: run, audit, outcomes. ARGV: expected revision, new settings, audit entry, its cap, channel, run id, hash of the
+-- audit entry that ours was chained to (empty: none), hash of ours.
+-- Answers {'ok'}, {'gone'}, {'ended', state}, {'moved', revision}, or {'fork', head}: chain it to that one instead.
+local now = redis.call('HMGET', KEYS[1], 'desired_revision', 'state', 'audit_head')
 if not now[1] then
   return {'gone'}
 end
@@ -11,8 +12,12 @@ end
 if now[1] ~= ARGV[1] then
   return {'moved', now[1]}
 end
+local head = now[3] or ''
+if head ~= ARGV[7] then
+  return {'fork', head}
+end
 local revision = string.format('%d', tonumber(ARGV[1]) + 1)
-redis.call('HSET', KEYS[1], 'desired_revision', revision, 'desired', ARGV[2])
+redis.call('HSET', KEYS[1], 'desired_revision', revision, 'desired', ARGV[2], 'audit_head', ARGV[8])
 redis.call('HDEL', KEYS[3], revision) -- an agent's word on that number from before this store lost its data
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], '*', 'entry', ARGV[3])
 redis.call('PUBLISH', ARGV[5], ARGV[6])
