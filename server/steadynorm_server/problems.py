@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import (
     BusyLoadingError,
+    MovedError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -119,6 +120,13 @@ def _to_problem(error: Exception) -> ProblemError:
             return _from_framework(error)
         case BusyLoadingError() | OutOfMemoryError() | ReadOnlyError():
             return store_problem(error)
+        case MovedError():
+            return ProblemError(
+                503,
+                "the store is a Redis Cluster and REDIS_URL does not say so: write redis+cluster://HOST:PORT there.",
+                title="Store unavailable",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            )
         case ResponseError():
             # MISCONF, OOM inside a script and the like are the store's state; the rest would be a bug of ours.
             if any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS")):

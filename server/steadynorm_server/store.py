@@ -23,7 +23,8 @@ from steadynorm_server.auth import Principal
 from steadynorm_server.blocks import Block, unpack
 from steadynorm_server.changes import Changes
 from steadynorm_server.checks import check_batch
-from steadynorm_server.connection import Connection, Timed
+from steadynorm_server.cluster import connection_to
+from steadynorm_server.connection import Timed
 from steadynorm_server.history import ROWS, SCALARS, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
@@ -49,7 +50,7 @@ class Store:
         clock: Callable[[], float] = time.time,
         timed: Timed = contextlib.nullcontext,
     ) -> None:
-        self.redis = Connection(url, timed)
+        self.redis = connection_to(url, timed)
         self.stalled_after_s = stalled_after_s
         self.clock = clock
         self.changes = Changes(self.redis)

@@ -1,0 +1,110 @@
+"""The way to a Redis Cluster: the same commands as to one Redis, sent to where each key lives.
+
+REDIS_URL=redis+cluster://user:password@one:6379,two:6379      any nodes of the cluster; the others are found from them
+REDIS_URL=rediss+cluster://…                                   the same over TLS
+The scheme says what the store is, so that nothing has to be guessed while it is away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from importlib import resources
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import NoScriptError
+
+from steadynorm_server import connection
+from steadynorm_server.connection import Connection, Timed
+from steadynorm_server.slots import Address, Slots
+
+__all__ = ["SCHEMES", "ClusterConnection", "connection_to"]
+
+SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
+_DEFAULT_PORT = 6379
+_CONNECTIONS = 64
+"""To each master."""
+_SOCKET_TIMEOUT_S = 1.5
+
+
+def connection_to(url: str, timed: Timed = contextlib.nullcontext) -> Connection:
+    """What speaks to the store at `url`: one Redis, or a cluster where the scheme says so."""
+    return ClusterConnection(url, timed) if urlsplit(url).scheme in SCHEMES else Connection(url, timed)
+
+
+class ClusterConnection(Connection):
+    """A Connection over all masters.
+
+    A run whose master is away raises redis-py's ConnectionError, and so does what asks all masters; other runs go on.
+    """
+
+    def __init__(self, url: str, timed: Timed = contextlib.nullcontext) -> None:
+        self._parts = urlsplit(url)
+        self._client: Any = Slots(_seeds(url), lambda node: self._dial(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
+        folder = resources.files(__package__).joinpath("lua")
+        self._scripts: Any = {
+            name.name.removesuffix(".lua"): _Script(self._client, name.read_text("utf-8")) for name in folder.iterdir()
+        }
+        self._timed = timed
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def ping(self) -> None:
+        """Raises when no master answers. While one does, there are runs to serve."""
+        with self._timed():
+            await self._client.on_any(lambda node: node.ping())
+
+    async def publish(self, channel: str, message: str) -> None:
+        """Tell who listens, through any master: each passes it on."""
+        with self._timed():
+            await self._client.on_any(lambda node: node.publish(channel, message))
+
+    async def keys(self, pattern: str) -> AsyncIterator[str]:
+        """All keys of all masters that match, without holding one up."""
+        for address in await self._client.masters():
+            async for key in self._client.client(address).scan_iter(match=pattern, count=1000):
+                yield key.decode()
+
+    @contextlib.asynccontextmanager
+    async def subscription(self) -> AsyncIterator[PubSub]:  # type: ignore[override] # entered in the same way
+        """A subscription on a connection of its own, to any master: each passes all messages on."""
+        client: Any = self._dial(random.choice(await self._client.masters()), 1, None)  # no time-out: it waits
+        try:
+            async with client.pubsub() as subscription:
+                yield subscription
+        finally:
+            await client.aclose()
+
+    def _dial(self, node: Address, connections: int, socket_timeout_s: float | None) -> Redis:
+        host = f"[{node[0]}]" if ":" in node[0] else node[0]
+        credentials, at, _ = self._parts.netloc.rpartition("@")
+        url = (SCHEMES[self._parts.scheme], f"{credentials}{at}{host}:{node[1]}", "", self._parts.query, "")
+        return Redis.from_pool(connection._pool(urlunsplit(url), connections, socket_timeout_s))
+
+
+class _Script:
+    """A script that a master gets when it meets it first. `SCRIPT LOAD` would need all masters to be there."""
+
+    def __init__(self, slots: Slots, text: str) -> None:
+        self._slots = slots
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[bytes | str | int | float]) -> Any:
+        given = (len(keys), *keys, *args)
+        try:
+            return await self._slots.on(keys[0], lambda node: node.evalsha(self._digest, *given))
+        except NoScriptError:
+            return await self._slots.on(keys[0], lambda node: node.eval(self._text, *given))
+
+
+def _seeds(url: str) -> list[Address]:
+    nodes = [urlsplit(f"redis://{each}") for each in urlsplit(url).netloc.rpartition("@")[2].split(",")]
+    return [(node.hostname or "localhost", node.port or _DEFAULT_PORT) for node in nodes]

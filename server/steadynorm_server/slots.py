@@ -1,0 +1,205 @@
+"""Which master of a Redis Cluster holds a key, and commands sent there.
+
+redis-py has a client of its own for clusters. It closes the connections to all nodes whenever one of them fails, which
+stops the runs on the others, and it fails where a pool should wait. So each node has an ordinary client here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+
+__all__ = ["Address", "Batch", "Slots"]
+
+_SLOTS = 16384
+_TRIES = 4
+_ASK_AGAIN_S = 0.2
+"""While a master is away, who took over is asked no more often than this."""
+
+Address = tuple[str, int]
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, ClusterDownError)
+
+
+class Slots:
+    """A client whose commands go to the master that holds their first key: `await slots.hgetall(key)`.
+
+    seeds: addresses of nodes, some of which may be away. dial: makes a client of one node.
+    Raises redis-py's ConnectionError where a slot's master is away or nobody holds it.
+    """
+
+    def __init__(self, seeds: list[Address], dial: Callable[[Address], Redis]) -> None:
+        self._seeds = seeds
+        self._dial = dial
+        self._clients: dict[Address, Any] = {}  # redis-py's own types allow str everywhere
+        self._holders: list[Address | None] = []
+        self._asked = 0.0
+        self._asking = asyncio.Lock()
+
+    def __getattr__(self, command: str) -> Callable[..., Awaitable[Any]]:
+        async def send(key: str, *args: Any, **options: Any) -> Any:
+            return await self.on(key, lambda node: getattr(node, command)(key, *args, **options))
+
+        return send
+
+    async def on(self, key: str, call: Callable[[Any], Any]) -> Any:
+        """`call(client)`, with a client of the master that holds the key."""
+        slot = key_slot(key.encode())
+        for last in (at == _TRIES - 1 for at in range(_TRIES)):
+            holder = await self._holder(slot)
+            try:
+                return await call(self.client(holder))
+            except MovedError as error:
+                self._holders[slot] = (error.host or holder[0], error.port)
+                failure: RedisError = error
+            except AskError as error:  # the slot is on its way to another master, and this key is there already
+                async with self.client((error.host or holder[0], error.port)).pipeline(transaction=False) as pipe:
+                    pipe.execute_command("ASKING")
+                    call(pipe)
+                    return (await pipe.execute())[-1]
+            except TryAgainError as error:
+                failure = error
+                await asyncio.sleep(0.02)
+            except _AWAY as error:
+                failure = error
+                await self._learn()
+                if last or self._holders[slot] == holder:
+                    break
+        raise exceptions.ConnectionError(f"the cluster cannot take this now: {failure}") from failure
+
+    async def on_any(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        """`call(client)`, with a client of whichever master answers."""
+        failure: RedisError = exceptions.ConnectionError("the cluster has no master")
+        for address in await self.masters():
+            try:
+                return await call(self.client(address))
+            except _AWAY as error:
+                failure = error
+        raise exceptions.ConnectionError(f"no master of the cluster answers: {failure}") from failure
+
+    async def masters(self) -> list[Address]:
+        """All that hold slots, in random order."""
+        if not self._holders:
+            await self._learn()
+        known = [address for address in dict.fromkeys(self._holders) if address is not None]
+        return random.sample(known, len(known))
+
+    def client(self, address: Address) -> Any:
+        """The client of one node."""
+        if (client := self._clients.get(address)) is None:
+            client = self._clients[address] = self._dial(address)
+        return client
+
+    async def group(self, keys: list[str]) -> dict[Address, list[int]]:
+        """Positions of keys by the master that holds them."""
+        groups: dict[Address, list[int]] = {}
+        for at, key in enumerate(keys):
+            groups.setdefault(await self._holder(key_slot(key.encode())), []).append(at)
+        return groups
+
+    def pipeline(self, transaction: bool = False) -> Batch:
+        """Commands that are sent together, to each master its own."""
+        assert not transaction, "a cluster has no transactions over several slots"
+        return Batch(self)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            await client.aclose()
+
+    async def _holder(self, slot: int) -> Address:
+        if not self._holders:
+            await self._learn()
+        if (holder := self._holders[slot]) is None:
+            await self._learn()
+            holder = self._holders[slot]
+        if holder is None:
+            raise exceptions.ConnectionError(f"no master of the cluster holds slot {slot}")
+        return holder
+
+    async def _learn(self) -> None:
+        """Ask any node who holds what. Raises ConnectionError where none answers."""
+        async with self._asking:
+            if self._holders and time.monotonic() < self._asked + _ASK_AGAIN_S:
+                return
+            failure: Exception | None = None
+            for address in dict.fromkeys([*self._shuffled(), *self._seeds]):
+                try:
+                    found = await self.client(address).execute_command("CLUSTER SLOTS")
+                except (RedisError, OSError) as error:
+                    failure = error
+                    continue
+                self._take(found, address)
+                self._asked = time.monotonic()
+                return
+            raise exceptions.ConnectionError(f"no node of the cluster answers: {failure}") from failure
+
+    def _shuffled(self) -> list[Address]:
+        known = [address for address in dict.fromkeys(self._holders) if address is not None]
+        return random.sample(known, len(known))
+
+    def _take(self, found: list[list[Any]], teller: Address) -> None:
+        holders: list[Address | None] = [None] * _SLOTS
+        for first, last, (host, port, *_), *_ in found:
+            # A node that does not know its own name says none: it has the one that we reached it by.
+            address = (host.decode() if host else teller[0], int(port))
+            holders[first : last + 1] = [address] * (last + 1 - first)
+        self._holders = holders
+
+
+class Batch:
+    """A pipeline over many slots: `async with slots.pipeline() as batch:`, commands, `await batch.execute()`."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._commands: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getattr__(self, command: str) -> Callable[..., Batch]:
+        def queue(key: str, *args: Any, **options: Any) -> Batch:
+            self._commands.append((command, key, args, options))
+            return self
+
+        return queue
+
+    async def __aenter__(self) -> Batch:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._commands.clear()
+
+    async def execute(self) -> list[Any]:
+        """All answers, in order. Raises the first error."""
+        answers: list[Any] = [None] * len(self._commands)
+        groups = await self._slots.group([key for _, key, _, _ in self._commands])
+        await asyncio.gather(*(self._send(places, answers) for places in groups.values()))
+        return answers
+
+    async def _send(self, places: list[int], answers: list[Any]) -> None:
+        first = self._commands[places[0]][1]
+
+        async def all_of_them(node: Any) -> list[Any]:
+            async with node.pipeline(transaction=False) as pipe:
+                for at in places:
+                    command, key, args, options = self._commands[at]
+                    getattr(pipe, command)(key, *args, **options)
+                found: list[Any] = await pipe.execute(raise_on_error=False)
+            if away := next((each for each in found if isinstance(each, _AWAY)), None):
+                raise away
+            return found
+
+        found = await self._slots.on(first, all_of_them)
+        for at, answer in zip(places, found, strict=True):
+            if isinstance(answer, AskError | TryAgainError):  # of this key alone, whose slot moves or moved
+                command, key, args, options = self._commands[at]
+                answer = await getattr(self._slots, command)(key, *args, **options)
+            if isinstance(answer, Exception):
+                raise answer
+            answers[at] = answer
