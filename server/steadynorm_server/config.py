@@ -41,7 +41,7 @@ class ServerSettings(BaseSettings):
     redis_url: str | None = Field(
         default=None, validation_alias=AliasChoices("STEADYNORM_REDIS_URL", "REDIS_URL", "redis_url")
     )
-    """redis://, rediss:// or unix:// address of a store of yours, redis+cluster:// of a cluster; None: the embedded one."""
+    """redis://, rediss:// or unix:// address of your store, redis+cluster:// of a cluster; None: the embedded one."""
     dashboard_url: str | None = None
     """Where the dashboard is: goes into server.json and the printed links."""
 
