@@ -109,9 +109,20 @@ class Client:
         """Whose token this is, and what it may do."""
         return self._get("/me", Me)
 
-    def runs(self) -> RunList:
-        """All runs, newest first."""
-        return self._get("/runs", RunList)
+    def runs(
+        self,
+        *,
+        state: Sequence[str] = (),
+        health: Sequence[str] = (),
+        name: str | None = None,
+        tag: Sequence[str] = (),
+        sort: str = "-started",
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> RunList:
+        """Runs, newest first. name: a pattern; tag: KEY or KEY=VALUE; cursor: `next` of the page before."""
+        query = {"state": state, "health": health, "name": name, "tag": tag, "limit": limit, "cursor": cursor}
+        return self._get("/runs", RunList, query | ({} if sort == "-started" else {"sort": sort}))
 
     def run(self, run_id: str) -> RunDetail:
         """One run."""
@@ -134,13 +145,13 @@ class Client:
         """The parameter table with each one's newest numbers, in model order."""
         return self._get(f"/runs/{quote(run_id, safe='')}/parameters", ParameterList)
 
-    def events(self, run_id: str, limit: int = 200) -> EventList:
-        """Events, newest first."""
-        return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit})
+    def events(self, run_id: str, limit: int = 200, cursor: str | None = None) -> EventList:
+        """Events, newest first. cursor: `next` of the page before."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit, "cursor": cursor})
 
-    def audit(self, run_id: str, limit: int = 1000) -> AuditList:
+    def audit(self, run_id: str, limit: int = 1000, cursor: str | None = None) -> AuditList:
         """Changes of settings, newest first. `chain.verify` tells whether they are what was written."""
-        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, {"limit": limit})
+        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, {"limit": limit, "cursor": cursor})
 
     def settings(self, run_id: str) -> Desired:
         """The desired settings."""
@@ -159,7 +170,7 @@ class Client:
 
     def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
         given = {key: value for key, value in (query or {}).items() if value is not None}
-        return _decode(self._request("GET", path + (f"?{urlencode(given)}" if given else "")), kind)
+        return _decode(self._request("GET", path + (f"?{urlencode(given, doseq=True)}" if given else "")), kind)
 
     def _request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None

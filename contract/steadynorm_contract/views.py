@@ -130,9 +130,10 @@ class RunDetail(RunSummary, frozen=True, kw_only=True):
 
 
 class RunList(msgspec.Struct, frozen=True):
-    """GET /runs, newest first."""
+    """GET /runs, newest first unless asked otherwise. `next`: cursor of the next page; null: this is the last."""
 
     runs: list[RunSummary]
+    next: str | None = None
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -211,9 +212,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventList(msgspec.Struct, frozen=True):
-    """GET /runs/{run_id}/events, newest first."""
+    """GET /runs/{run_id}/events, newest first. `next`: cursor of older ones; null: there are none."""
 
     events: list[Event]
+    next: str | None = None
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,7 +247,8 @@ class AuditList(msgspec.Struct, frozen=True):
     """GET /runs/{run_id}/audit, newest first."""
 
     entries: list[AuditEntry]
-    chain: AuditChain | None = None
+    chain: AuditChain | None = None  # of the first page
+    next: str | None = None  # cursor of older entries; null: there are none
 
 
 class Change(msgspec.Struct, frozen=True):

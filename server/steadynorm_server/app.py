@@ -15,6 +15,7 @@ from steadynorm_contract import __version__
 from steadynorm_server import headers, problems, schema
 from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
+from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
@@ -62,6 +63,7 @@ def create_app(
 
     problems.install(app)
     schema.install(app)
+    app.add_middleware(Conditional)
     app.add_middleware(_Timed, meters=app.state.meters)
     headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
     return app

@@ -104,10 +104,10 @@ class Connection:
             found = await self._client.xrange(stream, f"({entry}-0", "+")
         return [fields for _, fields in found]
 
-    async def newest_entries(self, stream: str, limit: int) -> list[tuple[str, Fields]]:
-        """The last entries of a stream with their ids, newest first."""
+    async def newest_entries(self, stream: str, limit: int, before: str | None = None) -> list[tuple[str, Fields]]:
+        """The last entries of a stream, those before an id where one is given, with their ids, newest first."""
         with self._timed():
-            found = await self._client.xrevrange(stream, count=limit)
+            found = await self._client.xrevrange(stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
 
     async def index(self, key: str) -> list[str]:

@@ -31,6 +31,7 @@ from steadynorm_server.desired import StoredChange
 from steadynorm_server.history import ROWS, Ladder
 from steadynorm_server.ingest import Peaks
 from steadynorm_server.keys import RunKeys
+from steadynorm_server.listing import Listing
 from steadynorm_server.record import Outcome, RunRecord, detail, summary
 from steadynorm_server.series import Pick, Span
 from steadynorm_server.store import Store
@@ -44,13 +45,13 @@ class Reader:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def runs(self) -> RunList:
-        """All runs, newest first."""
+    async def runs(self, listing: Listing = Listing()) -> RunList:  # noqa: B008 # it is immutable
+        """A page of the runs. Raises a 422 problem for a bad cursor."""
         runs = await self._store.all()
         await self._store.note_silence(runs)
         outcomes = await self._last_outcomes(runs)
         now, limit = self._store.clock(), self._store.stalled_after_s
-        return RunList([summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)])
+        return listing.page([summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)])
 
     async def run(self, run_id: str) -> RunDetail:
         """One run."""
@@ -129,31 +130,38 @@ class Reader:
         entries = await self._store.redis.newest_entries(RunKeys(run.run_id).history(ROWS.levels[0].name), 1)
         return unpack(entries[0][1][b"block"]) if entries else None
 
-    async def events(self, run_id: str, limit: int) -> EventList:
-        """Events, newest first."""
+    async def events(self, run_id: str, limit: int, cursor: str | None = None) -> EventList:
+        """Events, newest first, those before the cursor."""
         run = await self._store.find(run_id)
         await self._store.note_silence([run])
-        entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit)
+        entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit + 1, cursor)
         return EventList(
             [
                 msgspec.structs.replace(msgspec.json.decode(fields[b"event"], type=Event), id=at)
-                for at, fields in entries
-            ]
+                for at, fields in entries[:limit]
+            ],
+            _next(entries, limit),
         )
 
-    async def audit(self, run_id: str, limit: int) -> AuditList:
-        """Changes of settings, newest first, each with what came of it."""
+    async def audit(self, run_id: str, limit: int, cursor: str | None = None) -> AuditList:
+        """Changes of settings, newest first, those before the cursor, each with what came of it."""
         run = await self._store.find(run_id)
         keys = RunKeys(run_id)
-        entries = await self._store.redis.newest_entries(keys.audit, limit)
-        changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries]
+        entries = await self._store.redis.newest_entries(keys.audit, limit + 1, cursor)
+        changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries[:limit]]
         outcomes = await self._store.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
         audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
-        return AuditList(audited, await asyncio.to_thread(_chain, run, audited))
+        chain = None if cursor else await asyncio.to_thread(_chain, run, audited)
+        return AuditList(audited, chain, _next(entries, limit))
 
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
         wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
         return [_outcome(stored) for stored in await self._store.redis.fields(wanted)]
+
+
+def _next(entries: Sequence[tuple[str, object]], limit: int) -> str | None:
+    """Cursor of what comes after the first `limit` entries, of which one more was read."""
+    return entries[limit - 1][0] if len(entries) > limit else None
 
 
 def _outcome(stored: bytes | None) -> Outcome | None:

@@ -6,10 +6,20 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from steadynorm_contract.views import AuditList, EventList, ParameterList, RunDetail, RunList, SeriesAnswer
+from steadynorm_contract.views import (
+    AuditList,
+    EventList,
+    Health,
+    ParameterList,
+    RunDetail,
+    RunList,
+    RunState,
+    SeriesAnswer,
+)
 from steadynorm_server.auth import Role, requires
 from steadynorm_server.body import json_answer
 from steadynorm_server.dependencies import ReaderOf, StoreOf
+from steadynorm_server.listing import MAX_RUNS, Listing, Sort
 from steadynorm_server.problems import invalid
 from steadynorm_server.schema import answers
 
@@ -19,12 +29,25 @@ viewer = [Depends(requires(Role.VIEWER))]
 MAX_SERIES = 64
 DEFAULT_SERIES = "loss,learning_rate,raw_norm,stabilized_norm,target_min,spike_ratio_max,spikes,nonfinite"
 _MAX_STEP = 2**53 - 1
+Entry = Annotated[
+    str | None, Query(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$", description="`next` of the page before, for older ones")
+]
 
 
 @router.get("/runs", dependencies=viewer, responses=answers(RunList))
-async def list_runs(reader: ReaderOf) -> Response:
-    """All runs, newest first."""
-    return json_answer(await reader.runs())
+async def list_runs(
+    reader: ReaderOf,
+    state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
+    health: Annotated[list[Health], Query(description="Any of these")] = [],  # noqa: B006
+    name: Annotated[str | None, Query(max_length=200, description="Pattern of the whole name: * and ?")] = None,
+    tag: Annotated[list[str], Query(max_length=16, description="KEY or KEY=VALUE; all of them")] = [],  # noqa: B006
+    sort: Sort = "-started",
+    limit: Annotated[int | None, Query(ge=1, le=MAX_RUNS, description="Runs a page; without it all")] = None,
+    cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before")] = None,
+) -> Response:
+    """Runs, newest first unless asked otherwise, all of them or in pages."""
+    listing = Listing(tuple(state), tuple(health), name, tuple(tag), sort, limit, cursor)
+    return json_answer(await reader.runs(listing))
 
 
 @router.get("/runs/{run_id}", dependencies=viewer, responses=answers(RunDetail))
@@ -58,15 +81,19 @@ async def show_parameters(run_id: str, reader: ReaderOf) -> Response:
 
 
 @router.get("/runs/{run_id}/events", dependencies=viewer, responses=answers(EventList))
-async def show_events(run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=2000)] = 200) -> Response:
+async def show_events(
+    run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=2000)] = 200, cursor: Entry = None
+) -> Response:
     """Spikes, non-finite gradients, throttling, stalls and the like, newest first."""
-    return json_answer(await reader.events(run_id, limit))
+    return json_answer(await reader.events(run_id, limit, cursor))
 
 
 @router.get("/runs/{run_id}/audit", dependencies=viewer, responses=answers(AuditList))
-async def show_audit(run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000) -> Response:
+async def show_audit(
+    run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000, cursor: Entry = None
+) -> Response:
     """Who changed which settings, when, why, and what came of it, newest first."""
-    return json_answer(await reader.audit(run_id, limit))
+    return json_answer(await reader.audit(run_id, limit, cursor))
 
 
 @router.delete(
