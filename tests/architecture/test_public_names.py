@@ -26,7 +26,8 @@ PUBLIC = {
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
     "steadynorm_contract.views": (
         "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
-        "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary Series SeriesAnswer"
+        "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary "
+        "Series SeriesAnswer"
     ),
 }
 
