@@ -27,6 +27,11 @@ class Changes:
         self._redis = redis
         self._watchers: dict[str, set[asyncio.Event]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return sum(map(len, self._watchers.values()))
+
     @contextlib.contextmanager
     def watch(self, run_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever the run's settings may have changed. Clear it before reading them."""

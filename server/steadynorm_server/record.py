@@ -94,6 +94,7 @@ class RunRecord:
     tails: Levels
     audit_head: str  # hash of the newest audit entry; empty without one
     trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
+    ratios: bytes  # see `ratios`; empty before the first row
 
     @staticmethod
     def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
@@ -121,6 +122,7 @@ class RunRecord:
             tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
             audit_head=text.get("audit_head", b"").decode(),
             trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
+            ratios=text.get("ratios", b""),
         )
 
     @property

@@ -19,6 +19,7 @@ from steadynorm_contract.records import (
     TelemetryBatch,
 )
 from steadynorm_contract.settings import Settings
+from steadynorm_server import ratios
 from steadynorm_server.auth import Principal
 from steadynorm_server.blocks import Block, unpack
 from steadynorm_server.changes import Changes
@@ -148,6 +149,8 @@ class Store:
             return [parameter.name for parameter in await self.table(run)]
 
         addition = await work_out(run, batch, peaks, names, read, self.clock(), self.stalled_after_s)
+        if batch.rows:
+            addition.fields |= ratios.kept(batch.rows)
         plan = expected | _plan(addition)
         answer = await self.redis.script(
             "commit",

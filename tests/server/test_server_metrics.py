@@ -6,9 +6,11 @@ import asyncio
 import re
 import shutil
 import subprocess
+import time
 from typing import Any
 
 import pytest
+from redis.exceptions import ReadOnlyError
 
 from steadynorm_contract.records import AgentCounters
 
@@ -135,3 +137,45 @@ async def test_any_name_is_a_good_label(api: Any, make_agent: Any, name: str) ->
     await make_agent(api, name=name).register()
     families = {family.name: family for family in text_string_to_metric_families(await scrape(api))}
     assert families["steadynorm_run_step"].samples[0].labels["run"] == name
+
+
+async def test_a_scrape_asks_the_store_as_often_for_many_runs_as_for_one(api: Any, make_agent: Any) -> None:
+    async def round_trips() -> int:
+        counts = [
+            int(float(found))
+            for found in re.findall(r"store_seconds_count (\S+)", await scrape(api) + await scrape(api))
+        ]
+        return counts[1] - counts[0]
+
+    await busy(await _registered(make_agent(api, run_id="tiny-0")))
+    few = await round_trips()
+    for at in range(1, 30):
+        await busy(await _registered(make_agent(api, run_id=f"tiny-{at}")))
+    assert await round_trips() == few
+
+
+async def _registered(agent: Any) -> Any:
+    await agent.register()
+    return agent
+
+
+async def test_the_server_tells_of_itself(agent: Any, serve: Any) -> None:
+    await busy(agent)
+    client = await serve(top_parameters=1)
+    store = client.app.state.store
+    with store.changes.watch("tiny-1"), store.changes.watch("tiny-2"):
+        text = await scrape(client)
+    assert "steadynorm_server_waiting_requests 2.0" in text
+    assert "steadynorm_server_omitted_series 1.0" in text
+    assert re.search(r'steadynorm_server_build_info\{python="3[^"]*",version="[^"]+"\} 1.0', text)
+    started = re.search(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
+    assert started
+    assert 0 <= time.time() - float(started[1]) < 86_400
+    assert "steadynorm_server_waiting_requests 0.0" in await scrape(client)
+
+
+async def test_store_errors_are_counted_by_kind(agent: Any) -> None:
+    meters = agent.client.app.state.meters
+    with pytest.raises(ReadOnlyError), meters.store_round_trip():
+        raise ReadOnlyError("away")
+    assert 'steadynorm_server_store_errors_total{kind="ReadOnlyError"} 1.0' in await scrape(agent.client)

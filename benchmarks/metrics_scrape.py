@@ -1,0 +1,75 @@
+"""What a scrape of /metrics costs with many runs: `python benchmarks/metrics_scrape.py --runs 1000 --parameters 200`.
+
+A real store, the application without a socket. Prints one JSON line: seconds of each scrape, its bytes and its series.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from steadynorm_contract.records import Parameter, ParameterRows, RunRegistration, StepScalars, TelemetryBatch
+from steadynorm_contract.records import floats_to_bytes as packed
+from steadynorm_server import registry
+from steadynorm_server.app import create_app
+from steadynorm_server.auth import Principal, Role, Tokens
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.embedded import embedded_store
+from steadynorm_server.store import Store
+
+COLUMNS = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
+
+
+async def fill(store: Store, runs: int, parameters: int) -> None:
+    """Register runs of one model, each with one batch of 10 steps and one row of each parameter."""
+    anyone = Principal("benchmark", frozenset(Role))
+    table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
+    steps = list(range(1, 11))
+    times = struct.pack("<10d", *(time.time() + step for step in steps))
+    scalars = StepScalars(steps, times, packed([2.0, 1e-3, 1.0, 1.0, 1.0, 1.0] * 10), COLUMNS)
+    rows = ParameterRows([10], parameters, packed([1.0, 1.0, 1.0, 1.0, 1.5] * parameters))
+    for at in range(runs):
+        registration = RunRegistration(name=f"run-{at}", run_id=f"run-{at}", instance="one", parameters=table)
+        await registry.register(store, registration, anyone)
+        await store.ingest(f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone)
+
+
+async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: int) -> dict[str, object]:
+    """Seconds of `scrapes` scrapes, the size of the last, and whether an ended run left at the next one."""
+    app = create_app(ServerSettings(data=folder), url, Tokens.single("token"))
+    async with app.router.lifespan_context(app):
+        await fill(app.state.store, runs, parameters)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            seconds = []
+            for _ in range(scrapes):
+                began = time.perf_counter()
+                text = (await client.get("/metrics")).text
+                seconds.append(round(time.perf_counter() - began, 4))
+            headers = {"Authorization": "Bearer token"}
+            await client.post("/api/v1/runs/run-0/finish", json={"state": "finished"}, headers=headers)
+            gone = 'run_id="run-0"' not in (await client.get("/metrics")).text
+    series = sum(not line.startswith("#") for line in text.splitlines())
+    return {"runs": runs, "seconds": seconds, "bytes": len(text), "series": series, "finished_run_gone": gone}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--parameters", type=int, default=200)
+    parser.add_argument("--scrapes", type=int, default=5)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:
+        print(json.dumps(asyncio.run(measure(Path(name), url, given.runs, given.parameters, given.scrapes))))
+
+
+if __name__ == "__main__":
+    main()
