@@ -16,10 +16,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import mul
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["Block", "Column", "pack", "roll", "split", "unpack"]
 
 _HEADER = struct.Struct("<BxxxII")  # kind, records, K
 _RAW, _EVEN, _UNEVEN = 0, 1, 2  # even: every value of every step was finite, so their numbers need not be stored
+
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -142,24 +148,35 @@ def roll(blocks: Sequence[Block], width: int) -> Block:
     """
     whole = blocks[0] if len(blocks) == 1 else _joined(blocks)
     places = list(runs_of(whole.steps, width))
-    size = whole.width * len(places)
-    low, mean, high = (array("f", bytes(4 * size)) for _ in range(3))
-    finite = array("I", bytes(4 * size))
-    for k in range(whole.width):
-        column = whole.column(k)
-        for at, (start, stop) in zip(range(k, size, whole.width), places, strict=True):
-            low[at], mean[at], high[at], finite[at] = column.merge(start, stop)
     firsts = [min(range(start, stop), key=whole.steps.__getitem__) for start, stop in places]
+    low, mean, high, finite = _merged(whole, [start for start, _ in places])
     return Block(
         whole.width,
         array("q", map(whole.steps.__getitem__, firsts)),
         array("d", map(whole.times.__getitem__, firsts)),
         array("I", (sum(whole.counts[start:stop]) for start, stop in places)),
-        low,
-        mean,
-        high,
-        finite,
+        array("f", low.tobytes()),
+        array("f", mean.tobytes()),
+        array("f", high.tobytes()),
+        array("I", finite.tobytes()),
     )
+
+
+def _merged(block: Block, starts: Sequence[int]) -> tuple[Floats, Floats, Floats, NDArray[np.uint32]]:
+    """Minimum, mean, maximum and number of the finite values from each start to the next: [starts, K]."""
+    shape = (len(block.steps), block.width)
+    low, mean, high = (np.frombuffer(part, np.float32).reshape(shape) for part in (block.low, block.mean, block.high))
+    if block.finite is None:
+        good = np.isfinite(mean)
+        low = mean = high = np.where(good, mean, np.float32(math.nan))
+        finite = good.astype(np.uint32)
+    else:
+        finite = np.frombuffer(block.finite, np.uint32).reshape(shape)
+    numbers = np.add.reduceat(finite, starts, axis=0, dtype=np.uint32)
+    totals = np.add.reduceat(np.where(finite > 0, mean.astype(np.float64) * finite, 0.0), starts, axis=0)
+    with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite in a bucket is NaN
+        means = (totals / numbers).astype(np.float32)
+        return np.fmin.reduceat(low, starts, axis=0), means, np.fmax.reduceat(high, starts, axis=0), numbers
 
 
 def _joined(blocks: Sequence[Block]) -> Block:
