@@ -135,7 +135,7 @@ def _by_hand(run_id: str) -> Iterator[Malformed]:
     nan, deep = float("nan"), 5000
     # Numbers that are none, too large, or of another kind.
     for name in ("gamma1", "gamma2", "eps", "spike_limit", "lr_scale", "reset_generation", "paused", "mode"):
-        for value in ("NaN", "Infinity", "-1", "1e400", '"x"', "[]", '{"a": 1}', "[" * 900 + "]" * 900, str(10**30)):
+        for value in ("NaN", "Infinity", "-1", "1e400", '"x"', "[]", '{"a": 1}', "[" * 900 + "]" * 900, str(-(10**30))):
             yield _patch(run_id, f'{{"settings": {{"{name}": {value}}}}}'.encode())
     for body in (b"null", b"[]", b'{"settings": []}', b'{"settings": {"\\ud800": 1}}', b'{"settings": {"gamma9": 1}}'):
         yield _patch(run_id, body)
