@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
+from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.home import find_server, find_token
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import FieldError
@@ -140,6 +141,19 @@ class Client:
         """Series in at most `points` buckets each, over the steps start..stop (both inclusive; None: all)."""
         query = {"names": ",".join(names), "from": start, "to": stop, "points": points}
         return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesAnswer, query)
+
+    def heatmap(
+        self,
+        run_id: str,
+        signal: str = "spike_ratio",
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        points: int = 120,
+    ) -> Heatmap:
+        """One signal of all parameters, in model order, in at most `points` buckets over the steps start..stop."""
+        query = {"signal": signal, "from": start, "to": stop, "points": points}
+        return self._get(f"/runs/{quote(run_id, safe='')}/heatmap", Heatmap, query)
 
     def parameters(self, run_id: str) -> ParameterList:
         """The parameter table with each one's newest numbers, in model order."""

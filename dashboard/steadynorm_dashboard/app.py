@@ -6,8 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from steadynorm_dashboard import header, session
-from steadynorm_dashboard.pages import run, runs
+from steadynorm_dashboard import route, session
+from steadynorm_dashboard.pages import incident, parameter, run, runs
 
 ICON = Path(__file__).with_name("icon.svg")  # a Material icon would be fetched from a foreign host
 
@@ -16,17 +16,24 @@ session.take_token_from_link()
 
 
 def show() -> None:
-    """The run that the address names, else the list of all."""
-    if run_id := st.query_params.get("run"):
-        st.query_params["run"] = run_id  # a link within one page does not move the browser's address; this does
-        run.render(run_id)
-    else:
-        st.query_params.clear()
-        runs.render()
+    """The page that the address names, else the list of all runs."""
+    names = ("run", "parameter", "incident")
+    asked = {name: value for name in names if (value := st.query_params.get(name))}
+    # A link within one page does not move the browser's address; this does.
+    st.query_params.from_dict(asked)
+    match asked:
+        case {"run": run_id, "parameter": name}:
+            parameter.render(run_id, name)
+        case {"run": run_id, "incident": event_id}:
+            incident.render(run_id, event_id)
+        case {"run": run_id}:
+            run.render(run_id)
+        case _:
+            runs.render()
 
 
 # One page with the run in the query, so that `/?run=…` is the whole of a link. A path of its own (`/run?run=…`) would
 # make the browser ask for Streamlit's files below that path first, and log an error for each.
 page = st.Page(show, title="steadynorm", default=True)
-st.session_state[header.PAGE] = page
+st.session_state[route.PAGE] = page
 st.navigation([page], position="hidden").run()

@@ -14,7 +14,10 @@ from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, Series
 from steadynorm_dashboard import marks, text
 
-__all__ = ["BUCKETS", "MAX_POINTS", "NAMES", "WINDOWS", "first_step", "run_figure"]
+__all__ = [
+    *("BUCKETS", "LOSS", "MAX_MARKS", "MAX_POINTS", "NAMES", "QUIET", "RAW", "STABILIZED", "TARGET", "WINDOWS"),
+    *("change_lines", "curve", "first_step", "line", "run_figure", "throttled_zone", "titles"),
+]
 
 NAMES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max", "nonfinite")
 """The series that the figure is drawn from."""
@@ -76,16 +79,16 @@ def run_figure(
     last = max(one.step[-1] + one.count[-1] - 1 for one in recorded)
 
     traces = [
-        *_curve(series.get("loss"), "loss", LOSS, "y"),
-        *_curve(series.get("raw_norm"), "raw norm", RAW, "y2", positive=True),
-        *_curve(series.get("stabilized_norm"), "stabilized norm", STABILIZED, "y2", positive=True),
-        *_line(series.get("target_min"), "smallest target", TARGET, "y3", of="min"),
-        *_line(series.get("learning_rate"), "learning rate", QUIET, "y4", of="mean"),
+        *curve(series.get("loss"), "loss", LOSS, "y"),
+        *curve(series.get("raw_norm"), "raw norm", RAW, "y2", positive=True, legend=True),
+        *curve(series.get("stabilized_norm"), "stabilized norm", STABILIZED, "y2", positive=True, legend=True),
+        *line(series.get("target_min"), "smallest target", TARGET, "y3", of="min"),
+        *line(series.get("learning_rate"), "learning rate", QUIET, "y4", of="mean"),
         *_points(marks.spikes(series, events, MAX_MARKS), "spike", RAW, "triangle-down"),
         *_points(marks.nonfinite(series, MAX_MARKS), "non-finite", "#b3261e", "x"),
     ]
     applied = marks.changes(audit, first, last)[-MAX_MARKS:]
-    shapes, annotations = _change_lines(applied, first, last)
+    shapes, annotations = change_lines(applied, first, last)
     figure = go.Figure(data=traces)
     figure.update_layout(
         height=_HEIGHT_PX,
@@ -95,8 +98,8 @@ def run_figure(
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": _PANELS["norm"][1], "yanchor": "bottom"},
         uirevision=revision,
         dragmode="zoom",
-        shapes=[_throttled_zone(), *shapes],
-        annotations=[*_titles(), *annotations],
+        shapes=[throttled_zone(), *shapes],
+        annotations=[*titles(_PANELS.values()), *annotations],
         xaxis={
             "title": {"text": "optimizer step"},
             "anchor": "y4",
@@ -120,8 +123,8 @@ def _axis(panel: str) -> dict[str, Any]:
     return {"domain": [low, high], "zeroline": False, "automargin": False}
 
 
-def _titles() -> list[dict[str, Any]]:
-    """Axis titles, written flat above each panel, where they are read without turning the head."""
+def titles(panels: Iterable[tuple[float, float, str]]) -> list[dict[str, Any]]:
+    """Axis titles of panels (bottom, top, title): flat above each, where they are read without turning the head."""
     return [
         {
             "xref": "paper",
@@ -135,11 +138,21 @@ def _titles() -> list[dict[str, Any]]:
             "text": title,
             "font": {"size": 13},
         }
-        for _, high, title in _PANELS.values()
+        for _, high, title in panels
     ]
 
 
-def _line(series: Series | None, name: str, color: str, axis: str, *, of: str, positive: bool = False) -> list[Any]:
+def line(
+    series: Series | None,
+    name: str,
+    color: str,
+    axis: str,
+    *,
+    of: str,
+    positive: bool = False,
+    legend: bool = False,
+) -> list[Any]:
+    """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis."""
     if series is None or not series.step:
         return []
     values: list[float | None] = getattr(series, of)
@@ -152,16 +165,18 @@ def _line(series: Series | None, name: str, color: str, axis: str, *, of: str, p
             mode="lines" if len(series.step) > 1 else "markers",
             line={"color": color, "width": 1.6},
             hovertemplate="%{y:.4g}",
-            showlegend=axis == "y2",
+            showlegend=legend,
         )
     ]
 
 
-def _curve(series: Series | None, name: str, color: str, axis: str, *, positive: bool = False) -> list[Any]:
+def curve(
+    series: Series | None, name: str, color: str, axis: str, *, positive: bool = False, legend: bool = False
+) -> list[Any]:
     """The mean as a line over a band from smallest to largest. `positive`: for a log axis, which has no place for 0."""
-    line = _line(series, name, color, axis, of="mean", positive=positive)
+    middle = line(series, name, color, axis, of="mean", positive=positive, legend=legend)
     if series is None or all(count <= 1 for count in series.count):
-        return line
+        return middle
     band = [
         (step, low, high)
         for step, low, high in zip(series.step, series.min, series.max, strict=True)
@@ -179,7 +194,7 @@ def _curve(series: Series | None, name: str, color: str, axis: str, *, positive:
         hoverinfo="skip",
         showlegend=False,
     )
-    return [outline, *line]
+    return [outline, *middle]
 
 
 def _points(at: Sequence[marks.StepMark], name: str, color: str, symbol: str) -> list[Any]:
@@ -197,7 +212,7 @@ def _points(at: Sequence[marks.StepMark], name: str, color: str, symbol: str) ->
     ]
 
 
-def _change_lines(
+def change_lines(
     applied: Iterable[marks.ChangeMark], first: int, last: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A vertical line a change, and its label where it does not run into another one's."""
@@ -238,13 +253,14 @@ def _change_lines(
     return shapes, annotations
 
 
-def _throttled_zone() -> dict[str, Any]:
+def throttled_zone(axis: str = "y3") -> dict[str, Any]:
+    """The targets below which an old spike holds updates back."""
     return {
         "type": "rect",
         "xref": "paper",
         "x0": 0,
         "x1": 1,
-        "yref": "y3",
+        "yref": axis,
         "y0": 0,
         "y1": THROTTLED_TARGET,
         "fillcolor": _translucent(TARGET),

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import streamlit as st
-from streamlit.navigation.page import StreamlitPage
 
-from steadynorm_dashboard import session, text
+from steadynorm_dashboard import route, session, text
 from steadynorm_dashboard.status import Status
 
-__all__ = ["PAGE", "badge", "bar", "link"]
-
-PAGE = "page"
-"""Where `app` keeps the page that links lead to."""
+__all__ = ["badge", "bar", "link"]
 
 
 def link(label: str, run_id: str | None = None, *, icon: str | None = None, help: str | None = None) -> None:  # noqa: A002
     """A link to a run, or to the list of all. `label` and `help` are Markdown."""
-    page = cast("StreamlitPage", st.session_state[PAGE])
-    st.page_link(page, label=label, icon=icon, help=help, query_params={"run": run_id} if run_id else {})
+    route.link(label, icon=icon, help=help, **({"run": run_id} if run_id else {}))
 
 
-def bar(*, back: bool = False) -> None:
-    """The name of the house, and which server this is."""
+def bar(*, back: bool = False, run_id: str | None = None) -> None:
+    """The name of the house, and which server this is. `run_id`: this page is about a part of that run."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        if back:
+        if run_id:
+            with st.container(horizontal=True, width="content"):
+                link("all runs", icon=":material/arrow_back:")
+                link("this run", run_id, icon=":material/show_chart:")
+        elif back:
             link("all runs", icon=":material/arrow_back:")
         else:
             st.title("Runs", anchor=False, width="content")

@@ -40,10 +40,17 @@ function dressed(figure, host) {
   return figure;
 }
 
-export default async function draw({ data, parentElement }) {
+export default async function draw({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".steadynorm-chart");
   const plotly = await load(new URL(data.library, document.baseURI).href);
   const { data: traces, layout } = dressed(JSON.parse(data.figure), host);
   // `react` changes what differs and keeps what the visitor did (zoom, hidden traces) while uirevision is the same.
   await plotly.react(host, traces, layout, { displaylogo: false, responsive: true, ...data.options });
+  if (data.clicks && !host.steadynormClicks) {
+    host.steadynormClicks = true; // one listener, however often the figure is drawn
+    host.on("plotly_click", ({ points }) => {
+      const said = points[0]?.customdata;
+      if (typeof said === "string") setTriggerValue("clicked", said);
+    });
+  }
 }

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, ParameterView
 from steadynorm_dashboard import marks, status, text, units
+from steadynorm_dashboard.first import Struck
 
-__all__ = ["audit_rows", "event_rows", "parameter_rows"]
+__all__ = ["audit_rows", "event_rows", "full_name", "parameter_rows", "struck_rows"]
 
 Row = dict[str, object]
 
@@ -33,6 +34,11 @@ def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> lis
         }
         for one in found
     ]
+
+
+def full_name(parameters: Iterable[ParameterView], shown: str) -> str:
+    """The name of the parameter that a row shows as `shown`."""
+    return next((one.name for one in parameters if text.visible(one.name, 200) == shown), shown)
 
 
 def _note(one: ParameterView) -> str:
@@ -74,4 +80,24 @@ def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Ro
             "what happened": text.visible(event.message, 300),
         }
         for event in events
+    ]
+
+
+def struck_rows(struck: Iterable[Struck], step: int) -> list[Row]:
+    """One row a parameter of an incident at `step`, the one that went first on top."""
+    return [
+        {
+            "order": order,
+            "parameter": text.visible(one.name, 200),
+            "first bad step": one.step,
+            "from the event": f"{one.step - step:+d}" if one.step != step else "same step",
+            "what": "not finite" if one.nonfinite else "spike",
+            "bad steps": one.bad_steps,
+            "largest ratio": one.ratio,
+            "norm before": one.before,
+            "peak": one.peak,
+            "norm after": one.after,
+            "lowest target": one.lowest_target,
+        }
+        for order, one in enumerate(struck, 1)
     ]

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.records import (
     Desired,
     Registered,
@@ -31,7 +32,7 @@ __all__ = ["answers", "body", "install"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
-    *(RunList, RunDetail, SeriesAnswer, ParameterList, EventList, AuditList, Me, Problem),
+    *(RunList, RunDetail, SeriesAnswer, Heatmap, ParameterList, EventList, AuditList, Me, Problem),
 )
 _TEMPLATE = "#/components/schemas/{name}"
 

@@ -15,6 +15,7 @@ PUBLIC = {
     "steadynorm_contract.codec": (
         "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encode_batch encode_json"
     ),
+    "steadynorm_contract.heatmap": "HEATMAP_SIGNALS Heatmap",
     "steadynorm_contract.home": "DEFAULT_SERVER ServerAddress find_server find_token home is_loopback",
     "steadynorm_contract.records": (
         "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "

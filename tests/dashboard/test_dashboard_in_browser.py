@@ -64,7 +64,7 @@ def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, 
 def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
-    chart = page.locator(".steadynorm-chart")
+    chart = page.locator(".steadynorm-chart").first
     expect(chart.locator("svg").first).to_be_visible()
     box = chart.bounding_box()
     assert box is not None

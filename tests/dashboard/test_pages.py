@@ -230,6 +230,25 @@ def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun
     assert "statistics reset" in said(page)
 
 
+def test_an_earlier_revision_comes_back_as_a_change_with_its_reason(
+    visit: Visit, start_run: StartRun, server: House
+) -> None:
+    run = start_run("undone")
+    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
+    server.client().change(run.run_id, {"gamma1": 0.7, "gamma2": 0.95}, revision=1)
+    page = visit(run.run_id)
+    assert page.selectbox(key=f"{run.run_id}/undo/revision").options == ["r1", "as registered"]
+    assert "gamma2: 0.95 → **0.99**" in plain(page)
+    page.selectbox(key=f"{run.run_id}/undo/revision").set_value(0).run()
+    assert "gamma2: 0.95 → **0.999**" in plain(page)
+    page.text_input(key=f"{run.run_id}/undo/reason").set_value("worse").run()
+    page.button(key=f"{run.run_id}/undo/go").click().run()
+    newest = server.client().audit(run.run_id).entries[0]
+    assert (newest.revision, newest.after) == (3, {"gamma1": 0.6, "gamma2": 0.999})
+    assert newest.reason == "back to the settings as registered: worse"
+    assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.999
+
+
 def test_a_viewer_is_told_that_only_operators_change_settings(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("looked at")
     page = visit(run.run_id, token=VIEWER)

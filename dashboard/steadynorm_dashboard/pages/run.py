@@ -13,14 +13,18 @@ from steadynorm_dashboard import (
     controls,
     guidance,
     header,
+    heat_panel,
     marks,
+    route,
     session,
     snapshot,
     status,
     tables,
     text,
+    undo,
     units,
 )
+from steadynorm_dashboard.choice import chosen_row
 from steadynorm_dashboard.live_chart import live_chart
 
 __all__ = ["render"]
@@ -44,6 +48,7 @@ def render(run_id: str) -> None:
     charts_column, settings_column = st.columns([2.75, 1], gap="medium")
     with charts_column:
         _charts(run_id)
+        heat_panel.panel(run_id)
         _tables(run_id)
     with settings_column:
         controls.panel(run)
@@ -200,9 +205,10 @@ def _parameters(run_id: str) -> None:
     at.caption(
         f"{len(rows):,} of {len(answer.parameters):,} parameters"
         + (f", as of step {answer.step:,}" if answer.step is not None else ", no rows recorded yet")
+        + "; a click opens one"
     )
     number = st.column_config.NumberColumn
-    st.dataframe(
+    picked = st.dataframe(
         rows,
         key=f"{run_id}/parameters",
         hide_index=True,
@@ -218,7 +224,11 @@ def _parameters(run_id: str) -> None:
             "spike ratio": number(format="%.3g", help="raw norm over the RMS norm before it, now"),
             "largest": number(format="%.3g", help="the largest spike ratio since the run began"),
         },
+        on_select="rerun",
+        selection_mode=["single-row", "single-cell"],
     )
+    if (row := chosen_row(picked)) is not None and row < len(rows):
+        route.go(run=run_id, parameter=tables.full_name(answer.parameters, str(rows[row]["parameter"])))
 
 
 @st.fragment(run_every=2)
@@ -232,6 +242,9 @@ def _audit(run_id: str) -> None:
     st.dataframe(
         tables.audit_rows(answer.entries, time.time(), st.context.timezone), key=f"{run_id}/audit", hide_index=True
     )
+    run, _ = _read_run(run_id)
+    if run is not None:
+        undo.panel(run, answer.entries)
 
 
 @st.fragment(run_every=2)
@@ -240,9 +253,14 @@ def _events(run_id: str) -> None:
     if answer is None or not answer.events:
         st.caption("No events yet.")
         return
-    st.dataframe(
+    st.caption("A click on an event opens what the flight recorder kept around it.")
+    picked = st.dataframe(
         tables.event_rows(answer.events, time.time(), st.context.timezone),
         key=f"{run_id}/events",
         hide_index=True,
         column_config={"value": st.column_config.NumberColumn(format="%.4g")},
+        on_select="rerun",
+        selection_mode=["single-row", "single-cell"],
     )
+    if (at := chosen_row(picked)) is not None and at < len(answer.events):
+        route.go(run=run_id, incident=answer.events[at].id)

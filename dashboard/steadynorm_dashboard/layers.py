@@ -1,0 +1,82 @@
+"""Parameters as rows of a heat map: one each where they fit, else neighbours of one block together, in model order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+__all__ = ["MAX_ROWS", "Layer", "block_of", "blocks", "layers", "worst_rows"]
+
+MAX_ROWS = 60
+"""What can be told apart on one screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One row: its name, which is not escaped, and the places of its members in the parameter table."""
+
+    name: str
+    members: range
+
+
+def block_of(name: str) -> str:
+    """`blocks.3` of `blocks.3.attention.weight`: the name up to its first number; the first word where it has none."""
+    parts = name.split(".")
+    numbered = next((at for at, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: numbered + 1])
+
+
+def blocks(names: Sequence[str]) -> list[Layer]:
+    """Consecutive parameters of one block."""
+    return _grouped(names, block_of)
+
+
+def layers(names: Sequence[str], limit: int = MAX_ROWS) -> list[Layer]:
+    """At most `limit` rows that hold all of `names`: as deep into the names as fits."""
+    if len(names) <= limit:
+        return [Layer(name, range(at, at + 1)) for at, name in enumerate(names)]
+    deepest = max(name.count(".") for name in names)
+    for depth in range(deepest, 0, -1):
+        found = _grouped(names, lambda name, depth=depth: ".".join(name.split(".")[:depth]))  # type: ignore[misc]  # bound now
+        if len(found) <= limit:
+            # The first words alone tell nothing where they are all the same.
+            return found if len(found) > limit // 10 else _chunks(names, limit)
+    return _chunks(names, limit)
+
+
+def _grouped(names: Sequence[str], key: Callable[[str], str]) -> list[Layer]:
+    found, start = [], 0
+    for name, members in groupby(names, key):
+        stop = start + sum(1 for _ in members)
+        found.append(Layer(name if stop - start > 1 else names[start], range(start, stop)))
+        start = stop
+    return found
+
+
+def _chunks(names: Sequence[str], limit: int) -> list[Layer]:
+    size = -(-len(names) // limit)
+    return [
+        Layer(names[start] + (" …" if size > 1 else ""), range(start, min(start + size, len(names))))
+        for start in range(0, len(names), size)
+    ]
+
+
+def worst_rows(
+    rows: Sequence[Layer], extreme: Sequence[Sequence[float | None]]
+) -> tuple[list[list[float | None]], list[list[int]]]:
+    """Per row and bucket the largest value of its members, and which member has it (its first one where none has)."""
+    values: list[list[float | None]] = []
+    holders: list[list[int]] = []
+    for row in rows:
+        if len(row.members) == 1:
+            values.append(list(extreme[row.members.start]))
+            holders.append([row.members.start] * len(extreme[row.members.start]))
+            continue
+        worst = [
+            max(((value, at) for value, at in zip(cells, row.members, strict=True) if value is not None), default=None)
+            for cells in zip(*(extreme[at] for at in row.members), strict=True)
+        ]
+        values.append([None if one is None else one[0] for one in worst])
+        holders.append([row.members.start if one is None else one[1] for one in worst])
+    return values, holders

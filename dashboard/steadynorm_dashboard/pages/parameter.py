@@ -1,0 +1,109 @@
+"""One parameter of a run, live: its norm and statistics, its target, and how its norms are spread."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from steadynorm_contract.views import ParameterView
+from steadynorm_dashboard import charts, curves, guidance, header, session, snapshot, text, units
+from steadynorm_dashboard.live_chart import live_chart
+
+__all__ = ["render"]
+
+_BUCKETS = 300
+_SPREAD_BUCKETS = 2000
+_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "resetScale2d"]]}
+
+
+def render(run_id: str, name: str) -> None:
+    """The page."""
+    header.bar(run_id=run_id)
+    if session.client() is None:
+        guidance.sign_in()
+    st.title(text.markdown(name, 300), anchor=False)
+    _numbers(run_id, name)
+    _charts(run_id, name)
+
+
+@st.fragment(run_every=2)
+def _numbers(run_id: str, name: str) -> None:
+    run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id))
+    if error is not None:
+        guidance.explain(error)
+    if run is None or answer is None:
+        return
+    found = next((one for one in answer.parameters if one.name == name), None)
+    if found is None:
+        st.error("This run has no parameter of that name. Open it from the run's table.", icon=":material/search_off:")
+        return
+    at = f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet"
+    shape = " × ".join(map(str, found.shape)) or "scalar"
+    st.caption(
+        f"{text.markdown(run.name)} · {shape} · {found.numel:,} values · {text.markdown(found.dtype)} · {at} · "
+        f"a row every {run.detail_every} steps, and each step around a spike"
+    )
+    metrics = _metrics(found)
+    for column, (label, value, words) in zip(st.columns(len(metrics)), metrics, strict=True):
+        column.metric(label, value, help=words)
+
+
+def _metrics(found: ParameterView) -> tuple[tuple[str, str, str], ...]:
+    return (
+        ("raw norm", units.number(found.raw_norm), "L2 norm of the gradient, before the stabilizer"),
+        ("mean", units.number(found.norm_mean), "decayed mean of the norms (gamma1)"),
+        ("RMS", units.number(found.norm_rms), "decayed root mean square of the norms (gamma2)"),
+        ("target", units.number(found.target, 3), "mean over RMS: about 1 in calm training, throttled below 0.3"),
+        ("scale", units.number(found.scale), "factor on the gradient"),
+        ("spike ratio", units.number(found.spike_ratio, 3), "raw norm over the RMS norm before it; above 10: a spike"),
+        ("largest ratio", units.number(found.spike_ratio_max, 3), "since the run began"),
+        ("spikes", units.number(found.spikes), "in recorded rows, since the run began"),
+    )
+
+
+@st.fragment(run_every=2)
+def _charts(run_id: str, name: str) -> None:
+    window = st.segmented_control(
+        "Steps shown",
+        list(charts.WINDOWS),
+        default="all steps",
+        required=True,
+        key=f"{run_id}/window",
+        label_visibility="collapsed",
+    )
+    run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    if run is None:
+        return
+    start = charts.first_step(window, run.step)
+    key = f"{run_id}/parameter/{name}/{window}"
+    answer, error = snapshot.read(
+        key,
+        lambda client: client.series(
+            run_id, [f"{column}/{name}" for column in curves.COLUMNS], start=start, points=_BUCKETS
+        ),
+    )
+    if answer is None:
+        if error is not None:
+            guidance.explain(error)
+        return
+    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    series = {column: answer.series[f"{column}/{name}"] for column in curves.COLUMNS}
+    figure = curves.parameter_figure(series, audit.entries if audit else [], revision=key)
+    if figure is None:
+        st.info(
+            "No rows of this parameter yet in these steps: the agent sends them every few steps (`detail_every`), and "
+            "around spikes. Choose more steps, or wait.",
+            icon=":material/hourglass_empty:",
+        )
+        return
+    live_chart(figure, key=f"{run_id}/parameter/chart", options=_OPTIONS)
+    fine, _ = snapshot.read(
+        f"{key}/spread",
+        lambda client: client.series(run_id, [f"raw_norm/{name}"], start=start, points=_SPREAD_BUCKETS),
+    )
+    spread = curves.histogram(fine.series[f"raw_norm/{name}"]) if fine else None
+    st.markdown("**How its norms are spread**")
+    if spread is None:
+        st.caption("With a few more recorded steps there will be a histogram here.")
+        return
+    live_chart(spread, key=f"{run_id}/parameter/spread", options=_OPTIONS)

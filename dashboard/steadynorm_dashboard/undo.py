@@ -1,0 +1,103 @@
+"""Back to the settings of an earlier revision: what differs, why, and one button. It is a change like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import streamlit as st
+
+from steadynorm_contract.client import ClientError, Conflict, Forbidden, Unauthorized
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.views import AuditEntry, RunDetail, RunState
+from steadynorm_dashboard import session, text, units
+
+__all__ = ["back_to", "panel"]
+
+_LIVE = (RunState.RUNNING, RunState.STALLED)
+_ACTIONS = ("reset_generation", "checkpoint_generation")
+"""What was done stays done: a counter only grows."""
+
+
+def back_to(revision: int, now: Settings, entries: Sequence[AuditEntry]) -> dict[str, object] | None:
+    """What to change so that the settings are those of `revision` again; None where the list does not reach it.
+
+    entries: all changes, newest first. Their `before` are taken back one by one.
+    """
+    later = [entry for entry in entries if entry.revision > revision]
+    if len({entry.revision for entry in later}) != max((entry.revision for entry in entries), default=0) - revision:
+        return None
+    then = msgspec.to_builtins(now)
+    for entry in sorted(later, key=lambda entry: -entry.revision):
+        then |= entry.before
+    present = msgspec.to_builtins(now)
+    return {name: then[name] for name in present if name not in _ACTIONS and then[name] != present[name]}
+
+
+def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
+    """Choose a revision, see what differs, say why, go."""
+    revisions = [entry.revision for entry in entries if entry.revision < run.desired.revision]
+    if not entries or entries[0].revision != run.desired.revision:
+        return  # the two were read at different moments
+    if entries[-1].revision == 1:
+        revisions.append(0)
+    if not revisions or run.state not in _LIVE or session.read_only():
+        return
+    with st.expander("Undo", icon=":material/undo:"):
+        which, why, go = st.columns([1, 2, 0.8], vertical_alignment="bottom")
+        revision = which.selectbox(
+            "Back to",
+            revisions,
+            key=f"{run.run_id}/undo/revision",
+            format_func=lambda at: f"r{at}" if at else "as registered",
+        )
+        changes = back_to(revision, run.desired.settings, entries)
+        reason = why.text_input("Why", key=f"{run.run_id}/undo/reason", placeholder="for the audit list", max_chars=400)
+        go.button(
+            "Undo",
+            key=f"{run.run_id}/undo/go",
+            type="primary",
+            width="stretch",
+            disabled=not changes,
+            on_click=_send,
+            args=(run.run_id, run.desired.revision, revision, changes, reason),
+        )
+        if changes is None:
+            st.caption("The list of changes does not reach back that far. Set the values in the panel instead.")
+        elif not changes:
+            st.caption("The settings are the same now.")
+        else:
+            now = msgspec.to_builtins(run.desired.settings)
+            st.markdown(
+                "  \n".join(
+                    f"{text.markdown(name)}: {text.markdown(units.setting(now[name]))} → "
+                    f"**{text.markdown(units.setting(value))}**"
+                    for name, value in changes.items()
+                )
+            )
+        if told := st.session_state.pop(f"{run.run_id}/undo/told", None):
+            st.warning(told)
+
+
+def _send(run_id: str, revision: int, earlier: int, changes: dict[str, object], reason: str) -> None:
+    client = session.client()
+    if client is None:
+        return
+    back = f"back to r{earlier}" if earlier else "back to the settings as registered"
+    told = None
+    try:
+        client.change(run_id, changes, revision=revision, reason=f"{back}: {reason}" if reason else back)
+    except Conflict:
+        told = (
+            "Somebody changed the settings just now, so nothing was undone. Look at what differs now, and undo again."
+        )
+    except Forbidden:
+        session.read_only(learned=True)
+    except Unauthorized:
+        session.forget_token()
+    except ClientError as error:
+        told = f"Nothing was undone. {text.markdown(str(error), 600)}"
+    else:
+        st.session_state[f"{run_id}/undo/reason"] = ""
+    if told:
+        st.session_state[f"{run_id}/undo/told"] = told
