@@ -275,3 +275,4 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "about:blank"
     instance: str | None = None  # the request's path
     errors: list[FieldError] | None = None
+    request_id: str | None = None  # as in the answer's X-Request-ID and in the server's log

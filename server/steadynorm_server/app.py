@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadynorm_contract import __version__
-from steadynorm_server import headers, problems, schema
+from steadynorm_server import headers, problems, request_log, schema
 from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
@@ -64,8 +63,8 @@ def create_app(
     problems.install(app)
     schema.install(app)
     app.add_middleware(Conditional)
-    app.add_middleware(_Timed, meters=app.state.meters)
     headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
+    request_log.install(app, app.state.meters)
     return app
 
 
@@ -75,30 +74,3 @@ async def _sweep(store: Store) -> None:
     while True:
         await store.note_silence(await store.all())
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))
-
-
-class _Timed:
-    """Times requests by route. A plain ASGI wrapper: BaseHTTPMiddleware would buffer bodies and hide disconnects."""
-
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
-        self._app = app
-        self._meters = meters
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began, status = time.perf_counter(), 500
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")  # a template: an unbounded label would be a leak
-            if b"wait=" not in scope["query_string"]:
-                self._meters.answered(scope["method"], route, status, time.perf_counter() - began)

@@ -9,6 +9,7 @@ STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, _TOKENS_FILE      who ma
 STEADYNORM_OPERATOR_TOKEN_PREVIOUS, _AGENT_TOKEN_PREVIOUS, _VIEWER_TOKEN_PREVIOUS                  good beside them
 STEADYNORM_TLS, _TLS_CERT, _TLS_KEY               how what comes from other machines is encrypted, see `serve`
 STEADYNORM_RATE_PER_RUN, _RATE_PER_TOKEN, _REQUEST_WITHIN_S, _MAX_CONNECTIONS      limits of one process
+STEADYNORM_LOG, _LOG_LEVEL                        text or json; info: every request too
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
 """
@@ -68,6 +69,11 @@ class ServerSettings(BaseSettings):
     """A request's body must have arrived within this time, its head within a third of it."""
     max_connections: int = Field(default=20_000, ge=1)
     """Open connections of one process; further ones are answered 503."""
+
+    log: Literal["text", "json"] = "text"
+    """json: one object a line, see `logs`."""
+    log_level: Literal["warning", "info"] = "warning"
+    """info: a line for each request too."""
 
     stalled_after_s: float = Field(default=30.0, gt=0)
     """A run without telemetry for this long is stalled."""

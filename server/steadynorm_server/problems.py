@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from steadynorm_contract.codec import MalformedMessage, UnsupportedVersion, encode_json
 from steadynorm_contract.settings import FieldError, SettingsError
 from steadynorm_contract.views import Problem
+from steadynorm_server.request_log import request_id
 
 __all__ = ["ProblemError", "RunNotFound", "install", "invalid"]
 
@@ -71,6 +72,7 @@ def answer(request: Request, problem: ProblemError) -> Response:
         detail=problem.detail,
         instance=request.url.path,
         errors=problem.errors,
+        request_id=request_id(request.scope),
     )
     return Response(encode_json(body), problem.status, problem.headers, media_type="application/problem+json")
 

@@ -169,6 +169,7 @@ def _run(
 
     config = uvicorn.Config(
         app,
+        log_config=None,  # see `logs`
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_after_s,

@@ -21,7 +21,7 @@ __all__ = ["TokenEntry", "TokenFile", "read"]
 
 LOOK_EVERY_S = 1.0
 
-_log = logging.getLogger("steadynorm.server")
+_log = logging.getLogger(__name__)
 
 Known = list[tuple[bytes, Principal]]
 

@@ -68,6 +68,7 @@ def server(
     """Start the server with its store, in the foreground. Also configured by variables: docs/operations.md."""
     from pydantic import ValidationError
 
+    from steadynorm_server import logs
     from steadynorm_server.config import ServerSettings
     from steadynorm_server.serve import ServeError, serve
 
@@ -77,7 +78,9 @@ def server(
         with (
             stop_signals()
         ):  # uvicorn raises SIGTERM again when it has shut down: the store must still be ended in order
-            serve(ServerSettings(**{name: value for name, value in given.items() if value is not None}))
+            settings = ServerSettings(**{name: value for name, value in given.items() if value is not None})
+            logs.configure(settings.log, settings.log_level)
+            serve(settings)
     except Stopped:
         pass
     except ValidationError as error:
