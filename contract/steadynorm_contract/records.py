@@ -88,7 +88,7 @@ def floats_from_bytes(data: bytes) -> array[float]:
     return unpacked
 
 
-class Parameter(msgspec.Struct, frozen=True, array_like=True):
+class Parameter(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a run's parameter table."""
 
     name: str
@@ -155,10 +155,14 @@ class AppliedReport(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+Steps = Annotated[list[int], msgspec.Meta(max_length=100_000)]
+"""More than MAX_BATCH_BYTES leaves room for with their values; MessagePack says the length first, so none is read."""
+
+
 class StepScalars(msgspec.Struct, frozen=True):
     """Scalars of consecutive records. `data` is float32 [len(steps), len(columns)]."""
 
-    steps: list[int]
+    steps: Steps
     times: bytes  # little-endian float64 Unix seconds, one a step
     data: bytes
     columns: tuple[str, ...] = SCALAR_COLUMNS
@@ -181,7 +185,7 @@ class StepScalars(msgspec.Struct, frozen=True):
 class ParameterRows(msgspec.Struct, frozen=True):
     """Per-parameter rows of some steps. `data` is float32 [len(steps), parameters, len(columns)]."""
 
-    steps: list[int]
+    steps: Steps
     parameters: int
     data: bytes
     columns: tuple[str, ...] = ROW_COLUMNS

@@ -15,13 +15,19 @@ from steadynorm_contract.settings import SETTING_RULES, FieldError
 from steadynorm_server.keys import is_run_id
 from steadynorm_server.problems import ProblemError
 
-__all__ = ["check_batch", "check_registration"]
+__all__ = ["check_batch", "check_registration", "check_size"]
 
 MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua keep exactly
 MAX_REPORTS = 1000
-MAX_STEPS = 100_000  # of one batch; MAX_BATCH_BYTES leaves room for fewer
 MAX_COLUMNS = 64
 _MAX_TEXT = 500
+
+
+def check_size(body: bytes) -> None:
+    """Raises a 422 problem for a registration that plainly has too many parameters, before each is made an object."""
+    # A parameter opens two lists, itself and its shape; a third of the brackets may stand in names.
+    if body.count(b"[") > 3 * MAX_PARAMETERS:
+        _raise([_error("parameters", f"must be at most {MAX_PARAMETERS}", "more")], "Invalid registration")
 
 
 def check_registration(registration: RunRegistration) -> None:
@@ -141,9 +147,6 @@ def _columns(field: str, columns: Sequence[str], least: int) -> Iterator[FieldEr
 
 
 def _steps(field: str, steps: Sequence[int]) -> Iterator[FieldError]:
-    if len(steps) > MAX_STEPS:
-        yield _error(field, f"must be at most {MAX_STEPS}", f"{len(steps)} steps", "Send smaller batches.")
-        return
     if steps and not 0 <= min(steps) <= max(steps) <= MAX_WHOLE:
         wrong = min(steps) if min(steps) < 0 else max(steps)
         yield _error(field, "must be whole numbers from 0 to 2**53 - 1", wrong)

@@ -12,6 +12,7 @@ from steadynorm_contract.records import Registered, RunFinish, RunRegistration, 
 from steadynorm_server import registry
 from steadynorm_server.auth import Principal, Role, requires
 from steadynorm_server.body import JSON, MAX_SMALL_BYTES, MESSAGE_PACK, json_answer, read_body
+from steadynorm_server.checks import check_size
 from steadynorm_server.dependencies import MetersOf, StoreOf
 from steadynorm_server.schema import answers, body
 
@@ -22,7 +23,9 @@ Agent = Annotated[Principal, Depends(requires(Role.AGENT))]
 @router.post("/runs", responses=answers(Registered, 201, 200), openapi_extra=body(RunRegistration), status_code=201)
 async def register(request: Request, sender: Agent, store: StoreOf) -> Response:
     """Register an agent. 201 for a new run, 200 for a known one."""
-    registration = decode_registration(await read_body(request, JSON))
+    data = await read_body(request, JSON)
+    check_size(data)
+    registration = decode_registration(data)
     registered, created = await registry.register(store, registration, sender)
     return json_answer(registered, 201 if created else 200, {"Location": f"/api/v1/runs/{registered.run_id}"})
 
