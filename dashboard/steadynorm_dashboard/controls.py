@@ -12,9 +12,9 @@ import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden, InvalidChange, Unauthorized
 from steadynorm_contract.records import Desired
-from steadynorm_contract.settings import Mode, Transfer
+from steadynorm_contract.settings import Mode, Transfer, merge
 from steadynorm_contract.views import RunDetail, RunState
-from steadynorm_dashboard import session, text, units
+from steadynorm_dashboard import preview, session, text, units
 from steadynorm_dashboard.draft import FIELDS, Draft, ceiling, rebased
 from steadynorm_dashboard.fields import Fields
 
@@ -68,7 +68,15 @@ def _panel(run: RunDetail) -> None:
             fields.rest()
         _changes(draft, errors)
         st.text_input("Reason", key=f"{run.run_id}/reason", placeholder="why, for the audit list", max_chars=500)
-        apply, reset = st.columns([1, 1.4])
+        apply, look = st.columns([1, 1])
+        if look.button(
+            "Preview",
+            key=f"{run.run_id}/preview/open",
+            width="stretch",
+            disabled=not draft.changes() or bool(errors),
+            help="What this change would have done to the last recorded norms of the worst parameters.",
+        ):
+            preview.show(run, merge(draft.base.settings, draft.changes()))
         apply.button(
             "Apply",
             key=f"{run.run_id}/apply",
@@ -78,7 +86,7 @@ def _panel(run: RunDetail) -> None:
             on_click=_send,
             args=(run.run_id, None),
         )
-        reset.button(
+        st.button(
             "Reset statistics",
             key=f"{run.run_id}/reset",
             width="stretch",

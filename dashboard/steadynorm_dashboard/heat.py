@@ -18,7 +18,7 @@ __all__ = ["COLUMNS", "SIGNALS", "heat_figure"]
 SIGNALS = {"spike ratio": "spike_ratio", "norm": "raw_norm"}
 """What the map can show, and the series of it."""
 
-COLUMNS = 240
+COLUMNS = 160
 """Buckets asked of the server: narrower cells than this cannot be told apart."""
 
 # From nothing to see, over blue, to orange where a norm is a spike (10 times its RMS) and beyond: light and dark ground
@@ -140,7 +140,9 @@ def _label(row: Layer) -> str:
 
 
 def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
-    """A line between two blocks, where rows are finer than blocks."""
+    """A line between two blocks, where each row is one parameter."""
+    if any(len(row.members) > 1 for row in rows):
+        return []
     found = [block_of(row.name) for row in rows]
     return [
         {

@@ -38,6 +38,8 @@ from steadynorm_server.store import Store
 
 __all__ = ["Reader"]
 
+_MANY_PICKS = 64
+
 
 class Reader:
     """Answers of the GET routes, from one store."""
@@ -96,7 +98,12 @@ class Reader:
             span.last,
             *(each.name for each in levels),
         )
-        return series.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
+
+        def bucket() -> dict[str, Series]:
+            return series.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
+
+        # A heat map of hundreds of parameters takes a third of a second, in which others must be answered.
+        return await asyncio.to_thread(bucket) if len(picks) > _MANY_PICKS else bucket()
 
     async def parameters(self, run_id: str) -> ParameterList:
         """The parameter table with each one's newest row."""

@@ -249,6 +249,22 @@ def test_an_earlier_revision_comes_back_as_a_change_with_its_reason(
     assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.999
 
 
+def test_a_preview_replays_the_draft_over_what_was_recorded_and_changes_nothing(
+    visit: Visit, start_run: StartRun, server: House
+) -> None:
+    run = start_run("previewed")
+    page = visit(run.run_id)
+    assert page.button(key=f"{run.run_id}/preview/open").disabled
+    page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
+    page.button(key=f"{run.run_id}/preview/open").click().run()
+    assert not page.exception, page.exception
+    assert "what the optimizer saw, and what it would have seen" in said(page)
+    table = next(each.value for each in page.dataframe if "largest norm seen" in each.value)
+    assert len(table) == 3
+    assert all("→" in each for each in table["throttled"])
+    assert server.client().run(run.run_id).desired.revision == 0
+
+
 def test_a_viewer_is_told_that_only_operators_change_settings(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("looked at")
     page = visit(run.run_id, token=VIEWER)

@@ -1,0 +1,92 @@
+"""What a change would have done: the contract's rule over the norms that were recorded. Pure.
+
+Not every step has rows: a recorded norm stands for the steps since the row before it, so it decays the statistics by
+gamma ** steps. Around spikes every step is recorded, and there the replay is the rule itself. The first row's
+statistics are where it starts, so it needs no warm-up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from steadynorm_contract.rule import THROTTLED_TARGET, TensorState, advance
+from steadynorm_contract.settings import Mode, Settings
+
+__all__ = ["ROWS", "Recorded", "Replay", "replay", "throttled_share"]
+
+ROWS = 1000
+"""Recorded norms that are replayed."""
+
+_FEWEST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Rows of one parameter, one a recorded step. A norm that was not finite is None."""
+
+    steps: Sequence[int]
+    norms: Sequence[float | None]
+    means: Sequence[float | None]
+    rms: Sequence[float | None]
+    scales: Sequence[float | None]
+
+    @property
+    def seen(self) -> list[float | None]:
+        """The norms that the optimizer saw."""
+        return [
+            None if norm is None or scale is None else norm * scale
+            for norm, scale in zip(self.norms, self.scales, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What would have been, by step: the norm that the optimizer would have seen, and the target."""
+
+    steps: list[int]
+    seen: list[float | None]
+    targets: list[float]
+
+
+def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
+    """`rows` under `draft` from their second one on, when `was` was in force before. None with too few rows."""
+    first = next(
+        (
+            at
+            for at, each in enumerate(zip(rows.norms, rows.means, rows.rms, rows.scales, strict=True))
+            if all(value is not None and value > 0 for value in each)
+        ),
+        None,
+    )
+    if first is None or len(rows.steps) - first < _FEWEST:
+        return None
+    norm, mean, rms, scale = (values[first] or 0.0 for values in (rows.norms, rows.means, rows.rms, rows.scales))
+    state = TensorState(norm_sum=mean, norm_weight=1.0, square_sum=rms * rms, square_weight=1.0)
+    if was.mode is Mode.STABILIZE:
+        state.unit = scale * norm / (mean / (rms + was.eps))
+    else:
+        state.gain = scale
+    mode, by_gap = was.mode, dict[int, Settings]()
+    done = Replay([], [], [])
+    for before, at in zip(range(first, len(rows.steps)), range(first + 1, len(rows.steps)), strict=False):
+        gap = max(1, rows.steps[at] - rows.steps[before])
+        if gap not in by_gap:
+            gammas = {"gamma1": draft.gamma1**gap, "gamma2": draft.gamma2**gap}
+            by_gap[gap] = msgspec.structs.replace(draft, **gammas)
+        value = rows.norms[at]
+        outcome = advance(state, math.nan if value is None else value, by_gap[gap], mode)
+        mode = draft.mode
+        done.steps.append(rows.steps[at])
+        done.seen.append(None if value is None else outcome.stabilized_norm)
+        done.targets.append(outcome.target)
+    return done
+
+
+def throttled_share(targets: Sequence[float | None]) -> float:
+    """Which share of `targets` is below the threshold of throttling, 0 to 1."""
+    known = [value for value in targets if value is not None]
+    return sum(value < THROTTLED_TARGET for value in known) / len(known) if known else 0.0
