@@ -6,6 +6,7 @@ and the framework's into answers. Nothing that a client sends may end as a 500.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
@@ -146,11 +147,24 @@ def _unexpected() -> ProblemError:
     return ProblemError(500, "the server met an error of its own; its log has the traceback. Please report it.")
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """All methods that an address takes."""
+    return sorted(
+        method.upper()
+        for template, operations in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\\\{[^}]*\}", "[^/]+", re.escape(template)), path)
+        for method in operations
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        return answer(request, _to_problem(error))
+        problem = _to_problem(error)
+        if problem.status == 405 and (methods := _methods(app, request.url.path)):
+            problem.headers = {**problem.headers, "Allow": ", ".join(methods)}  # the framework's has one route's alone
+        return answer(request, problem)
 
     handler: Callable[[Request, Exception], Awaitable[Response]] = handle
     for kind in (

@@ -30,7 +30,8 @@ MAX_SERIES = 64
 DEFAULT_SERIES = "loss,learning_rate,raw_norm,stabilized_norm,target_min,spike_ratio_max,spikes,nonfinite"
 _MAX_STEP = 2**53 - 1
 Entry = Annotated[
-    str | None, Query(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$", description="`next` of the page before, for older ones")
+    str | None,
+    Query(pattern=r"^[1-9][0-9]{0,17}-[0-9]{1,18}$", description="`next` of the page before, for older ones"),
 ]
 
 
