@@ -6,7 +6,7 @@ widgets live in the session state under `{run_id}/{setting}`; `draft` holds what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
@@ -98,6 +98,8 @@ def _panel(run: RunDetail) -> None:
         if notice := st.session_state.get(f"{run.run_id}/notice"):
             show: Callable[..., object] = st.warning if notice[0] == "warning" else st.error
             show(notice[1])
+            if notice[2]:
+                st.dataframe(notice[2], hide_index=True, key=f"{run.run_id}/difference")
 
 
 def _ceiling(draft: Draft) -> None:
@@ -167,6 +169,7 @@ def _meet(run_id: str, draft: Draft, client: Client) -> None:
     except ClientError as error:
         _notice(run_id, "error", f"Nothing was changed. {text.markdown(str(error), 600)}")
         return
+    mine = draft.changes()
     draft, theirs = rebased(draft, now)
     _hold(run_id, draft)
     who = text.markdown(newest.actor) if newest else "Somebody"
@@ -174,16 +177,26 @@ def _meet(run_id: str, draft: Draft, client: Client) -> None:
     what = ", ".join(
         f"{text.markdown(name)} {units.setting(old)} → {units.setting(new)}" for name, (old, new) in theirs.items()
     )
+    difference = [
+        {
+            "setting": name,
+            "was": units.setting(theirs[name][0]) if name in theirs else units.setting(getattr(now.settings, name)),
+            "theirs": units.setting(theirs[name][1]) if name in theirs else units.MISSING,
+            "yours": units.setting(mine[name]) if name in mine else units.MISSING,
+        }
+        for name in dict.fromkeys([*theirs, *mine])
+    ]
     _notice(
         run_id,
         "warning",
         f"{who} changed {what or 'the settings'} while you were editing{why}. This form now starts from "
         f"r{now.revision} and keeps your edits. Nothing of yours was sent: look again, then press Apply.",
+        difference,
     )
 
 
-def _notice(run_id: str, kind: str, words: str) -> None:
-    st.session_state[f"{run_id}/notice"] = (kind, words)
+def _notice(run_id: str, kind: str, words: str, difference: Sequence[Mapping[str, str]] = ()) -> None:
+    st.session_state[f"{run_id}/notice"] = (kind, words, difference)
 
 
 def _draft(run_id: str) -> Draft | None:

@@ -195,6 +195,8 @@ def test_of_two_operators_the_slower_one_is_told_and_loses_nothing(
     server.client().change(run.run_id, {"gamma1": 0.7}, revision=0, reason="calmer")
     page.button(key=f"{run.run_id}/apply").click().run()
     assert "changed gamma1 0.6 → 0.7 while you were editing (calmer)" in plain(page)
+    difference = next(each.value for each in page.dataframe if "theirs" in each.value)
+    assert difference.to_numpy().tolist() == [["gamma1", "0.6", "0.7", "–"], ["gamma2", "0.999", "–", "0.99"]]
     assert server.client().run(run.run_id).desired.settings.gamma2 == 0.999
     assert page.number_input(key=f"{run.run_id}/gamma1").value == 0.7
     assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.99
