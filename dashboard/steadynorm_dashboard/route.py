@@ -1,10 +1,8 @@
 """Where a visitor is and how they go elsewhere: each page is a query, so that the address is the whole of a link.
 
-    ?run=ID                     one run
-    ?run=ID&parameter=NAME      one of its parameters
-    ?run=ID&incident=EVENT      one incident, by the event's id
-?run=ID                   one run              ?run=ID&parameter=NAME    one of its parameters
-?run=ID&incident=EVENT    one incident         ?compare=ID,ID            runs over each other
+?run=ID                     one run
+?run=ID&parameter=NAME      one of its parameters
+?run=ID&incident=EVENT      one incident, by the event's id
 """
 
 from __future__ import annotations
