@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import resources
 from typing import Any, Literal
 
@@ -11,12 +12,15 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import TimeoutError as StoreTimeout
 
 __all__ = ["Connection", "Fields", "Script", "Timed"]
 
 # Version 2 of the protocol gives the same shapes from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
 _MAX_CONNECTIONS = 64
+# A store that hangs is a 503 within 2 s: the wait for a connection, the answer and a second try fit into this together.
+_WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
 Script = Literal["blocks", "change", "commit", "finish", "register", "stall"]
@@ -28,10 +32,10 @@ def _pool(url: str, connections: int, socket_timeout_s: float | None) -> Blockin
     return BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
-        timeout=5,
+        timeout=_WITHIN_S,
         protocol=_PROTOCOL,
         socket_timeout=socket_timeout_s,
-        socket_connect_timeout=2,
+        socket_connect_timeout=1,
         # One more try, soon: a store that restarted is met by a fresh connection, one that is away by a quick 503.
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
         health_check_interval=15,
@@ -53,6 +57,15 @@ class Connection:
             for name in folder.iterdir()
         }
 
+    @asynccontextmanager
+    async def _round_trip(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(_WITHIN_S):
+                with self._timed():
+                    yield
+        except TimeoutError as error:
+            raise StoreTimeout(f"no answer within {_WITHIN_S:g} s") from error
+
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
@@ -60,23 +73,23 @@ class Connection:
 
     async def ping(self) -> None:
         """Raises when the store does not answer."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.ping()
 
     async def script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
         """Run one of our scripts, whole or not at all. Its head says what it takes and answers."""
-        with self._timed():
+        async with self._round_trip():
             return await self._scripts[name](keys=keys, args=args)
 
     async def get(self, key: str) -> bytes | None:
         """A string."""
-        with self._timed():
+        async with self._round_trip():
             found: bytes | None = await self._client.get(key)
         return found
 
     async def hash(self, key: str) -> Fields:
         """All fields; none of a key that is not there."""
-        with self._timed():
+        async with self._round_trip():
             found: Fields = await self._client.hgetall(key)
         return found
 
@@ -85,7 +98,7 @@ class Connection:
         async with self._client.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hgetall(key)
-            with self._timed():
+            async with self._round_trip():
                 found: list[Fields] = await pipe.execute()
         return found
 
@@ -94,46 +107,46 @@ class Connection:
         async with self._client.pipeline(transaction=False) as pipe:
             for key, field in wanted:
                 pipe.hget(key, field)
-            with self._timed():
+            async with self._round_trip():
                 found: list[bytes | None] = await pipe.execute()
         return found
 
     async def entries_after(self, stream: str, entry: int) -> list[Fields]:
         """Entries of a stream with ids of our own making, after number `entry`."""
-        with self._timed():
+        async with self._round_trip():
             found = await self._client.xrange(stream, f"({entry}-0", "+")
         return [fields for _, fields in found]
 
     async def newest_entries(self, stream: str, limit: int, before: str | None = None) -> list[tuple[str, Fields]]:
         """The last entries of a stream, those before an id where one is given, with their ids, newest first."""
-        with self._timed():
+        async with self._round_trip():
             found = await self._client.xrevrange(stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
 
     async def index(self, key: str) -> list[str]:
         """Members of a sorted set, highest first."""
-        with self._timed():
+        async with self._round_trip():
             found = await self._client.zrevrange(key, 0, -1)
         return [member.decode() for member in found]
 
     async def add_to_index(self, key: str, scores: Mapping[str, float]) -> None:
         """Add members to a sorted set; present ones keep their score."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.zadd(key, scores, nx=True)
 
     async def remove_from_index(self, key: str, *members: str) -> None:
         """Remove members from a sorted set."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.zrem(key, *members)
 
     async def remove(self, *keys: str) -> None:
         """Remove keys, at one moment; the store frees their memory later."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.unlink(*keys)
 
     async def publish(self, channel: str, message: str) -> None:
         """Tell who listens."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.publish(channel, message)
 
     async def keys(self, pattern: str) -> AsyncIterator[str]:

@@ -1,7 +1,7 @@
 """The embedded store: a real Valkey (or Redis) server as a child of ours, in a folder that belongs to one server.
 
-It listens on a unix socket that only this user can open, appends to a file every second, ends when we end however we
-end, and is locked: two servers on one folder would write over each other.
+It listens on a unix socket that only this user can open, has on the disk what it acknowledged, ends when we end however
+we end, and is locked: two servers on one folder would write over each other.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",  # an answer that was given is on the disk: docs/decisions/0005-durability.md
         "save": "",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",

@@ -83,7 +83,8 @@ def store_problem(error: RedisError) -> ProblemError:
     reason = "does not answer" if not isinstance(error, ResponseError) else "cannot take this now"
     return ProblemError(
         503,
-        f"the store {reason} ({type(error).__name__}). Nothing was changed that was not acknowledged; try again.",
+        f"the store {reason} ({type(error).__name__}). Read again before you repeat a change: "
+        "one that was not acknowledged may still be taken when the store is back; a repeated batch adds nothing.",
         title="Store unavailable",
         headers={"Retry-After": str(RETRY_AFTER_S)},
     )
