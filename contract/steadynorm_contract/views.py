@@ -10,6 +10,7 @@ from steadynorm_contract.records import AgentCounters
 from steadynorm_contract.settings import FieldError, Settings
 
 __all__ = [
+    "UNSUPPORTED_VERSION",
     "Applied",
     "AuditEntry",
     "AuditList",
@@ -240,6 +241,10 @@ class Change(msgspec.Struct, frozen=True):
 
     settings: dict[str, object]
     reason: str = ""
+
+
+UNSUPPORTED_VERSION = "urn:steadynorm:problem:unsupported-version"
+"""`type` of the problem that agent and server do not speak one schema version: whoever asked need not ask again."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,9 @@
 
 Routes and the store raise a ProblemError (or one of its named kinds); `install` turns these, the contract's own errors
 and the framework's into answers. Nothing that a client sends may end as a 500.
+
+A problem's `type` is about:blank, which says no more than its status, except where a program has to tell it from others
+of that status: `views.UNSUPPORTED_VERSION`. A type never changes; titles and details are for people, and may.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from starlette.requests import ClientDisconnect
 
 from steadynorm_contract.codec import MalformedMessage, UnsupportedVersion, encode_json
 from steadynorm_contract.settings import FieldError, SettingsError
-from steadynorm_contract.views import Problem
+from steadynorm_contract.views import UNSUPPORTED_VERSION, Problem
 
 __all__ = ["ProblemError", "RunNotFound", "install", "invalid"]
 
@@ -39,6 +42,7 @@ class ProblemError(Exception):
         detail: str,
         *,
         title: str | None = None,
+        kind: str = "about:blank",
         errors: Sequence[FieldError] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -46,6 +50,7 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.title = title or HTTPStatus(status).phrase
+        self.kind = kind
         self.errors = list(errors) if errors else None
         self.headers = dict(headers or {})
 
@@ -68,6 +73,7 @@ def answer(request: Request, problem: ProblemError) -> Response:
         title=problem.title,
         status=problem.status,
         detail=problem.detail,
+        type=problem.kind,
         instance=request.url.path,
         errors=problem.errors,
     )
@@ -110,7 +116,7 @@ def _to_problem(error: Exception) -> ProblemError:
         case SettingsError():
             return ProblemError(422, str(error), title="Invalid settings", errors=error.errors)
         case UnsupportedVersion():
-            return ProblemError(400, str(error), title="Unsupported schema version")
+            return ProblemError(400, str(error), title="Unsupported schema version", kind=UNSUPPORTED_VERSION)
         case MalformedMessage():
             return ProblemError(400, str(error), title="Malformed message")
         case RequestValidationError():

@@ -87,7 +87,7 @@ async def test_an_agent_learns_how_far_its_previous_instance_came(
     assert nobody["previous_acknowledged"] is None
     second = make_agent(api, instance="second", previous_instance=instance)
     assert [(await second.register())["previous_acknowledged"] for _ in range(2)] == [2, 2]  # one answer was lost
-    third = make_agent(api, instance="third", previous_instance=instance)  # both were, and a checkpoint was loaded again
+    third = make_agent(api, instance="third", previous_instance=instance)  # both were, before the next checkpoint
     assert (await third.register())["previous_acknowledged"] == 2
     await third.send([3])
     fourth = await make_agent(api, instance="fourth", previous_instance="third").register()
