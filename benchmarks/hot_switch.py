@@ -3,8 +3,8 @@
     python benchmarks/hot_switch.py [--steps 500] [--optimizers adamw,sgd] [--threads 1] [--json FILE]
 
 The demo's character GPT, same seed and same batches in every run. Shown is the mean loss of the last 20 steps, how far
-that is from the run that nobody touched, and the jolt: the mean loss of the 20 steps after half-time beside the
-untouched run's. The last rows use a whole agent, which attaches to a run that trains already, or leaves it.
+that is from the run that nobody touched, and the jolt: how far the mean loss of any 20 steps in a row after half-time
+rises above the untouched run's. The last rows use a whole agent: it attaches to a run that trains already, or leaves it.
 """
 
 from __future__ import annotations
@@ -132,6 +132,12 @@ def train(schedule: Schedule, optimizer_name: str, steps: int, seed: int) -> lis
     return losses
 
 
+def largest_rise(losses: list[float], untouched: list[float], window: int = 20) -> float:
+    """How far the mean of `window` losses in a row rises above that of the same steps of `untouched`, at most."""
+    rises = [loss - other for loss, other in zip(losses, untouched, strict=True)]
+    return max(statistics.fmean(rises[at : at + window]) for at in range(len(rises) - window + 1))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=500)
@@ -162,7 +168,7 @@ def main() -> None:
             untouched = untouched or losses
             final = statistics.fmean(losses[-20:])
             change = final - statistics.fmean(untouched[-20:])
-            jolt = statistics.fmean(losses[half : half + 20]) - statistics.fmean(untouched[half : half + 20])
+            jolt = largest_rise(losses[half:], untouched[half:])
             print(f"{name:<10} {case.label:<36} {final:>8.4f} {change:>+18.4f} {jolt:>+9.4f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(curves) + "\n")

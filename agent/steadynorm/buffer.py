@@ -123,6 +123,18 @@ class Buffer:
             self._waiting_bytes -= self._loaded.size_bytes
             self._loaded = None
 
+    def put_back(self) -> None:
+        """The load has to go out in smaller ones: its records are the oldest that wait again."""
+        with self._lock:
+            if self._loaded is None:
+                return
+            scalars, rows = _unpack(self._loaded)
+            self._scalars.extendleft(reversed(scalars))
+            self._rows.extendleft(reversed(rows))
+            self._waiting_bytes += sum(_size(*record[2:]) for record in scalars) + sum(_size(data) for _, data in rows)
+            self._waiting_bytes -= self._loaded.size_bytes
+            self._loaded = None
+
     def _added(self, size_bytes: int) -> None:
         self._produced += 1
         self._waiting_bytes += size_bytes
@@ -158,3 +170,18 @@ def _pack_rows(records: list[tuple[int, bytes]], parameters: int) -> ParameterRo
     if not records:
         return None
     return ParameterRows([step for step, _ in records], parameters, b"".join(data for _, data in records))
+
+
+def _unpack(load: Load) -> tuple[list[_Scalars], list[tuple[int, bytes]]]:
+    scalars: list[_Scalars] = []
+    if load.scalars is not None:
+        numbers = _parts(load.scalars.data, len(load.scalars.steps))
+        for step, time, data in zip(load.scalars.steps, load.scalars.time_values(), numbers, strict=True):
+            scalars.append((step, time, data, load.batch_ids.get(step)))
+    rows = load.rows
+    return scalars, [] if rows is None else list(zip(rows.steps, _parts(rows.data, len(rows.steps)), strict=True))
+
+
+def _parts(data: bytes, count: int) -> list[bytes]:
+    size = len(data) // count
+    return [data[at : at + size] for at in range(0, len(data), size)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -56,14 +58,18 @@ class Gradients:
         try:
             present = self._measure_here(out)
         except BaseException:
-            self.shards.add_up(out, failed=True)  # the other ranks wait for this one, whatever happened to it
+            self.sit_out(out)  # the other ranks wait for this one, whatever happened to it
             raise
         self.shards.add_up(out)
         return present
 
     def sit_out(self, out: Tensor) -> None:
         """Nothing is measured here in this step. Other ranks that hold shards may wait for this one: tell them."""
-        if self.shards is not None and not self.shards.retired:
+        if self.shards is None:
+            return
+        with suppress(Exception):
+            self.collect()  # a gradient that is a sum still split over ranks is brought together by all of them
+        if not self.shards.retired:
             self.shards.add_up(out, failed=True)
 
     def _measure_here(self, out: Tensor) -> Present:

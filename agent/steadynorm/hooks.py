@@ -229,10 +229,10 @@ class OptimizerHooks:
                 # What a GradScaler leaves on a fused optimizer for the time of its step.
                 stabilizer.apply(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
         except Exception:
-            if self._faults.off:  # and even passing fails
+            if self._faults.off and not stabilizer.sharded:  # and even passing fails
                 self.stabilizers.remove(stabilizer)
             self._faults.caught()
-            if not again and stabilizer.collectives == met:
+            if stabilizer.collectives == met:
                 self._sit_out(stabilizer)
 
     def _sit_out(self, stabilizer: GradientStabilizer) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from steadynorm.buffer import Buffer
+import msgspec
+
+from steadynorm.buffer import Buffer, Load
 from steadynorm.mailbox import Mailbox
 from steadynorm_contract.codec import encode_batch
-from steadynorm_contract.records import MAX_BATCH_BYTES, TelemetryBatch
+from steadynorm_contract.records import MAX_BATCH_BYTES, AgentCounters, TelemetryBatch
 
 __all__ = ["Outbox"]
 
 _ENVELOPE_BYTES = 128 * 1024  # left for all of a batch that is not records
+_SMALLEST_LOAD_BYTES = 64 * 1024
 _MOST_REPORTS = 50  # of revisions, in one batch: far below the envelope
 
 
@@ -18,24 +21,35 @@ class Outbox:
 
     def __init__(self, buffer: Buffer, mailbox: Mailbox) -> None:
         self.incarnation = 0
+        self.load_bytes = MAX_BATCH_BYTES - _ENVELOPE_BYTES  # the most of one load
         self._sequence = 0  # of the last batch that was acknowledged
         self._pending: TelemetryBatch | None = None
+        self._load: Load | None = None  # in the pending batch
         self._body: bytes | None = None
-        self._told_errors = 0
+        self._returned: TelemetryBatch | None = None  # was not taken; its reports and notes have to go out again
         self._buffer = buffer
         self._mailbox = mailbox
+        # The account since the process began: as the pending batch tells it, as the server last stored it, and as this
+        # incarnation began.
+        self._told = self._stored = self._base = AgentCounters()
 
-    def resume(self, incarnation: int, acknowledged: int) -> None:
-        """Go by what the server answered to a registration: this incarnation, stored up to that sequence."""
-        same = incarnation == self.incarnation
+    def resume(self, incarnation: int, acknowledged: int, previous: int | None = None) -> None:
+        """Go by what the server answered to a registration: this incarnation, stored up to that sequence.
+
+        previous: the last sequence stored of the incarnation before; None: not known.
+        """
+        pending, same = self._pending, incarnation == self.incarnation
+        stored = acknowledged if same else -1 if previous is None else previous
         self.incarnation, self._sequence = incarnation, acknowledged
-        pending = self._pending
-        if pending is None:
-            return
-        if same and acknowledged >= pending.sequence:  # it had arrived, and only the answer was lost
+        if pending is not None and stored >= pending.sequence:  # it had arrived, and only the answer was lost
+            pending = None
             self._settle()
-        elif not same or acknowledged + 1 != pending.sequence:  # the server forgot: the batch needs a new identity
+        if not same:
+            self._base = msgspec.structs.replace(self._stored, acknowledged=self._buffer.counters.acknowledged)
+        if pending is not None and (not same or acknowledged + 1 != pending.sequence):
+            # The server has not got it and cannot take it as it is: it needs a new identity.
             pending.incarnation, pending.sequence = incarnation, acknowledged + 1
+            pending.counters = self._count()
             self._body = None
 
     def next_body(self) -> bytes | None:
@@ -54,23 +68,66 @@ class Outbox:
         self._settle()
         return True
 
-    def discard(self) -> None:
-        """Give the pending batch up."""
+    def discard(self) -> int:
+        """Give the pending batch's records up. Returns how many there were.
+
+        What else was in it goes out once more, alone: if that cannot be sent either, it is given up too.
+        """
+        records = self._load.records if self._load else 0
         self._buffer.unload(acknowledged=False)
-        self._pending = self._body = None
+        self._take_back()
+        return records
+
+    def split(self) -> bool:
+        """The pending batch is too large: send its records, and all later ones, in smaller loads.
+
+        False if it cannot be split, and is still pending.
+        """
+        load = self._load
+        if load is None:
+            return False
+        self.load_bytes = max(_SMALLEST_LOAD_BYTES, min(self.load_bytes, load.size_bytes) // 2)
+        if load.records == 1 or load.size_bytes <= self.load_bytes:
+            return False
+        self._buffer.put_back()
+        self._take_back()
+        return True
 
     def _settle(self) -> None:
         self._buffer.unload(acknowledged=True)
-        self._pending = self._body = None
+        self._stored = self._told
+        self._pending = self._load = self._body = None
+
+    def _take_back(self) -> None:
+        if self._load is not None:
+            self._returned = self._pending
+        self._pending = self._load = self._body = None
+
+    def _count(self) -> AgentCounters:
+        """The account since this incarnation began; what was buffered then is produced in it."""
+        now, base = self._buffer.counters, self._base
+        self._told = now
+        acknowledged, dropped = now.acknowledged - base.acknowledged, now.dropped - base.dropped
+        return AgentCounters(
+            acknowledged + dropped + now.buffered,
+            acknowledged,
+            dropped,
+            now.buffered,
+            now.errors - base.errors,
+            now.sending_errors - base.sending_errors,
+        )
 
     def _compose(self) -> TelemetryBatch | None:
-        reports = self._mailbox.reports(_MOST_REPORTS)
-        load = self._buffer.load(MAX_BATCH_BYTES - _ENVELOPE_BYTES)
-        counters = self._buffer.counters
-        notes = self._mailbox.notes()
-        if load is None and not reports and not notes and counters.errors == self._told_errors:
+        returned, self._returned = self._returned, None
+        if returned is not None and (returned.applied or returned.notes):
+            reports, notes = returned.applied, returned.notes
+        else:
+            reports, notes = self._mailbox.reports(_MOST_REPORTS), self._mailbox.notes()
+            self._load = self._buffer.load(self.load_bytes)
+        load, told_errors = self._load, self._told.errors
+        counters = self._count()
+        if load is None and not reports and not notes and self._told.errors == told_errors:
             return None
-        self._told_errors = counters.errors
         return TelemetryBatch(
             incarnation=self.incarnation,
             sequence=self._sequence + 1,

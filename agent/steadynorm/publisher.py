@@ -15,6 +15,7 @@ import msgspec
 from steadynorm.backoff import Backoff
 from steadynorm.buffer import Buffer
 from steadynorm.ceiling import Ceiling
+from steadynorm.complaints import Complaints
 from steadynorm.flight import FlightRecorder
 from steadynorm.listener import Listener
 from steadynorm.mailbox import Mailbox
@@ -22,6 +23,7 @@ from steadynorm.outbox import Outbox
 from steadynorm.recorder import Recorder
 from steadynorm.transport import (
     READ_TIMEOUT_S,
+    BatchRefused,
     Outdated,
     Refused,
     RunLost,
@@ -60,7 +62,6 @@ class Publisher:
         backoff: Backoff | None = None,
     ) -> None:
         self.registration = registration
-        self._server = server
         self._transport = transport
         self._listener = listener
         self._recorder = recorder
@@ -75,7 +76,7 @@ class Publisher:
         self._registered_as: str | None = None  # the instance that the server knows
         self._outdated: deque[float] = deque(maxlen=3)  # monotonic seconds
         self._muted = False
-        self._complaint = ""
+        self._complaints = Complaints(server)
         self._progress = 0.0  # monotonic seconds of the last acknowledgement
         self._end: RunFinish | None = None
         self._deadline = 0.0  # monotonic seconds, once ending
@@ -186,30 +187,37 @@ class Publisher:
             self._register()
         run_id = self.registration.run_id or ""
         while (body := self._outbox.next_body()) is not None:
-            acknowledged, offer = self._transport.send(run_id, body, self._timeout_s())
+            try:
+                acknowledged, offer = self._transport.send(run_id, body, self._timeout_s())
+            except BatchRefused as error:
+                if self._give_way(error):
+                    continue
+                return
             self._mailbox.offer(offer)
             if not self._outbox.acknowledge(acknowledged):
                 raise Unreachable(f"it acknowledged batch {acknowledged} only")
             self._progress = monotonic()
             self._backoff.reset()
-            self._recovered()
+            self._complaints.recovered()
 
     def _register(self) -> None:
         registration = self.registration  # one object: restart_from() may replace it meanwhile
         first = registration.instance != self._registered_as
         revision, now = self._mailbox.applied
         step = registration.step if first else max(0, self._mailbox.step - 1)
-        registration = msgspec.structs.replace(registration, step=step, settings=now, applied_revision=revision)
+        registration = msgspec.structs.replace(
+            registration, step=step, settings=now, applied_revision=revision, previous_instance=self._registered_as
+        )
         try:
-            incarnation, acknowledged, offer = self._transport.register(registration, self._timeout_s())
+            standing, offer = self._transport.register(registration, self._timeout_s())
         except RunLost as error:
             raise Refused(f"there is no steadynorm server at this address ({error})") from error
-        self._outbox.resume(incarnation, acknowledged)
+        self._outbox.resume(standing.incarnation, standing.acknowledged, standing.previous)
         self._mailbox.begin_anew(offer, told=revision)
         self._registered, self._registered_as = True, registration.instance
         self._progress = monotonic()
         self._listener.listen(registration.run_id or "")
-        self._recovered()
+        self._complaints.recovered()
 
     def _put_off(self, error: TransportError) -> None:
         """Decide when to try again, and say so once."""
@@ -226,32 +234,23 @@ class Publisher:
         else:
             wait_s = self._backoff.next_s(error.retry_after_s if isinstance(error, Unreachable) else None)
         self._next_attempt = monotonic() + wait_s
-        self._complain(error)
+        self._complaints.failed(error)
 
     def _contested(self) -> bool:
         self._outdated.append(monotonic())
         return len(self._outdated) == 3 and self._outdated[-1] - self._outdated[0] < CONTESTED_S
 
-    def _complain(self, error: TransportError) -> None:
-        kind = str(error) if isinstance(error, Refused) else type(error).__name__
-        if kind == self._complaint:
-            return
-        self._complaint = kind
-        if isinstance(error, VersionRefused):
-            _log.error("nothing more is sent to %s; training goes on. %s", self._server, error)
-        elif isinstance(error, Refused):
-            _log.error("%s refuses this run's data, which is kept; training goes on. %s", self._server, error)
-        elif isinstance(error, RunLost | Outdated):
-            _log.info("registering again with %s: %s", self._server, error)
-        else:
-            _log.warning(
-                "%s cannot be reached; training goes on, and data is kept and sent later. %s", self._server, error
-            )
-
-    def _recovered(self) -> None:
-        if self._complaint:
-            self._complaint = ""
-            _log.info("%s takes data again", self._server)
+    def _give_way(self, error: BatchRefused) -> bool:
+        """The server will never take the pending batch. Returns whether to send the next one at once."""
+        self._progress = monotonic()
+        if error.too_large and self._outbox.split():
+            self._complaints.too_large(error, self._outbox.load_bytes)
+            return True
+        self._complaints.refused(error, self._outbox.discard())
+        if self._end is not None:
+            return True
+        self._next_attempt = monotonic() + self._backoff.next_s()  # what waits may fare better in a while
+        return False
 
     def _stumble(self) -> None:
         """A defect of ours. What was being sent may be the reason: give it up, count it, go on."""
@@ -267,8 +266,7 @@ class Publisher:
             if not self._muted:
                 self._deliver(finish)
         except TransportError as error:
-            left = self.counters.buffered
-            _log.warning("the run ended with %d records that %s did not take: %s", left, self._server, error)
+            self._complaints.ended(error, self.counters.buffered)
         except Exception:
             self._stumble()
         finally:

@@ -13,7 +13,8 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import torch.distributed as dist
@@ -36,6 +37,7 @@ LONGEST_WAIT_S = 1.0  # of a paused rank 0 for its server, before it meets the o
 
 _COMPARED = ("settings", "observe_steps", "allow", "exchange_every")
 
+_T = TypeVar("_T")
 _log = logging.getLogger("steadynorm")
 
 
@@ -118,11 +120,11 @@ class Ranks:
                 self._hold()
             if not self._over:
                 self._start()
-                if (at // self._every) % max(1, COMPARE_EVERY // self._every) == 0 and at:
-                    self._fingerprints.take()
         except Exception:
-            self._over = True
             _log.exception("the ranks' exchange failed: the settings stay as they are on this rank; training goes on")
+            self.leave()  # the others get an error too: they would wait for this rank
+        if not self._over and at and (at // self._every) % max(1, COMPARE_EVERY // self._every) == 0:
+            self._attempt(self._fingerprints.take)
 
     def begin_anew(self) -> None:
         """A checkpoint was loaded, on all ranks: whichever optimizer comes first begins a new step.
@@ -145,18 +147,28 @@ class Ranks:
         self._over = True
 
     def _start(self) -> None:
-        norms, statistics = self._fingerprints.read()
-        in_force = zlib.crc32(msgspec.msgpack.encode(self._boundary.applied))
-        status = Status(bool(self._faults.count), self._boundary.closed, self._names, in_force, norms, statistics)
+        status = self._attempt(self._status) or Status(failed=True, closing=self._boundary.closed)
         self._exchange.start(self._news() if self.rank == 0 else News(), status)
 
+    def _status(self) -> Status:
+        norms, statistics = self._fingerprints.read()
+        in_force = zlib.crc32(msgspec.msgpack.encode(self._boundary.applied))
+        return Status(bool(self._faults.count), self._boundary.closed, self._names, in_force, norms, statistics)
+
     def _news(self) -> News:
-        try:
+        def news() -> News:
             offer = self._mailbox.take()
             return News.of(offer, hold=self._boundary.would_wait(offer))
+
+        return self._attempt(news) or News()
+
+    def _attempt(self, part: Callable[[], _T]) -> _T | None:
+        """What `part` gives. A fault of this rank alone must not keep it from the next exchange: the others wait."""
+        try:
+            return part()
         except Exception:
             self._faults.caught()
-            return News()
+            return None
 
     def _complete(self) -> bool:
         """Take what the exchange brought. Returns whether to wait here."""
@@ -169,11 +181,8 @@ class Ranks:
             self._tell(NoteKind.RANK_FAILED, failed, "met an internal error, so the agents of all ranks are off")
             return False
         if (offer := news.offer) is not None and not outdated:
-            try:
-                self._boundary.consider(offer)
-            except Exception:
-                self._faults.caught()
-        self._compare(statuses)
+            self._attempt(partial(self._boundary.consider, offer))
+        self._attempt(partial(self._compare, statuses))
         return news.hold and not any(status.closing for status in statuses)
 
     def _hold(self) -> None:

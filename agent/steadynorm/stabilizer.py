@@ -167,6 +167,11 @@ class GradientStabilizer:
         """How many times other ranks that hold shards of the parameters were met; 0 where all of each is here."""
         return sum(gradients.shards.entered for gradients, _ in self._groups if gradients.shards is not None)
 
+    @property
+    def sharded(self) -> bool:
+        """Whether other ranks hold shards of any parameter, so that steps are made together."""
+        return any(gradients.shards is not None for gradients, _ in self._groups)
+
     @torch.no_grad()
     def sit_out(self) -> None:
         """In place of an `apply()` that did not come to meet the other ranks: they wait for this one."""
@@ -175,6 +180,8 @@ class GradientStabilizer:
 
     def retire(self) -> None:
         """All ranks have agreed, at this step, to measure no more: from now on none waits for another."""
+        self._settings = merge(self._settings, {"mode": Mode.OFF})  # also where configure() is what failed
+        self._statistics.knobs.fill(self._settings)
         for gradients, _ in self._groups:
             if gradients.shards is not None:
                 gradients.shards.retired = True
@@ -186,15 +193,20 @@ class GradientStabilizer:
         A line search compares the gradients of one step, so each tensor keeps the scale that apply() decided, and the
         statistics do not move. In stabilize a gradient that is not finite becomes zero, as in apply().
         """
-        if not self._scaling:
+        if not self._scaling and not self.sharded:
             return
         for gradients, statistics in self._groups:
-            if self._previous_mode is Mode.STABILIZE:
+            finite: Tensor | None = None
+            # Where shards are measured, ranks meet: also on one whose apply() failed and knows nothing of its step.
+            if self._previous_mode is Mode.STABILIZE or self.sharded:
                 norms = torch.empty_like(statistics.raw_norm)  # evaluations are rare enough to allocate
                 present = gradients.measure(out=norms)
-                gradients.scale(present, statistics.scale, statistics.finite.logical_and(norms < torch.inf))
+                if self._previous_mode is Mode.STABILIZE:
+                    finite = statistics.finite.logical_and(norms < torch.inf)
             else:
-                gradients.scale(gradients.collect(), statistics.scale)
+                present = gradients.collect()
+            if self._scaling:
+                gradients.scale(present, statistics.scale, finite)
 
     @torch.no_grad()
     def statistics(self) -> dict[str, dict[str, float]]:

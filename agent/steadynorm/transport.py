@@ -20,13 +20,15 @@ from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.home import find_token
 from steadynorm_contract.records import Desired, RunFinish, RunRegistration
 from steadynorm_contract.settings import SettingsError
-from steadynorm_contract.views import Problem
+from steadynorm_contract.views import UNSUPPORTED_VERSION, Problem
 
 __all__ = [
+    "BatchRefused",
     "Offer",
     "Outdated",
     "Refused",
     "RunLost",
+    "Standing",
     "Transport",
     "TransportError",
     "Unacceptable",
@@ -36,6 +38,8 @@ __all__ = [
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
+
+_OF_THE_BODY = (400, 413, 422)  # statuses that speak of what was sent, so that sending it again cannot help
 
 _T = TypeVar("_T")
 
@@ -61,11 +65,36 @@ class Outdated(TransportError):
 
 
 class Refused(TransportError):
-    """The server will not take it (401, 403, 422, ...): a person has to mend something."""
+    """The server will not take it (401, 403, 422, ...): a person has to mend something. status: 0: not an error."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BatchRefused(Refused):
+    """The server knows the run and will never take this very batch (400, 413, 422)."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it might take its parts."""
+        return self.status == 413
 
 
 class VersionRefused(Refused):
     """Agent and server do not speak the same version: nothing more can be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a server knows of a run. acknowledged: the last sequence stored of this incarnation.
+
+    previous: the last one stored of the registration's `previous_instance`; None: the server cannot tell.
+    """
+
+    incarnation: int
+    acknowledged: int
+    previous: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +124,22 @@ class Transport:
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
         self._pool.pool_classes_by_scheme = self._connections.pool_classes()
 
-    def register(self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, int, Offer]:
-        """Register the run. Returns its incarnation, the last sequence stored of it, and the desired settings."""
+    def register(self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S) -> tuple[Standing, Offer]:
+        """Register the run. Returns where it stands at the server, and the desired settings."""
         body = encode_json(registration)
         answer = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
-        return answer.incarnation, answer.acknowledged, _offer(answer.desired)
+        standing = Standing(answer.incarnation, answer.acknowledged, answer.previous_acknowledged)
+        return standing, _offer(answer.desired)
 
     def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, Offer]:
         """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
         path = f"/runs/{quote(run_id, safe='')}/telemetry"
-        answer = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Answer)
+        try:
+            answer = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Answer)
+        except Refused as error:
+            if error.status in _OF_THE_BODY and not isinstance(error, VersionRefused):
+                raise BatchRefused(str(error), error.status) from error
+            raise
         return answer.acknowledged, _offer(answer.desired)
 
     def poll(self, run_id: str, after_revision: int, wait_s: int) -> Offer | None:
@@ -151,6 +186,7 @@ class _Registered(msgspec.Struct):
     incarnation: int
     acknowledged: int
     desired: msgspec.Raw
+    previous_acknowledged: int | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -189,9 +225,9 @@ def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
         return Outdated(message)
     if status in (408, 425, 429) or status >= 500:
         return Unreachable(message, _seconds(retry_after))
-    if problem is not None and "schema version" in problem.detail:
-        return VersionRefused(message)
-    return Refused(message)
+    if problem is not None and (problem.type == UNSUPPORTED_VERSION or problem.detail.startswith("schema version")):
+        return VersionRefused(message, status)  # by its text where the server is older than the type
+    return Refused(message, status)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -112,6 +112,7 @@ class RunRegistration(msgspec.Struct, kw_only=True):
     step: int = 0  # steps taken so far; more than 0 after a restart from a checkpoint
     run_id: str | None = None  # proposed by the agent, or known from a checkpoint; made by the server if absent
     instance: str | None = None  # random per agent: registering again with the same one keeps the incarnation
+    previous_instance: str | None = None  # the one that this very process was registered as before
     framework: str = ""
     agent_version: str = ""
     world_size: int = 1
@@ -135,6 +136,7 @@ class Registered(msgspec.Struct, frozen=True):
     incarnation: int  # counts the registrations of this run by different agents, from 1
     acknowledged: int  # last sequence stored of this incarnation
     desired: Desired
+    previous_acknowledged: int | None = None  # last one stored of `previous_instance`; None: not known here (any more)
 
 
 class RevisionOutcome(enum.StrEnum):
@@ -195,9 +197,11 @@ class ParameterRows(msgspec.Struct, frozen=True):
 
 
 class AgentCounters(msgspec.Struct, frozen=True):
-    """Counts since the agent began, in records (a step's scalars are one, a step's per-parameter rows another).
+    """Counts of records (a step's scalars are one, a step's per-parameter rows another).
 
-    produced = acknowledged + dropped + buffered at any moment.
+    produced = acknowledged + dropped + buffered at any moment. `agent.counters` counts since the process attached. In
+    a batch they count since its incarnation began, with what was buffered then taken for produced: the server adds up
+    what is dropped and what fails over the incarnations of a run.
     """
 
     produced: int = 0

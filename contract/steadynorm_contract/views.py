@@ -10,6 +10,7 @@ from steadynorm_contract.records import AgentCounters
 from steadynorm_contract.settings import FieldError, Settings
 
 __all__ = [
+    "UNSUPPORTED_VERSION",
     "Applied",
     "AuditChain",
     "AuditEntry",
@@ -264,6 +265,10 @@ class Me(msgspec.Struct, frozen=True):
     name: str
     roles: list[str]
     runs: list[str] | None = None
+
+
+UNSUPPORTED_VERSION = "urn:steadynorm:problem:unsupported-version"
+"""`type` of the problem that agent and server do not speak one schema version: whoever asked need not ask again."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -74,7 +74,8 @@ def _registration_errors(run: RunRegistration) -> Iterator[FieldError]:
     yield from _whole("detail_every", run.detail_every, 1)
     for field in ("framework", "agent_version", "host"):
         yield from _text(field, getattr(run, field), _MAX_TEXT)
-    yield from _text("instance", run.instance or "", _MAX_TEXT)
+    for field in ("instance", "previous_instance"):
+        yield from _text(field, getattr(run, field) or "", _MAX_TEXT)
     if len(run.tags) > 50 or any(len(key) > 100 or len(value) > _MAX_TEXT for key, value in run.tags.items()):
         yield _error("tags", "must be at most 50 of at most 500 characters each", f"{len(run.tags)} tags")
     if unknown := [name for name in run.allow or () if name not in SETTING_RULES]:

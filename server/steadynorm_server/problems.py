@@ -2,6 +2,9 @@
 
 Routes and the store raise a ProblemError (or one of its named kinds); `install` turns these, the contract's own errors
 and the framework's into answers. Nothing that a client sends may end as a 500.
+
+A problem's `type` is about:blank, which says no more than its status, except where a program has to tell it from others
+of that status: `views.UNSUPPORTED_VERSION`. A type never changes; titles and details are for people, and may.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from starlette.requests import ClientDisconnect
 
 from steadynorm_contract.codec import MalformedMessage, UnsupportedVersion, encode_json
 from steadynorm_contract.settings import FieldError, SettingsError
-from steadynorm_contract.views import Problem
+from steadynorm_contract.views import UNSUPPORTED_VERSION, Problem
 from steadynorm_server.request_log import request_id
 
 __all__ = ["ProblemError", "RunNotFound", "install", "invalid"]
@@ -42,6 +45,7 @@ class ProblemError(Exception):
         detail: str,
         *,
         title: str | None = None,
+        kind: str = "about:blank",
         errors: Sequence[FieldError] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
@@ -49,6 +53,7 @@ class ProblemError(Exception):
         self.status = status
         self.detail = detail
         self.title = title or HTTPStatus(status).phrase
+        self.kind = kind
         self.errors = list(errors) if errors else None
         self.headers = dict(headers or {})
 
@@ -71,6 +76,7 @@ def answer(request: Request, problem: ProblemError) -> Response:
         title=problem.title,
         status=problem.status,
         detail=problem.detail,
+        type=problem.kind,
         instance=request.url.path,
         errors=problem.errors,
         request_id=request_id(request.scope),
@@ -115,7 +121,7 @@ def _to_problem(error: Exception) -> ProblemError:
         case SettingsError():
             return ProblemError(422, str(error), title="Invalid settings", errors=error.errors)
         case UnsupportedVersion():
-            return ProblemError(400, str(error), title="Unsupported schema version")
+            return ProblemError(400, str(error), title="Unsupported schema version", kind=UNSUPPORTED_VERSION)
         case MalformedMessage():
             return ProblemError(400, str(error), title="Malformed message")
         case RequestValidationError():

@@ -55,6 +55,7 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
         "info": encode_json(info).decode(),
         "digest": hashlib.sha256(table).hexdigest(),
         "instance": registration.instance or "",
+        "previous_instance": registration.previous_instance or "",
         "settings": encode_json(registration.settings).decode(),
         "applied_revision": str(registration.applied_revision),
         "step": str(registration.step),
@@ -74,13 +75,14 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
                 "use another run_id, or delete the run."
             )
             raise invalid("parameters", "must be those of the known run", message)
-    _, incarnation, acknowledged, revision, settings, created, succeeded = answer
+    _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
     # Also for a known run: the process that made it may have died before this line.
     await store.redis.add_to_index(INDEX, {run_id: now})
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
     if succeeded == b"1":
         desired = await _let_go_on(store, run_id, desired)
-    return Registered(run_id, int(incarnation), int(acknowledged), desired), created == b"1"
+    stored = int(previous) if previous else None
+    return Registered(run_id, int(incarnation), int(acknowledged), desired, stored), created == b"1"
 
 
 async def _let_go_on(store: Store, run_id: str, desired: Desired) -> Desired:

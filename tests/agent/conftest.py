@@ -41,6 +41,7 @@ class StoredRun:
     registrations: list[RunRegistration] = field(default_factory=list)
     incarnation: int = 0
     acknowledged: int = 0
+    came_to: dict[str | None, int] = field(default_factory=dict)  # by instance, the last sequence of its incarnation
     revision: int = 0
     settings: object = field(default_factory=Settings)
     batches: list[TelemetryBatch] = field(default_factory=list)
@@ -172,7 +173,8 @@ class StubServer:
         if not run.registrations or run.registrations[-1].instance != registration.instance:
             run.incarnation, run.acknowledged = run.incarnation + 1, 0
         run.registrations.append(registration)
-        return json_answer(Registered(run_id, run.incarnation, run.acknowledged, self._desired(run)), 201)
+        previous = run.came_to.get(registration.previous_instance)
+        return json_answer(Registered(run_id, run.incarnation, run.acknowledged, self._desired(run), previous), 201)
 
     def _telemetry(self, run: StoredRun, body: bytes, query: object) -> Answer:
         batch = decode_batch(body)
@@ -181,6 +183,7 @@ class StubServer:
         if batch.sequence > run.acknowledged:
             assert batch.sequence == run.acknowledged + 1, "a batch was left out"
             run.acknowledged = batch.sequence
+            run.came_to[run.registrations[-1].instance] = batch.sequence
             run.batches.append(batch)
             run.reports += batch.applied
         return json_answer(TelemetryAnswer(run.acknowledged, self._desired(run)))

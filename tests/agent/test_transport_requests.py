@@ -12,6 +12,7 @@ import pytest
 
 from steadynorm.backoff import Backoff
 from steadynorm.transport import (
+    BatchRefused,
     Outdated,
     Refused,
     RunLost,
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (400, b"", Refused),
+        (400, b"", BatchRefused),
+        (
+            400,
+            b'{"title": "", "status": 400, "detail": "", "type": "urn:steadynorm:problem:unsupported-version"}',
+            VersionRefused,
+        ),
+        (413, b"<html>", BatchRefused),
         (400, b'{"title": "", "status": 400, "detail": "schema version 9 is not supported"}', VersionRefused),
         (401, b"", Refused),
         (403, b"", Refused),
         (404, b"", RunLost),
         (409, b"", Outdated),
-        (422, b"", Refused),
+        (422, b"", BatchRefused),
         (429, b"", Unreachable),
         (500, b"", Unreachable),
         (503, b"", Unreachable),

@@ -25,6 +25,7 @@ async def test_a_run_shows_what_its_agent_said(api: httpx.AsyncClient, make_agen
         "incarnation": 1,
         "acknowledged": 0,
         "desired": {"revision": 0, "settings": msgspec.to_builtins(Settings())},
+        "previous_acknowledged": None,
     }
     shown = msgspec.convert(await agent.get(), RunDetail)
     assert (shown.name, shown.state, shown.health, shown.step) == ("tiny", "running", "calm", 5)
@@ -74,6 +75,35 @@ async def test_registering_again_is_the_same_incarnation_for_the_same_agent_only
     assert restarted.sequence == 0
     kinds = [event["kind"] for event in (await agent.get("/events"))["events"]]
     assert kinds == ["started", "started"]
+
+
+async def test_an_agent_learns_how_far_its_previous_instance_came(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any
+) -> None:
+    await agent.send([1, 2])
+    await agent.send([3])
+    instance = agent.registration.instance
+    nobody = await make_agent(api, instance="nobody", previous_instance="never registered").register()
+    assert nobody["previous_acknowledged"] is None
+    second = make_agent(api, instance="second", previous_instance=instance)
+    assert [(await second.register())["previous_acknowledged"] for _ in range(2)] == [2, 2]  # one answer was lost
+    third = make_agent(api, instance="third", previous_instance=instance)  # both were, before the next checkpoint
+    assert (await third.register())["previous_acknowledged"] == 2
+    await third.send([3])
+    fourth = await make_agent(api, instance="fourth", previous_instance="third").register()
+    assert (fourth["acknowledged"], fourth["previous_acknowledged"]) == (0, 1)
+
+
+async def test_an_agent_that_takes_its_run_back_learns_how_far_it_had_come(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any
+) -> None:
+    await agent.send([1, 2])
+    other = make_agent(api, instance="another")
+    await other.register()
+    await other.send([1])
+    agent.registration.previous_instance = agent.registration.instance
+    back = await agent.register()
+    assert (back["incarnation"], back["acknowledged"], back["previous_acknowledged"]) == (3, 0, 1)
 
 
 async def test_a_restart_takes_back_stop_and_pause_and_says_so(

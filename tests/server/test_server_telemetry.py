@@ -21,6 +21,7 @@ from steadynorm_contract.records import (
     TelemetryBatch,
     floats_to_bytes,
 )
+from steadynorm_contract.views import UNSUPPORTED_VERSION
 from steadynorm_server.store import Store
 
 
@@ -148,6 +149,7 @@ async def test_broken_messages_are_refused_with_a_reason(agent: Any, body: bytes
     answer = await agent.client.post(f"{agent.run}/telemetry", content=body)
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json()["type"] == UNSUPPORTED_VERSION) == said.startswith("schema version")
     assert said in answer.json()["detail"]
     assert (await agent.get())["counters"]["steps"] == 0
 

@@ -1,9 +1,11 @@
 -- Registers an agent: a new run, a new incarnation of a known one, or the same agent once more.
 -- KEYS: run, parameters, events. ARGV: plan as JSON, parameter table.
--- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one},
--- {'name', stored name} for a run of another name, or {'table'} for another parameter table.
+-- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one,
+-- last sequence stored of its previous instance ('' if not known)}, {'name', stored name} for a run of another name, or
+-- {'table'} for another parameter table.
 local plan = cjson.decode(ARGV[1])
-local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state')
+local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
+  'sequence', 'previous_instance', 'previous_sequence')
 if known[1] and known[5] ~= plan.name then
   return {'name', known[5]}
 end
@@ -16,6 +18,16 @@ local incarnation = known[1] or '0'
 if not same then
   incarnation = string.format('%d', tonumber(incarnation) + 1)
 end
+-- How far its last instance came tells an agent whether a batch had arrived whose answer was lost. What it asked about is
+-- kept, in case this answer is lost too; of an agent that asks about nothing known, the one that it replaces.
+local previous = ''
+if plan.previous_instance ~= '' then
+  if not same and known[2] == plan.previous_instance then
+    previous = known[7]
+  elseif known[8] == plan.previous_instance then
+    previous = known[9]
+  end
+end
 redis.call('HSET', KEYS[1], 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
 if not known[1] then
   redis.call('SET', KEYS[2], ARGV[2])
@@ -26,9 +38,13 @@ elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings)
 end
 if not same then
+  local instance, sequence = plan.previous_instance, previous
+  if previous == '' then
+    instance, sequence = known[2] or '', known[7] or ''
+  end
   redis.call('HSET', KEYS[1], 'incarnation', incarnation, 'instance', plan.instance, 'sequence', '0',
     'stalled', '', 'registered_step', plan.step, 'applied_revision', plan.applied_revision, 'applied_step', plan.step,
-    'applied', plan.settings)
+    'applied', plan.settings, 'previous_instance', instance, 'previous_sequence', sequence)
 end
 if not same or known[6] ~= 'running' then
   local event = cjson.decode(plan.event)
@@ -36,4 +52,5 @@ if not same or known[6] ~= 'running' then
   redis.call('XADD', KEYS[3], 'MAXLEN', plan.max_events, '*', 'event', cjson.encode(event))
 end
 local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
-return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1', (known[1] and not same) and '1' or '0'}
+return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1', (known[1] and not same) and '1' or '0',
+  previous}

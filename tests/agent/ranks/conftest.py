@@ -21,7 +21,7 @@ class RunRanks(Protocol):
 
 @dataclass
 class StartedRanks:
-    """The processes of one scenario of distributed.py, behind the one that forks them, whose death ends them too."""
+    """The processes of one scenario, behind the one that forks them, whose death ends them too."""
 
     folder: Path
     world: int
@@ -49,16 +49,16 @@ class StartedRanks:
 
 @pytest.fixture
 def start_ranks(tmp_path: Path) -> Iterator[Callable[..., StartedRanks]]:
-    """start_ranks(world, scenario, **arguments): starts distributed.py's scenario; ended with the test."""
+    """start_ranks(world, scenario, **arguments): starts a scenario of `program`; ended with the test."""
     started: list[StartedRanks] = []
 
-    def start(world: int, scenario: str, **arguments: object) -> StartedRanks:
+    def start(world: int, scenario: str, *, program: str = "distributed.py", **arguments: object) -> StartedRanks:
         folder = tmp_path / f"ranks{len(started)}"
         folder.mkdir()
-        program = [sys.executable, str(Path(__file__).parent / "distributed.py"), scenario]
+        command = [sys.executable, str(Path(__file__).parent / program), scenario]
         with (folder / "log").open("wb") as log:
             given = [str(world), str(folder), json.dumps(arguments)]
-            process = subprocess.Popen([*program, *given], stdout=log, stderr=log)
+            process = subprocess.Popen([*command, *given], stdout=log, stderr=log)
         started.append(StartedRanks(folder, world, process))
         return started[-1]
 

@@ -25,6 +25,8 @@ FAULTS = {
     "scaling": "_stabilizers.0._groups.0.0.scale",
     "the whole step": "_stabilizers.0.apply",
     "what ranks tell": "_boundary.would_wait",
+    "what ranks are": "_boundary.ranks._status",
+    "comparing them": "_boundary.ranks._compare",
 }
 
 
