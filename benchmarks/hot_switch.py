@@ -4,7 +4,7 @@
 
 The demo's character GPT, same seed and same batches in every run. Shown is the mean loss of the last 20 steps, how far
 that is from the run that nobody touched, and the jolt: how far the mean loss of any 20 steps in a row after half-time
-rises above the untouched run's. The last rows use a whole agent: it attaches to a run that trains already, or leaves it.
+rises above the untouched run's. The last rows use a whole agent, which comes to a run that trains, or leaves it.
 """
 
 from __future__ import annotations

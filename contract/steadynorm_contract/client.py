@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
+from steadynorm_contract.bulk import Bulk, BulkAnswer
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.home import find_server, find_token
 from steadynorm_contract.records import Desired
@@ -178,9 +179,17 @@ class Client:
         headers = {"If-Match": f'"{revision}"', "Content-Type": "application/json"}
         return _decode(self._request("PATCH", path, body=body, headers=headers), Desired)
 
+    def change_many(self, bulk: Bulk) -> BulkAnswer:
+        """Preview a change of many runs, or make it: see `Bulk`. Raises InvalidChange."""
+        return self._send("POST", "/settings/bulk", bulk, BulkAnswer)
+
     def delete(self, run_id: str) -> None:
         """Delete a run with its data."""
         self._request("DELETE", f"/runs/{quote(run_id, safe='')}")
+
+    def _send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
+        headers = {"Content-Type": "application/json"}
+        return _decode(self._request(method, path, body=msgspec.json.encode(body), headers=headers), kind)
 
     def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
         given = {key: value for key, value in (query or {}).items() if value is not None}

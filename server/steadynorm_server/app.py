@@ -18,7 +18,7 @@ from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
-from steadynorm_server.routes import health, heatmap, me, runs, settings, telemetry
+from steadynorm_server.routes import bulk, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
 __all__ = ["create_app"]
@@ -52,7 +52,7 @@ def create_app(
     )
     app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, heatmap, telemetry, settings):
+    for module in (me, runs, heatmap, telemetry, settings, bulk):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

@@ -8,6 +8,7 @@ import pytest
 
 PUBLIC = {
     "steadynorm": "Agent GradientStabilizer Mode Settings __version__ attach",
+    "steadynorm_contract.bulk": "MAX_SELECTED Bulk BulkAnswer BulkOutcome BulkRow Selection",
     "steadynorm_contract.chain": "link verify",
     "steadynorm_contract.client": (
         "Client ClientError Conflict Forbidden InvalidChange NotFound ServerUnreachable Unauthorized"
@@ -28,7 +29,7 @@ PUBLIC = {
     "steadynorm_contract.views": (
         "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
         "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary "
-        "Series SeriesAnswer"
+        "Series SeriesAnswer UNSUPPORTED_VERSION"
     ),
 }
 

@@ -186,9 +186,7 @@ def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: Visit, start
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_of_two_operators_the_slower_one_is_told_and_loses_nothing(
-    visit: Visit, start_run: StartRun, server: House
-) -> None:
+def test_the_slower_of_two_operators_loses_nothing(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("two hands")
     page = visit(run.run_id)
     page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
@@ -232,9 +230,7 @@ def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun
     assert "statistics reset" in said(page)
 
 
-def test_an_earlier_revision_comes_back_as_a_change_with_its_reason(
-    visit: Visit, start_run: StartRun, server: House
-) -> None:
+def test_an_earlier_revision_comes_back_as_a_change(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("undone")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     server.client().change(run.run_id, {"gamma1": 0.7, "gamma2": 0.95}, revision=1)
@@ -251,9 +247,7 @@ def test_an_earlier_revision_comes_back_as_a_change_with_its_reason(
     assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.999
 
 
-def test_a_preview_replays_the_draft_over_what_was_recorded_and_changes_nothing(
-    visit: Visit, start_run: StartRun, server: House
-) -> None:
+def test_a_preview_replays_the_draft_and_changes_nothing(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("previewed")
     page = visit(run.run_id)
     assert page.button(key=f"{run.run_id}/preview/open").disabled
@@ -294,9 +288,7 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: Visit, sta
     assert page.button(key=f"{run.run_id}/reset").disabled
 
 
-def test_a_server_that_goes_away_leaves_the_last_numbers_in_sight(
-    visit: Visit, start_run: StartRun, own_server: House
-) -> None:
+def test_without_its_server_the_last_numbers_stay(visit: Visit, start_run: StartRun, own_server: House) -> None:
     page = visit(start_run("left alone", own_server).run_id, at=own_server.server)
     before = {metric.label: metric.value for metric in page.metric}
     own_server.close()

@@ -1,0 +1,115 @@
+"""One change to many runs: shown first, made run by run, each on condition that nobody was faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from steadynorm_contract.codec import encode_json
+
+
+@pytest.fixture
+async def fleet(api: httpx.AsyncClient, make_agent: Any) -> dict[str, Any]:
+    """Five agents by the id of their run: three of team nlp, of which one has ended and one allows gamma1 only."""
+    wanted: dict[str, dict[str, Any]] = {
+        "gpt-1": {"name": "gpt-small", "tags": {"team": "nlp"}},
+        "gpt-2": {"name": "gpt-large", "tags": {"team": "nlp"}, "allow": ["gamma1"]},
+        "gpt-3": {"name": "gpt-old", "tags": {"team": "nlp"}},
+        "vit-1": {"name": "vit", "tags": {"team": "vision"}},
+        "gpt-4": {"name": "gpt-tiny", "tags": {"team": "edge"}},
+    }
+    agents = {run_id: make_agent(api, run_id=run_id, **more) for run_id, more in wanted.items()}
+    for agent in agents.values():
+        await agent.register()
+    await api.post("/runs/gpt-3/finish", content=encode_json({"state": "finished"}))
+    return agents
+
+
+async def ask(api: httpx.AsyncClient, select: Any, settings: Any, **more: Any) -> httpx.Response:
+    """POST a bulk change."""
+    return await api.post("/settings/bulk", content=encode_json({"select": select, "settings": settings, **more}))
+
+
+def by_run(answer: httpx.Response) -> dict[str, tuple[str, int | None]]:
+    """Outcome and revision of each run in an answer."""
+    assert answer.status_code == 200, answer.text
+    return {row["run_id"]: (row["outcome"], row["revision"]) for row in answer.json()["runs"]}
+
+
+async def test_a_preview_says_what_would_happen_to_each_run_and_changes_nothing(
+    api: httpx.AsyncClient, fleet: dict[str, Any]
+) -> None:
+    answer = await ask(api, {"name": "gpt-*"}, {"gamma2": 0.99})
+    assert by_run(answer) == {
+        "gpt-1": ("change", 0),
+        "gpt-2": ("refused", 0),
+        "gpt-3": ("ended", 0),
+        "gpt-4": ("change", 0),
+    }
+    shown = {row["run_id"]: row for row in answer.json()["runs"]}
+    assert (shown["gpt-1"]["before"], shown["gpt-1"]["after"]) == ({"gamma2": 0.999}, {"gamma2": 0.99})
+    assert "allows gamma1" in shown["gpt-2"]["why"]
+    assert answer.json()["revisions"] == {"gpt-1": 0, "gpt-4": 0}
+    for agent in fleet.values():
+        assert (await agent.get("/settings"))["revision"] == 0
+        assert (await agent.get("/audit"))["entries"] == []
+
+
+async def test_the_change_is_made_to_what_was_previewed_with_one_audit_entry_each(
+    api: httpx.AsyncClient, fleet: dict[str, Any]
+) -> None:
+    select, settings = {"name": "gpt-*"}, {"gamma2": 0.99, "reset_generation": "+1"}
+    await fleet["gpt-1"].change(0, {"reset_generation": 4})
+    revisions = (await ask(api, select, settings)).json()["revisions"]
+    assert revisions == {"gpt-1": 1, "gpt-4": 0}
+    await fleet["gpt-4"].change(0, {"gamma1": 0.5})  # somebody is faster
+    answer = await ask(api, select, settings, dry_run=False, revisions=revisions, reason="spikes everywhere")
+    outcomes = by_run(answer)
+    assert (outcomes["gpt-1"], outcomes["gpt-4"]) == (("changed", 2), ("moved", 1))
+    assert (await fleet["gpt-1"].get("/settings"))["settings"]["reset_generation"] == 5
+    newest = (await fleet["gpt-1"].get("/audit"))["entries"][0]
+    assert (newest["reason"], newest["actor"]) == ("spikes everywhere", "local")
+    assert newest["after"] == {"gamma2": 0.99, "reset_generation": 5}
+    assert (await fleet["gpt-4"].get("/settings"))["settings"]["gamma2"] == 0.999
+    again = await ask(api, select, settings, dry_run=False, revisions=revisions)  # a repeat does no more
+    assert by_run(again)["gpt-1"] == ("moved", 2)
+    assert len((await fleet["gpt-1"].get("/audit"))["entries"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("select", "expected"),
+    [
+        ({"tags": {"team": "nlp"}}, {"gpt-1", "gpt-2", "gpt-3"}),
+        ({"name": "gpt-*", "tags": {"team": "edge"}}, {"gpt-4"}),
+        ({"run_ids": ["vit-1", "nobody", "../x", "vit-1"]}, {"vit-1"}),
+        ({"name": "*"}, {"gpt-1", "gpt-2", "gpt-3", "gpt-4", "vit-1"}),
+        ({"name": "GPT-*"}, set()),
+    ],
+)
+async def test_runs_are_selected_by_name_tags_and_ids(
+    api: httpx.AsyncClient, fleet: dict[str, Any], select: Any, expected: set[str]
+) -> None:
+    assert fleet
+    assert set(by_run(await ask(api, select, {"gamma1": 0.5}))) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"select": {}, "settings": {}}, 422, "must name runs"),
+        ({"select": {"name": "*"}, "settings": {"gamma2": 1.0}}, 422, "gamma2 must be in"),
+        ({"select": {"name": "*"}, "settings": {"shiny": 1}}, 422, "shiny"),
+        ({"select": {"name": "*"}, "settings": {"gamma2": 0.9}, "dry_run": False}, 428, "previewed"),
+        ({"select": {"name": "*"}, "settings": {}, "reason": "x" * 501}, 422, "reason"),
+        ({"select": {"run_ids": ["r"] * 1001}, "settings": {}}, 422, "at most 1000 runs"),
+        ({"select": {"nmae": "*"}, "settings": {}}, 400, "nmae"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused_whole(
+    api: httpx.AsyncClient, fleet: dict[str, Any], body: Any, status: int, said: str
+) -> None:
+    answer = await api.post("/settings/bulk", content=encode_json(body))
+    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    assert (await fleet["vit-1"].get("/settings"))["revision"] == 0
