@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import struct
 from array import array
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import (
@@ -39,31 +40,31 @@ _PACE_BATCHES = 9
 class Peaks:
     """Per parameter the largest spike ratio and the number of spikes in recorded rows, since the run began."""
 
-    ratios: array[float]  # float32 [parameters]
-    spikes: array[int]  # uint32 [parameters]
+    ratios: npt.NDArray[np.float32]  # [parameters]
+    spikes: npt.NDArray[np.uint32]  # [parameters]
 
     @staticmethod
     def decode(data: bytes | None, parameters: int) -> Peaks:
         """From the store; zeros where nothing is stored yet."""
         if data is None:
-            return Peaks(array("f", bytes(4 * parameters)), array("I", bytes(4 * parameters)))
-        spikes = array("I", struct.unpack(f"<{parameters}I", data[4 * parameters :]))
-        return Peaks(floats_from_bytes(data[: 4 * parameters]), spikes)
+            return Peaks(np.zeros(parameters, np.float32), np.zeros(parameters, np.uint32))
+        return Peaks(
+            np.frombuffer(data, "<f4", parameters).astype(np.float32),
+            np.frombuffer(data, "<u4", parameters, 4 * parameters).astype(np.uint32),
+        )
 
     def encode(self) -> bytes:
         """For the store."""
-        return struct.pack(f"<{len(self.ratios)}f{len(self.spikes)}I", *self.ratios, *self.spikes)
+        return self.ratios.astype("<f4").tobytes() + self.spikes.astype("<u4").tobytes()
 
-    def add(self, ratios: array[float]) -> bool:
-        """Take one row's ratios in. Returns whether anything changed."""
-        if not math.isfinite(sum(ratios)):
-            ratios = array("f", (ratio if math.isfinite(ratio) else 0.0 for ratio in ratios))
-        highest = array("f", map(max, self.ratios, ratios))
-        changed = highest != self.ratios
+    def add(self, ratios: npt.NDArray[np.float32]) -> bool:
+        """Take rows' ratios [rows, parameters] in. Returns whether anything changed."""
+        ratios = np.where(np.isfinite(ratios), ratios, np.float32(0))
+        highest = np.maximum(self.ratios, ratios.max(axis=0))
+        changed = not np.array_equal(highest, self.ratios)
         self.ratios = highest
-        if ratios and max(ratios) > SPIKE_RATIO:
-            for at, ratio in enumerate(ratios):
-                self.spikes[at] += ratio > SPIKE_RATIO
+        if (spiked := ratios > SPIKE_RATIO).any():
+            self.spikes += spiked.sum(axis=0, dtype=np.uint32)
             changed = True
         return changed
 
@@ -109,9 +110,8 @@ async def work_out(
     if batch.rows is not None and batch.rows.steps and batch.rows.parameters and peaks is not None:
         block = _row_block(batch.rows, batch.scalars, now)
         addition.appends += await history.plan(history.ROWS, run.tails, block, read, run.applied.eps)
-        ratios, size = ROW_COLUMNS.index("spike_ratio"), block.width
-        rows = [block.mean[at + ratios : at + size : len(ROW_COLUMNS)] for at in range(0, len(block.mean), size)]
-        if sum(map(peaks.add, rows)):  # every row must be taken in
+        values = np.frombuffer(block.mean, np.float32).reshape(len(block.steps), -1, len(ROW_COLUMNS))
+        if peaks.add(values[..., ROW_COLUMNS.index("spike_ratio")]):
             addition.peaks = peaks
     addition.fields |= {
         "sequence": str(batch.sequence),

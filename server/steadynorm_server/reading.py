@@ -119,14 +119,14 @@ class Reader:
                 values = row.mean[-row.width :][at * width : (at + 1) * width]
                 numbers = {name: _shown(value) for name, value in zip(ROW_COLUMNS, values, strict=True)}
                 numbers["target"] = _target(numbers["norm_mean"], numbers["norm_rms"], run.applied.eps)
-                numbers["spike_ratio_max"] = peaks.ratios[at]
+                numbers["spike_ratio_max"] = float(peaks.ratios[at])
             listed.append(
                 ParameterView(
                     name=parameter.name,
                     shape=list(parameter.shape),
                     dtype=parameter.dtype,
                     numel=parameter.numel,
-                    spikes=peaks.spikes[at],
+                    spikes=int(peaks.spikes[at]),
                     **numbers,
                 )
             )

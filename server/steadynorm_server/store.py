@@ -128,6 +128,8 @@ class Store:
                 raise other_incarnation(run_id, batch.incarnation, run.incarnation)
             if batch.sequence <= run.sequence:
                 return TelemetryAnswer(run.sequence, run.wanted())
+            if batch.sequence > run.sequence + 1:
+                raise _rewound(run_id, batch.sequence, run.sequence)
             if (desired := await self._add(run, batch)) is not None:
                 return TelemetryAnswer(batch.sequence, desired)
         raise ProblemError(
@@ -200,6 +202,16 @@ def _plan(addition: Addition) -> dict[str, object]:
     if addition.adopt is not None:
         plan["adopt"] = {"revision": str(addition.adopt[0]), "settings": addition.adopt[1].decode()}
     return plan
+
+
+def _rewound(run_id: str, given: int, known: int) -> ProblemError:
+    """Batches come one after another: a gap means that the store lost what it acknowledged, settings perhaps too."""
+    return ProblemError(
+        409,
+        f"batch {given} of run {run_id} came after {known}: this store was put back to an older state. "
+        "Register again, so that both know the newest settings.",
+        title="Rewound",
+    )
 
 
 def other_incarnation(run_id: str, given: int, known: int) -> ProblemError:

@@ -5,7 +5,7 @@
 -- {'table'} for another parameter table.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
-  'sequence', 'previous_instance', 'previous_sequence')
+  'sequence', 'previous_instance', 'previous_sequence', 'desired')
 if known[1] and known[5] ~= plan.name then
   return {'name', known[5]}
 end
@@ -36,6 +36,10 @@ if not known[1] then
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   -- The agent knows a revision that this store lost: what runs is the truth.
   redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings)
+elseif plan.applied_revision == known[4] and plan.applied_revision ~= '0' and plan.settings ~= known[10] then
+  -- A store that was rewound has given a number again that the agent knows for something else: what was wanted last gets
+  -- a number that is new to both. At revision 0 nobody has wanted anything yet: each process brings its own settings.
+  redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(known[4]) + 1))
 end
 if not same then
   local instance, sequence = plan.previous_instance, previous
