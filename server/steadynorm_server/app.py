@@ -18,6 +18,7 @@ from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
+from steadynorm_server.retention import forget_old
 from steadynorm_server.routes import bulk, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
@@ -38,7 +39,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
-        async with store.opened(), background("sweeper", lambda: _sweep(store)):
+        async with store.opened(), background("sweeper", lambda: _sweep(store, settings_.retention_days)):
             yield
 
     app = FastAPI(
@@ -68,9 +69,11 @@ def create_app(
     return app
 
 
-async def _sweep(store: Store) -> None:
-    """Rebuilds the index once, then notes runs that fell silent even when nobody looks."""
+async def _sweep(store: Store, keep_days: float | None) -> None:
+    """Rebuilds the index once, then notes runs that fell silent even when nobody looks, and removes old ones."""
     await store.rebuild_index()
     while True:
-        await store.note_silence(await store.all())
+        runs = await store.all()
+        await store.note_silence(runs)
+        await forget_old(store, runs, keep_days)
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))

@@ -12,6 +12,7 @@ STEADYNORM_RATE_PER_RUN, _RATE_PER_TOKEN, _REQUEST_WITHIN_S, _MAX_CONNECTIONS   
 STEADYNORM_LOG, _LOG_LEVEL                        text or json; info: every request too
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
+STEADYNORM_RETENTION_DAYS                         how long runs are kept
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class ServerSettings(BaseSettings):
     """A run without telemetry for this long is stalled."""
     forget_after_s: float = Field(default=86_400.0, gt=0)
     """A run stalled for this long leaves /metrics, so that nobody is alerted for ever."""
+    retention_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """A run of which nothing was heard for this long is removed with its data. None: never."""
     top_parameters: int = Field(default=10, ge=0, le=1000)
     """How many parameters of a run, by spike ratio, have series of their own in /metrics."""
     shutdown_after_s: int = Field(default=5, ge=1)

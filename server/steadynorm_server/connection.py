@@ -23,7 +23,7 @@ _MAX_CONNECTIONS = 64
 _WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
-Script = Literal["blocks", "change", "commit", "finish", "register", "stall"]
+Script = Literal["blocks", "change", "commit", "finish", "forget", "register", "stall"]
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""
 

@@ -110,11 +110,17 @@ class Store:
     async def delete(self, run_id: str) -> None:
         """Remove a run with all its data. Raises RunNotFound."""
         await self.find(run_id)
-        keys = RunKeys(run_id)
-        streams = [keys.history(level.name) for ladder in (SCALARS, ROWS) for level in ladder.levels]
-        await self.redis.remove(
-            *(keys.run, keys.parameters, keys.peaks, keys.events, keys.audit, keys.outcomes), *streams
-        )
+        await self.redis.remove(*_all_keys(run_id))
+        await self._left(run_id)
+
+    async def forget(self, run: RunRecord) -> bool:
+        """Remove a run unless it was heard of since `run` was read. Returns whether it was removed."""
+        removed = await self.redis.script("forget", _all_keys(run.run_id), repr(run.last_seen))
+        if removed:
+            await self._left(run.run_id)
+        return bool(removed)
+
+    async def _left(self, run_id: str) -> None:
         await self.redis.remove_from_index(INDEX, run_id)
         await self.redis.publish(CHANGES, run_id)
 
@@ -175,6 +181,12 @@ class Store:
                 await self.redis.script(
                     "stall", [keys.run, keys.events], repr(run.last_seen), encode_json(event), MAX_EVENTS
                 )
+
+
+def _all_keys(run_id: str) -> list[str]:
+    keys = RunKeys(run_id)
+    streams = [keys.history(level.name) for ladder in (SCALARS, ROWS) for level in ladder.levels]
+    return [keys.run, keys.parameters, keys.peaks, keys.events, keys.audit, keys.outcomes, *streams]
 
 
 def _plan(addition: Addition) -> dict[str, object]:
