@@ -1,0 +1,228 @@
+"""Many agents at one server: batches a second, latency, errors, and what server and store use for it.
+
+    python benchmarks/ingest.py [--agents 1000] [--seconds 60] [--batches-per-second 1] [--parameters 200] [--search]
+
+A real `steadynorm server` with its embedded store, and the agents in processes of their own (`ingest_agents.py`). Every
+agent registers its run, then sends batches of 10 steps and one row of all parameters, spread evenly over time. A
+batch's latency counts from the moment that it was due.
+
+Prints one JSON object a measurement. --search looks for the highest rate whose p99 is at most 500 ms without an error:
+measurements of --search-seconds in steps of 1.3 up or down, then three halvings. Exits with status 1 if the first
+measurement has an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+import urllib3
+from ingest_agents import BATCH_STEPS, Outcome, Work, allow_many_files, send_all
+
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import Parameter, Registered, RunRegistration
+
+P99_S = 0.5
+READY_S = 2.0  # for a generator to start and connect, and 2 ms an agent
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class House:
+    """A running server and its store."""
+
+    pid: int
+    store_pid: int
+    host: str
+    port: int
+    token: str
+    store: redis.Redis
+
+
+@contextmanager
+def started(home: Path) -> Iterator[House]:
+    """A server process with an embedded store in `home`."""
+    foreign = ("STEADYNORM_", "REDIS_URL")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment["STEADYNORM_HOME"] = str(home)
+    with (home / "server.log").open("wb") as log:
+        command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        while not (home / "server.json").exists():
+            if process.poll() is not None:
+                raise SystemExit(f"the server ended: {(home / 'server.log').read_text()}")
+            time.sleep(0.05)
+        address = json.loads((home / "server.json").read_bytes())["server"]
+        host, _, port = address.removeprefix("http://").partition(":")
+        token = (home / "token").read_text("ascii").strip()
+        with redis.Redis(unix_socket_path=str(home / "store" / "store.sock"), protocol=2) as store:
+            yield House(process.pid, store.info("server")["process_id"], host, int(port), token, store)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """VmRSS: resident now; VmHWM: at its peak. In MB of 10^6 bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = next(line for line in lines if line.startswith(f"{field}:"))
+    return int(found.split()[1]) * 1024 / 1e6
+
+
+def register(house: House, agents: int, parameters: int) -> list[tuple[str, int, int]]:
+    """Every agent's run, incarnation and last stored sequence. Registering again changes nothing."""
+    table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
+    headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
+    pool = urllib3.PoolManager(retries=False, headers=headers, maxsize=4, block=True)
+
+    def one(number: int) -> tuple[str, int, int]:
+        name = f"ingest-{number}"
+        sent = RunRegistration(name=name, run_id=name, instance=f"agent-{number}", parameters=table)
+        answer = pool.request("POST", f"http://{house.host}:{house.port}/api/v1/runs", body=encode_json(sent))
+        if answer.status not in (200, 201):
+            raise SystemExit(f"registration of {name}: status {answer.status}: {answer.data.decode()}")
+        known = msgspec.json.decode(answer.data, type=Registered)
+        return name, known.incarnation, known.acknowledged
+
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(one, range(agents)))
+
+
+def generate(
+    house: House, runs: list[tuple[str, int, int]], generators: int, rate: float, seconds: float, parameters: int
+) -> tuple[list[Outcome], float]:
+    """Send, from as many processes as `generators`. Returns what came of it and when it began. rate: of one agent."""
+    with ProcessPoolExecutor(generators, mp_context=get_context("spawn")) as processes:
+        list(processes.map(abs, range(generators)))  # they are there, and have imported what they need
+        start = time.monotonic() + READY_S + 0.002 * len(runs)
+        parts = []
+        for part in range(generators):
+            at = range(part, len(runs), generators)
+            offsets = [number / len(runs) / rate for number in at]
+            mine = [runs[number] for number in at]
+            parts.append(Work(house.host, house.port, house.token, mine, offsets, start, seconds, 1 / rate, parameters))
+        pending = [processes.submit(send_all, part) for part in parts]
+        time.sleep(max(0.0, start - time.monotonic()))
+        return [each.result() for each in pending], start
+
+
+def measure(house: House, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
+    """One measurement at `rate` batches a second of each agent."""
+    began = time.monotonic()
+    runs = register(house, given.agents, given.parameters)
+    registered_s = time.monotonic() - began
+    before = _costs(house)
+    outcomes, start = generate(house, runs, given.generators, rate, seconds, given.parameters)
+    after = _costs(house)
+    wall = max(outcome.last_answer for outcome in outcomes) - start
+    latencies = sorted(1000 * latency for outcome in outcomes for latency in outcome.latencies)
+    answers = sum((outcome.answers for outcome in outcomes), Counter())
+    errors = answers.total() - answers["200"]
+    memory = house.store.info("memory")
+    return {
+        "agents": given.agents,
+        "batches_per_second": round(rate * given.agents, 1),
+        "achieved_per_second": round(answers["200"] / wall, 1),
+        "steps_per_second": round(answers["200"] * BATCH_STEPS / wall),
+        "seconds": round(wall, 1),
+        "requests": answers.total(),
+        "errors": errors,
+        "answers": dict(answers),
+        "first_error": next((outcome.first_error for outcome in outcomes if outcome.first_error), "")[:300],
+        "body_bytes": outcomes[0].body_bytes,
+        "p50_ms": round(latencies[len(latencies) // 2], 1),
+        "p99_ms": round(latencies[int(0.99 * (len(latencies) - 1))], 1),
+        "longest_ms": round(latencies[-1], 1),
+        "server_peak_mb": round(memory_mb(house.pid, "VmHWM"), 1),
+        "store_peak_mb": round(memory_mb(house.store_pid, "VmHWM"), 1),
+        "store_used_mb": round(memory["used_memory"] / 1e6, 1),
+        "server_cores": round((after["server"] - before["server"]) / wall, 3),
+        "store_cores": round((after["store"] - before["store"]) / wall, 3),
+        "generator_cores": round(sum(outcome.cpu_s for outcome in outcomes) / wall, 3),
+        "server_cpu_ms_a_batch": round(1000 * (after["server"] - before["server"]) / max(1, answers["200"]), 3),
+        "registration_s": round(registered_s, 1),
+    }
+
+
+def _costs(house: House) -> dict[str, float]:
+    return {"server": cpu_s(house.pid), "store": cpu_s(house.store_pid)}
+
+
+def search(house: House, given: argparse.Namespace) -> dict[str, Any] | None:
+    """The measurement with the highest rate that holds, None if the lowest that was tried does not."""
+    best: dict[str, Any] | None = None
+
+    def holds(rate: float) -> bool:
+        nonlocal best
+        found = measure(house, given, rate, given.search_seconds)
+        good: bool = found["errors"] == 0 and found["p99_ms"] <= 1000 * P99_S
+        print(json.dumps({"search": "holds" if good else "does not", **found}), flush=True)
+        if good and (best is None or found["batches_per_second"] > best["batches_per_second"]):
+            best = found
+        return good
+
+    low = high = given.batches_per_second
+    if holds(low):
+        while holds(high := low * 1.3):
+            low = high
+    else:
+        while not holds(low := high / 1.3):
+            high = low
+            if low < given.batches_per_second / 30:
+                return None
+    for _ in range(3):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return best
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--agents", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--batches-per-second", type=float, default=1.0, help="of each agent")
+    parser.add_argument("--parameters", type=int, default=200)
+    parser.add_argument("--generators", type=int, default=1, help="processes that the agents are in")
+    parser.add_argument("--search", action="store_true", help="look for the highest rate that holds, too")
+    parser.add_argument("--search-seconds", type=float, default=20.0)
+    given = parser.parse_args()
+    allow_many_files()  # the server inherits it
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < given.agents + 200:
+        raise SystemExit(f"{given.agents} agents need that many open files and some more: raise `ulimit -Hn`.")
+    with tempfile.TemporaryDirectory() as name, started(Path(name)) as house:
+        first = measure(house, given, given.batches_per_second, given.seconds)
+        print(json.dumps(first), flush=True)
+        if given.search:
+            print(json.dumps({"highest": search(house, given)}))
+    if first["errors"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
