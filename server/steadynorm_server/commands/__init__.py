@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import audit, change, demo, house, runs, token
+from steadynorm_server.commands import audit, change, demo, events, house, runs, token
 
 __all__ = ["app"]
 
 app = typer.Typer(
     help="Watch and stabilize a training run's gradient norms, and change how while it runs.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -41,6 +41,7 @@ app.command("dashboard")(house.dashboard)
 app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("set")(change.set_)
+app.command("events")(events.events)
 app.command("audit")(audit.audit)
 app.command("demo")(demo.demo)
 app.add_typer(token.app, name="token")

@@ -11,7 +11,7 @@ from steadynorm_contract.client import Client
 from steadynorm_contract.views import RunState, RunSummary
 from steadynorm_server.cli import CommandError
 
-__all__ = ["AsJson", "Data", "Host", "Run", "Server", "find_run", "number"]
+__all__ = ["AsJson", "Data", "Host", "Run", "Server", "find_run", "number", "plain"]
 
 Host = Annotated[str, typer.Option(envvar="STEADYNORM_HOST", help="Address to listen on.")]
 Data = Annotated[
@@ -54,3 +54,8 @@ def find_run(client: Client, wanted: str) -> RunSummary:
 def number(value: float | None) -> str:
     """A measured number for people; a dash where there is none."""
     return "-" if value is None else f"{value:.4g}"
+
+
+def plain(text: str) -> str:
+    """Text that somebody chose, for a terminal: control characters are shown, not obeyed."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

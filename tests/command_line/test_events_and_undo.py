@@ -1,0 +1,105 @@
+"""`steadynorm events`, `undo` and `watch` on a job that trains, spikes and is changed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Job, RunningHouse, StartJob
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def steadynorm(house: RunningHouse) -> Command:
+    """steadynorm("events", ...) -> what the command did, with nothing but the home folder to find the server by."""
+
+    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "steadynorm_server", *arguments],
+            env={**house.environment, **variables}, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture
+def job(house: RunningHouse, start_job: StartJob, eventually: Any, request: pytest.FixtureRequest) -> Job:
+    """A job that the server knows, with the test's own name."""
+    started = start_job(house, request.node.name[:60])
+    eventually(lambda: [run for run in house.client.runs().runs if run.run_id == started.run_id and run.step > 20])
+    return started
+
+
+def kinds(house: RunningHouse, job: Job) -> set[str]:
+    """The kinds of all events of a job so far."""
+    return {str(event.kind) for event in house.client.events(job.run_id).events}
+
+
+def test_events_are_told_oldest_first_and_by_kind(
+    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
+) -> None:
+    job.poison.set()
+    eventually(lambda: "nonfinite" in kinds(house, job))
+    job.spike.set()
+    eventually(lambda: "spike" in kinds(house, job))
+    told = [json.loads(line) for line in steadynorm("events", job.run_id, "--json").stdout.splitlines()]
+    order = [event["kind"] for event in told]
+    assert order[0] == "started"
+    assert order.index("nonfinite") < order.index("spike")
+    spikes = steadynorm("events", job.run_id, "--kind", "spike", "--kind", "nonfinite").stdout.splitlines()
+    assert len(spikes) == sum(kind in ("spike", "nonfinite") for kind in order)
+    newest = steadynorm("events", job.run_id, "--kind", "started", "--kind", "nonfinite", "--limit", "1", "--json")
+    assert json.loads(newest.stdout)["kind"] == "nonfinite"
+
+
+def test_an_unknown_kind_is_wrong_usage(steadynorm: Command, job: Job) -> None:
+    refused = steadynorm("events", job.run_id, "--kind", "explosion")
+    assert refused.returncode == 2
+    assert "rank_mismatch" in refused.stderr, "it says which there are"
+
+
+def test_events_are_followed_until_the_run_ends(house: RunningHouse, job: Job, eventually: Any) -> None:
+    following = subprocess.Popen(
+        [sys.executable, "-u", "-m", "steadynorm_server", "events", job.run_id, "--follow", "--json"],
+        env=house.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with following:
+        assert following.stdout is not None
+        assert json.loads(following.stdout.readline())["kind"] == "started", "told, so the rest is followed"
+        job.poison.set()
+        eventually(lambda: "nonfinite" in kinds(house, job))
+        job.end()
+        rest = [json.loads(line)["kind"] for line in following.stdout]
+    assert following.returncode == 0
+    assert "nonfinite" in rest
+    assert rest[-1] == "ended"
+    assert rest.count("nonfinite") == 1, "each is told once"
+
+
+def test_what_a_sender_wrote_is_shown_to_a_terminal_and_not_obeyed() -> None:
+    from steadynorm_contract.views import Event, EventKind
+    from steadynorm_server.commands.events import event_line
+
+    sent = Event(id="1-0", kind=EventKind.ENDED, step=3, time=0.0, message="\x1b]0;owned\x07", batch_id="a\nb")
+    line = event_line(sent)
+    assert line.isprintable()
+    assert "owned" in line
+
+
+def test_the_shell_completes_commands_and_kinds(steadynorm: Command) -> None:
+    assert "--install-completion" in steadynorm("--help").stdout
+
+    def complete(words: str) -> list[str]:
+        """What bash would be offered for the last word."""
+        asked = {"_STEADYNORM_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        return steadynorm(**asked).stdout.split()
+
+    assert complete("steadynorm ev") == ["events"]
+    assert complete("steadynorm events gpt --kind rank_") == ["rank_mismatch", "rank_failed"]
