@@ -1,10 +1,12 @@
 """Many agents at one server: batches a second, latency, errors, and what server and store use for it.
 
-    python benchmarks/ingest.py [--agents 1000] [--seconds 60] [--batches-per-second 1] [--parameters 200] [--search]
+    python benchmarks/ingest.py [--agents 1000] [--seconds 60] [--batches-per-second 1] [--parameters 200] [--waiting]
+                                [--search]
 
 A real `steadynorm server` with its embedded store, and the agents in processes of their own (`ingest_agents.py`). Every
 agent registers its run, then sends batches of 10 steps and one row of all parameters, spread evenly over time. A
-batch's latency counts from the moment that it was due.
+batch's latency counts from the moment that it was due. --waiting: each agent also holds a second connection on which
+it waits for settings, as a real agent does.
 
 Prints one JSON object a measurement. --search looks for the highest rate whose p99 is at most 500 ms without an error:
 measurements of --search-seconds in steps of 1.3 up or down, then three halvings. Exits with status 1 if the first
@@ -112,9 +114,10 @@ def register(house: House, agents: int, parameters: int) -> list[tuple[str, int,
 
 
 def generate(
-    house: House, runs: list[tuple[str, int, int]], generators: int, rate: float, seconds: float, parameters: int
+    house: House, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
 ) -> tuple[list[Outcome], float]:
-    """Send, from as many processes as `generators`. Returns what came of it and when it began. rate: of one agent."""
+    """Send, from processes of their own. Returns what came of it and when it began. rate: of one agent."""
+    generators: int = given.generators
     with ProcessPoolExecutor(generators, mp_context=get_context("spawn")) as processes:
         list(processes.map(abs, range(generators)))  # they are there, and have imported what they need
         start = time.monotonic() + READY_S + 0.002 * len(runs)
@@ -123,7 +126,8 @@ def generate(
             at = range(part, len(runs), generators)
             offsets = [number / len(runs) / rate for number in at]
             mine = [runs[number] for number in at]
-            parts.append(Work(house.host, house.port, house.token, mine, offsets, start, seconds, 1 / rate, parameters))
+            schedule = offsets, start, seconds, 1 / rate
+            parts.append(Work(house.host, house.port, house.token, mine, *schedule, given.parameters, given.waiting))
         pending = [processes.submit(send_all, part) for part in parts]
         time.sleep(max(0.0, start - time.monotonic()))
         return [each.result() for each in pending], start
@@ -135,7 +139,7 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
     runs = register(house, given.agents, given.parameters)
     registered_s = time.monotonic() - began
     before = _costs(house)
-    outcomes, start = generate(house, runs, given.generators, rate, seconds, given.parameters)
+    outcomes, start = generate(house, runs, given, rate, seconds)
     after = _costs(house)
     wall = max(outcome.last_answer for outcome in outcomes) - start
     latencies = sorted(1000 * latency for outcome in outcomes for latency in outcome.latencies)
@@ -151,6 +155,7 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
         "requests": answers.total(),
         "errors": errors,
         "answers": dict(answers),
+        "waits": dict(sum((outcome.waits for outcome in outcomes), Counter())),
         "first_error": next((outcome.first_error for outcome in outcomes if outcome.first_error), "")[:300],
         "body_bytes": outcomes[0].body_bytes,
         "p50_ms": round(latencies[len(latencies) // 2], 1),
@@ -209,6 +214,7 @@ def main() -> None:
     parser.add_argument("--batches-per-second", type=float, default=1.0, help="of each agent")
     parser.add_argument("--parameters", type=int, default=200)
     parser.add_argument("--generators", type=int, default=1, help="processes that the agents are in")
+    parser.add_argument("--waiting", action="store_true", help="each agent waits for settings, too")
     parser.add_argument("--search", action="store_true", help="look for the highest rate that holds, too")
     parser.add_argument("--search-seconds", type=float, default=20.0)
     given = parser.parse_args()

@@ -1,5 +1,7 @@
 """For ingest.py: many agents in one process, each with a connection of its own, sending batches on a schedule.
 
+As a real agent does, each can wait for its settings on a second connection meanwhile.
+
 HTTP/1.1 by hand on asyncio's transports: what the generator does not use, the server may have. Latency counts from the
 moment that a batch was due, not from when it was sent: a server that falls behind cannot make its delays disappear.
 """
@@ -31,6 +33,7 @@ __all__ = ["BATCH_STEPS", "Outcome", "Work", "allow_many_files", "send_all"]
 BATCH_STEPS = 10
 GIVE_UP_S = 5.0  # after the last batch was due; what was not even sent by then counts as unsent
 ANSWER_S = 60.0
+WAIT_S = 20.0
 PATTERNS = 16
 CONTENT_LENGTH = b"content-length:"
 
@@ -48,6 +51,7 @@ class Work:
     seconds: float
     every: float  # seconds between the batches of one run
     parameters: int
+    waiting: bool  # for settings, each agent beside its batches
 
 
 @dataclass
@@ -56,6 +60,7 @@ class Outcome:
 
     latencies: list[float]  # seconds, of every batch that was due: to the answer, or to where it was given up
     answers: Counter[str]  # "200", another status, "unsent", or what went wrong with the connection
+    waits: Counter[str]  # answers to those who waited for settings
     first_error: str
     body_bytes: int  # of the last batch
     cpu_s: float
@@ -100,21 +105,21 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[tuple[int, bytes]] | None = None
-        self.open = True
+        self.open = False
         self._transport: asyncio.Transport | None = None
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The way to send."""
         assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport, self.open = transport, True
 
     def request(self, head: bytes, body: bytes) -> asyncio.Future[tuple[int, bytes]]:
         """Send; await what is returned."""
         self._received = b""
         self.answer = asyncio.get_running_loop().create_future()
         if self._transport is not None and self.open:
-            self._transport.writelines([head, body])
+            self._transport.write(head + body)
         else:
             self.connection_lost(None)
         return self.answer
@@ -125,8 +130,8 @@ class Connection(asyncio.Protocol):
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
             return
-        at = head.lower().index(CONTENT_LENGTH) + len(CONTENT_LENGTH)
-        length = int(head[at:].split(b"\r\n", 1)[0])
+        stated = head.lower().partition(CONTENT_LENGTH)[2]
+        length = int(stated.split(b"\r\n", 1)[0]) if stated else 0  # 304 has none
         if len(body) >= length and self.answer is not None and not self.answer.done():
             self.answer.set_result((int(head[9:12]), body[:length]))
 
@@ -148,7 +153,7 @@ class Agents:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._patterns = Patterns(work.parameters)
-        self.outcome = Outcome([], Counter(), "", 0, 0.0, work.start)
+        self.outcome = Outcome([], Counter(), Counter(), "", 0, 0.0, work.start)
 
     async def run(self) -> Outcome:
         """Until every batch is answered or given up."""
@@ -157,12 +162,16 @@ class Agents:
         connections = [(await loop.create_connection(Connection, *place))[1] for _ in self._work.runs]
         if (late := time.monotonic() - self._work.start) > 0:
             raise SystemExit(f"the generator was ready {late:.1f} s after it should have begun")
+        waiting = [loop.create_task(self._wait(run_id)) for run_id, _, _ in self._work.runs if self._work.waiting]
         gc.freeze()
         began = time.process_time()
         async with asyncio.TaskGroup() as group:
             for at, connection in enumerate(connections):
                 group.create_task(self._agent(at, connection))
         self.outcome.cpu_s = time.process_time() - began
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
         return self.outcome
 
     async def _agent(self, at: int, connection: Connection) -> None:
@@ -197,6 +206,30 @@ class Agents:
             if status == 200:
                 sequence = msgspec.json.decode(answer, type=TelemetryAnswer).acknowledged
         connection.close()
+
+    async def _wait(self, run_id: str) -> None:
+        """Ask for newer settings than the registered ones, again and again: nobody changes them."""
+        work = self._work
+        loop, place = asyncio.get_running_loop(), (work.host, work.port)
+        head = (
+            f"GET /api/v1/runs/{run_id}/settings?after_revision=0&wait={WAIT_S:g} HTTP/1.1\r\n"
+            f"Host: {work.host}:{work.port}\r\nAuthorization: Bearer {work.token}\r\n\r\n"
+        ).encode()
+        connection = Connection()
+        try:
+            while True:
+                try:
+                    if not connection.open:
+                        connection = (await loop.create_connection(Connection, *place))[1]
+                    async with asyncio.timeout(WAIT_S + ANSWER_S):
+                        self.outcome.waits[str((await connection.request(head, b""))[0])] += 1
+                except (OSError, TimeoutError) as error:
+                    self.outcome.waits[type(error).__name__] += 1
+                    connection.close()
+                    connection.open = False
+                    await asyncio.sleep(1.0)
+        finally:
+            connection.close()
 
     def _count(self, answer: str, due: float, error: str) -> None:
         now = time.monotonic()
