@@ -26,6 +26,7 @@ PUBLIC = {
     ),
     "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
+    "steadynorm_contract.undo": "back_to",
     "steadynorm_contract.views": (
         "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
         "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary "

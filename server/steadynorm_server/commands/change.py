@@ -10,12 +10,13 @@ import msgspec
 import typer
 
 from steadynorm_contract.client import Client, Conflict
+from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import AuditEntry, RevisionState, RunSummary
 from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.options import AsJson, Run, Server, find_run
 
-__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "await_outcome", "parse_changes", "set_"]
+__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "await_outcome", "parse_changes", "send", "set_"]
 
 CONFLICT = 3
 """Exit code: somebody else changed the settings in between."""
@@ -46,8 +47,25 @@ def set_(
     summary = find_run(client, run)
     present = client.settings(summary.run_id)
     parsed = parse_changes(changes, present.settings)
+    send(client, summary, present, parsed, reason=reason, wait=None if no_wait else wait, as_json=as_json)
+
+
+def send(
+    client: Client,
+    summary: RunSummary,
+    present: Desired,
+    changes: Mapping[str, object],
+    *,
+    reason: str,
+    wait: float | None,
+    as_json: bool,
+) -> None:
+    """Change a run's settings on condition that `present` are still its newest, wait and say what came of it.
+
+    wait: seconds; None: not at all. Raises CommandError with one of the exit codes above, ClientError.
+    """
     try:
-        desired = client.change(summary.run_id, parsed, revision=present.revision, reason=reason)
+        desired = client.change(summary.run_id, changes, revision=present.revision, reason=reason)
     except Conflict as error:
         raise CommandError(
             f"somebody else changed the settings of {summary.run_id} in this moment, so nothing was done. "
@@ -61,11 +79,11 @@ def set_(
             typer.echo(f"{summary.run_id} has these settings already, at revision {present.revision}: nothing to do")
         return
     if not as_json:
-        typer.echo(f"{summary.run_id}: revision {desired.revision}: {_summary(present.settings, parsed)}")
-    entry = None if no_wait else await_outcome(client, summary.run_id, desired.revision, wait)
+        typer.echo(f"{summary.run_id}: revision {desired.revision}: {_summary(present.settings, changes)}")
+    entry = None if wait is None else await_outcome(client, summary.run_id, desired.revision, wait)
     if as_json:
         typer.echo(msgspec.json.encode(_record(summary, desired.revision, desired.settings, entry)))
-    conclusion = _conclude(summary, desired.revision, entry, waited=None if no_wait else wait)
+    conclusion = _conclude(summary, desired.revision, entry, waited=wait)
     if not as_json:
         typer.echo(conclusion)
 

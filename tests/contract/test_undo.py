@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from steadynorm_contract.settings import Mode, Settings
+from steadynorm_contract.undo import back_to
 from steadynorm_contract.views import AuditEntry, RevisionState
-from steadynorm_dashboard.undo import back_to
 
 
 def change(revision: int, before: dict[str, object], after: dict[str, object]) -> AuditEntry:
