@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from steadynorm_contract.client import Client
 from steadynorm_contract.views import RunState, RunSummary
 from steadynorm_server.cli import CommandError
 
-__all__ = ["AsJson", "Data", "Host", "Run", "Server", "find_run", "number", "plain"]
+__all__ = ["AsJson", "Data", "Host", "Run", "Server", "console", "find_run", "number", "plain"]
 
 Host = Annotated[str, typer.Option(envvar="STEADYNORM_HOST", help="Address to listen on.")]
 Data = Annotated[
@@ -59,3 +60,9 @@ def number(value: float | None) -> str:
 def plain(text: str) -> str:
     """Text that somebody chose, for a terminal: control characters are shown, not obeyed."""
     return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def console() -> Console:
+    """Where tables go. A pipe has no width: nothing is cut there."""
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=240)

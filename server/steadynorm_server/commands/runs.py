@@ -6,13 +6,12 @@ import time
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from steadynorm_contract.client import Client
 from steadynorm_contract.views import AuditEntry, Event, Health, RevisionState, RunDetail, RunState, RunSummary
-from steadynorm_server.commands.options import AsJson, Run, Server, find_run, number
+from steadynorm_server.commands.options import AsJson, Run, Server, console, find_run, number
 
 __all__ = ["runs", "show"]
 
@@ -43,7 +42,7 @@ def runs(server: Server = None, as_json: AsJson = False) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     for run in answer.runs:
         table.add_row(*_row(run))
-    _console().print(table)
+    console().print(table)
 
 
 def _row(run: RunSummary) -> list[str]:
@@ -69,20 +68,20 @@ def show(run: Run, server: Server = None, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(msgspec.json.encode(detail))
         return
-    console = _console()
-    console.print(_facts(detail))
-    console.print()
-    console.print(_settings(detail))
+    screen = console()
+    screen.print(_facts(detail))
+    screen.print()
+    screen.print(_settings(detail))
     changes = client.audit(detail.run_id).entries[:5]
     if changes:
-        console.print("\n[bold]CHANGES[/bold]")
+        screen.print("\n[bold]CHANGES[/bold]")
         for entry in changes:
-            console.print(_change(entry), highlight=False, markup=False)
+            screen.print(_change(entry), highlight=False, markup=False)
     events = client.events(detail.run_id, limit=8).events
     if events:
-        console.print("\n[bold]EVENTS[/bold]")
+        screen.print("\n[bold]EVENTS[/bold]")
         for event in events:
-            console.print(_event(event), highlight=False, markup=False)
+            screen.print(_event(event), highlight=False, markup=False)
 
 
 def _facts(run: RunDetail) -> Table:
@@ -155,9 +154,3 @@ def _ago(moment: float) -> str:
 
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode().strip('"')
-
-
-def _console() -> Console:
-    """A pipe has no width: nothing is cut there."""
-    console = Console()
-    return console if console.is_terminal else Console(width=240)
