@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import audit, change, demo, events, house, many, runs, token, undo
+from steadynorm_server.commands import audit, change, demo, doctor, events, house, many, runs, token, undo
 
 __all__ = ["app"]
 
@@ -45,5 +45,6 @@ app.command("set-many")(many.set_many)
 app.command("undo")(undo.undo)
 app.command("events")(events.events)
 app.command("audit")(audit.audit)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(token.app, name="token")
