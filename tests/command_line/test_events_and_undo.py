@@ -133,3 +133,35 @@ def test_undo_without_a_change_or_to_the_future_says_why_not(steadynorm: Command
     here = steadynorm("undo", job.run_id, "--to", "0")
     assert here.returncode == 0
     assert "nothing to do" in here.stdout
+
+
+def test_watch_draws_a_run_and_its_newest_events(
+    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
+) -> None:
+    job.poison.set()
+    eventually(lambda: "nonfinite" in kinds(house, job))
+    seen = steadynorm("watch", job.run_id, "--once")
+    assert seen.returncode == 0, seen.stderr
+    rows = {line[:16].strip(): line for line in seen.stdout.splitlines()}
+    assert "running" in rows["state"]
+    assert "health nonfinite" in rows["state"]
+    assert set("▁█") <= set(rows["raw norm"]), "the sparkline reaches from its least to its largest"
+    assert "r0" in rows["settings"]
+    assert "nonfinite" in seen.stdout
+
+
+def test_watch_ends_with_the_run(steadynorm: Command, house: RunningHouse, job: Job, eventually: Any) -> None:
+    job.end()
+    eventually(lambda: house.client.run(job.run_id).state == "finished")
+    seen = steadynorm("watch", job.run_id)
+    assert seen.returncode == 0, seen.stderr
+    assert "finished" in seen.stdout
+
+
+def test_a_sparkline_shows_the_spike_and_the_gap() -> None:
+    from steadynorm_server.commands.watch import sparkline
+
+    assert sparkline([1.0, None, 8.0]) == "▁ █"
+    assert sparkline([1.0, 10.0, 1e7, 0.0], log=True) == "▁▂█ "
+    assert sparkline([2.0, 2.0]) == "▁▁"
+    assert sparkline([None]) == ""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import audit, change, demo, doctor, events, house, many, runs, token, undo
+from steadynorm_server.commands import audit, change, demo, doctor, events, house, many, runs, token, undo, watch
 
 __all__ = ["app"]
 
@@ -42,6 +42,7 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("set")(change.set_)
 app.command("set-many")(many.set_many)
+app.command("watch")(watch.watch)
 app.command("undo")(undo.undo)
 app.command("events")(events.events)
 app.command("audit")(audit.audit)
