@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from tests.command_line.conftest import Command
     from tests.conftest import Job, RunningHouse, StartJob
-
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def steadynorm(house: RunningHouse) -> Command:
-    """steadynorm("runs", ...) -> what the command did, with nothing but the home folder to find the server by."""
-
-    def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "steadynorm_server", *arguments],
-            env={**house.environment, **variables}, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
-    return call
-
-
-@pytest.fixture
-def job(house: RunningHouse, start_job: StartJob, eventually: Any, request: pytest.FixtureRequest) -> Job:
-    """A job that the server knows, with the test's own name."""
-    started = start_job(house, request.node.name[:60])
-    eventually(lambda: [run for run in house.client.runs().runs if run.run_id == started.run_id and run.step > 0])
-    return started
 
 
 def test_runs_lists_the_job_for_people_and_for_scripts(steadynorm: Command, job: Job) -> None:

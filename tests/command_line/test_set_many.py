@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,24 +12,16 @@ from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.many import set_many
 
 if TYPE_CHECKING:
+    from tests.command_line.conftest import Command
     from tests.conftest import Job, RunningHouse, StartJob
 
     from steadynorm_contract.bulk import Bulk, BulkAnswer
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
 
 @pytest.fixture
-def many(house: RunningHouse) -> Command:
+def many(steadynorm: Command) -> Command:
     """many("--name", ...) -> what `steadynorm set-many` did, with no terminal to ask at."""
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "steadynorm_server", "set-many", *arguments],
-            env=house.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-
-    return call
+    return lambda *arguments: steadynorm("set-many", *arguments)
 
 
 @pytest.fixture
