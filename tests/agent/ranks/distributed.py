@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, SequenceParallel,
 from torch.nn.functional import mse_loss
 
 import steadynorm
+
+if TYPE_CHECKING:
+    from tests.agent.ranks.trouble import Twice, break_it
+else:
+    from trouble import Twice, break_it  # this file runs as a program beside it
 
 PR_SET_PDEATHSIG = 1
 BATCH = 24  # rows, which 2, 3 and 4 ranks share evenly
@@ -191,12 +196,14 @@ def attached(
     fault: dict[str, Any] | None = None,
     state: str | None = None,
     spoil: dict[str, Any] | None = None,
+    twice: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Train under an agent until an operator stops it, or for so many steps; what it was at each step.
 
     fault: rank, step and place of an exception inside the agent; once, or from then on. state: a file to load the
     agent's state from, and to save it to. spoil: rank and step at which one gradient is doubled behind the agent.
+    twice: with an optimizer that asks its closure twice a step.
     """
     rank = dist.get_rank()
     if kind == "ddp":
@@ -204,7 +211,9 @@ def attached(
         place, parts = rank, world
     else:
         model, place, parts = sharded(kind, world)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
+    optimizer: Any = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=not kind.startswith("tensor parallel"))
+    if twice:
+        optimizer = Twice(model.parameters(), lr=1e-3)
     agent = steadynorm.attach(model, optimizer, **options)
     if state is not None and Path(state).exists():
         agent.load_state_dict(torch.load(state, weights_only=True))
@@ -215,13 +224,18 @@ def attached(
     taken = 0
     while taken < steps and not agent.should_stop:
         inputs, targets = data(taken)
-        optimizer.zero_grad()
-        mse_loss(model(inputs[share]), targets[share]).backward()
+
+        def backward(inputs: torch.Tensor = inputs, targets: torch.Tensor = targets) -> None:
+            optimizer.zero_grad()
+            mse_loss(model(inputs[share]), targets[share]).backward()
+
+        if not twice:
+            backward()
         if fault is not None and fault["rank"] == rank and fault["step"] == taken:
             break_it(agent, fault["place"], once=fault["once"])
         if spoil is not None and spoil["rank"] == rank and spoil["step"] <= taken < spoil["step"] + 5:
             next(model.parameters()).grad.mul_(2.0)  # type: ignore[union-attr]  # it has one
-        optimizer.step()
+        optimizer.step(*[backward] if twice else [])
         taken += 1
         history.append((agent.step, agent.applied_revision, agent.stabilizers[0].settings.mode, agent.settings.gamma2))
     weights = [float(whole(parameter.detach()).double().norm()) for parameter in model.parameters()]
@@ -241,23 +255,6 @@ def attached(
             torch.save(saved, state)
     agent.close()
     return result
-
-
-def break_it(agent: Any, place: str, *, once: bool) -> None:
-    """The next call there raises; so do all later ones, unless once."""
-    *path, name = place.split(".")
-    target = agent
-    for part in path:
-        target = target[int(part)] if isinstance(target, list | tuple) else getattr(target, part)
-    real, calls = getattr(target, name), []
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        calls.append(name)
-        if once and len(calls) > 1:
-            return real(*args, **kwargs)
-        raise ArithmeticError("injected")
-
-    setattr(target, name, broken)
 
 
 SCENARIOS: dict[str, Callable[..., Any]] = {

@@ -80,7 +80,7 @@ def test_200_changes_and_a_server_that_dies_and_returns_are_one_history_on_4_ran
     assert stub.run.registrations[0].world_size == 4
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tensor parallel"])
 def test_an_exception_on_one_rank_hangs_nobody_and_turns_all_off_at_one_step(
     ranks: RunRanks, stub: StubServer, kind: str
 ) -> None:
@@ -106,6 +106,42 @@ def test_an_exception_on_one_rank_hangs_nobody_and_turns_all_off_at_one_step(
         modes = [[mode for _, _, mode, _ in result["history"]] for result in results]
         assert modes[0] == modes[1]
         assert modes[0].index("off") <= 12, given  # at most two exchanges later
+
+
+def test_an_exception_before_a_closures_further_evaluation_hangs_nobody(ranks: RunRanks) -> None:
+    places = [FAULTS["measuring"], FAULTS["the whole step"], "_stabilizers.0.apply_again"]
+    runs = [
+        {
+            "kind": "fsdp",
+            "twice": True,
+            "steps": 12,
+            "exchange_every": 3,
+            "fault": {"rank": at % 2, "step": step, "place": place, "once": once},
+        }
+        for at, place in enumerate(places)
+        for step in (0, 4)
+        for once in (False, True)
+    ]
+    several: list[Any] = ranks(2, "several attached", runs=runs)
+    for at, given in enumerate(runs):
+        results = [each[at] for each in several]
+        assert [len(result["history"]) for result in results] == [12, 12], given
+        assert [result["off"] for result in results] == [True, True], given
+
+
+def test_fingerprints_that_one_rank_cannot_take_turn_all_off(ranks: RunRanks) -> None:
+    fault = {"rank": 1, "step": 90, "place": "_boundary.ranks._fingerprints.take", "once": True}
+    results = ranks(2, "attached", steps=210, exchange_every=50, fault=fault)
+    modes = [[mode for _, _, mode, _ in result["history"]] for result in results]
+    assert modes[0] == modes[1]
+    assert modes[0].index("off") == 200  # taken at 100, told at 150
+
+
+def test_a_rank_whose_exchange_fails_is_an_error_for_the_others_and_no_silence(ranks: RunRanks) -> None:
+    fault = {"rank": 1, "step": 4, "place": "_boundary.ranks._exchange.complete", "once": True}
+    results = ranks(2, "attached", steps=30, exchange_every=3, fault=fault)
+    assert [len(result["history"]) for result in results] == [30, 30]
+    assert [result["off"] for result in results] == [False, False]  # what was in force stays
 
 
 def test_a_failing_rank_is_named_to_the_server(ranks: RunRanks, stub: StubServer) -> None:
