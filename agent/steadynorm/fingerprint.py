@@ -34,12 +34,12 @@ class Fingerprints:
             (1 + torch.rand(len(each), 1, generator=generator, dtype=torch.float64)).to(each.device) for each in rows
         ]
         self._taken: list[Tensor] = []
-        self._event: torch.cuda.Event | None = None
+        self._events: list[torch.cuda.Event] = []  # one a copy: they may be on several devices
 
     @torch.no_grad()
     def take(self) -> None:
         """Begin to compute those of the newest step."""
-        self._taken = []
+        self._taken, self._events = [], []
         for rows, weights in zip(self._rows, self._weights, strict=True):
             values = rows.double()
             logarithms = values.log2().nan_to_num_(nan=_FAR, posinf=_FAR, neginf=-_FAR).mul_(weights)
@@ -47,18 +47,19 @@ class Fingerprints:
             if sums.is_cuda:
                 host = torch.empty(2, dtype=torch.float64, pin_memory=True)
                 sums = host.copy_(sums, non_blocking=True)
-                self._event = torch.cuda.Event()
-                self._event.record()
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(rows.device))
+                self._events.append(event)
             self._taken.append(sums)
 
     def read(self) -> tuple[float, float]:
         """Norms' and statistics' fingerprint as last taken, once; NaN when none was."""
         if not self._taken:
             return math.nan, math.nan
-        if self._event is not None:
-            self._event.synchronize()  # many steps old: it has long happened
+        for event in self._events:
+            event.synchronize()  # many steps old: it has long happened
         norms, statistics = torch.stack(self._taken).sum(0).tolist()
-        self._taken, self._event = [], None
+        self._taken, self._events = [], []
         return norms, statistics
 
 

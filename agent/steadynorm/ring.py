@@ -62,6 +62,8 @@ class Ring:
 
     def put(self, round_: int, step: int, time: float, rows: Tensor, learning_rate: float | Tensor) -> None:
         """Training thread: keep `rows`, float32 [parameters, RING_COLUMNS], without waiting for the device."""
+        if self._is_captured():
+            return
         slot = round_ % self.capacity
         self._begun[slot] = round_
         self._rows[slot].copy_(rows)
@@ -82,10 +84,16 @@ class Ring:
         """Training thread: add the loss to a round that was put and is the newest."""
         slot = round_ % self.capacity
         if isinstance(loss, Tensor):
+            if self._is_captured():
+                return
             self._extras[slot, 0].copy_(loss)
             self._losses[slot] = None
         else:
             self._losses[slot] = loss
+
+    def _is_captured(self) -> bool:
+        """Whether a CUDA graph is being made: each replay would write into this one slot, over what came later."""
+        return self._cuda and torch.cuda.is_current_stream_capturing()
 
     def put_batch_id(self, round_: int, batch_id: str) -> None:
         """Training thread: name the data of a round that was put and is the newest."""

@@ -50,7 +50,8 @@ class Knobs:
         # 1 - gamma is taken in double precision: 1 - float32(0.999) is off by 1e-5.
         values = [*decays, *(1 - decay for decay in decays), settings.spike_limit or torch.inf, settings.eps]
         values += [MODE_CODES[settings.mode], settings.transfer is Transfer.PLAIN]
-        self.values[:12].copy_(torch.tensor(values), non_blocking=True)
+        # From memory that a copy without a wait can read; torch's allocator holds it until that is done.
+        self.values[:12].copy_(torch.tensor(values, pin_memory=self.values.is_cuda), non_blocking=True)
         self.limited = settings.spike_limit is not None
 
 
