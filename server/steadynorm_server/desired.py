@@ -12,7 +12,6 @@ from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
 from steadynorm_contract.views import Change
 from steadynorm_server.auth import Principal
-from steadynorm_server.changes import REREAD_S
 from steadynorm_server.keys import CHANGES, RunKeys
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 from steadynorm_server.store import Store
@@ -51,7 +50,7 @@ async def desired_after(
             left = deadline - loop.time()
             if revision is None or run.desired_revision > revision or left <= 0 or stopping.is_set():
                 return run.wanted()
-            await _first(changed, stopping, timeout_s=min(left, REREAD_S))
+            await _first(changed, stopping, timeout_s=left)
 
 
 async def change(store: Store, run_id: str, wanted: Change, revision: int, actor: str) -> Desired:
