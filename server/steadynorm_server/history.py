@@ -21,6 +21,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import msgspec
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "ROWS",
     "SCALARS",
     "Append",
+    "HistoryMovedError",
     "Ladder",
     "Level",
     "Levels",
@@ -96,8 +98,9 @@ class Tail(msgspec.Struct, array_like=True):
 
     next: int = 1  # id of the entry to come
     rolled: int = 0  # id of the last entry that the next level contains
-    tile: int | None = None  # of the entries after it
-    size: int = 0  # their bytes
+    tile: int | None = None  # of the entry after it; others may wait with it, of the tile that follows
+    size: int = 0  # bytes of those of `tile`
+    newer: int = 0  # bytes of the others
 
 
 Levels = dict[str, Tail]
@@ -120,10 +123,16 @@ Read = Callable[[Level, int], Awaitable[list[Block]]]
 """The entries of a level after an id."""
 
 
+class HistoryMovedError(Exception):
+    """The store does not hold the entries that the tails speak of: they are not, or no more, of this run."""
+
+
 class _Planner:
-    def __init__(self, ladder: Ladder, tails: Levels, read: Read, prepare: Callable[[Block], Block]) -> None:
+    def __init__(
+        self, ladder: Ladder, tails: Levels, read: Read, prepare: Callable[[Block], Block], delay: float
+    ) -> None:
         self.appends: list[Append] = []
-        self._ladder, self._tails, self._read, self._prepare = ladder, tails, read, prepare
+        self._ladder, self._tails, self._read, self._prepare, self._delay = ladder, tails, read, prepare, delay
         for level in ladder.levels:
             tails.setdefault(level.name, Tail())
         self._stored = {level.name: tails[level.name].next - 1 for level in ladder.levels}
@@ -133,33 +142,58 @@ class _Planner:
         tail, above = self._tails[level.name], self._ladder.above(level)
         for block in blocks:
             tile = block.steps[0] // level.tile
-            # Rolled early when a tile grows too large: the oldest entries must be free to go.
-            if above and tail.tile is not None and (tile != tail.tile or tail.size > level.budget // 2):
-                await self.add(above, [roll(await self._take_waiting(level), above.width)])
+            if above and tail.tile is not None:
+                # Rolled early when it grows too large: the oldest entries must be free to go.
+                large = tail.size + tail.newer > level.budget // 2
+                if large or self._is_due(level, tail.tile, block.steps[0]):
+                    for waiting in await self._take_waiting(level, kept=None if large else tile):
+                        await self.add(above, [roll(waiting, above.width)])
             data = pack(block)
             last = max(block.steps) // level.width * level.width + level.width - 1
             rolled = tail.rolled if above else tail.next - 1
             self.appends.append(Append(level, tail.next, min(block.steps), last, data, rolled))
-            tail.next, tail.tile, tail.size = tail.next + 1, tile, tail.size + len(data)
+            tail.next += 1
+            if tail.tile is None:
+                tail.tile = tile
+            if tile == tail.tile:
+                tail.size += len(data)
+            else:
+                tail.newer += len(data)
             self._fresh[level.name].append(block)
 
-    async def _take_waiting(self, level: Level) -> list[Block]:
-        """What is not rolled yet. It counts as rolled from here on."""
-        tail = self._tails[level.name]
-        waiting = await self._read(level, tail.rolled) if tail.rolled < self._stored[level.name] else []
-        waiting += self._fresh[level.name]
-        self._fresh[level.name] = []
-        tail.rolled, tail.size = tail.next - 1, 0
-        return [self._prepare(block) for block in waiting] if level.width == 1 else waiting
+    def _is_due(self, level: Level, waiting: int, step: int) -> bool:
+        """Whether the tile that waits is rolled now: once `delay` of the next one has passed, at once if it is left."""
+        tile, within = divmod(step, level.tile)
+        return tile != waiting and not (tile == waiting + 1 and within < self._delay * level.tile)
+
+    async def _take_waiting(self, level: Level, kept: int | None) -> list[list[Block]]:
+        """What is not rolled yet, by tiles, without what is of tile `kept` at its end. Counts as rolled from here."""
+        tail, fresh = self._tails[level.name], self._fresh[level.name]
+        number = max(0, self._stored[level.name] - tail.rolled)
+        stored = await self._read(level, tail.rolled) if number else []
+        if len(stored) != number:
+            raise HistoryMovedError(f"{level.name} holds {len(stored)} entries after {tail.rolled}, not {number}")
+        tiles = [list(part) for _, part in groupby([*stored, *fresh], lambda block: block.steps[0] // level.tile)]
+        stays = tiles.pop() if tiles[-1][0].steps[0] // level.tile == kept else []
+        tail.rolled = tail.next - 1 - len(stays)
+        self._fresh[level.name] = fresh[max(0, len(fresh) - len(stays)) :] if stays else []
+        tail.tile, tail.size, tail.newer = (kept, tail.newer, 0) if stays else (None, 0, 0)
+        return [[self._prepare(block) for block in part] if level.width == 1 else part for part in tiles]
 
 
-async def plan(ladder: Ladder, tails: Levels, block: Block, read: Read, eps: float = 0.0) -> list[Append]:
+async def plan(
+    ladder: Ladder, tails: Levels, block: Block, read: Read, eps: float = 0.0, delay: float = 0.0
+) -> list[Append]:
     """What to append so that `block` (raw) is part of the history. Moves `tails` on.
 
     read: fetches the entries of a level that are not rolled yet. eps: the setting, for the targets of rolled rows.
+    delay: a complete tile waits for this share, 0 <= delay < 1, of the next one: runs that began together and keep pace
+    are not all rolled in the same second where each has a delay of its own.
+
+    Raises HistoryMovedError when `tails` do not belong to what is read.
     """
     prepare = (lambda raw: with_targets(raw, eps)) if ladder is ROWS else _unchanged
-    planner = _Planner(ladder, tails, read, prepare)
+    planner = _Planner(ladder, tails, read, prepare, delay)
     finest = ladder.levels[0]
     await planner.add(finest, split(block, finest.tile))
     return planner.appends

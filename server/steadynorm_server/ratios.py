@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import numpy as np
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import ROW_COLUMNS, ParameterRows, floats_from_bytes
@@ -21,7 +21,9 @@ _Pairs = list[tuple[int, float | None]]
 
 def rank(ratios: Sequence[float], top: int) -> list[int]:
     """Indices of the `top` highest ratios, highest first; a non-finite one counts as none."""
-    return heapq.nlargest(top, range(len(ratios)), key=lambda at: (_finite(ratios[at]), -at))
+    values = np.asarray(ratios, np.float32)
+    order = np.argsort(-np.where(np.isfinite(values), values, np.float32(0)), kind="stable")
+    return order[:top].tolist()  # type: ignore[no-any-return] # numpy cannot say that it is of ints
 
 
 def kept(rows: ParameterRows) -> dict[str, str | bytes]:
@@ -37,7 +39,3 @@ def highest(stored: bytes, top: int) -> Mapping[int, float]:
     """Index to ratio of the `top` highest of the newest row, from the field; `top` must not exceed KEPT."""
     pairs = msgspec.json.decode(stored or b"[]", type=_Pairs)
     return {at: math.nan if ratio is None else ratio for at, ratio in pairs[:top]}
-
-
-def _finite(ratio: float) -> float:
-    return ratio if math.isfinite(ratio) else 0.0

@@ -125,6 +125,17 @@ class RunRecord:
             ratios=text.get("ratios", b""),
         )
 
+    def expected(self) -> dict[str, str]:
+        """What a commit of telemetry compares with the store: fields that move whenever anything moves that a batch
+        was worked out from. `last_seen` tells an older copy of the store from the state that this one is."""
+        return {
+            "incarnation": str(self.incarnation),
+            "sequence": str(self.sequence),
+            "state": self.state,
+            "last_seen": repr(self.last_seen),
+            "stalled": self.stalled,
+        }
+
     @property
     def step(self) -> int:
         """Where the run is: at its last record, or where its present agent began."""

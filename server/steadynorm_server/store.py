@@ -1,4 +1,5 @@
-"""Everything about runs, over Redis. Conditional writes are Lua scripts; nothing is remembered between calls.
+"""Everything about runs, over Redis. Conditional writes are Lua scripts; what is remembered between calls (`recent`) is
+checked by them.
 
 Methods raise ProblemErrors for what a client did, and redis-py's errors when the store is away.
 """
@@ -26,10 +27,11 @@ from steadynorm_server.changes import Changes
 from steadynorm_server.checks import check_batch
 from steadynorm_server.cluster import connection_to
 from steadynorm_server.connection import Timed
-from steadynorm_server.history import ROWS, SCALARS, Level
+from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
 from steadynorm_server.problems import ProblemError, RunNotFound
+from steadynorm_server.recent import Known, Recent
 from steadynorm_server.record import RunRecord
 
 __all__ = ["MAX_EVENTS", "Store", "other_incarnation"]
@@ -55,6 +57,7 @@ class Store:
         self.stalled_after_s = stalled_after_s
         self.clock = clock
         self.changes = Changes(self.redis)
+        self._recent = Recent()
         self._tables: dict[str, list[Parameter]] = {}
 
     @contextlib.asynccontextmanager
@@ -126,27 +129,33 @@ class Store:
 
     async def ingest(self, run_id: str, batch: TelemetryBatch, sender: Principal) -> TelemetryAnswer:
         """Store a batch once, however often it comes. Raises RunNotFound, 409 for an old incarnation, 422."""
+        known = self._recent.take(run_id)
         for _ in range(_ATTEMPTS):
-            run = await self.find(run_id)
+            known = known or Known(await self.find(run_id))
+            run = known.run
             sender.require_run(run.name)
             check_batch(batch, run.info.parameters)
-            if batch.incarnation != run.incarnation:
-                raise other_incarnation(run_id, batch.incarnation, run.incarnation)
-            if batch.sequence <= run.sequence:
+            if batch.incarnation == run.incarnation and batch.sequence == run.sequence + 1:
+                if (desired := await self._add(known, batch)) is not None:
+                    self._recent.put(known)
+                    return TelemetryAnswer(batch.sequence, desired)
+            elif known.fresh:
+                if batch.incarnation != run.incarnation:
+                    raise other_incarnation(run_id, batch.incarnation, run.incarnation)
+                if batch.sequence > run.sequence:
+                    raise _rewound(run_id, batch.sequence, run.sequence)
                 return TelemetryAnswer(run.sequence, run.wanted())
-            if batch.sequence > run.sequence + 1:
-                raise _rewound(run_id, batch.sequence, run.sequence)
-            if (desired := await self._add(run, batch)) is not None:
-                return TelemetryAnswer(batch.sequence, desired)
+            known = None
         raise ProblemError(
             503, f"run {run_id} is being written by many at once; try again.", headers={"Retry-After": "1"}
         )
 
-    async def _add(self, run: RunRecord, batch: TelemetryBatch) -> Desired | None:
-        """Commit a batch; returns None when the run moved meanwhile."""
-        keys, number = RunKeys(run.run_id), run.info.parameters
-        expected = {"incarnation": str(run.incarnation), "sequence": str(run.sequence), "stalled": run.stalled}
-        peaks = Peaks.decode(await self.redis.get(keys.peaks), number) if batch.rows else None
+    async def _add(self, known: Known, batch: TelemetryBatch) -> Desired | None:
+        """Commit a batch and move `known` on; returns None when the run is not what it was taken for."""
+        run = known.run
+        keys, expected = RunKeys(run.run_id), run.expected()
+        if batch.rows and known.peaks is None:
+            known.peaks = Peaks.decode(await self.redis.get(keys.peaks), run.info.parameters)
 
         async def read(level: Level, after: int) -> list[Block]:
             return [
@@ -156,21 +165,26 @@ class Store:
         async def names() -> Sequence[str]:
             return [parameter.name for parameter in await self.table(run)]
 
-        addition = await work_out(run, batch, peaks, names, read, self.clock(), self.stalled_after_s)
+        now = self.clock()
+        try:
+            addition = await work_out(run, batch, known.peaks, names, read, now, self.stalled_after_s)
+        except HistoryMovedError:
+            return None
         if batch.rows:
             addition.fields |= ratios.kept(batch.rows)
-        plan = expected | _plan(addition)
         answer = await self.redis.script(
             "commit",
             [keys.run, keys.events, keys.outcomes, keys.peaks]
             + [keys.history(append.level.name) for append in addition.appends],
-            encode_json(plan),
+            encode_json({"expected": expected, **_plan(addition)}),
             addition.peaks.encode() if addition.peaks else b"",
             *(append.data for append in addition.appends),
         )
         if answer[0] != b"ok":
             return None
-        return Desired(int(answer[1]), msgspec.json.decode(answer[2], type=Settings))
+        run.sequence, run.last_seen, run.stalled = batch.sequence, now, ""
+        run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
+        return run.wanted()
 
     async def note_silence(self, runs: Sequence[RunRecord]) -> None:
         """Write the `stalled` event of runs that fell silent, unless somebody did."""

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steadynorm_server.blocks import Block, pack, roll, unpack
-from steadynorm_server.history import SCALARS, Levels, Tail, plan
+from steadynorm_server.history import SCALARS, HistoryMovedError, Levels, Tail, plan
 from steadynorm_server.store import Store
 
 Record = tuple[int, float]  # step, value
@@ -201,25 +201,69 @@ def test_a_block_that_was_cut_short_is_refused() -> None:
         unpack(data[:-4])
 
 
+class Kept:
+    """A ladder's streams, kept as the store would, with every entry checked as it comes."""
+
+    def __init__(self, delay: float = 0.0) -> None:
+        self.stored: dict[str, dict[int, Block]] = defaultdict(dict)
+        self.tails: Levels = {}
+        self._delay = delay
+
+    async def read(self, level: Any, after: int) -> list[Block]:
+        return [block for at, block in self.stored[level.name].items() if at > after]
+
+    async def add(self, steps: Sequence[int]) -> int:
+        """Add a batch of steps; answers how many tiles were rolled."""
+        block = Block.raw(12, steps, map(float, steps), array("f", [1.0]) * (12 * len(steps)))
+        appends = await plan(SCALARS, self.tails, block, self.read, delay=self._delay)
+        for append in appends:
+            assert append.rolled < append.id == max(self.stored[append.level.name], default=0) + 1
+            self.stored[append.level.name][append.id] = unpack(append.data)
+        return sum(append.level.width > 1 for append in appends)
+
+    def whole(self) -> int:
+        """Steps: what a level has beyond its `rolled` is in it alone; with the rolled part above it makes the whole."""
+        return sum(
+            sum(block.counts)
+            for level in SCALARS.levels
+            for at, block in self.stored[level.name].items()
+            if at > self.tails.get(level.name, Tail()).rolled
+        )
+
+
 async def test_no_entry_may_go_before_the_next_level_has_it() -> None:
-    stored: dict[str, dict[int, Block]] = defaultdict(dict)
-    tails: Levels = {}
-
-    async def read(level: Any, after: int) -> list[Block]:
-        return [block for at, block in stored[level.name].items() if at > after]
-
+    kept = Kept()
     for first in range(0, 200_000, 4096):
-        steps = range(first, first + 4096)
-        block = Block.raw(12, steps, map(float, steps), array("f", [1.0]) * (12 * 4096))
-        for append in await plan(SCALARS, tails, block, read):
-            assert append.rolled < append.id == max(stored[append.level.name], default=0) + 1
-            stored[append.level.name][append.id] = unpack(append.data)
-    # Whatever a level has beyond its `rolled` is in it alone; with the rolled part above it makes the whole.
-    total = sum(
-        sum(block.counts)
-        for level in SCALARS.levels
-        for at, block in stored[level.name].items()
-        if at > tails.get(level.name, Tail()).rolled
-    )
-    assert total == 49 * 4096
-    assert len(stored["scalars4096"]) == 2  # the third tile is complete, but not yet known to be
+        await kept.add(range(first, first + 4096))
+    assert kept.whole() == 49 * 4096
+    assert len(kept.stored["scalars4096"]) == 2  # the third tile is complete, but not yet known to be
+
+
+@given(
+    st.floats(0, 1, exclude_max=True),
+    st.lists(st.tuples(st.integers(-600, 600), st.integers(1, 700)), min_size=1, max_size=60),
+)
+async def test_whatever_the_delay_and_wherever_a_run_goes_on_each_step_is_kept_once(
+    delay: float, moves: list[tuple[int, int]]
+) -> None:
+    kept, at, total = Kept(delay), 0, 0
+    for jump, number in moves:
+        at = max(0, at + jump)
+        await kept.add(range(at, at + number))
+        at, total = at + number, total + number
+        assert kept.whole() == total
+
+
+async def test_runs_that_keep_pace_roll_their_tiles_one_after_another() -> None:
+    runs = [Kept(delay=at / 100) for at in range(100)]
+    at_once = [sum([await run.add(range(first, first + 10)) for run in runs]) for first in range(0, 1024, 10)]
+    assert sum(at_once) == pytest.approx(100 * 3, abs=100)
+    assert max(at_once) <= 12  # of 100, where all would be rolled at once without delays
+
+
+async def test_tails_of_another_history_are_noticed() -> None:
+    kept = Kept()
+    await kept.add(range(256))
+    kept.stored.clear()
+    with pytest.raises(HistoryMovedError, match="scalars1 holds 0 entries after 0, not 1"):
+        await kept.add(range(256, 266))

@@ -3,13 +3,14 @@
 -- ARGV: plan as JSON, peaks (empty: unchanged), then one block per append.
 -- Answers {'ok', desired revision, desired settings}, or {'moved'} when the run is not what the plan was made for.
 local plan = cjson.decode(ARGV[1])
-local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'stalled', 'desired_revision')
-if now[1] ~= plan.incarnation or now[2] ~= plan.sequence or now[3] ~= plan.stalled then
-  return {'moved'}
+for field, value in pairs(plan.expected) do
+  if redis.call('HGET', KEYS[1], field) ~= value then
+    return {'moved'}
+  end
 end
 
 redis.call('HSET', KEYS[1], unpack(plan.set))
-if plan.adopt and tonumber(plan.adopt.revision) > tonumber(now[4]) then
+if plan.adopt and tonumber(plan.adopt.revision) > tonumber(redis.call('HGET', KEYS[1], 'desired_revision')) then
   redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings)
 end
 for _, outcome in ipairs(plan.outcomes) do
