@@ -10,7 +10,7 @@ Every call may raise a ClientError: ServerUnreachable when nobody answers, else 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+_EXPORT_WITHIN_S = 300.0  # the file is made before its first byte is sent
 
 
 class ClientError(Exception):
@@ -140,7 +141,7 @@ class Client:
         points: int = 1000,
     ) -> SeriesAnswer:
         """Series in at most `points` buckets each, over the steps start..stop (both inclusive; None: all)."""
-        query = {"names": ",".join(names), "from": start, "to": stop, "points": points}
+        query = {"name": list(names), "from": start, "to": stop, "points": points}
         return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesAnswer, query)
 
     def heatmap(
@@ -183,6 +184,22 @@ class Client:
         """Preview a change of many runs, or make it: see `Bulk`. Raises InvalidChange."""
         return self._send("POST", "/settings/bulk", bulk, BulkAnswer)
 
+    def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters"] = "steps") -> int:
+        """Write the run's history to `file` as Parquet. Returns the bytes. After an error `file` may hold a part."""
+        path = f"/runs/{quote(run_id, safe='')}/export?table={table}"
+        answer = self._open("GET", path, preload_content=False, timeout=urllib3.Timeout(10.0, read=_EXPORT_WITHIN_S))
+        try:
+            if answer.status >= 400:
+                raise self._error("GET", path, answer.status, answer.read())
+            size = 0
+            for chunk in answer.stream(2**18, decode_content=False):
+                size += file.write(chunk)
+            return size
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnreachable(f"the export of {run_id} ended early ({type(error).__name__}).") from error
+        finally:
+            answer.release_conn()
+
     def delete(self, run_id: str) -> None:
         """Delete a run with its data."""
         self._request("DELETE", f"/runs/{quote(run_id, safe='')}")
@@ -198,22 +215,30 @@ class Client:
     def _request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
+        answer = self._open(method, path, body=body, headers=headers)
+        if answer.status < 400:
+            return answer.data
+        raise self._error(method, path, answer.status, answer.data)
+
+    def _open(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> urllib3.BaseHTTPResponse:
         sent = dict(headers or {})
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
         try:
-            answer = self._pool.request(method, f"{self.server}/api/v1{path}", body=body, headers=sent)
+            return self._pool.request(method, f"{self.server}/api/v1{path}", headers=sent, **options)
         except urllib3.exceptions.HTTPError as error:
             raise ServerUnreachable(
                 f"no steadynorm server answers at {self.server} ({type(error).__name__}). Start one: `steadynorm up`."
             ) from error
-        if answer.status < 400:
-            return answer.data
+
+    def _error(self, method: str, path: str, status: int, data: bytes) -> ClientError:
         try:
-            problem = msgspec.json.decode(answer.data, type=Problem)
+            problem = msgspec.json.decode(data, type=Problem)
         except msgspec.MsgspecError:
-            raise ClientError(f"{self.server} answered {answer.status} to {method} {path}.") from None
-        raise _BY_STATUS.get(answer.status, ClientError)(problem.detail, problem)
+            return ClientError(f"{self.server} answered {status} to {method} {path}.")
+        return _BY_STATUS.get(status, ClientError)(problem.detail, problem)
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:

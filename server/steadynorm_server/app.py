@@ -19,7 +19,7 @@ from steadynorm_server.config import ServerSettings
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
-from steadynorm_server.routes import bulk, health, heatmap, me, runs, settings, telemetry
+from steadynorm_server.routes import bulk, export, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
 __all__ = ["create_app"]
@@ -27,6 +27,8 @@ __all__ = ["create_app"]
 API = "/api/v1"
 
 
+MAX_EXPORTS = 2
+"""At once, in each process: further ones wait."""
 def create_app(
     settings_: ServerSettings, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
 ) -> FastAPI:
@@ -41,6 +43,7 @@ def create_app(
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
         async with store.opened(), background("sweeper", lambda: _sweep(store, settings_.retention_days)):
             yield
+        app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
 
     app = FastAPI(
         title="steadynorm",
@@ -53,7 +56,7 @@ def create_app(
     )
     app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, heatmap, telemetry, settings, bulk):
+    for module in (me, runs, export, heatmap, telemetry, settings, bulk):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

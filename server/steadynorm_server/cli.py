@@ -18,6 +18,7 @@ EXTRA_OF = {
     "hiredis": "server",
     "prometheus_client": "server",
     "pydantic": "server",
+    "pyarrow": "server",
     "pydantic_settings": "server",
     "redis": "server",
     "rich": "server",

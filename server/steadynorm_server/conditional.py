@@ -10,7 +10,7 @@ import hashlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Conditional"]
+__all__ = ["Conditional", "matches"]
 
 _PREFIX = "/api/"
 _KEPT = {b"etag", b"cache-control", b"location", b"vary"}
@@ -57,12 +57,13 @@ def _answer(scope: Scope, start: Message, body: Message) -> tuple[Message, Messa
         etag = b'"%s"' % hashlib.blake2b(body.get("body", b""), digest_size=12).hexdigest().encode()
         headers.append((b"etag", etag))
     known = b",".join(value for name, value in scope["headers"] if name == b"if-none-match")
-    if not _matches(known, etag):
+    if not matches(known, etag):
         return {**start, "headers": headers}, body
     kept = [pair for pair in headers if pair[0] in _KEPT]
     return {**start, "status": 304, "headers": kept}, {**body, "body": b""}
 
 
-def _matches(known: bytes, etag: bytes) -> bool:
+def matches(known: bytes, etag: bytes) -> bool:
+    """Whether the value of If-None-Match names this tag."""
     tags = [tag.strip().removeprefix(b"W/") for tag in known.split(b",")]
     return b"*" in tags or etag in tags

@@ -120,6 +120,21 @@ class Connection:
     async def newest_entries(self, stream: str, limit: int, before: str | None = None) -> list[tuple[str, Fields]]:
         """The last entries of a stream, those before an id where one is given, with their ids, newest first."""
         async with self._round_trip():
+    async def entries_between(self, stream: str, after: int, last: int, limit: int) -> list[tuple[int, Fields]]:
+        """The first entries of such a stream after number `after` and up to number `last`, with their numbers."""
+        async with self._round_trip():
+            found = await self._client.xrange(stream, f"({after}-0", f"{last}-0", count=limit)
+        return [(int(entry.partition(b"-")[0]), fields) for entry, fields in found]
+
+    async def entries_of(self, wanted: Sequence[tuple[str, str]], limit: int) -> list[list[tuple[str, Fields]]]:
+        """Up to `limit` entries of each stream after an id ('-': from the first), oldest first, in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for stream, after in wanted:
+                pipe.xrange(stream, after if after == "-" else f"({after}", "+", count=limit)
+            async with self._round_trip():
+                found = await pipe.execute()
+        return [[(entry.decode(), fields) for entry, fields in each] for each in found]
+
             found = await self._client.xrevrange(stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
 

@@ -29,7 +29,7 @@ from steadynorm_contract.views import (
     SeriesAnswer,
 )
 
-__all__ = ["answers", "body", "install"]
+__all__ = ["answers", "answers_file", "body", "install"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
@@ -57,6 +57,16 @@ def answers(kind: type | None, *statuses: int) -> dict[int | str, dict[str, Any]
         good["content"] = _content(kind, "application/json")
     problem = {"description": "Problem", "content": _content(Problem, "application/problem+json")}
     return {**dict.fromkeys(statuses or (200,), good), "4XX": problem, "503": problem}
+
+
+def answers_file(media_type: str) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that answers with a file, with 304 to who has it, or else with a Problem."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    good: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The file", "content": content},
+        304: {"description": "You have it already"},
+    }
+    return {**answers(None), **good}
 
 
 def body(kind: type, media_type: str = "application/json") -> dict[str, Any]:

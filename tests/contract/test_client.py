@@ -127,7 +127,7 @@ def test_requests_carry_token_revision_and_quoted_names(client: Client) -> None:
 
     Recorder.body = encode_json(SeriesAnswer({}))
     client.series("tiny-1", ["loss", "raw_norm/a.b"], start=5, points=10)
-    assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/series?names=loss%2Craw_norm%2Fa.b&from=5&points=10"
+    assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/series?name=loss&name=raw_norm%2Fa.b&from=5&points=10"
 
     Recorder.body = encode_json(RunList([]))
     assert client.runs() == RunList([])

@@ -38,6 +38,7 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("DELETE", "/api/v1/runs/{run_id}"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/audit"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/events"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/export"): PEOPLE,
     ("POST", "/api/v1/runs/{run_id}/finish"): frozenset({AGENT}),
     ("GET", "/api/v1/runs/{run_id}/heatmap"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/parameters"): PEOPLE,

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from steadynorm_contract import __version__
-from steadynorm_server.commands import audit, change, demo, doctor, events, house, many, runs, token, undo, watch
+from steadynorm_server.commands import (
+    audit,
+    change,
+    demo,
+    doctor,
+    events,
+    export,
+    house,
+    many,
+    runs,
+    token,
+    undo,
+    watch,
+    webhook,
+)
 
 __all__ = ["app"]
 
@@ -46,6 +60,8 @@ app.command("watch")(watch.watch)
 app.command("undo")(undo.undo)
 app.command("events")(events.events)
 app.command("audit")(audit.audit)
+app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
+app.command("webhook-test")(webhook.webhook_test)
 app.command("demo")(demo.demo)
 app.add_typer(token.app, name="token")

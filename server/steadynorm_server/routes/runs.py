@@ -61,13 +61,15 @@ async def show_run(run_id: str, reader: ReaderOf) -> Response:
 async def show_series(
     run_id: str,
     reader: ReaderOf,
-    names: Annotated[list[str], Query(description="Comma-separated: raw_norm, or raw_norm/PARAMETER")] = [],  # noqa: B006
+    name: Annotated[list[str], Query(description="A series: raw_norm, or raw_norm/PARAMETER; may be repeated")] = [],  # noqa: B006
+    names: Annotated[list[str], Query(description="The same, comma-separated: of names without commas")] = [],  # noqa: B006
     first: Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")] = None,
     last: Annotated[int | None, Query(alias="to", ge=0, le=_MAX_STEP, description="Last step, inclusive")] = None,
     points: Annotated[int, Query(ge=1, le=10_000, description="At most so many buckets a series")] = 1000,
 ) -> Response:
     """Series as min/mean/max buckets of equal width: no spike is lost to downsampling."""
-    wanted = [name for part in names or [DEFAULT_SERIES] for name in part.split(",") if name]
+    listed = names or ([] if name else [DEFAULT_SERIES])
+    wanted = [*name, *(each for part in listed for each in part.split(",") if each)]
     if not 1 <= len(wanted) <= MAX_SERIES:
         raise invalid("names", f"must be 1 to {MAX_SERIES} series", f"names: {len(wanted)} series were asked for.")
     if first is not None and last is not None and first > last:

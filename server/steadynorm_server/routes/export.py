@@ -1,0 +1,108 @@
+"""The download of a run's history as Parquet, for notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator
+from typing import Annotated, BinaryIO, cast
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query, Response
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from steadynorm_server.auth import Role, requires
+from steadynorm_server.conditional import matches
+from steadynorm_server.dependencies import StoreOf
+from steadynorm_server.parquet import LADDERS, Table, write
+from steadynorm_server.problems import ProblemError
+from steadynorm_server.record import RunRecord
+from steadynorm_server.schema import answers_file
+from steadynorm_server.spool import OvertakenError, copy
+
+router = APIRouter(tags=["runs"])
+
+PARQUET = "application/vnd.apache.parquet"
+_FORMAT = 1  # of the tables: a change of their columns gives other ETags
+_ATTEMPTS = 3
+_CHUNK_BYTES = 256 * 1024
+
+
+@router.get("/runs/{run_id}/export", dependencies=[Depends(requires(Role.VIEWER))], responses=answers_file(PARQUET))
+async def export_run(
+    run_id: str,
+    request: Request,
+    store: StoreOf,
+    table: Annotated[Table, Query(description="steps: the step scalars; parameters: a row for each")] = "steps",
+    if_none_match: Annotated[str | None, Header(description="The ETag of a file that you have")] = None,
+) -> Response:
+    """A run's history as a Parquet file, each step once, as fine as it is still known.
+
+    The file is whole before its first byte is sent: what goes wrong is a problem, not half a file.
+    """
+    for _ in range(_ATTEMPTS):
+        run = await store.find(run_id)
+        about = _about(run)
+        etag = _etag(run, table, about)
+        if if_none_match is not None and matches(if_none_match.encode(), etag.encode()):
+            return Response(status_code=304, headers={"ETag": etag})
+        names = [parameter.name for parameter in await store.table(run)]
+        async with request.app.state.exports:
+            with tempfile.TemporaryFile() as spool:
+                try:
+                    parts = await copy(store, run, LADDERS[table], cast("BinaryIO", spool))
+                except OvertakenError:
+                    continue
+                made = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # closed when it was sent
+                try:
+                    await asyncio.to_thread(write, made, table, parts, names, run.applied.eps, about)
+                except BaseException:
+                    made.close()
+                    raise
+        headers = {
+            "ETag": etag,
+            "Content-Length": str(made.tell()),
+            "Content-Disposition": f'attachment; filename="{run_id}-{table}.parquet"',
+            "Cache-Control": "no-store",
+        }
+        return StreamingResponse(_sent(made), headers=headers, media_type=PARQUET)
+    raise ProblemError(
+        503, f"run {run_id} writes faster than it can be copied; try again.", headers={"Retry-After": "2"}
+    )
+
+
+async def _sent(file: BinaryIO) -> AsyncIterator[bytes]:
+    with file:
+        file.seek(0)
+        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+            yield chunk
+
+
+def _about(run: RunRecord) -> dict[str, object]:
+    """What the file says of its run."""
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": run.state,
+        "started": run.started,
+        "step": run.step,
+        "steps": run.progress.steps,
+        "parameters": run.info.parameters,
+        "framework": run.info.framework,
+        "world_size": run.info.world_size,
+        "tags": run.info.tags,
+        "applied": {
+            "revision": run.applied_revision,
+            "step": run.applied_step,
+            "settings": msgspec.to_builtins(run.applied),
+        },
+        "desired": {"revision": run.desired_revision, "settings": msgspec.to_builtins(run.desired)},
+    }
+
+
+def _etag(run: RunRecord, table: Table, about: dict[str, object]) -> str:
+    """Names the file's content: the same run, described alike, with the same entries in its history."""
+    content = msgspec.json.encode([_FORMAT, table, about, run.tails, run.trimmed])
+    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
