@@ -1,7 +1,8 @@
 """Connections that send nothing, or one byte now and then, do not stay.
 
 Uvicorn closes a connection that is idle between two requests, but waits for ever for the rest of a request's head, and
-for the rest of a body that nobody reads. Here both have a deadline. The body that a route does read has one in `body`.
+for the rest of a body that nobody reads, and takes a head of any size. Here heads have a deadline and a limit, and
+bodies that nobody reads the same deadline. The body that a route does read has one in `body`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 __all__ = ["MAX_HEAD_BYTES", "HeadDeadline", "with_head_deadline"]
 
@@ -18,7 +18,7 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers together: the names of 64 series fit, percent-encoded."""
 
 
-class HeadDeadline(H11Protocol):
+class HeadDeadline(HttpToolsProtocol):
     """Uvicorn's protocol, which ends a connection whose next request has not come whole in time."""
 
     head_within_s = 10.0
@@ -26,6 +26,8 @@ class HeadDeadline(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
+        self._head_bytes = 0  # received of the head that is awaited, at most what came together with its last body
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As uvicorn does it; the first head is awaited from now on."""
@@ -34,11 +36,25 @@ class HeadDeadline(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """As uvicorn does it, which stops its own timer whatever came."""
+        if not self._in_body:
+            self._head_bytes += len(data)
         super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(b"431 Request Header Fields Too Large")
+        elif self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
         else:
             self._await_head()  # set once: one more byte buys no time
+
+    def on_headers_complete(self) -> None:
+        """As uvicorn does it."""
+        self._in_body, self._head_bytes = True, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """As uvicorn does it."""
+        self._in_body = False
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """As uvicorn does it, whose keep-alive timer takes over."""
@@ -60,10 +76,18 @@ class HeadDeadline(H11Protocol):
             self._deadline = None
 
     def _end(self) -> None:
+        if self._in_body:  # of a request that was answered: another answer would belong to nothing
+            self.transport.close()
+        else:
+            self._refuse(b"408 Request Timeout")
+
+    def _refuse(self, status: bytes) -> None:
+        """Answer what is no request yet, and close."""
+        self._stop_waiting()
         if self.transport.is_closing():
             return
-        if self.conn.our_state is h11.IDLE:
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        if self.cycle is None or self.cycle.response_complete:  # else an answer is on its way
+            self.transport.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status)
         self.transport.close()
 
 

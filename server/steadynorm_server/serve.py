@@ -22,8 +22,9 @@ from steadynorm_contract.home import ServerAddress
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.deadlines import MAX_HEAD_BYTES, with_head_deadline
+from steadynorm_server.deadlines import with_head_deadline
 from steadynorm_server.embedded import EmbeddedStoreError, embedded_store
+from steadynorm_server.webhook_file import WebhookError
 
 __all__ = ["ServeError", "serve"]
 
@@ -156,7 +157,10 @@ class _Server(uvicorn.Server):
 def _run(
     settings: ServerSettings, data: Path, listener: socket.socket, store_url: str, tokens: Tokens, token: str | None
 ) -> None:
-    app = create_app(settings, store_url, tokens)
+    try:
+        app = create_app(settings, store_url, tokens)
+    except WebhookError as error:
+        raise ServeError(str(error)) from error
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     scheme = "https" if settings.tls_cert else "http"
@@ -178,7 +182,6 @@ def _run(
         ssl_keyfile=settings.tls_key,
         http=with_head_deadline(settings.request_within_s / 3),
         ws="none",
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=settings.max_connections,
         lifespan="on",
     )

@@ -168,7 +168,7 @@ def said_until_closed(port: int, data: bytes, drip: bytes = b"") -> tuple[bytes,
     ("data", "drip"),
     [
         (b"", b""),
-        (b"", b"G"),
+        (b"GET /", b"a"),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: ", b"a"),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTT", b"P"),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"a"),
@@ -194,7 +194,18 @@ def test_a_body_that_does_not_arrive_is_told_so(impatient_server: tuple[int, str
 
 def test_a_head_without_end_is_refused_before_it_fills_memory(impatient_server: tuple[int, str]) -> None:
     said, _ = said_until_closed(impatient_server[0], b"GET / HTTP/1.1\r\nX-A: " + b"a" * 200_000)
-    assert not said or said.startswith(b"HTTP/1.1 400")
+    assert not said or said.startswith(b"HTTP/1.1 431")
+
+
+def test_a_head_of_many_small_lines_is_refused_too(impatient_server: tuple[int, str]) -> None:
+    said, _ = said_until_closed(impatient_server[0], b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 20_000, b"X-A: a\r\n")
+    assert not said or said.startswith(b"HTTP/1.1 431")
+
+
+def test_what_is_no_http_is_refused_at_once(impatient_server: tuple[int, str]) -> None:
+    said, seconds = said_until_closed(impatient_server[0], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")  # TLS
+    assert said.startswith(b"HTTP/1.1 400")
+    assert seconds < 1
 
 
 def test_200_half_open_connections_do_not_keep_a_client_out(impatient_server: tuple[int, str]) -> None:
