@@ -25,10 +25,10 @@ from steadynorm_server.store import Store
 __all__ = ["create_app"]
 
 API = "/api/v1"
-
-
 MAX_EXPORTS = 2
 """At once, in each process: further ones wait."""
+
+
 def create_app(
     settings_: ServerSettings, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
 ) -> FastAPI:
@@ -40,10 +40,10 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
+        app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
         async with store.opened(), background("sweeper", lambda: _sweep(store, settings_.retention_days)):
             yield
-        app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
 
     app = FastAPI(
         title="steadynorm",

@@ -117,9 +117,6 @@ class Connection:
             found = await self._client.xrange(stream, f"({entry}-0", "+")
         return [fields for _, fields in found]
 
-    async def newest_entries(self, stream: str, limit: int, before: str | None = None) -> list[tuple[str, Fields]]:
-        """The last entries of a stream, those before an id where one is given, with their ids, newest first."""
-        async with self._round_trip():
     async def entries_between(self, stream: str, after: int, last: int, limit: int) -> list[tuple[int, Fields]]:
         """The first entries of such a stream after number `after` and up to number `last`, with their numbers."""
         async with self._round_trip():
@@ -135,6 +132,9 @@ class Connection:
                 found = await pipe.execute()
         return [[(entry.decode(), fields) for entry, fields in each] for each in found]
 
+    async def newest_entries(self, stream: str, limit: int, before: str | None = None) -> list[tuple[str, Fields]]:
+        """The last entries of a stream, those before an id where one is given, with their ids, newest first."""
+        async with self._round_trip():
             found = await self._client.xrevrange(stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
 
