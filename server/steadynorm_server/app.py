@@ -16,11 +16,13 @@ from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
 from steadynorm_server.routes import bulk, export, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
+from steadynorm_server.webhook_file import read as read_webhooks
 
 __all__ = ["create_app"]
 
@@ -32,17 +34,20 @@ MAX_EXPORTS = 2
 def create_app(
     settings_: ServerSettings, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
 ) -> FastAPI:
-    """An application over the store at `store_url`. Its lifespan opens and closes the store.
+    """An application over the store at `store_url`. Its lifespan opens and closes the store. Raises WebhookError.
 
     `app.state.stopping` is an event: set it and every long-poll answers at once.
     """
+    webhooks = read_webhooks(settings_.webhooks_file) if settings_.webhooks_file else []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
-        async with store.opened(), background("sweeper", lambda: _sweep(store, settings_.retention_days)):
+        app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, app.state.meters.registry)
+        sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days))
+        async with store.opened(), mailer.running(), sweeper:
             yield
 
     app = FastAPI(

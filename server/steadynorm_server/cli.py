@@ -16,6 +16,7 @@ __all__ = ["CommandError", "main"]
 EXTRA_OF = {
     "fastapi": "server",
     "hiredis": "server",
+    "httpx": "server",
     "prometheus_client": "server",
     "pyarrow": "server",
     "pydantic": "server",

@@ -13,6 +13,7 @@ STEADYNORM_LOG, _LOG_LEVEL                        text or json; info: every requ
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
 STEADYNORM_RETENTION_DAYS                         how long runs are kept
+STEADYNORM_WEBHOOKS_FILE                          who is told of events, see `webhook_file`
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class ServerSettings(BaseSettings):
     viewer_token_previous: SecretStr | None = None
     """Good beside the present ones, for as long as it takes everybody to change over."""
     tokens_file: Path | None = None
+    webhooks_file: Path | None = None
     metrics_auth: bool = False
 
     tls: Literal["", "terminated"] = ""

@@ -23,7 +23,10 @@ _MAX_CONNECTIONS = 64
 _WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
-Script = Literal["blocks", "change", "commit", "finish", "forget", "register", "stall"]
+Script = Literal[
+    "blocks", "change", "commit", "finish", "forget", "register", "stall",
+    "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
+]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""
 
@@ -153,6 +156,22 @@ class Connection:
         """Remove members from a sorted set."""
         async with self._round_trip():
             await self._client.zrem(key, *members)
+
+    async def add_members(self, key: str, *members: str) -> None:
+        """Add members to a set."""
+        async with self._round_trip():
+            await self._client.sadd(key, *members)
+
+    async def pop_members(self, key: str, limit: int) -> list[str]:
+        """Take members out of a set."""
+        async with self._round_trip():
+            found = await self._client.spop(key, limit)
+        return [member.decode() for member in found]
+
+    async def remove_fields(self, key: str, *names: str) -> None:
+        """Remove fields of a hash."""
+        async with self._round_trip():
+            await self._client.hdel(key, *names)
 
     async def remove(self, *keys: str) -> None:
         """Remove keys, at one moment; the store frees their memory later."""

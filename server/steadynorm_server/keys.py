@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CHANGES", "INDEX", "SCAN_PATTERN", "RunKeys", "is_run_id", "run_id_of"]
+__all__ = ["CHANGES", "INDEX", "SCAN_PATTERN", "RunKeys", "WebhookKeys", "is_run_id", "run_id_of"]
 
 INDEX = "steadynorm:runs"
 """Sorted set of run ids by start. Can be rebuilt from the runs themselves."""
@@ -52,3 +52,29 @@ class RunKeys:
     def history(self, level: str) -> str:
         """The stream of one level of the history."""
         return f"{self._base}history:{level}"
+
+
+class WebhookKeys:
+    """Names of what webhooks need; all in one slot, so that a script may move events from one to another.
+
+    lease       string: the process that sends, for as long as it does
+    since       string: when webhooks were first sent, ms; no older event is
+    cursors     hash: run id to the last of its events that was queued
+    news        set: ids of runs with new events
+    queue(name)      stream of JSON: events that wait to be in a message
+    message(name)    hash: the message that waits to be delivered
+    """
+
+    _base = "steadynorm:webhooks:{webhooks}:"  # of no run: theirs have the braces right after the first colon
+    lease, since = _base + "lease", _base + "since"
+    cursors, news = _base + "cursors", _base + "news"
+
+    @classmethod
+    def queue(cls, name: str) -> str:
+        """Events of one webhook."""
+        return f"{cls._base}queue:{name}"
+
+    @classmethod
+    def message(cls, name: str) -> str:
+        """The message of one webhook."""
+        return f"{cls._base}message:{name}"

@@ -76,6 +76,7 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
             )
             raise invalid("parameters", "must be those of the known run", message)
     _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
+    store.news.note(run_id)
     # Also for a known run: the process that made it may have died before this line.
     await store.redis.add_to_index(INDEX, {run_id: now})
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
@@ -117,6 +118,7 @@ async def finish(store: Store, run_id: str, finish: RunFinish, sender: Principal
             raise RunNotFound(run_id)
         case [b"incarnation", known]:
             raise other_incarnation(run_id, finish.incarnation or 0, int(known))
+    store.news.note(run_id)
     await store.redis.publish(CHANGES, run_id)
 
 

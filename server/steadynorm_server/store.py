@@ -30,6 +30,7 @@ from steadynorm_server.connection import Timed
 from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
+from steadynorm_server.news import News
 from steadynorm_server.problems import ProblemError, RunNotFound
 from steadynorm_server.recent import Known, Recent
 from steadynorm_server.record import RunRecord
@@ -57,6 +58,7 @@ class Store:
         self.stalled_after_s = stalled_after_s
         self.clock = clock
         self.changes = Changes(self.redis)
+        self.news = News()
         self._recent = Recent()
         self._tables: dict[str, list[Parameter]] = {}
 
@@ -182,6 +184,8 @@ class Store:
         )
         if answer[0] != b"ok":
             return None
+        if addition.events:
+            self.news.note(run.run_id)
         run.sequence, run.last_seen, run.stalled = batch.sequence, now, ""
         run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
         return run.wanted()
@@ -195,6 +199,7 @@ class Store:
                 await self.redis.script(
                     "stall", [keys.run, keys.events], repr(run.last_seen), encode_json(event), MAX_EVENTS
                 )
+                self.news.note(run.run_id)
 
 
 def _all_keys(run_id: str) -> list[str]:

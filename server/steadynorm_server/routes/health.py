@@ -35,4 +35,5 @@ async def metrics(request: Request, reader: ReaderOf, store: StoreOf, meters: Me
     if settings.metrics_auth:
         await _viewer(request)
     runs = await gather(store, reader, settings.top_parameters, settings.forget_after_s)
+    await request.app.state.mailer.note_waiting()
     return Response(exposition(runs, meters, store.changes.waiting), media_type=CONTENT_TYPE)
