@@ -22,7 +22,7 @@ from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
 from steadynorm_server.routes import bulk, export, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
-from steadynorm_server.webhook_file import read as read_webhooks
+from steadynorm_server.webhook_file import read_webhooks
 
 __all__ = ["create_app"]
 
@@ -38,7 +38,7 @@ def create_app(
 
     `app.state.stopping` is an event: set it and every long-poll answers at once.
     """
-    webhooks = read_webhooks(settings_.webhooks_file) if settings_.webhooks_file else []
+    webhooks = read_webhooks(settings_)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

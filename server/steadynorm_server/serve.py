@@ -24,7 +24,7 @@ from steadynorm_server.auth import TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
 from steadynorm_server.deadlines import with_head_deadline
 from steadynorm_server.embedded import EmbeddedStoreError, embedded_store
-from steadynorm_server.webhook_file import WebhookError
+from steadynorm_server.webhook_file import WebhookError, read_webhooks
 
 __all__ = ["ServeError", "serve"]
 
@@ -48,6 +48,10 @@ def serve(settings: ServerSettings) -> None:
     except TokenError as error:
         raise ServeError(str(error)) from error
     _require_encryption(settings)
+    try:
+        read_webhooks(settings)
+    except WebhookError as error:
+        raise ServeError(str(error)) from error
     with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
         _run(settings, data, listener, store_url, tokens, token)
 

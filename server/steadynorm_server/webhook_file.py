@@ -29,9 +29,10 @@ import msgspec
 
 from steadynorm_contract.home import is_loopback
 from steadynorm_contract.views import EventKind
+from steadynorm_server.config import ServerSettings
 from steadynorm_server.reachable import host_of, is_forbidden
 
-__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "read"]
+__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "read", "read_webhooks"]
 
 DEFAULT_KINDS = frozenset(EventKind) - {EventKind.STARTED, EventKind.RECOVERED}
 MAX_WEBHOOKS = 20
@@ -76,6 +77,11 @@ class Webhook(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     webhook: list[Webhook] = []
+
+
+def read_webhooks(settings: ServerSettings) -> list[Webhook]:
+    """The webhooks that a server is configured with. Raises WebhookError."""
+    return read(settings.webhooks_file) if settings.webhooks_file else []
 
 
 def read(path: Path) -> list[Webhook]:

@@ -20,6 +20,7 @@ from steadynorm_server.commands import (
     token,
     undo,
     watch,
+    webhook,
 )
 
 __all__ = ["app"]
@@ -61,5 +62,6 @@ app.command("events")(events.events)
 app.command("audit")(audit.audit)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
+app.command("webhook-test")(webhook.webhook_test)
 app.command("demo")(demo.demo)
 app.add_typer(token.app, name="token")
