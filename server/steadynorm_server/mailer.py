@@ -41,7 +41,7 @@ class Pace(msgspec.Struct, frozen=True):
 
     look_s: float = 1.0  # for new events that a process told of
     sweep_s: float = 15.0  # over all runs, for those of a process that died before it told
-    lease_s: float = 6.0
+    lease_s: float = 4.0
     gather_s: float = 1.0  # from a first event to its message, for what comes along with it
     again_s: float = 1.0  # after a first failure; doubles with each
     again_at_most_s: float = 600.0
