@@ -20,7 +20,8 @@ from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
-from steadynorm_server.routes import bulk, export, health, heatmap, me, runs, settings, telemetry
+from steadynorm_server.room import keep_within
+from steadynorm_server.routes import bulk, export, health, heatmap, me, rules, runs, schedules, settings, telemetry
 from steadynorm_server.store import Store
 from steadynorm_server.webhook_file import read_webhooks
 
@@ -44,9 +45,12 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
-        app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
+        meters: Meters = app.state.meters
+        app.state.store = store = Store(
+            store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
+        )
         app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, app.state.meters.registry)
-        sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days))
+        sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days, settings_.run_mib))
         async with store.opened(), mailer.running(), sweeper:
             yield
 
@@ -61,7 +65,7 @@ def create_app(
     )
     app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, export, heatmap, telemetry, settings, bulk):
+    for module in (me, runs, export, heatmap, telemetry, settings, bulk, schedules, rules):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 
@@ -77,11 +81,12 @@ def create_app(
     return app
 
 
-async def _sweep(store: Store, keep_days: float | None) -> None:
-    """Rebuilds the index once, then notes runs that fell silent even when nobody looks, and removes old ones."""
+async def _sweep(store: Store, keep_days: float | None, run_mib: float) -> None:
+    """Rebuilds the index once, then notes silence even when nobody looks, removes old runs and trims large ones."""
     await store.rebuild_index()
     while True:
         runs = await store.all()
         await store.note_silence(runs)
         await forget_old(store, runs, keep_days)
+        await keep_within(store, runs, run_mib)
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
 from redis.exceptions import TimeoutError as StoreTimeout
@@ -29,10 +29,20 @@ _PAUSE_S = 0.05
 
 
 class Changes:
-    """Wakes whoever watches a run. quiet_s, answer_s: how soon a subscription that hangs is noticed."""
+    """Wakes whoever watches a run.
 
-    def __init__(self, redis: Connection, quiet_s: float = QUIET_S, answer_s: float = ANSWER_S) -> None:
+    waits: told +1 and -1 as watchers come and go. quiet_s, answer_s: how soon a subscription that hangs is noticed.
+    """
+
+    def __init__(
+        self,
+        redis: Connection,
+        waits: Callable[[int], object] = lambda _: None,
+        quiet_s: float = QUIET_S,
+        answer_s: float = ANSWER_S,
+    ) -> None:
         self._redis = redis
+        self._waits = waits
         self._quiet_s = quiet_s
         self._answer_s = answer_s
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -48,9 +58,11 @@ class Changes:
         event = asyncio.Event()
         watchers = self._watchers.setdefault(run_id, set())
         watchers.add(event)
+        self._waits(1)
         try:
             yield event
         finally:
+            self._waits(-1)
             watchers.discard(event)
             if not watchers:
                 self._watchers.pop(run_id, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -10,28 +11,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Child", "die_with_parent"]
+__all__ = ["Child", "die_with_parent", "follow"]
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn` after which the kernel sends SIGTERM to the child when its parent dies, by kill -9 too.
+def follow(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies, by kill -9 too. Only Linux can.
 
-    The kernel watches the *thread* that started the child: start children from one that lives as long as they should.
-    None where there is no such thing (only Linux has it).
+    The kernel watches the *thread* that started this process: start it from one that lives as long as it should.
     """
     if _LIBC is None:
-        return None
-    libc, parent = _LIBC, os.getpid()
+        return
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
-    def request() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died between fork and prctl
-            os._exit(1)
 
-    return request
+def die_with_parent() -> Callable[[], None] | None:
+    """A `preexec_fn` with which a child follows this process; None where there is no such thing."""
+    return functools.partial(follow, os.getpid()) if _LIBC is not None else None
 
 
 class Child:

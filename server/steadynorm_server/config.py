@@ -4,6 +4,7 @@
     ServerSettings(port=0, data=folder)     arguments win over the environment
 
 STEADYNORM_HOST, _PORT, _DATA, _DASHBOARD_URL     where it listens, keeps its files, and what its links point to
+STEADYNORM_WORKERS                                how many processes serve
 REDIS_URL (or STEADYNORM_REDIS_URL)               a Redis or Valkey of yours; without it the embedded one is started
 STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, _TOKENS_FILE      who may do what, see `auth`
 STEADYNORM_OPERATOR_TOKEN_PREVIOUS, _AGENT_TOKEN_PREVIOUS, _VIEWER_TOKEN_PREVIOUS                  good beside them
@@ -12,7 +13,7 @@ STEADYNORM_RATE_PER_RUN, _RATE_PER_TOKEN, _REQUEST_WITHIN_S, _MAX_CONNECTIONS   
 STEADYNORM_LOG, _LOG_LEVEL                        text or json; info: every request too
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
-STEADYNORM_RETENTION_DAYS                         how long runs are kept
+STEADYNORM_RETENTION_DAYS, _RUN_MIB               how long runs are kept, and how much of each
 STEADYNORM_WEBHOOKS_FILE                          who is told of events, see `webhook_file`
 """
 
@@ -39,6 +40,8 @@ class ServerSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8470, ge=0, le=65535)
     """0: any free port. The address is printed and stands in server.json."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Processes on this port: what one of them can take, a core more takes as much again. See `workers`."""
     data: Path = Field(default_factory=home)
     """Folder of the token, server.json and the embedded store. Made if absent, readable by the owner only."""
     redis_url: str | None = Field(
@@ -84,6 +87,8 @@ class ServerSettings(BaseSettings):
     """A run stalled for this long leaves /metrics, so that nobody is alerted for ever."""
     retention_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """A run of which nothing was heard for this long is removed with its data. None: never."""
+    run_mib: float = Field(default=64.0, ge=1, allow_inf_nan=False)
+    """What one run may take in the store; beyond it the oldest of its finest history goes first, see `room`."""
     top_parameters: int = Field(default=10, ge=0, le=1000)
     """How many parameters of a run, by spike ratio, have series of their own in /metrics."""
     shutdown_after_s: int = Field(default=5, ge=1)

@@ -7,28 +7,26 @@ we end, and is locked: two servers on one folder would write over each other.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from steadynorm_server.child import die_with_parent
+
 __all__ = ["EmbeddedStoreError", "embedded_store", "find_binary"]
 
 _MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
 _START_S = 60.0  # a long append-only file takes its time to load
 _STOP_S = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedStoreError(Exception):
@@ -122,26 +120,12 @@ def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is for us; we end the child after our last request
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
     except OSError as error:
         raise EmbeddedStoreError(
             f"{program} does not start: {error}. Set REDIS_URL to use a store of yours."
         ) from error
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before the line above
-            os._exit(1)
-
-    return prepare
 
 
 def _await_ready(child: subprocess.Popen[bytes], socket: Path, folder: Path) -> None:

@@ -1,17 +1,23 @@
 """/metrics: what Redis knows of the runs that have not ended, and this process' own numbers.
 
-Values gathered for one scrape, without timestamps: a run that ended is not gathered, so its series disappear. Never
-multiprocess mode: of the runs any process tells the same, of themselves each its own.
+Values gathered for one scrape, without timestamps: a run that ended is not gathered, so its series disappear. Of the
+runs any process tells the same; of themselves servers on several machines each tell their own, and workers behind one
+port, any of which a scrape may reach, tell their sum.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
 
 from steadynorm_contract import __version__
@@ -53,15 +59,32 @@ class Meters:
             ("kind",),
             registry=registry,
         )
-        self._waiting = Gauge(
-            "steadynorm_server_waiting_requests", "Long-polls that wait for a change now.", registry=registry
+        self.waiting = Gauge(
+            "steadynorm_server_waiting_requests",
+            "Long-polls that wait for a change now.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._omitted = Gauge(
-            "steadynorm_server_omitted_series", "Per-parameter series left out of this scrape.", registry=registry
+            "steadynorm_server_omitted_series",
+            "Per-parameter series left out of this scrape.",
+            registry=registry,
+            multiprocess_mode="livemostrecent",
         )
-        info = Gauge("steadynorm_server_build_info", "Always 1.", ("version", "python"), registry=registry)
+        info = Gauge(
+            "steadynorm_server_build_info",
+            "Always 1.",
+            ("version", "python"),
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         info.labels(__version__, platform.python_version()).set(1)
-        ProcessCollector(registry=registry)  # start, CPU, memory and open files, by their usual names
+        if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            self.registry = together = CollectorRegistry()
+            MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
+            together.register(_Processes(Path(folder)))
+        else:
+            ProcessCollector(registry=registry)  # start, CPU, memory and open files, by their usual names
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
@@ -73,10 +96,10 @@ class Meters:
         self._rows.inc(rows)
         self._bytes.inc(size)
 
-    def scraped(self, waiting: int, omitted: int) -> None:
-        """Note what is known at a scrape only: long-polls that wait, series left out."""
-        self._waiting.set(waiting)
+    def exposition(self, omitted: int) -> bytes:
+        """All of it, as text. omitted: series left out of this scrape."""
         self._omitted.set(omitted)
+        return generate_latest(self.registry)
 
     @contextlib.contextmanager
     def store_round_trip(self) -> Iterator[None]:
@@ -89,6 +112,23 @@ class Meters:
             raise
         finally:
             self._store.observe(time.perf_counter() - began)
+
+
+class _Processes:
+    """What ProcessCollector tells of one process, of all live workers: sums, and the earliest start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Read /proc, at each scrape."""
+        pids = {int(file.stem.rpartition("_")[2]) for file in self._folder.glob("gauge_live*.db")}
+        found = [list(ProcessCollector(pid=partial(int, pid), registry=CollectorRegistry()).collect()) for pid in pids]
+        for alike in zip(*filter(None, found), strict=False):  # a worker that just ended tells nothing
+            joined, values = alike[0], [metric.samples[0].value for metric in alike]
+            value = min(values) if joined.name.endswith("start_time_seconds") else sum(values)
+            joined.samples = [joined.samples[0]._replace(value=value)]
+            yield joined
 
 
 async def gather(store: Store, reader: Reader, top: int, forget_after_s: float) -> list[Observed]:
@@ -118,7 +158,6 @@ async def _highest_ratios(store: Store, reader: Reader, run: RunRecord, top: int
     return {table[at].name: ratio for at, ratio in found.items()}
 
 
-def exposition(runs: Sequence[Observed], meters: Meters, waiting: int = 0) -> bytes:
+def exposition(runs: Sequence[Observed], meters: Meters) -> bytes:
     """Everything as Prometheus' text format."""
-    meters.scraped(waiting, sum(each.omitted for each in runs))
-    return render(runs) + generate_latest(meters.registry)
+    return render(runs) + meters.exposition(sum(each.omitted for each in runs))

@@ -25,6 +25,7 @@ from steadynorm_server.config import ServerSettings
 from steadynorm_server.deadlines import with_head_deadline
 from steadynorm_server.embedded import EmbeddedStoreError, embedded_store
 from steadynorm_server.webhook_file import WebhookError, read_webhooks
+from steadynorm_server.workers import WorkersError, keep_working, shared_socket
 
 __all__ = ["ServeError", "serve"]
 
@@ -52,8 +53,40 @@ def serve(settings: ServerSettings) -> None:
         read_webhooks(settings)
     except WebhookError as error:
         raise ServeError(str(error)) from error
-    with _listen(settings.host, settings.port) as listener, _store(settings, data) as store_url:
-        _run(settings, data, listener, store_url, tokens, token)
+    shared = settings.workers > 1
+    port = settings.port
+    if shared:  # workers share whatever is shared already: an address that others have is found out before
+        with _listen(settings.host, port, shared=False) as probe:
+            port = probe.getsockname()[1]
+    with _listen(settings.host, port, shared) as listener, _store(settings, data) as store_url:
+        host, port = listener.getsockname()[:2]
+        address = _address(settings, host, port)
+        file = data / "server.json"
+
+        def ready() -> None:
+            _write(file, msgspec.json.encode(ServerAddress(address, settings.dashboard_url)))
+            _announce(settings, data, address, token)
+
+        try:
+            if shared:  # our socket is bound, which keeps the port, and never listens
+                keep_working(_work, settings.model_copy(update={"port": port}), store_url, ready)
+            else:
+                _run(settings, listener, store_url, tokens, ready)
+        except WorkersError as error:
+            raise ServeError(str(error)) from error
+        finally:
+            _remove(file, address)
+
+
+def _work(settings: ServerSettings, store_url: str, ready: Callable[[], None]) -> None:
+    """What each of several workers does."""
+    try:
+        tokens, _ = _tokens(settings, settings.data.expanduser())
+        with _listen(settings.host, settings.port, shared=True) as listener:
+            _run(settings, listener, store_url, tokens, ready)
+    except (ServeError, TokenError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
 
 
 def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
@@ -99,10 +132,14 @@ def _is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def _listen(host: str, port: int) -> Iterator[socket.socket]:
+def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only for sockets that say they are TCP; with it every answer takes 40 ms.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+    try:
+        # asyncio turns Nagle's algorithm off only for sockets that say they are TCP; with it every answer takes 40 ms.
+        made = shared_socket(family) if shared else socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except WorkersError as error:
+        raise ServeError(str(error)) from error
+    with made as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
@@ -158,23 +195,19 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _address(settings: ServerSettings, host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
+
+
 def _run(
-    settings: ServerSettings, data: Path, listener: socket.socket, store_url: str, tokens: Tokens, token: str | None
+    settings: ServerSettings, listener: socket.socket, store_url: str, tokens: Tokens, ready: Callable[[], None]
 ) -> None:
     try:
         app = create_app(settings, store_url, tokens)
     except WebhookError as error:
         raise ServeError(str(error)) from error
-    host, port = listener.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    scheme = "https" if settings.tls_cert else "http"
-    address = f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
-    file = data / "server.json"
-
-    def ready() -> None:
-        _write(file, msgspec.json.encode(ServerAddress(address, settings.dashboard_url)))
-        _announce(settings, data, address, token)
-
     config = uvicorn.Config(
         app,
         log_config=None,  # see `logs`
@@ -190,10 +223,7 @@ def _run(
         lifespan="on",
     )
     server = _Server(config, ready, stop=lambda: app.state.stopping.set())
-    try:
-        server.run([listener])
-    finally:
-        _remove(file, address)
+    server.run([listener])
     if not server.started:
         raise ServeError("the server did not start; the reason stands above.")
 

@@ -20,13 +20,14 @@ from steadynorm_contract.records import (
     TelemetryBatch,
 )
 from steadynorm_contract.settings import Settings
-from steadynorm_server import ratios
+from steadynorm_server import orders, ratios, watching
 from steadynorm_server.auth import Principal
 from steadynorm_server.blocks import Block, unpack
 from steadynorm_server.changes import Changes
 from steadynorm_server.checks import check_batch
 from steadynorm_server.cluster import connection_to
 from steadynorm_server.connection import Timed
+from steadynorm_server.events import MAX_EVENTS
 from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
@@ -37,14 +38,14 @@ from steadynorm_server.record import RunRecord
 
 __all__ = ["MAX_EVENTS", "Store", "other_incarnation"]
 
-MAX_EVENTS = 2000
 _ATTEMPTS = 8
 
 
 class Store:
     """One process's way to the runs. `async with Store(url).opened():` around its use.
 
-    clock: Unix seconds; tests bring their own. timed: makes a context around each round trip.
+    clock: Unix seconds; tests bring their own. timed: makes a context around each round trip. waits: told of
+    long-polls that come and go, +1 and -1.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Store:
         stalled_after_s: float = 30.0,
         clock: Callable[[], float] = time.time,
         timed: Timed = contextlib.nullcontext,
+        waits: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.redis = connection_to(url, timed)
         self.stalled_after_s = stalled_after_s
         self.clock = clock
-        self.changes = Changes(self.redis)
+        self.changes = Changes(self.redis, waits)
         self.news = News()
         self._recent = Recent()
         self._tables: dict[str, list[Parameter]] = {}
@@ -140,6 +142,8 @@ class Store:
             if batch.incarnation == run.incarnation and batch.sequence == run.sequence + 1:
                 if (desired := await self._add(known, batch)) is not None:
                     self._recent.put(known)
+                    if orders.is_due(run):
+                        desired = await orders.carry_out(self, run)
                     return TelemetryAnswer(batch.sequence, desired)
             elif known.fresh:
                 if batch.incarnation != run.incarnation:
@@ -174,6 +178,8 @@ class Store:
             return None
         if batch.rows:
             addition.fields |= ratios.kept(batch.rows)
+        if run.rules:
+            addition.fields["watch"] = watching.observe(run, batch.scalars, now)
         answer = await self.redis.script(
             "commit",
             [keys.run, keys.events, keys.outcomes, keys.peaks]

@@ -64,6 +64,9 @@ def server(
         Path | None, typer.Option(envvar="STEADYNORM_TLS_CERT", help="PEM file: speak TLS with this certificate.")
     ] = None,
     tls_key: Annotated[Path | None, typer.Option(envvar="STEADYNORM_TLS_KEY", help="PEM file: its key.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, envvar="STEADYNORM_WORKERS", help="Processes that serve. Default: 1.")
+    ] = None,
 ) -> None:
     """Start the server with its store, in the foreground. Also configured by variables: docs/operations.md."""
     from pydantic import ValidationError
@@ -73,7 +76,7 @@ def server(
     from steadynorm_server.serve import ServeError, serve
 
     given: dict[str, Any] = {"host": host, "port": port, "data": data and data.expanduser().absolute()}
-    given |= {"tls_cert": tls_cert, "tls_key": tls_key}
+    given |= {"tls_cert": tls_cert, "tls_key": tls_key, "workers": workers}
     try:
         with (
             stop_signals()

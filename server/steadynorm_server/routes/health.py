@@ -36,4 +36,4 @@ async def metrics(request: Request, reader: ReaderOf, store: StoreOf, meters: Me
         await _viewer(request)
     runs = await gather(store, reader, settings.top_parameters, settings.forget_after_s)
     await request.app.state.mailer.note_waiting()
-    return Response(exposition(runs, meters, store.changes.waiting), media_type=CONTENT_TYPE)
+    return Response(exposition(runs, meters), media_type=CONTENT_TYPE)
