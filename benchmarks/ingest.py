@@ -1,12 +1,12 @@
 """Many agents at one server: batches a second, latency, errors, and what server and store use for it.
 
     python benchmarks/ingest.py [--agents 1000] [--seconds 60] [--batches-per-second 1] [--parameters 200] [--waiting]
-                                [--search]
+                                [--workers 2] [--search]
 
-A real `steadynorm server` with its embedded store, and the agents in processes of their own (`ingest_agents.py`). Every
-agent registers its run, then sends batches of 10 steps and one row of all parameters, spread evenly over time. A
-batch's latency counts from the moment that it was due. --waiting: each agent also holds a second connection on which
-it waits for settings, as a real agent does.
+A real `steadynorm server --workers N` with its embedded store, and the agents in processes of their own
+(`ingest_agents.py`). Every agent registers its run, then sends batches of 10 steps and one row of all parameters,
+spread evenly over time. A batch's latency counts from the moment that it was due. --waiting: each agent also holds a
+second connection on which it waits for settings, as a real agent does.
 
 Prints one JSON object a measurement. --search looks for the highest rate whose p99 is at most 500 ms without an error:
 measurements of --search-seconds in steps of 1.3 up or down, then three halvings. Exits with status 1 if the first
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 class House:
     """A running server and its store."""
 
-    pid: int
+    pids: list[int]  # of the server: the workers, and what holds them together
     store_pid: int
     host: str
     port: int
@@ -58,13 +58,13 @@ class House:
 
 
 @contextmanager
-def started(home: Path) -> Iterator[House]:
-    """A server process with an embedded store in `home`."""
+def started(home: Path, workers: int = 1) -> Iterator[House]:
+    """A server with an embedded store in `home`."""
     foreign = ("STEADYNORM_", "REDIS_URL")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment["STEADYNORM_HOME"] = str(home)
     with (home / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"]
+        command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0", "--workers", str(workers)]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         while not (home / "server.json").exists():
@@ -75,23 +75,30 @@ def started(home: Path) -> Iterator[House]:
         host, _, port = address.removeprefix("http://").partition(":")
         token = (home / "token").read_text("ascii").strip()
         with redis.Redis(unix_socket_path=str(home / "store" / "store.sock"), protocol=2) as store:
-            yield House(process.pid, store.info("server")["process_id"], host, int(port), token, store)
+            store_pid = store.info("server")["process_id"]
+            pids = [process.pid, *(pid for pid in children(process.pid) if pid != store_pid)]
+            yield House(pids, store_pid, host, int(port), token, store)
     finally:
         process.terminate()
         process.wait(60)
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def children(pid: int) -> list[int]:
+    """Processes that a process started."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
-def memory_mb(pid: int, field: str) -> float:
-    """VmRSS: resident now; VmHWM: at its peak. In MB of 10^6 bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    found = next(line for line in lines if line.startswith(f"{field}:"))
-    return int(found.split()[1]) * 1024 / 1e6
+def cpu_s(*pids: int) -> float:
+    """User and system time of processes, in seconds."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / TICKS
+
+
+def memory_mb(pids: Sequence[int], field: str = "VmHWM") -> float:
+    """VmRSS: resident now; VmHWM: at its peak. Summed, in MB of 10^6 bytes; pages that are shared count for each."""
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / 1e6
 
 
 def register(house: House, agents: int, parameters: int) -> list[tuple[str, int, int]]:
@@ -148,6 +155,7 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
     memory = house.store.info("memory")
     return {
         "agents": given.agents,
+        "workers": given.workers,
         "batches_per_second": round(rate * given.agents, 1),
         "achieved_per_second": round(answers["200"] / wall, 1),
         "steps_per_second": round(answers["200"] * BATCH_STEPS / wall),
@@ -161,8 +169,8 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
         "p50_ms": round(latencies[len(latencies) // 2], 1),
         "p99_ms": round(latencies[int(0.99 * (len(latencies) - 1))], 1),
         "longest_ms": round(latencies[-1], 1),
-        "server_peak_mb": round(memory_mb(house.pid, "VmHWM"), 1),
-        "store_peak_mb": round(memory_mb(house.store_pid, "VmHWM"), 1),
+        "server_peak_mb": round(memory_mb(house.pids), 1),
+        "store_peak_mb": round(memory_mb([house.store_pid]), 1),
         "store_used_mb": round(memory["used_memory"] / 1e6, 1),
         "server_cores": round((after["server"] - before["server"]) / wall, 3),
         "store_cores": round((after["store"] - before["store"]) / wall, 3),
@@ -173,7 +181,7 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
 
 
 def _costs(house: House) -> dict[str, float]:
-    return {"server": cpu_s(house.pid), "store": cpu_s(house.store_pid)}
+    return {"server": cpu_s(*house.pids), "store": cpu_s(house.store_pid)}
 
 
 def search(house: House, given: argparse.Namespace) -> dict[str, Any] | None:
@@ -213,6 +221,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--batches-per-second", type=float, default=1.0, help="of each agent")
     parser.add_argument("--parameters", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=2, help="processes of the server")
     parser.add_argument("--generators", type=int, default=1, help="processes that the agents are in")
     parser.add_argument("--waiting", action="store_true", help="each agent waits for settings, too")
     parser.add_argument("--search", action="store_true", help="look for the highest rate that holds, too")
@@ -221,7 +230,7 @@ def main() -> None:
     allow_many_files()  # the server inherits it
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < given.agents + 200:
         raise SystemExit(f"{given.agents} agents need that many open files and some more: raise `ulimit -Hn`.")
-    with tempfile.TemporaryDirectory() as name, started(Path(name)) as house:
+    with tempfile.TemporaryDirectory() as name, started(Path(name), given.workers) as house:
         first = measure(house, given, given.batches_per_second, given.seconds)
         print(json.dumps(first), flush=True)
         if given.search:

@@ -98,14 +98,14 @@ def patch(
 
 async def idle(house: House, seconds: float) -> dict[str, Any]:
     """What waiting costs."""
-    before, began = (cpu_s(house.pid), cpu_s(house.store_pid)), time.monotonic()
+    before, began = (cpu_s(*house.pids), cpu_s(house.store_pid)), time.monotonic()
     await asyncio.sleep(seconds)
     wall = time.monotonic() - began
     return {
         "seconds": round(wall, 1),
-        "server_cores": round((cpu_s(house.pid) - before[0]) / wall, 4),
+        "server_cores": round((cpu_s(*house.pids) - before[0]) / wall, 4),
         "store_cores": round((cpu_s(house.store_pid) - before[1]) / wall, 4),
-        "server_mb": round(memory_mb(house.pid, "VmRSS"), 1),
+        "server_mb": round(memory_mb(house.pids, "VmRSS"), 1),
     }
 
 
@@ -113,7 +113,7 @@ async def change(house: House, agents: Agents, runs: list[str], number: int, rat
     """How long a change takes to its agent."""
     chance, sent, wanted = random.Random(0), {}, dict.fromkeys(runs, 0)
     operator, answered = await connect(house), []
-    began, operators, before = time.monotonic(), time.process_time(), cpu_s(house.pid)
+    began, operators, before = time.monotonic(), time.process_time(), cpu_s(*house.pids)
     for _ in range(number):
         await asyncio.sleep(chance.expovariate(rate))
         run_id = chance.choice(runs)
@@ -133,7 +133,7 @@ async def change(house: House, agents: Agents, runs: list[str], number: int, rat
         "overtaken": number - len(took),
         **quantiles(took),
         "operator": quantiles(sorted(answered)),
-        "server_cores": round((cpu_s(house.pid) - before) / wall, 3),
+        "server_cores": round((cpu_s(*house.pids) - before) / wall, 3),
         "agents_and_operator_cores": round((time.process_time() - operators) / wall, 3),
     }
 
