@@ -20,6 +20,7 @@ from steadynorm_contract.bulk import Bulk, BulkAnswer
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.home import find_server, find_token
 from steadynorm_contract.records import Desired
+from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.settings import FieldError
 from steadynorm_contract.views import (
     AuditList,
@@ -31,6 +32,7 @@ from steadynorm_contract.views import (
     RunList,
     SeriesAnswer,
 )
+from steadynorm_contract.watch_rules import RuleList, RuleSet, WatchRule
 
 __all__ = [
     "Client",
@@ -183,6 +185,27 @@ class Client:
     def change_many(self, bulk: Bulk) -> BulkAnswer:
         """Preview a change of many runs, or make it: see `Bulk`. Raises InvalidChange."""
         return self._send("POST", "/settings/bulk", bulk, BulkAnswer)
+
+    def schedules(self, run_id: str) -> ScheduleList:
+        """Changes that wait for a step, the next one first, then the last ones that were made."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/schedules", ScheduleList)
+
+    def schedule(self, run_id: str, from_step: int, settings: Mapping[str, object], *, reason: str = "") -> Schedule:
+        """Change settings once the run has reached a step. Raises InvalidChange, also if it has already."""
+        new = NewSchedule(from_step=from_step, settings=dict(settings), reason=reason)
+        return self._send("POST", f"/runs/{quote(run_id, safe='')}/schedules", new, Schedule)
+
+    def unschedule(self, run_id: str, schedule_id: str) -> None:
+        """Take back a schedule that waits."""
+        self._request("DELETE", f"/runs/{quote(run_id, safe='')}/schedules/{quote(schedule_id, safe='')}")
+
+    def rules(self, run_id: str) -> RuleList:
+        """The run's watch rules, and where each stands."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/rules", RuleList)
+
+    def set_rules(self, run_id: str, rules: Sequence[WatchRule], *, revision: int | None = None) -> RuleList:
+        """Give a run these rules and no others, if `revision` is that of its list. Raises Conflict, InvalidChange."""
+        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/rules", RuleSet(list(rules), revision), RuleList)
 
     def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters"] = "steps") -> int:
         """Write the run's history to `file` as Parquet. Returns the bytes. After an error `file` may hold a part."""

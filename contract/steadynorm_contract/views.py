@@ -196,6 +196,7 @@ class EventKind(enum.StrEnum):
     REJECTED = "rejected"  # an agent refused a revision; value: the revision
     RANK_MISMATCH = "rank_mismatch"  # a rank differs from those that should be its equals; value: the rank
     RANK_FAILED = "rank_failed"  # a rank's agent failed, and all ranks turned theirs off; value: the rank
+    ACTED = "acted"  # a schedule or a watch rule was carried out; value: the revision that it made
     AGENT_ERROR = "agent_error"  # the agent met an internal error: see `message`; value: how many
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 import msgspec
 
 from steadynorm_contract.bulk import MAX_SELECTED, Bulk, BulkAnswer, BulkOutcome, BulkRow, Selection
+from steadynorm_contract.counters import resolve
 from steadynorm_contract.settings import Settings, SettingsError, merge
 from steadynorm_contract.views import Change
 from steadynorm_server.desired import change, check_reason
@@ -17,9 +16,7 @@ from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 from steadynorm_server.record import RunRecord
 from steadynorm_server.store import Store
 
-__all__ = ["change_many", "resolve", "select"]
-
-_MORE = re.compile(r"\+[0-9]{1,9}")
+__all__ = ["change_many", "select"]
 
 
 async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkAnswer:
@@ -65,15 +62,6 @@ async def select(store: Store, selection: Selection) -> list[RunRecord]:
     if len(found) > MAX_SELECTED:
         raise _too_many(len(found))
     return found
-
-
-def resolve(settings: Mapping[str, object], present: Settings) -> dict[str, object]:
-    """`settings` with counters such as "+1" added to the present ones."""
-    resolved = dict(settings)
-    for name, value in settings.items():
-        if name.endswith("_generation") and isinstance(value, str) and _MORE.fullmatch(value):
-            resolved[name] = int(getattr(present, name, 0)) + int(value[1:])
-    return resolved
 
 
 async def _candidates(store: Store, selection: Selection) -> list[RunRecord]:

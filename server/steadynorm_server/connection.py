@@ -24,7 +24,7 @@ _WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
 Script = Literal[
-    "blocks", "change", "commit", "finish", "forget", "register", "stall",
+    "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall",
     "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]

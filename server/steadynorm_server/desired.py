@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -12,11 +14,14 @@ from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
 from steadynorm_contract.views import Change
 from steadynorm_server.auth import Principal
+from steadynorm_server.events import MAX_EVENTS
 from steadynorm_server.keys import CHANGES, RunKeys
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
-from steadynorm_server.store import Store
 
-__all__ = ["MAX_REASON", "StoredChange", "change", "check_reason", "desired_after"]
+if TYPE_CHECKING:
+    from steadynorm_server.store import Store
+
+__all__ = ["MAX_REASON", "Settling", "StoredChange", "change", "check_reason", "desired_after", "ended"]
 
 MAX_REASON = 500
 _MAX_AUDIT = 10_000
@@ -36,6 +41,16 @@ class StoredChange(msgspec.Struct):
     previous: str = ""
 
 
+@dataclass(frozen=True)
+class Settling:
+    """What a change that a schedule or a rule makes settles in the same moment, or is not made: see `orders`."""
+
+    orders: str  # as read: how often schedules and rules were written
+    field: str  # of the run's hash
+    text: bytes  # it holds then
+    event: bytes
+
+
 async def desired_after(
     store: Store, run_id: str, sender: Principal, revision: int | None, wait_s: float, stopping: asyncio.Event
 ) -> Desired:
@@ -53,7 +68,9 @@ async def desired_after(
             await _first(changed, stopping, timeout_s=left)
 
 
-async def change(store: Store, run_id: str, wanted: Change, revision: int, actor: str) -> Desired:
+async def change(
+    store: Store, run_id: str, wanted: Change, revision: int, actor: str, settling: Settling | None = None
+) -> Desired:
     """Change the desired settings, provided that `revision` is the newest. A change of nothing makes no revision.
 
     Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster.
@@ -61,7 +78,7 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
     run = await store.find(run_id)
     check_reason(wanted.reason)
     if run.state != "running":
-        raise _ended(run_id, run.state)
+        raise ended(run_id, run.state)
     if run.desired_revision != revision:
         raise _moved(run_id, revision, run.desired_revision)
     after = merge(run.desired, wanted.settings)
@@ -79,12 +96,14 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
     )
     keys = RunKeys(run_id)
     head = run.audit_head
+    settled = (settling.orders, settling.field, settling.text, settling.event, MAX_EVENTS) if settling else ()
     for _ in range(_ATTEMPTS):
         entry = _chained(run_id, entry, head)
         answer = await store.redis.script(
             "change",
-            [keys.run, keys.audit, keys.outcomes],
+            [keys.run, keys.audit, keys.outcomes, keys.events],
             *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id, head, entry.hash),
+            *settled,
         )
         if answer[0] != b"fork":
             break
@@ -97,7 +116,9 @@ async def change(store: Store, run_id: str, wanted: Change, revision: int, actor
         case [b"gone"]:
             raise RunNotFound(run_id)
         case [b"ended", state]:
-            raise _ended(run_id, state.decode())
+            raise ended(run_id, state.decode())
+        case [b"orders"]:
+            raise ProblemError(412, f"the schedules or rules of {run_id} changed in this moment.")
         case [b"moved", newest]:
             raise _moved(run_id, revision, int(newest))
     return Desired(revision + 1, after)
@@ -146,7 +167,8 @@ def _moved(run_id: str, given: int, newest: int) -> ProblemError:
     )
 
 
-def _ended(run_id: str, state: str) -> ProblemError:
+def ended(run_id: str, state: str) -> ProblemError:
+    """409: there is nobody to change anything for."""
     return ProblemError(
         409, f"run {run_id} has ended ({state}): nobody is there to apply a change.", title="Run has ended"
     )

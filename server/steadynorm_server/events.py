@@ -14,13 +14,26 @@ import msgspec
 from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import Event, EventKind, Health
 
-__all__ = ["MAX_EVENTS_A_BATCH", "RECENT_STEPS", "Scalars", "Signals", "count", "health", "is_quiet", "observe"]
+__all__ = [
+    "MAX_EVENTS",
+    "MAX_EVENTS_A_BATCH",
+    "RECENT_STEPS",
+    "Scalars",
+    "Signals",
+    "count",
+    "health",
+    "is_quiet",
+    "observe",
+]
 
 RECENT_STEPS = 100
 """A run's health speaks of the last so many steps."""
 
 RECOVERED_TARGET = 1.1 * THROTTLED_TARGET
 """Leaving takes a little more than entering, so that a target at the threshold is not an event every step."""
+
+MAX_EVENTS = 2000
+"""Of a run."""
 
 MAX_EVENTS_A_BATCH = 20
 """Of each kind; the worst are kept. A storm fills no stream."""

@@ -95,6 +95,10 @@ class RunRecord:
     audit_head: str  # hash of the newest audit entry; empty without one
     trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
     ratios: bytes  # see `ratios`; empty before the first row
+    orders: str = ""  # how often schedules and rules were written; empty: never
+    schedules: bytes = b""  # see `schedules`, `watch_rules` and `watching`; empty without any
+    rules: bytes = b""
+    watch: bytes = b""
 
     @staticmethod
     def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
@@ -123,6 +127,10 @@ class RunRecord:
             audit_head=text.get("audit_head", b"").decode(),
             trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
             ratios=text.get("ratios", b""),
+            orders=text.get("orders", b"").decode(),
+            schedules=text.get("schedules", b""),
+            rules=text.get("rules", b""),
+            watch=text.get("watch", b""),
         )
 
     def expected(self) -> dict[str, str]:
@@ -134,6 +142,7 @@ class RunRecord:
             "state": self.state,
             "last_seen": repr(self.last_seen),
             "stalled": self.stalled,
+            "orders": self.orders,
         }
 
     @property

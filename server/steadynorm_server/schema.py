@@ -17,6 +17,7 @@ from steadynorm_contract.records import (
     TelemetryAnswer,
     TelemetryBatch,
 )
+from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.views import (
     AuditList,
     Change,
@@ -28,13 +29,14 @@ from steadynorm_contract.views import (
     RunList,
     SeriesAnswer,
 )
+from steadynorm_contract.watch_rules import RuleList, RuleSet
 
 __all__ = ["answers", "answers_file", "body", "install"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
     *(RunList, RunDetail, SeriesAnswer, Heatmap, ParameterList, EventList, AuditList, Me, Problem),
-    *(Bulk, BulkAnswer),
+    *(Bulk, BulkAnswer, NewSchedule, Schedule, ScheduleList, RuleSet, RuleList),
 )
 _TEMPLATE = "#/components/schemas/{name}"
 

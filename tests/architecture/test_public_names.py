@@ -16,6 +16,7 @@ PUBLIC = {
     "steadynorm_contract.codec": (
         "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encode_batch encode_json"
     ),
+    "steadynorm_contract.counters": "COUNTERS is_more resolve",
     "steadynorm_contract.heatmap": "HEATMAP_SIGNALS Heatmap",
     "steadynorm_contract.home": "DEFAULT_SERVER ServerAddress find_server find_token home is_loopback",
     "steadynorm_contract.records": (
@@ -25,12 +26,16 @@ PUBLIC = {
         "floats_from_bytes floats_to_bytes"
     ),
     "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
+    "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
     "steadynorm_contract.undo": "back_to",
     "steadynorm_contract.views": (
         "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
         "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary "
         "Series SeriesAnswer UNSUPPORTED_VERSION"
+    ),
+    "steadynorm_contract.watch_rules": (
+        "Comparison Condition MAX_RULES RuleList RuleSet RuleView WATCHED WatchRule parse_condition show_condition"
     ),
 }
 

@@ -4,7 +4,7 @@
 -- Answers {'ok', desired revision, desired settings}, or {'moved'} when the run is not what the plan was made for.
 local plan = cjson.decode(ARGV[1])
 for field, value in pairs(plan.expected) do
-  if redis.call('HGET', KEYS[1], field) ~= value then
+  if (redis.call('HGET', KEYS[1], field) or '') ~= value then
     return {'moved'}
   end
 end

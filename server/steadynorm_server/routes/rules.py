@@ -1,0 +1,45 @@
+"""Watch rules: a run's scalars change its settings, within limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+from starlette.requests import Request
+
+from steadynorm_contract.codec import decode_json
+from steadynorm_contract.watch_rules import RuleList, RuleSet
+from steadynorm_server import watch_rules
+from steadynorm_server.auth import Principal, Role, requires
+from steadynorm_server.body import JSON, MAX_SMALL_BYTES, json_answer, read_body
+from steadynorm_server.dependencies import StoreOf
+from steadynorm_server.schema import answers, body
+
+router = APIRouter(tags=["settings"])
+
+
+@router.get("/runs/{run_id}/rules", dependencies=[Depends(requires(Role.VIEWER))], responses=answers(RuleList))
+async def list_rules(run_id: str, store: StoreOf) -> Response:
+    """The run's watch rules, and where each stands: counts, actions left, locks."""
+    return json_answer(watch_rules.listed(await store.find(run_id), store.clock()))
+
+
+@router.put("/runs/{run_id}/rules", responses=answers(RuleList), openapi_extra=body(RuleSet))
+async def replace_rules(
+    run_id: str, request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
+) -> Response:
+    """Give the run these rules and no others. Those that are as they were keep their counts and their budgets."""
+    wanted = decode_json(await read_body(request, JSON, MAX_SMALL_BYTES), RuleSet)
+    return json_answer(await watch_rules.replace(store, run_id, wanted, sender.name))
+
+
+@router.delete(
+    "/runs/{run_id}/rules",
+    status_code=204,
+    dependencies=[Depends(requires(Role.OPERATOR))],
+    responses=answers(None, 204),
+)
+async def delete_rules(run_id: str, store: StoreOf) -> Response:
+    """Take all rules from the run."""
+    await watch_rules.clear(store, run_id)
+    return Response(status_code=204)
