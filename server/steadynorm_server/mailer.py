@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 class Pace(msgspec.Struct, frozen=True):
     """How often and how long, in seconds; tests are in a hurry."""
 
-    look_s: float = 1.0  # for new events that a process told of
+    look_s: float = 0.5  # for new events that a process told of
     sweep_s: float = 15.0  # over all runs, for those of a process that died before it told
-    lease_s: float = 4.0
-    gather_s: float = 1.0  # from a first event to its message, for what comes along with it
+    lease_s: float = 3.0
+    gather_s: float = 0.5  # from a first event to its message, for what comes along with it
     again_s: float = 1.0  # after a first failure; doubles with each
     again_at_most_s: float = 600.0
     attempts: int = 16

@@ -1,0 +1,195 @@
+"""A killed server has lost nothing that it acknowledged, and what it had to tell is told by the next."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from steadynorm_contract.webhooks import WebhookMessage, verify
+from steadynorm_server.cli import CommandError
+from steadynorm_server.commands.webhook import webhook_test
+
+TOKEN = "a-token-of-these-tests"
+SECRET = "a-secret-of-these-tests"
+
+
+class Receiver(ThreadingHTTPServer):
+    """A webhook's receiver. `answers`: what it says to the next requests, then 200."""
+
+    def __init__(self) -> None:
+        self.posts: Queue[WebhookMessage] = Queue()
+        self.answers: list[int] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def next(self) -> WebhookMessage:
+        """The next message, whose signature was good."""
+        return self.posts.get(timeout=20)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        assert isinstance(self.server, Receiver)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        assert verify(self.headers["Steadynorm-Signature"], body, SECRET.encode())
+        self.server.posts.put(msgspec.json.decode(body, type=WebhookMessage))
+        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nobody wants to read it."""
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """A receiver in a thread."""
+    with Receiver() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@dataclass
+class Servers:
+    """Server processes over one store."""
+
+    folder: Path
+    environment: dict[str, str]
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    clients: list[httpx.AsyncClient] = field(default_factory=list)
+
+    def start(self) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
+        """One more; gives an agent's and an operator's client of it."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"], stderr=subprocess.PIPE, text=True,
+            env={**self.environment, "STEADYNORM_HOME": str(self.folder / str(len(self.running)))},
+        )  # fmt: skip
+        self.running.append(process)
+        assert process.stderr is not None
+        first = process.stderr.readline()
+        assert first.startswith("steadynorm server at "), first
+        agent, operator = (
+            httpx.AsyncClient(
+                base_url=first.split()[-1] + "/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=20
+            )
+            for token in (TOKEN + "-agent", TOKEN)
+        )
+        self.clients += [agent, operator]
+        return agent, operator
+
+    def kill(self) -> None:
+        """kill -9 the first one that is running."""
+        process = self.running.pop(0)
+        process.kill()
+        process.communicate(timeout=20)
+
+
+@pytest.fixture
+async def servers(tmp_path: Path, valkey: str, receiver: Receiver) -> AsyncIterator[Servers]:
+    """None runs yet. They tell the receiver of what happens."""
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "webhooks.toml").write_text(
+        f'[[webhook]]\nname = "on-call"\nurl = "http://127.0.0.1:{receiver.server_port}/"\n'
+        f'secret_file = "{tmp_path / "secret"}"\ninterval_s = 1\nkinds = ["nonfinite"]\n'
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
+    own = {
+        "REDIS_URL": valkey, "STEADYNORM_OPERATOR_TOKEN": TOKEN, "STEADYNORM_AGENT_TOKEN": TOKEN + "-agent",
+        "STEADYNORM_WEBHOOKS_FILE": str(tmp_path / "webhooks.toml"),
+    }  # fmt: skip
+    made = Servers(tmp_path, inherited | own)
+    try:
+        yield made
+    finally:
+        for client in made.clients:
+            await client.aclose()
+        for process in made.running:
+            process.terminate()
+            process.communicate(timeout=30)
+
+
+async def test_of_two_processes_each_event_is_told_once_also_if_the_one_that_stored_it_is_killed(
+    servers: Servers, make_agent: Any, receiver: Receiver
+) -> None:
+    agent = make_agent(servers.start()[0], run_id="killed-1", name="killed")
+    other, _ = servers.start()
+    await agent.register()
+    await agent.send([10], nonfinite=1)
+    message = await asyncio.to_thread(receiver.next)
+    assert [event.step for event in message.events] == [10]
+
+    await agent.send([20], nonfinite=1)
+    servers.kill()  # before it looked whether there is something to tell
+    message = await asyncio.to_thread(receiver.next)
+    assert [event.step for event in message.events] == [20]
+
+    agent.client = other
+    await agent.send([30], nonfinite=1)
+    message = await asyncio.to_thread(receiver.next)
+    assert [event.step for event in message.events] == [30]  # and none came twice in between
+
+
+@pytest.mark.parametrize("store", ["of one's own", "embedded"])
+async def test_what_a_killed_server_acknowledged_is_there(servers: Servers, make_agent: Any, store: str) -> None:
+    if store == "embedded":  # it dies with its server
+        del servers.environment["REDIS_URL"]
+    clients = servers.start()
+    agent, operator = (make_agent(each, run_id=f"acknowledged-{len(store)}", name="acknowledged") for each in clients)
+    await agent.register()
+
+    async def feed() -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            while True:
+                await agent.send(range(10 * agent.sequence, 10 * agent.sequence + 10))
+
+    feeding = asyncio.create_task(feed())
+    revision = 0
+    while agent.sequence < 10:  # in the midst of its batches
+        changed = await operator.change(revision, {"gamma2": revision % 7 / 10}, reason=f"reason {revision}")
+        revision = changed.json()["revision"]
+    servers.kill()
+    await feeding
+    acknowledged = agent.sequence
+
+    agent.client, operator.client = servers.start()
+    run = await operator.get()
+    assert run["desired"]["revision"] == revision > 0
+    assert run["desired"]["settings"]["gamma2"] == (revision - 1) % 7 / 10
+    reasons = [entry["reason"] for entry in (await operator.get("/audit"))["entries"]]
+    assert reasons == [f"reason {at}" for at in range(revision)][::-1]
+    stored = (await agent.register())["acknowledged"]
+    assert stored in (acknowledged, acknowledged + 1)  # the last one may be stored whose answer was lost
+    assert run["counters"]["steps"] == 10 * stored
+    await agent.send(range(10 * stored, 10 * stored + 10))
+    assert (await operator.get())["counters"]["steps"] == 10 * stored + 10
+
+
+async def test_webhook_test_tells_who_takes_a_message_and_who_does_not(
+    servers: Servers, receiver: Receiver, tmp_path: Path
+) -> None:
+    file = tmp_path / "webhooks.toml"
+    file.write_text(file.read_text() + file.read_text().replace("on-call", "another"))
+    receiver.answers += [200, 403]
+    command = [sys.executable, "-m", "steadynorm_server", "webhook-test"]
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=servers.environment, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == "ok    on-call  200\nfail  another  answered 403\n"
+    for _ in range(2):
+        assert receiver.next().text == "webhook-test at step 0: this is a test of the webhook; nothing happened."
+    with pytest.raises(CommandError, match="holds no webhook nobody"):
+        webhook_test("nobody", file)
