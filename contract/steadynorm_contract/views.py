@@ -113,6 +113,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     spike_ratio_max: float | None = None
     steps_per_s: float | None = None  # over the last batches
     tags: dict[str, str] = {}
+    store_bytes: int = 0  # of the history, the parameter table and the peaks, without the store's own overhead
 
 
 class RunDetail(RunSummary, frozen=True, kw_only=True):

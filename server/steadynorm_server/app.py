@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from steadynorm_contract import __version__
-from steadynorm_server import headers, problems, request_log, schema
+from steadynorm_server import headers, problems, request_log, room, schema
 from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
@@ -20,7 +20,6 @@ from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
-from steadynorm_server.room import keep_within
 from steadynorm_server.routes import bulk, export, health, heatmap, me, rules, runs, schedules, settings, telemetry
 from steadynorm_server.store import Store
 from steadynorm_server.webhook_file import read_webhooks
@@ -50,6 +49,7 @@ def create_app(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
         )
         app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, app.state.meters.registry)
+        store.budgets = room.budgets(settings_.run_mib)
         sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days, settings_.run_mib))
         async with store.opened(), mailer.running(), sweeper:
             yield
@@ -88,5 +88,5 @@ async def _sweep(store: Store, keep_days: float | None, run_mib: float) -> None:
         runs = await store.all()
         await store.note_silence(runs)
         await forget_old(store, runs, keep_days)
-        await keep_within(store, runs, run_mib)
+        await room.keep_within(store, runs, run_mib)
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))

@@ -26,6 +26,7 @@ Fields = dict[bytes, bytes]
 Script = Literal[
     "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall",
     "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
+    "trim",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""

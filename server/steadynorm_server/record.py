@@ -20,7 +20,7 @@ from steadynorm_contract.views import (
     RunSummary,
 )
 from steadynorm_server.events import Signals, health
-from steadynorm_server.history import Levels
+from steadynorm_server.history import ROWS, SCALARS, Levels
 
 __all__ = ["Info", "Outcome", "Progress", "RunRecord", "detail", "summary"]
 
@@ -92,6 +92,8 @@ class RunRecord:
     applied: Settings
     progress: Progress
     tails: Levels
+    history_bytes: int  # of the history's blocks
+    store_bytes: int  # with the parameter table and the peaks; what the store needs to keep them comes on top
     audit_head: str  # hash of the newest audit entry; empty without one
     trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
     ratios: bytes  # see `ratios`; empty before the first row
@@ -104,11 +106,13 @@ class RunRecord:
     def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
         """From HGETALL."""
         text = {key.decode(): value for key, value in stored.items()}
+        info = msgspec.json.decode(text["info"], type=Info)
+        history = sum(int(text.get(f"bytes:{level.name}", 0)) for ladder in (SCALARS, ROWS) for level in ladder.levels)
         return RunRecord(
             run_id=run_id,
             name=text["name"].decode(),
             digest=text["digest"].decode(),
-            info=msgspec.json.decode(text["info"], type=Info),
+            info=info,
             incarnation=int(text["incarnation"]),
             sequence=int(text["sequence"]),
             state=text["state"].decode(),
@@ -124,6 +128,8 @@ class RunRecord:
             applied=msgspec.json.decode(text["applied"], type=Settings),
             progress=msgspec.json.decode(text.get("progress", b"{}"), type=Progress),
             tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
+            history_bytes=history,
+            store_bytes=history + int(text.get("bytes:parameters", 0)) + 8 * info.parameters,
             audit_head=text.get("audit_head", b"").decode(),
             trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
             ratios=text.get("ratios", b""),
@@ -204,6 +210,7 @@ def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s
         ),
         "steps_per_s": _pace(progress),
         "tags": run.info.tags,
+        "store_bytes": run.store_bytes,
         **progress.latest,
     }
 

@@ -63,6 +63,8 @@ class Store:
         self.news = News()
         self._recent = Recent()
         self._tables: dict[str, list[Parameter]] = {}
+        self.budgets = 1.0
+        """Factor on the bytes that each level of the history may take."""
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Store]:
@@ -184,7 +186,7 @@ class Store:
             "commit",
             [keys.run, keys.events, keys.outcomes, keys.peaks]
             + [keys.history(append.level.name) for append in addition.appends],
-            encode_json({"expected": expected, **_plan(addition)}),
+            encode_json({"expected": expected, **_plan(addition, self.budgets)}),
             addition.peaks.encode() if addition.peaks else b"",
             *(append.data for append in addition.appends),
         )
@@ -214,7 +216,7 @@ def _all_keys(run_id: str) -> list[str]:
     return [keys.run, keys.parameters, keys.peaks, keys.events, keys.audit, keys.outcomes, *streams]
 
 
-def _plan(addition: Addition) -> dict[str, object]:
+def _plan(addition: Addition, budgets: float) -> dict[str, object]:
     fields: Mapping[str, str | bytes] = addition.fields
     plan: dict[str, object] = {
         "set": [text if isinstance(text, str) else text.decode() for pair in fields.items() for text in pair],
@@ -230,7 +232,7 @@ def _plan(addition: Addition) -> dict[str, object]:
                 "id": str(append.id),
                 "first": append.first,
                 "last": append.last,
-                "budget": append.level.budget,
+                "budget": int(append.level.budget * budgets),
                 "rolled": append.rolled,
             }
             for append in addition.appends

@@ -100,6 +100,7 @@ def _facts(run: RunDetail) -> Table:
         "gradient norm": f"{number(run.raw_norm)} raw, {number(run.stabilized_norm)} stabilized",
         "smallest target": number(run.target_min),
         "counted": f"{counters.spikes} spikes, {counters.nonfinite} non-finite, {counters.dropped} records dropped",
+        "store": f"{run.store_bytes / 2**20:.1f} MiB",
         "job": f"{run.parameters} parameters, world size {run.world_size}"
         + "".join(f", {escape(part)}" for part in (run.framework, run.host) if part),
     }.items():

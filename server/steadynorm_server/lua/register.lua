@@ -31,7 +31,7 @@ end
 redis.call('HSET', KEYS[1], 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
 if not known[1] then
   redis.call('SET', KEYS[2], ARGV[2])
-  redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now,
+  redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now, 'bytes:parameters', #ARGV[2],
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   -- The agent knows a revision that this store lost: what runs is the truth.

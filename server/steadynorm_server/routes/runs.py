@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
+from starlette.requests import Request
 
 from steadynorm_contract.views import (
     AuditList,
@@ -16,11 +18,12 @@ from steadynorm_contract.views import (
     RunState,
     SeriesAnswer,
 )
-from steadynorm_server.auth import Role, requires
+from steadynorm_server.auth import Principal, Role, requires
 from steadynorm_server.body import json_answer
 from steadynorm_server.dependencies import ReaderOf, StoreOf
 from steadynorm_server.listing import MAX_RUNS, Listing, Sort
 from steadynorm_server.problems import invalid
+from steadynorm_server.request_log import request_id
 from steadynorm_server.schema import answers
 
 router = APIRouter(tags=["runs"])
@@ -29,6 +32,7 @@ viewer = [Depends(requires(Role.VIEWER))]
 MAX_SERIES = 64
 DEFAULT_SERIES = "loss,learning_rate,raw_norm,stabilized_norm,target_min,spike_ratio_max,spikes,nonfinite"
 _MAX_STEP = 2**53 - 1
+_log = logging.getLogger(__name__)
 Entry = Annotated[
     str | None,
     Query(pattern=r"^[1-9][0-9]{0,17}-[0-9]{1,18}$", description="`next` of the page before, for older ones"),
@@ -99,10 +103,11 @@ async def show_audit(
     return json_answer(await reader.audit(run_id, limit, cursor))
 
 
-@router.delete(
-    "/runs/{run_id}", status_code=204, dependencies=[Depends(requires(Role.OPERATOR))], responses=answers(None, 204)
-)
-async def delete_run(run_id: str, store: StoreOf) -> Response:
-    """Delete a run with its data."""
+@router.delete("/runs/{run_id}", status_code=204, responses=answers(None, 204))
+async def delete_run(
+    run_id: str, request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
+) -> Response:
+    """Delete a run with its data. The server's log keeps who did it: the run's own audit goes with it."""
     await store.delete(run_id)
+    _log.warning("run %s was deleted by %r", run_id, sender.name, extra={"request_id": request_id(request.scope)})
     return Response(status_code=204)

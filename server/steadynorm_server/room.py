@@ -1,0 +1,61 @@
+"""How much of the store one run may take: beyond it the oldest of its finest history goes first.
+
+The levels of the history have budgets of their own, which add up to 54 MiB. Where the limit is lower, the single steps
+of the past go before the buckets of 16, 256 and 4096 steps, so that what remains is the whole run, coarser, with all
+its extremes. Each level but the coarsest keeps a sixteenth of the limit for the recent past while there is anything
+else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from steadynorm_server.history import ROWS, SCALARS
+from steadynorm_server.keys import RunKeys
+from steadynorm_server.record import RunRecord
+from steadynorm_server.store import Store
+
+__all__ = ["budgets", "keep_within", "trim"]
+
+_MIB = 2**20
+_DEFAULT_MIB = 64.0
+_AIM = 7 / 8  # of the limit: between two looks a run goes on
+_KEPT = 1 / 16  # of the limit, by each level but the coarsest
+_AT_ONCE = 2000  # entries in one script: some milliseconds, in which the store does nothing else
+
+_LEVELS = sorted(
+    ((level, ladder.above(level) is None) for ladder in (ROWS, SCALARS) for level in ladder.levels),
+    key=lambda each: (each[1], each[0].width),
+)
+
+_log = logging.getLogger(__name__)
+
+
+def budgets(limit_mib: float) -> float:
+    """Factor on the levels' budgets: of a limit above the default each level has its part."""
+    return max(1.0, limit_mib / _DEFAULT_MIB)
+
+
+async def keep_within(store: Store, runs: Sequence[RunRecord], limit_mib: float) -> list[str]:
+    """Trim those of `runs` that take more than `limit_mib` each. Returns their ids."""
+    limit = int(limit_mib * _MIB)
+    found = [run.run_id for run in runs if run.store_bytes > limit and await trim(store, run, limit)]
+    if found:
+        _log.info("%d runs took more than %g MiB and were trimmed: %s", len(found), limit_mib, ", ".join(found[:10]))
+    return found
+
+
+async def trim(store: Store, run: RunRecord, limit: int) -> int:
+    """Drop the oldest of the finest history until `run` takes seven eighths of `limit` bytes. Returns how many entries.
+
+    What is not in a coarser level yet stays, and so does a level's newest entry: a limit may be too low for a run.
+    """
+    keys = RunKeys(run.run_id)
+    room = max(0, int(limit * _AIM) - (run.store_bytes - run.history_bytes))
+    levels = [text for level, top in _LEVELS for text in (level.name, int(top))]
+    streams = [keys.history(level.name) for level, _ in _LEVELS]
+    total = 0
+    while dropped := await store.redis.script("trim", [keys.run, *streams], room, int(room * _KEPT), _AT_ONCE, *levels):
+        total += dropped
+    return total
