@@ -48,7 +48,7 @@ def create_app(
         app.state.store = store = Store(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
         )
-        app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, app.state.meters.registry)
+        app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, meters.own)
         store.budgets = room.budgets(settings_.run_mib)
         sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days, settings_.run_mib))
         async with store.opened(), mailer.running(), sweeper:

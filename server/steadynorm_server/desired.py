@@ -121,6 +121,8 @@ async def change(
             raise ProblemError(412, f"the schedules or rules of {run_id} changed in this moment.")
         case [b"moved", newest]:
             raise _moved(run_id, revision, int(newest))
+    if settling is not None:
+        store.news.note(run_id)
     return Desired(revision + 1, after)
 
 

@@ -36,10 +36,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class Meters:
-    """This process' own metrics."""
+    """This process' own metrics. `own`: where further ones are registered; `registry`: what is told."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = self.own = registry = CollectorRegistry()
         self._requests = Histogram(
             "steadynorm_server_request_seconds",
             "Time to answer a request; long-polls are not counted.",

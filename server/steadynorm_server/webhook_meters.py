@@ -32,6 +32,7 @@ class WebhookMeters:
             "For how long the oldest undelivered event has been waiting; 0: all is delivered.",
             ("webhook",),
             registry=registry,
+            multiprocess_mode="livemostrecent",
         )
         outcomes: tuple[Outcome, ...] = ("delivered", "retried", "dead")
         for name in names:
