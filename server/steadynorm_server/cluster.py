@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import sys
 from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from typing import Any
@@ -22,6 +23,7 @@ from redis.exceptions import NoScriptError
 from steadynorm_server import connection
 from steadynorm_server.connection import Connection, Timed
 from steadynorm_server.slots import Address, Slots
+from steadynorm_server.turns import Turns
 
 __all__ = ["SCHEMES", "ClusterConnection", "connection_to"]
 
@@ -51,6 +53,8 @@ class ClusterConnection(Connection):
             name.name.removesuffix(".lua"): _Script(self._client, name.read_text("utf-8")) for name in folder.iterdir()
         }
         self._timed = timed
+        # Each master's pool makes its own callers wait: those of a master that hangs must not be in the others' way.
+        self._turns = Turns(sys.maxsize, connection._WITHIN_S)
 
     async def close(self) -> None:
         """Close all connections."""

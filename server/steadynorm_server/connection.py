@@ -14,11 +14,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import TimeoutError as StoreTimeout
 
+from steadynorm_server.turns import Turns
+
 __all__ = ["Connection", "Fields", "Script", "Timed"]
 
 # Version 2 of the protocol gives the same shapes from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
-_MAX_CONNECTIONS = 64
+_MAX_CONNECTIONS = 32
 # A store that hangs is a 503 within 2 s: the wait for a connection, the answer and a second try fit into this together.
 _WITHIN_S = 1.5
 
@@ -55,6 +57,7 @@ class Connection:
         # Reads that wait have a pool of their own: they must not run into the socket's timeout, nor take all there is.
         self._waiting: Any = Redis.from_pool(_pool(url, 4, None))
         self._timed = timed
+        self._turns = Turns(_MAX_CONNECTIONS, _WITHIN_S)
         folder = resources.files(__package__).joinpath("lua")
         self._scripts = {
             name.name.removesuffix(".lua"): self._client.register_script(name.read_text("utf-8"))
@@ -64,7 +67,7 @@ class Connection:
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(_WITHIN_S):
+            async with self._turns.turn(), asyncio.timeout(_WITHIN_S):
                 with self._timed():
                     yield
         except TimeoutError as error:

@@ -1,0 +1,60 @@
+"""Who waits for a turn waits while the store answers others, and no longer than it takes to see that it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from steadynorm_server.turns import Turns
+
+WITHIN_S = 0.1
+
+
+async def test_a_burst_waits_and_nobody_fails() -> None:
+    turns, at_once, most, done = Turns(4, WITHIN_S), 0, 0, 0
+
+    async def one() -> None:
+        nonlocal at_once, most, done
+        async with turns.turn():
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.02)
+            at_once -= 1
+            done += 1
+
+    began = time.monotonic()
+    await asyncio.gather(*(one() for _ in range(80)))
+    assert (most, done) == (4, 80)
+    assert time.monotonic() - began > 3 * WITHIN_S  # longer than a single one may take
+
+
+async def test_a_store_that_hangs_is_seen_by_all_who_wait_at_about_the_same_time() -> None:
+    turns = Turns(2, WITHIN_S)
+
+    async def one() -> float:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with turns.turn(), asyncio.timeout(WITHIN_S):
+                await asyncio.Event().wait()
+        return time.monotonic() - began
+
+    took = await asyncio.gather(*(one() for _ in range(200)))
+    assert max(took) < 3 * WITHIN_S  # not 100 times WITHIN_S, one pair after another
+    async with asyncio.timeout(WITHIN_S), turns.turn():  # nobody's turn is lost
+        pass
+    async with asyncio.timeout(WITHIN_S), turns.turn(), turns.turn():
+        pass
+
+
+async def test_one_who_gives_up_leaves_the_turn_to_others() -> None:
+    turns = Turns(1, 10)
+    async with turns.turn():
+        waiting = [asyncio.create_task(turns.turn().__aenter__()) for _ in range(3)]
+        await asyncio.sleep(0)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    async with asyncio.timeout(1), turns.turn():
+        pass
