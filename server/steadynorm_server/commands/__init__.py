@@ -16,7 +16,9 @@ from steadynorm_server.commands import (
     export,
     house,
     many,
+    rules,
     runs,
+    schedule,
     token,
     undo,
     watch,
@@ -56,6 +58,9 @@ app.command("runs")(runs.runs)
 app.command("show")(runs.show)
 app.command("set")(change.set_)
 app.command("set-many")(many.set_many)
+app.command("schedule")(schedule.schedule)
+app.command("schedules")(schedule.schedules)
+app.command("rules")(rules.rules)
 app.command("watch")(watch.watch)
 app.command("undo")(undo.undo)
 app.command("events")(events.events)

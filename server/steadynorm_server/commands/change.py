@@ -16,7 +16,7 @@ from steadynorm_contract.views import AuditEntry, RevisionState, RunSummary
 from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.options import AsJson, Run, Server, find_run
 
-__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "await_outcome", "parse_changes", "send", "set_"]
+__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "await_outcome", "parse_changes", "parse_unresolved", "send", "set_"]
 
 CONFLICT = 3
 """Exit code: somebody else changed the settings in between."""
@@ -101,6 +101,16 @@ def parse_changes(texts: list[str], present: Settings) -> dict[str, object]:
         if name in changes:
             raise CommandError(f"{name} is given twice. Say it once.", 2)
         changes[name] = _value(name, value, present)
+    return changes
+
+
+def parse_unresolved(texts: list[str]) -> dict[str, object]:
+    """The same for a run or a moment that is not known here: `+1` stays as it is, for the server to add."""
+    changes = parse_changes(texts, Settings())
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name.endswith("_generation") and value.startswith("+"):
+            changes[name] = value
     return changes
 
 

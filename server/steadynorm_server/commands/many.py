@@ -12,9 +12,8 @@ from rich.table import Table
 
 from steadynorm_contract.bulk import Bulk, BulkAnswer, BulkOutcome, BulkRow, Selection
 from steadynorm_contract.client import Client
-from steadynorm_contract.settings import Settings
 from steadynorm_server.cli import CommandError
-from steadynorm_server.commands.change import CONFLICT, parse_changes
+from steadynorm_server.commands.change import CONFLICT, parse_unresolved
 from steadynorm_server.commands.options import AsJson, Server, console, plain
 
 __all__ = ["set_many"]
@@ -47,7 +46,7 @@ def set_many(
         raise CommandError('say which runs: --name, --tag or --run. --name "*" is every run.', 2)
     wanted = Bulk(
         select=Selection(name=name, tags=_tags(tag or []), run_ids=run_id or None),
-        settings=_settings(changes),
+        settings=parse_unresolved(changes),
         reason=reason,
     )
     client = Client(server)
@@ -74,16 +73,6 @@ def set_many(
         )
     if not as_json:
         typer.echo(f"changed {_runs(len(preview.revisions))}; each job applies it at its next step")
-
-
-def _settings(changes: list[str]) -> dict[str, object]:
-    """The change as it is sent: `+1` stays as it is, for the server adds it to each run's own counter."""
-    settings = parse_changes(changes, Settings())
-    for text in changes:
-        name, _, value = text.partition("=")
-        if name.endswith("_generation") and value.startswith("+"):
-            settings[name] = value
-    return settings
 
 
 def _missed(row: BulkRow, preview: BulkAnswer) -> bool:
