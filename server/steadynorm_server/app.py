@@ -51,7 +51,8 @@ def create_app(
         redoc_url=None,  # it wants scripts and fonts from several places; /docs says the same
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
+    app.state.settings, app.state.tokens = settings_, tokens
+    app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
     for module in (me, runs, heatmap, telemetry, settings, bulk):
         app.include_router(module.router, prefix=API)

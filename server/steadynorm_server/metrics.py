@@ -32,7 +32,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Meters:
     """This process' own metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard_url: str | None = None) -> None:
         self.registry = registry = CollectorRegistry()
         self._requests = Histogram(
             "steadynorm_server_request_seconds",
@@ -61,6 +61,14 @@ class Meters:
         )
         info = Gauge("steadynorm_server_build_info", "Always 1.", ("version", "python"), registry=registry)
         info.labels(__version__, platform.python_version()).set(1)
+        if dashboard_url:
+            where = Gauge(
+                "steadynorm_server_dashboard_info",
+                "Where people look at runs, for the links of alerts and of Grafana; always 1.",
+                ("dashboard_url",),
+                registry=registry,
+            )
+            where.labels(dashboard_url.rstrip("/")).set(1)
         ProcessCollector(registry=registry)  # start, CPU, memory and open files, by their usual names
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
