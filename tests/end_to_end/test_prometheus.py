@@ -67,7 +67,7 @@ def prometheus(
     job["authorization"]["credentials_file"] = str(folder / "token")
     job["static_configs"] = [{"targets": [house.server.removeprefix("http://")]}]
     rules = yaml.safe_load((root / "deploy/prometheus/rules.yml").read_text("utf-8"))
-    for rule in (rule for group in rules["groups"] for rule in group["rules"]):
+    for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
         rule["for"] = "1s"
     (folder / "rules.yml").write_text(yaml.safe_dump(rules), "utf-8")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
@@ -148,7 +148,7 @@ def test_every_alert_rule_is_loaded_and_evaluates(
     root: Path, prometheus: Prometheus, job: Job, eventually: Any
 ) -> None:
     text = (root / "deploy/prometheus/rules.yml").read_text("utf-8")
-    names = set(re.findall(r"- alert: (\w+)", text))
+    names = set(re.findall(r"- (?:alert|record): ([\w:]+)", text))
 
     def evaluated() -> list[dict[str, Any]]:
         rules = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
