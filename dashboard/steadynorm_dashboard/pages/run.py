@@ -17,6 +17,7 @@ from steadynorm_dashboard import (
     marks,
     route,
     session,
+    shown,
     snapshot,
     status,
     tables,
@@ -24,6 +25,7 @@ from steadynorm_dashboard import (
     undo,
     units,
 )
+from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.choice import chosen_row
 from steadynorm_dashboard.live_chart import live_chart
 
@@ -125,36 +127,48 @@ def _about(run: RunDetail) -> str:
     return " · ".join(text.markdown(part) for part in parts if part)
 
 
-@st.fragment(run_every=2)
+@st.fragment(run_every=1)
 def _charts(run_id: str) -> None:
-    window = st.segmented_control(
-        "Steps shown",
-        list(charts.WINDOWS),
-        default="all steps",
-        required=True,
-        key=f"{run_id}/window",
-        label_visibility="collapsed",
-    )
     run, _ = _read_run(run_id)
     if run is None:
         return
-    start = charts.first_step(window, run.step)
+    now = shown.controls(run_id, run.step)
     series, _ = snapshot.read(
-        f"{run_id}/series/{window}",
-        lambda client: client.series(run_id, charts.NAMES, start=start, points=charts.BUCKETS),
+        f"{run_id}/series/{now.window}",
+        lambda client: client.series(run_id, charts.NAMES, start=now.start, stop=now.stop, points=charts.BUCKETS),
+        share=now.question,
+        still=now.still,
     )
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    recorded = series.series if series else {}
+    along = Axis.of(now.along, recorded.values(), run.started, st.context.timezone)
     figure = charts.run_figure(
-        series.series if series else {},
+        recorded,
         audit.entries if audit else [],
         events.events if events else [],
-        revision=f"{run_id}/{window}",
+        revision=f"{run_id}/{now.revision}/{along.unit[0]}",
+        along=along,
     )
     if figure is None:
         st.info("Waiting for the first optimizer step.", icon=":material/hourglass_empty:")
         return
-    live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS)
+    gesture = live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS, clicks=True, zooms=True)
+    _open(run_id, gesture.clicked or "")
+    shown.follow(run_id, gesture, along)
+
+
+def _open(run_id: str, clicked: str) -> None:
+    """What a click on a mark asks for."""
+    kind, _, which = clicked.partition(":")
+    match kind:
+        case "incident":
+            route.go(run=run_id, incident=which)
+        case "change":
+            route.go(run=run_id, change=which)
+        case "steps":
+            first, _, last = which.partition("-")
+            shown.zoom(run_id, int(first), int(last))
 
 
 @st.fragment(run_every=1)
