@@ -16,10 +16,11 @@ from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.fleet import Fleet
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
-from steadynorm_server.routes import bulk, health, heatmap, me, runs, settings, telemetry
+from steadynorm_server.routes import bulk, fleet, health, heatmap, me, runs, settings, telemetry
 from steadynorm_server.store import Store
 
 __all__ = ["create_app"]
@@ -39,6 +40,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.store = store = Store(store_url, settings_.stalled_after_s, clock, app.state.meters.store_round_trip)
+        app.state.fleet = Fleet(store)
         async with store.opened(), background("sweeper", lambda: _sweep(store, settings_.retention_days)):
             yield
 
@@ -54,7 +56,7 @@ def create_app(
     app.state.settings, app.state.tokens = settings_, tokens
     app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, heatmap, telemetry, settings, bulk):
+    for module in (me, runs, fleet, heatmap, telemetry, settings, bulk):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

@@ -172,6 +172,10 @@ class Store:
             return None
         return Desired(int(answer[1]), msgspec.json.decode(answer[2], type=Settings))
 
+    async def heard(self, run_id: str, until: float) -> None:
+        """A run's agent listens for changed settings, until that Unix second."""
+        await self.redis.script("heard", [RunKeys(run_id).run], repr(until))
+
     async def note_silence(self, runs: Sequence[RunRecord]) -> None:
         """Write the `stalled` event of runs that fell silent, unless somebody did."""
         now = self.clock()
