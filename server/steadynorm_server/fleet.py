@@ -37,7 +37,7 @@ class _Read:
 
 
 class Fleet:
-    """Of one process. One reading of all runs serves everybody for fresh_s seconds, a live run's lines for lines_fresh_s."""
+    """Of one process. All runs are read at most every fresh_s seconds, a live run's lines every lines_fresh_s."""
 
     def __init__(self, store: Store, fresh_s: float = 1.0, lines_fresh_s: float = 8.0) -> None:
         self._store = store
