@@ -59,18 +59,24 @@ class Axis:
         series: Iterable[Series],
         began: float = 0.0,
         zone: str | None = None,
+        *,
         unit: tuple[str, float] | None = None,
+        known: Axis | None = None,
     ) -> Axis:
-        """An axis along `along` for `series`, of which the longest tells the times; steps where none does.
+        """An axis for `series`; by step where they tell no times.
 
         unit: of elapsed time, where several runs share the axis; None: what suits this one.
+        known: an axis of more of the run than `series`, which is to be told apart beyond them too.
         """
-        known = max((one for one in series if one.step and one.time), key=lambda one: len(one.step), default=None)
-        if along is Along.STEP or known is None:
-            return cls()
+        moments = dict(zip(known.steps, known.times, strict=True)) if known else {}
+        for one in series:
+            moments.update(zip(one.step, one.time, strict=False))
+        steps = sorted(moments)
         # A run that went back to a checkpoint has older steps with newer times.
-        times = list(accumulate(known.time, max))
-        return cls(along, known.step, times, began, unit or unit_of(times[-1] - began), _zone(zone))
+        times = list(accumulate((moments[step] for step in steps), max))
+        if not steps:
+            return cls()
+        return cls(along, steps, times, began, unit or unit_of(times[-1] - began), _zone(zone))
 
     def x(self, step: float) -> X:
         """Where `step` stands, as plotly takes it."""

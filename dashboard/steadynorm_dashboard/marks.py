@@ -6,11 +6,15 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from steadynorm_contract.fleet import LastChange
 from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
 from steadynorm_dashboard.units import setting
 
-__all__ = ["ChangeMark", "StepMark", "change_words", "changes", "nonfinite", "spikes"]
+__all__ = ["CHANGE", "INCIDENT", "STEPS", "ChangeMark", "StepMark", "change_words", "changes", "nonfinite", "spikes"]
+
+INCIDENT, CHANGE, STEPS = "incident", "change", "steps"
+"""What a click on a mark leads to: the first word of its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class StepMark:
     key: str = ""  # what a click on it answers: `incident:` and the event's id, else `steps:` and its bucket's
 
 
-def change_words(entry: AuditEntry) -> str:
+def change_words(entry: AuditEntry | LastChange) -> str:
     """`gamma2 0.999 → 0.99, mode observe → stabilize`."""
     actions = {"reset_generation": "statistics reset", "checkpoint_generation": "checkpoint asked for"}
     return ", ".join(
@@ -49,7 +53,7 @@ def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[Change
             entry.applied_step,
             f"r{entry.revision} @ step {entry.applied_step}",
             f"{change_words(entry)} ({entry.actor}{': ' + entry.reason if entry.reason else ''})",
-            f"change:{entry.revision}",
+            f"{CHANGE}:{entry.revision}",
         )
         for entry in sorted(entries, key=lambda entry: entry.revision)
         if entry.state is RevisionState.APPLIED
@@ -115,7 +119,7 @@ def _worst(known: Iterable[Event], first: int, last: int) -> Event | None:
 
 
 def _key(event: Event | None, first: int, last: int) -> str:
-    return f"incident:{event.id}" if event else f"steps:{first}-{last}"
+    return f"{INCIDENT}:{event.id}" if event else f"{STEPS}:{first}-{last}"
 
 
 def _raw_norm_at(series: Mapping[str, Series], step: int) -> float | None:

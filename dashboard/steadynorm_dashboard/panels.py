@@ -118,13 +118,16 @@ def line(
     positive: bool = False,
     legend: bool = False,
     along: Axis = STEPS,
-    **more: Any,
+    dash: str = "solid",
+    group: str | None = None,
 ) -> list[Any]:
-    """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis. more: of the trace."""
+    """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis.
+
+    group: traces that are hidden and shown together.
+    """
     if series is None or not series.step:
         return []
     values: list[float | None] = getattr(series, of)
-    dash = more.pop("dash", "solid")
     return [
         go.Scatter(
             x=along.xs(series.step),
@@ -135,7 +138,7 @@ def line(
             line={"color": color, "width": 1.6, "dash": dash},
             hovertemplate="%{y:.4g}",
             showlegend=legend,
-            **more,
+            legendgroup=group,
         )
     ]
 
@@ -149,14 +152,17 @@ def band(
     positive: bool = False,
     legend: bool = False,
     along: Axis = STEPS,
+    dash: str = "solid",
+    group: str | None = None,
     opacity: float = 0.22,
-    **more: Any,
 ) -> list[Any]:
     """The mean as a line over a band from smallest to largest, so that no spike is lost between two points.
 
-    positive: for a log axis, which has no place for 0. more: of both traces.
+    positive: for a log axis, which has no place for 0.
     """
-    middle = line(series, name, color, axis, of="mean", positive=positive, legend=legend, along=along, **more)
+    middle = line(
+        series, name, color, axis, of="mean", positive=positive, legend=legend, along=along, dash=dash, group=group
+    )
     if series is None or all(count <= 1 for count in series.count):
         return middle
     held = [
@@ -164,7 +170,6 @@ def band(
         for step, low, high in zip(along.xs(series.step), series.min, series.max, strict=True)
         if low is not None and high is not None and (low > 0 or not positive)
     ]
-    more.pop("dash", None)
     outline = go.Scatter(
         x=[x for x, _, _ in held] + [x for x, _, _ in reversed(held)],
         y=[high for _, _, high in held] + [low for _, low, _ in reversed(held)],
@@ -176,7 +181,7 @@ def band(
         fillcolor=translucent(color, opacity),
         hoverinfo="skip",
         showlegend=False,
-        **more,
+        legendgroup=group,
     )
     return [outline, *middle]
 

@@ -3,6 +3,8 @@
 ?run=ID                     one run
 ?run=ID&parameter=NAME      one of its parameters
 ?run=ID&incident=EVENT      one incident, by the event's id
+?run=ID&change=REVISION     one change of its settings
+?compare=ID,ID              runs over each other
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import streamlit as st
 
+from steadynorm_contract.views import Series
 from steadynorm_dashboard.axis import Along, Axis
 from steadynorm_dashboard.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Shown", "controls", "current", "first_step", "follow", "zoom"]
+__all__ = ["WINDOWS", "Shown", "axis", "controls", "current", "first_step", "follow", "zoom"]
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Choices of the range selector, in steps."""
@@ -20,6 +22,7 @@ _ALONG = {
     Along.CLOCK: "by clock",
 }
 _WHOLE = "all steps"
+_FIRST = ""
 _MARGIN = 0.02
 """Of a zoomed range: read beyond each end, so that lines do not end within the picture."""
 
@@ -61,13 +64,16 @@ def first_step(window: str, newest: int) -> int | None:
     return None if length is None else max(0, newest - length + 1)
 
 
-def current(place: str, newest: int) -> Shown:
-    """What the controls of `place` say, wherever they stand on the page. newest: the run's newest step."""
+def current(place: str, newest: int, of: str = _FIRST) -> Shown:
+    """What the controls of `place` say, wherever they stand on the page. newest: the run's newest step.
+
+    of: which run, where the charts show several.
+    """
     state = st.session_state
     window = state.get(f"{place}/window") or _WHOLE
     along = Along(state.get(f"{place}/along") or Along.STEP)
     paused_at: int | None = state.get(f"{place}/paused at")
-    zoomed: tuple[int, int] | None = state.get(f"{place}/zoom")
+    zoomed: tuple[int, int] | None = state.get(f"{place}/zoom", {}).get(of)
     start, stop = first_step(window, newest if paused_at is None else paused_at), paused_at
     if zoomed is not None:
         margin = max(1, round(_MARGIN * (zoomed[1] - zoomed[0])))
@@ -121,24 +127,50 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
     return shown
 
 
-def follow(place: str, gesture: Gesture, axis: Axis) -> None:
-    """Read what was zoomed into anew, with as many points as the whole had."""
+def axis(
+    place: str,
+    now: Shown,
+    series: Iterable[Series],
+    began: float,
+    *,
+    of: str = _FIRST,
+    unit: tuple[str, float] | None = None,
+) -> Axis:
+    """The axis of `series`. Within a zoom, what the whole told of times is still known, so that one can leave it."""
+    kept = f"{place}/axis/{of}"
+    known: Axis | None = st.session_state.get(kept) if now.zoom else None
+    made = Axis.of(now.along, series, began, st.context.timezone, unit=unit, known=known)
+    if now.zoom is None:
+        st.session_state[kept] = made
+    return made
+
+
+def follow(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) -> None:
+    """Read what was zoomed into anew, with as many points as the whole had. axes: by run, where there are several."""
     if gesture.unzoomed:
         if st.session_state.pop(f"{place}/zoom", None):
             st.rerun(scope="fragment")
         return
     if gesture.zoomed is None:
         return
-    try:
-        ends = [axis.step_at(end) for end in gesture.zoomed]
-    except (ValueError, OverflowError):
-        return
-    zoom(place, int(min(ends)), int(max(ends)) + 1)
+    ranges = {}
+    for of, one in (axes if isinstance(axes, Mapping) else {_FIRST: axes}).items():
+        try:
+            ends = [one.step_at(end) for end in gesture.zoomed]
+        except (ValueError, OverflowError):
+            continue
+        ranges[of] = (int(min(ends)), int(max(ends)) + 1)
+    if ranges:
+        _zoom(place, {_FIRST: next(iter(ranges.values()))} | ranges)
 
 
 def zoom(place: str, first: int, last: int) -> None:
     """Show the steps first..last, read anew."""
-    wanted = (max(0, first), max(0, last))
+    _zoom(place, {_FIRST: (first, last)})
+
+
+def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
+    wanted = {of: (max(0, first), max(0, last)) for of, (first, last) in ranges.items()}
     if st.session_state.get(f"{place}/zoom") != wanted:
         st.session_state[f"{place}/zoom"] = wanted
         st.rerun(scope="fragment")

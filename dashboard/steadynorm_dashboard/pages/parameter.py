@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from steadynorm_contract.views import ParameterView
-from steadynorm_dashboard import curves, guidance, header, route, session, shown, snapshot, text, units
-from steadynorm_dashboard.axis import Axis
+from steadynorm_dashboard import curves, guidance, header, marks, route, session, shown, snapshot, text, units
 from steadynorm_dashboard.live_chart import live_chart
 
 __all__ = ["render"]
@@ -67,9 +66,9 @@ def _charts(run_id: str, name: str) -> None:
     run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     if run is None:
         return
-    place = f"{run_id}/parameter"
+    place = f"{run_id}/parameter/{name}"
     now = shown.controls(place, run.step)
-    key = f"{place}/{name}/{now.window}"
+    key = f"{place}/{now.window}"
     answer, error = snapshot.read(
         key,
         lambda client: client.series(
@@ -88,7 +87,7 @@ def _charts(run_id: str, name: str) -> None:
         return
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     series = {column: answer.series[f"{column}/{name}"] for column in curves.COLUMNS}
-    along = Axis.of(now.along, series.values(), run.started, st.context.timezone)
+    along = shown.axis(place, now, series.values(), run.started)
     figure = curves.parameter_figure(
         series, audit.entries if audit else [], revision=f"{key}/{now.revision}/{along.unit[0]}", along=along
     )
@@ -101,7 +100,7 @@ def _charts(run_id: str, name: str) -> None:
         return
     gesture = live_chart(figure, key=f"{place}/chart", options=_OPTIONS, clicks=True, zooms=True)
     kind, _, revision = (gesture.clicked or "").partition(":")
-    if kind == "change":
+    if kind == marks.CHANGE:
         route.go(run=run_id, change=revision)
     shown.follow(place, gesture, along)
     fine, _ = snapshot.read(

@@ -25,7 +25,6 @@ from steadynorm_dashboard import (
     undo,
     units,
 )
-from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.choice import chosen_row
 from steadynorm_dashboard.live_chart import live_chart
 
@@ -142,7 +141,7 @@ def _charts(run_id: str) -> None:
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
     recorded = series.series if series else {}
-    along = Axis.of(now.along, recorded.values(), run.started, st.context.timezone)
+    along = shown.axis(run_id, now, recorded.values(), run.started)
     figure = charts.run_figure(
         recorded,
         audit.entries if audit else [],
@@ -151,7 +150,8 @@ def _charts(run_id: str) -> None:
         along=along,
     )
     if figure is None:
-        st.info("Waiting for the first optimizer step.", icon=":material/hourglass_empty:")
+        nothing = "No steps are recorded in this range." if now.zoom else "Waiting for the first optimizer step."
+        st.info(nothing, icon=":material/hourglass_empty:")
         return
     gesture = live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS, clicks=True, zooms=True)
     _open(run_id, gesture.clicked or "")
@@ -162,11 +162,11 @@ def _open(run_id: str, clicked: str) -> None:
     """What a click on a mark asks for."""
     kind, _, which = clicked.partition(":")
     match kind:
-        case "incident":
+        case marks.INCIDENT:
             route.go(run=run_id, incident=which)
-        case "change":
+        case marks.CHANGE:
             route.go(run=run_id, change=which)
-        case "steps":
+        case marks.STEPS:
             first, _, last = which.partition("-")
             shown.zoom(run_id, int(first), int(last))
 
