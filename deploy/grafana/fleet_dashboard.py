@@ -182,13 +182,5 @@ def make() -> Json:
         "steadynorm: all runs",
         [SOURCE, choice("run", "run", "label_values(steadynorm_run_info, run)", several=True), STREAMLIT],
         grid.panels,
-        links=[
-            {
-                "title": "steadynorm",
-                "type": "link",
-                "url": "${dashboard_url:raw}",
-                "targetBlank": True,
-                "icon": "external link",
-            }
-        ],
+        outside=("steadynorm", "layers, incidents, settings", "${dashboard_url:raw}"),
     )

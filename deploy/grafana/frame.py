@@ -122,8 +122,24 @@ ANNOTATIONS: list[Json] = [
 """Read from the counters that move: they need no plugin, and a link to steadynorm says the rest."""
 
 
+def _link(kind: str, title: str, tooltip: str, url: str = "", **more: Any) -> Json:
+    return {
+        "type": kind,
+        "title": title,
+        "tooltip": tooltip,
+        "url": url,
+        "tags": [],
+        "icon": "",
+        "asDropdown": False,
+        "includeVars": False,
+        "keepTime": kind == "dashboards",
+        "targetBlank": False,
+        **more,
+    }
+
+
 def dashboard(uid: str, title: str, variables: list[Json], panels: list[Json], **more: Any) -> Json:
-    """The whole of a dashboard's JSON."""
+    """The whole of a dashboard's JSON. outside: title, tooltip and address of the link to steadynorm itself."""
     return {
         "uid": uid,
         "title": title,
@@ -139,15 +155,8 @@ def dashboard(uid: str, title: str, variables: list[Json], panels: list[Json], *
         "templating": {"list": variables},
         "annotations": {"list": more.pop("annotations", [])},
         "links": [
-            {
-                "title": "steadynorm's dashboards",
-                "type": "dashboards",
-                "tags": ["steadynorm"],
-                "asDropdown": False,
-                "includeVars": False,
-                "keepTime": True,
-            },
-            *more.pop("links", []),
+            _link("dashboards", "steadynorm's dashboards", "all runs, one run", tags=["steadynorm"]),
+            _link("link", *more.pop("outside"), targetBlank=True, icon="external link"),
         ],
         "panels": panels,
         **more,

@@ -203,13 +203,5 @@ def make() -> Json:
         ],
         grid.panels,
         annotations=ANNOTATIONS,
-        links=[
-            {
-                "title": "this run in steadynorm",
-                "type": "link",
-                "url": "${dashboard_url:raw}/?run=${run_id}",
-                "targetBlank": True,
-                "icon": "external link",
-            }
-        ],
+        outside=("this run in steadynorm", "its layers, incidents and settings", "${dashboard_url:raw}/?run=${run_id}"),
     )
