@@ -11,6 +11,7 @@ from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
 from steadynorm_dashboard import (
     charts,
     controls,
+    grafana,
     guidance,
     header,
     heat_panel,
@@ -90,6 +91,10 @@ def _headline(run_id: str) -> None:
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
     st.caption(_about(run))
+    if there := grafana.run_address(run):
+        st.link_button(
+            "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
+        )
     if error is not None:
         st.warning(
             f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
@@ -252,10 +257,16 @@ def _audit(run_id: str) -> None:
         st.caption("Nobody changed the settings yet.")
         return
     pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
-    st.caption(f"{len(answer.entries):,} changes, {pending} pending")
-    st.dataframe(
-        tables.audit_rows(answer.entries, time.time(), st.context.timezone), key=f"{run_id}/audit", hide_index=True
+    st.caption(f"{len(answer.entries):,} changes, {pending} pending; a click opens one")
+    picked = st.dataframe(
+        tables.audit_rows(answer.entries, time.time(), st.context.timezone),
+        key=f"{run_id}/audit",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode=["single-row", "single-cell"],
     )
+    if (at := chosen_row(picked)) is not None and at < len(answer.entries):
+        route.go(run=run_id, change=str(answer.entries[at].revision))
     run, _ = _read_run(run_id)
     if run is not None:
         undo.panel(run, answer.entries)
