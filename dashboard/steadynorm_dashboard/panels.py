@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 STEPS = Axis()
-LOG: Mapping[str, Any] = {"type": "log", "exponentformat": "power", "dtick": 1}
+LOG: Mapping[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
 _CLEARANCE = 0.13
 """Of the figure's width: what the label of a change covers."""
 

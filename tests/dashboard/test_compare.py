@@ -141,7 +141,7 @@ def test_what_differs_is_told_first_with_who_changed_it(visit: Visit, start_run:
     everything = page.dataframe[0].value["setting"].tolist()
     assert everything[:2] == ["gamma2", "tag size"]
     assert {"gamma1", "mode", "framework"} <= set(everything)
-    assert f"/?compare={calm.run_id}%2C{changed.run_id}" in said(page)
+    assert f"/?compare={calm.run_id},{changed.run_id}" in said(page)
 
 
 def test_a_run_that_does_not_exist_is_told_and_the_others_are_compared(visit: Visit, start_run: StartRun) -> None:

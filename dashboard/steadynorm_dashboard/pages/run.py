@@ -90,6 +90,7 @@ def _headline(run_id: str) -> None:
         header.badge(status.health(run.health))
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
+        route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
     st.caption(_about(run))
     if there := grafana.run_address(run):
         st.link_button(
