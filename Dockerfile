@@ -11,6 +11,7 @@ COPY agent agent
 COPY server server
 COPY dashboard dashboard
 COPY examples examples
+COPY docs/operations.md docs/operations.md
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS build-server

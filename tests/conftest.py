@@ -230,8 +230,8 @@ class Visit:
             self.hosts.add(parts.hostname)
 
 
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
+@contextmanager
+def visiting(browser: Browser) -> Iterator[Visit]:
     """A visitor, who at the end met no error in the console and no foreign host."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
     context.set_default_timeout(PATIENCE_MS)
@@ -241,3 +241,30 @@ def visit(browser: Browser) -> Iterator[Visit]:
     context.close()
     assert visitor.complaints == []
     assert visitor.hosts == {"127.0.0.1"}
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    """A visitor of one test, see `visiting`."""
+    with visiting(browser) as visitor:
+        yield visitor
+
+
+@pytest.fixture(scope="module")
+def regular(browser: Browser) -> Iterator[Visit]:
+    """A visitor of all tests of a file, whose browser has loaded the dashboard's own files already; see `visiting`."""
+    with visiting(browser) as visitor:
+        yield visitor
+
+
+class Enter(Protocol):
+    """Type of the fixture `enter`."""
+
+    def __call__(self) -> Visit: ...
+
+
+@pytest.fixture
+def enter(browser: Browser) -> Iterator[Enter]:
+    """enter() -> one more visitor of the test, in a browser session of their own; see `visiting`."""
+    with ExitStack() as visitors:
+        yield lambda: visitors.enter_context(visiting(browser))

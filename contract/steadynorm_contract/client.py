@@ -17,6 +17,7 @@ import msgspec
 import urllib3
 
 from steadynorm_contract.bulk import Bulk, BulkAnswer
+from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.home import find_server, find_token
 from steadynorm_contract.records import Desired
@@ -128,6 +129,21 @@ class Client:
         """Runs, newest first. name: a pattern; tag: KEY or KEY=VALUE; cursor: `next` of the page before."""
         query = {"state": state, "health": health, "name": name, "tag": tag, "limit": limit, "cursor": cursor}
         return self._get("/runs", RunList, query | ({} if sort == "-started" else {"sort": sort}))
+
+    def fleet(
+        self,
+        *,
+        state: Sequence[str] = (),
+        health: Sequence[str] = (),
+        name: str | None = None,
+        tag: Sequence[str] = (),
+        search: str = "",
+        sort: str = "trouble",
+        limit: int = 200,
+    ) -> FleetAnswer:
+        """Runs with sparklines and last changes, those in trouble first. search: words in name, id or tags."""
+        query = {"state": state, "health": health, "name": name, "tag": tag, "search": search or None, "limit": limit}
+        return self._get("/fleet", FleetAnswer, query | ({} if sort == "trouble" else {"sort": sort}))
 
     def run(self, run_id: str) -> RunDetail:
         """One run."""

@@ -47,11 +47,16 @@ class RunState(enum.StrEnum):
 
 
 class Health(enum.StrEnum):
-    """How a run does, worst first. Judged from its recent events."""
+    """How a run does, worst first. Judged from its recent events.
+
+    Two kinds of silence: `disconnected` where the agent neither sends telemetry nor listens for settings, so that its
+    process has gone or cannot reach the server; `stalled` where it still listens, but takes no steps.
+    """
 
     NONFINITE = "nonfinite"
     SPIKING = "spiking"
     THROTTLED = "throttled"
+    DISCONNECTED = "disconnected"
     STALLED = "stalled"
     CALM = "calm"
 

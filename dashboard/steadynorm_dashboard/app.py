@@ -7,7 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from steadynorm_dashboard import route, session
-from steadynorm_dashboard.pages import incident, parameter, run, runs
+from steadynorm_dashboard.pages import change, compare, incident, parameter, run, runbook, runs
 
 ICON = Path(__file__).with_name("icon.svg")  # a Material icon would be fetched from a foreign host
 
@@ -17,15 +17,21 @@ session.take_token_from_link()
 
 def show() -> None:
     """The page that the address names, else the list of all runs."""
-    names = ("run", "parameter", "incident")
+    names = ("run", "parameter", "incident", "change", "compare", "runbook")
     asked = {name: value for name in names if (value := st.query_params.get(name))}
     # A link within one page does not move the browser's address; this does.
     st.query_params.from_dict(asked)
     match asked:
+        case {"runbook": alert}:
+            runbook.render(alert, asked.get("run"))
         case {"run": run_id, "parameter": name}:
             parameter.render(run_id, name)
         case {"run": run_id, "incident": event_id}:
             incident.render(run_id, event_id)
+        case {"run": run_id, "change": revision}:
+            change.render(run_id, revision)
+        case {"compare": run_ids}:
+            compare.render(run_ids)
         case {"run": run_id}:
             run.render(run_id)
         case _:

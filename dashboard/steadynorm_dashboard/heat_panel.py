@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from steadynorm_dashboard import charts, guidance, heat, route, snapshot, text
+from steadynorm_dashboard import guidance, heat, route, shown, snapshot, text
 from steadynorm_dashboard.layers import MAX_ROWS, blocks
 from steadynorm_dashboard.live_chart import live_chart
 
@@ -18,7 +18,6 @@ _MANY = 64
 @st.fragment(run_every=5)
 def panel(run_id: str) -> None:
     """Layers × steps, over the steps that the range selector of the charts shows."""
-    window = st.session_state.get(f"{run_id}/window") or "all steps"
     head, which, part = st.columns([2.2, 1, 1], vertical_alignment="center")
     head.markdown("**Layers** in model order. A click opens the parameter.")
     with which:
@@ -35,10 +34,14 @@ def panel(run_id: str) -> None:
         if error is not None:
             guidance.explain(error)
         return
-    start = charts.first_step(window, run.step)
+    now = shown.current(run_id, run.step)
     matrix, error = snapshot.read(
-        f"{run_id}/heat/{signal}/{window}",
-        lambda client: client.heatmap(run_id, heat.SIGNALS[signal], start=start, points=heat.COLUMNS),
+        f"{run_id}/heat/{signal}/{now.window}",
+        lambda client: client.heatmap(
+            run_id, heat.SIGNALS[signal], start=now.start, stop=now.stop, points=heat.COLUMNS
+        ),
+        share=now.question,
+        still=now.still,
     )
     if matrix is None:
         if error is not None:
@@ -57,11 +60,14 @@ def panel(run_id: str) -> None:
         block = None if chosen == _WHOLE else chosen
     events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
     figure = heat.heat_figure(
-        matrix, events.events if events else [], revision=f"{run_id}/{signal}/{window}/{block}", block=block
+        matrix,
+        events.events if events else [],
+        revision=f"{run_id}/{signal}/{now.window}/{now.zoom}/{block}",
+        block=block,
     )
     if figure is None:
         st.caption("No parameter rows yet: the agent sends them every few steps (`detail_every`), and around spikes.")
         return
-    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", options=_OPTIONS, clicks=True)
+    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", options=_OPTIONS, clicks=True).clicked
     if clicked in matrix.parameters:
         route.go(run=run_id, parameter=clicked)

@@ -40,17 +40,53 @@ function dressed(figure, host) {
   return figure;
 }
 
+const NEAR_PX = 14;
+
+/** The clickable thing at the pointer: a heat map's cell, or a marker that is really under it. */
+function under(host, points, event) {
+  const box = host.getBoundingClientRect();
+  const near = ({ data, x, y, xaxis, yaxis }) =>
+    data.type !== "scatter" ||
+    Math.hypot(
+      xaxis.d2p(x) + xaxis._offset - (event.clientX - box.left),
+      yaxis.d2p(y) + yaxis._offset - (event.clientY - box.top),
+    ) <= NEAR_PX;
+  // With one hover label for all panels, the points of every panel are told.
+  return points.find((point) => typeof point.customdata === "string" && near(point))?.customdata;
+}
+
+function listen(host, { clicks, zooms }, say) {
+  if (clicks) {
+    host.on("plotly_click", ({ points, event }) => {
+      const said = under(host, points, event);
+      if (said) say("clicked", said);
+    });
+    host.on("plotly_clickannotation", ({ annotation }) => {
+      if (annotation.name) say("clicked", annotation.name);
+    });
+    const point = (cursor) => {
+      for (const area of host.querySelectorAll(".nsewdrag")) area.style.cursor = cursor;
+    };
+    host.on("plotly_hover", ({ points, event }) => point(event && under(host, points, event) ? "pointer" : ""));
+    host.on("plotly_unhover", () => point(""));
+  }
+  if (zooms) {
+    host.on("plotly_relayout", (change) => {
+      const ends = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+      if (ends[0] !== undefined && ends[1] !== undefined) say("zoomed", ends.map(String));
+      else if (change["xaxis.autorange"]) say("zoomed", []);
+    });
+  }
+}
+
 export default async function draw({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".steadynorm-chart");
   const plotly = await load(new URL(data.library, document.baseURI).href);
   const { data: traces, layout } = dressed(JSON.parse(data.figure), host);
   // `react` changes what differs and keeps what the visitor did (zoom, hidden traces) while uirevision is the same.
   await plotly.react(host, traces, layout, { displaylogo: false, responsive: true, ...data.options });
-  if (data.clicks && !host.steadynormClicks) {
-    host.steadynormClicks = true; // one listener, however often the figure is drawn
-    host.on("plotly_click", ({ points }) => {
-      const said = points[0]?.customdata;
-      if (typeof said === "string") setTriggerValue("clicked", said);
-    });
+  if (!host.steadynormListens) {
+    host.steadynormListens = true; // once, however often the figure is drawn
+    listen(host, data, setTriggerValue);
   }
 }

@@ -8,6 +8,8 @@ library that the plotly package carries; nothing comes from a foreign host.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import plotly
@@ -15,25 +17,41 @@ import plotly.graph_objects as go
 import streamlit as st
 import streamlit.components.v1
 
-__all__ = ["live_chart"]
+__all__ = ["Gesture", "live_chart"]
 
 _FOLDER = "plotly"
 
 
+@dataclass(frozen=True, slots=True)
+class Gesture:
+    """What a visitor just did with a chart."""
+
+    clicked: str | None = None
+    """The `customdata` of the point, or the `name` of the annotation, that was clicked."""
+    zoomed: tuple[str, str] | None = None
+    """Left and right end of the axis, in its own unit, after a zoom or a pan."""
+    unzoomed: bool = False
+    """Back to the whole."""
+
+
 def live_chart(
-    figure: go.Figure, *, key: str, options: Mapping[str, object] | None = None, clicks: bool = False
-) -> str | None:
+    figure: go.Figure,
+    *,
+    key: str,
+    options: Mapping[str, object] | None = None,
+    clicks: bool = False,
+    zooms: bool = False,
+) -> Gesture:
     """Draw `figure`. The chart of the same `key` is updated in place.
 
-    Layout colours are the page's own. options: plotly's `config`. clicks: answer with the `customdata` of a point
-    that was just clicked, where that is a string; else None.
+    Layout colours are the page's own. options: plotly's `config`. clicks, zooms: which gestures to answer with.
     """
     # Registering serves the folder's files; the first kind of component has no other use here.
     folder = st.components.v1.declare_component(_FOLDER, path=str(Path(plotly.__file__).parent / "package_data"))
     mount = st.components.v2.component(
         "steadynorm_chart",
         html='<div class="steadynorm-chart"></div>',
-        js=Path(__file__).with_suffix(".js").read_text("utf-8"),
+        js=_script(),
         isolate_styles=False,  # plotly's style sheet lies in the page's head
     )
     answer = mount(
@@ -44,11 +62,23 @@ def live_chart(
             "library": f"component/{folder.name}/plotly.min.js",
             "options": dict(options or {}),
             "clicks": clicks,
+            "zooms": zooms,
         },
         on_clicked_change=_note,
+        on_zoomed_change=_note,
     )
-    return answer.get("clicked")
+    ends = answer.get("zoomed")
+    return Gesture(
+        clicked=answer.get("clicked"),
+        zoomed=(str(ends[0]), str(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None,
+        unzoomed=isinstance(ends, list) and not ends,
+    )
 
 
 def _note() -> None:
-    """A click is read from the answer; without a callback the component would not report it."""
+    """A gesture is read from the answer; without a callback the component would not report it."""
+
+
+@cache
+def _script() -> str:
+    return Path(__file__).with_suffix(".js").read_text("utf-8")

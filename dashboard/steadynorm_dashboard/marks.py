@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from steadynorm_contract.fleet import LastChange
 from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
 from steadynorm_dashboard.units import setting
 
-__all__ = ["ChangeMark", "StepMark", "change_words", "changes", "nonfinite", "spikes"]
+__all__ = ["CHANGE", "INCIDENT", "STEPS", "ChangeMark", "StepMark", "change_words", "changes", "nonfinite", "spikes"]
+
+INCIDENT, CHANGE, STEPS = "incident", "change", "steps"
+"""What a click on a mark leads to: the first word of its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +24,7 @@ class ChangeMark:
     step: int
     label: str
     words: str
+    key: str = ""  # what a click on it answers: `change:` and the revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +34,10 @@ class StepMark:
     step: int
     height: float  # of the raw norm, where the mark stands
     words: str
+    key: str = ""  # what a click on it answers: `incident:` and the event's id, else `steps:` and its bucket's
 
 
-def change_words(entry: AuditEntry) -> str:
+def change_words(entry: AuditEntry | LastChange) -> str:
     """`gamma2 0.999 → 0.99, mode observe → stabilize`."""
     actions = {"reset_generation": "statistics reset", "checkpoint_generation": "checkpoint asked for"}
     return ", ".join(
@@ -46,6 +53,7 @@ def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[Change
             entry.applied_step,
             f"r{entry.revision} @ step {entry.applied_step}",
             f"{change_words(entry)} ({entry.actor}{': ' + entry.reason if entry.reason else ''})",
+            f"{CHANGE}:{entry.revision}",
         )
         for entry in sorted(entries, key=lambda entry: entry.revision)
         if entry.state is RevisionState.APPLIED
@@ -63,7 +71,7 @@ def spikes(series: Mapping[str, Series], events: Iterable[Event], limit: int) ->
     ratios = series.get("spike_ratio_max")
     if ratios is None:
         return []
-    known = sorted((event for event in events if event.kind is EventKind.SPIKE), key=lambda event: event.step)
+    known = [event for event in events if event.kind is EventKind.SPIKE]
     marks: list[tuple[float, StepMark]] = []
     for index, ratio in enumerate(ratios.max):
         if ratio is None or ratio <= SPIKE_RATIO:
@@ -72,27 +80,46 @@ def spikes(series: Mapping[str, Series], events: Iterable[Event], limit: int) ->
         if height is None:
             continue
         first = ratios.step[index]
-        last = ratios.step[index + 1] - 1 if index + 1 < len(ratios.step) else first + ratios.count[index] - 1
-        within = [event for event in known if first <= event.step <= last]
-        worst = max(within, key=lambda event: event.value or 0.0, default=None)
+        last = _last_step(ratios, index)
+        worst = _worst(known, first, last)
         where = f" in {worst.parameter}" if worst and worst.parameter else ""
         when = f"step {worst.step}" if worst else f"step {first}" if first == last else f"steps {first} to {last}"
-        marks.append((ratio, StepMark(worst.step if worst else first, height, f"spike ×{ratio:.3g}{where}, {when}")))
+        words = f"spike ×{ratio:.3g}{where}, {when}"
+        marks.append((ratio, StepMark(worst.step if worst else first, height, words, _key(worst, first, last))))
     tallest = sorted(marks, key=lambda mark: -mark[0])[:limit]
     return sorted((mark for _, mark in tallest), key=lambda mark: mark.step)
 
 
-def nonfinite(series: Mapping[str, Series], limit: int) -> list[StepMark]:
+def nonfinite(series: Mapping[str, Series], events: Iterable[Event], limit: int) -> list[StepMark]:
     """The newest `limit` buckets with NaN or infinite gradients, in step order, at the height of the norm before."""
     counts = series.get("nonfinite")
     if counts is None:
         return []
-    marks = [
-        StepMark(step, height, f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}")
-        for step, most in zip(counts.step, counts.max, strict=True)
-        if most and (height := _raw_norm_at(series, step)) is not None
-    ]
+    known = [event for event in events if event.kind is EventKind.NONFINITE]
+    marks = []
+    for index, (step, most) in enumerate(zip(counts.step, counts.max, strict=True)):
+        if not most or (height := _raw_norm_at(series, step)) is None:
+            continue
+        last = _last_step(counts, index)
+        words = f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}"
+        marks.append(StepMark(step, height, words, _key(_worst(known, step, last), step, last)))
     return marks[-limit:]
+
+
+def _last_step(series: Series, index: int) -> int:
+    """The last step of a bucket."""
+    if index + 1 < len(series.step):
+        return series.step[index + 1] - 1
+    return series.step[index] + series.count[index] - 1
+
+
+def _worst(known: Iterable[Event], first: int, last: int) -> Event | None:
+    within = [event for event in known if first <= event.step <= last]
+    return max(within, key=lambda event: event.value or 0.0, default=None)
+
+
+def _key(event: Event | None, first: int, last: int) -> str:
+    return f"{INCIDENT}:{event.id}" if event else f"{STEPS}:{first}-{last}"
 
 
 def _raw_norm_at(series: Mapping[str, Series], step: int) -> float | None:
@@ -100,7 +127,8 @@ def _raw_norm_at(series: Mapping[str, Series], step: int) -> float | None:
     norms = series.get("raw_norm")
     if norms is None:
         return None
-    heights = [
-        norm for at, norm in zip(norms.step, norms.max, strict=True) if at <= step and norm is not None and norm > 0
-    ]
-    return heights[-1] if heights else None
+    for at in range(bisect_right(norms.step, step) - 1, -1, -1):
+        norm = norms.max[at]
+        if norm is not None and norm > 0:
+            return norm
+    return None

@@ -10,8 +10,10 @@ import streamlit as st
 from steadynorm_contract.rule import target
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import AuditEntry, ParameterView, RevisionState, RunDetail, Series
-from steadynorm_dashboard import charts, guidance, snapshot, text, units
+from steadynorm_dashboard import guidance, snapshot, text, units
+from steadynorm_dashboard.colors import QUIET, RAW, STABILIZED
 from steadynorm_dashboard.live_chart import live_chart
+from steadynorm_dashboard.panels import LOG, STEPS, Panel, layout
 from steadynorm_dashboard.replay import ROWS, Recorded, Replay, replay, throttled_share
 
 __all__ = ["preview_figure", "show", "since", "worst"]
@@ -106,17 +108,16 @@ def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[
 def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> go.Figure:
     """A panel a parameter: the raw norm, what the optimizer saw, and what it would have seen."""
     figure = go.Figure()
-    panels: list[tuple[float, float, str]] = []
     share = 1.0 / len(drawn)
-    for at, (name, rows, done) in enumerate(drawn, 1):
-        axis = "y" if at == 1 else f"y{at}"
-        panels.append(
-            (1 - share * at + 0.0, 1 - share * (at - 1) - 0.09, f"<b>{text.plotly(name, 80)}</b> L2 norm, log")
-        )
+    stacked = [
+        Panel(1 - share * at, 1 - share * (at - 1) - 0.09, f"<b>{text.plotly(name, 80)}</b> L2 norm, log", LOG)
+        for at, (name, _, _) in enumerate(drawn, 1)
+    ]
+    for at, (_, rows, done) in enumerate(drawn, 1):
         lines = (
-            ("raw norm", rows.steps, rows.norms, charts.RAW, "dot"),
-            ("the optimizer saw", rows.steps, rows.seen, charts.QUIET, "solid"),
-            ("it would have seen", done.steps, done.seen, charts.STABILIZED, "solid"),
+            ("raw norm", rows.steps, rows.norms, RAW, "dot"),
+            ("the optimizer saw", rows.steps, rows.seen, QUIET, "solid"),
+            ("it would have seen", done.steps, done.seen, STABILIZED, "solid"),
         )
         for label, steps, values, color, dash in lines:
             figure.add_scatter(
@@ -125,31 +126,10 @@ def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> go.Figure:
                 name=label,
                 legendgroup=label,
                 showlegend=at == 1,
-                yaxis=axis,
+                yaxis="y" if at == 1 else f"y{at}",
                 mode="lines",
                 line={"color": color, "width": 1.5, "dash": dash},
                 hovertemplate="%{y:.4g}",
             )
-        figure.layout[f"yaxis{'' if at == 1 else at}"] = {
-            "domain": list(panels[-1][:2]),
-            "type": "log",
-            "exponentformat": "power",
-            "dtick": 1,
-            "zeroline": False,
-        }
-    figure.update_layout(
-        height=120 + 170 * len(drawn),
-        margin={"l": 50, "r": 12, "t": 34, "b": 44},
-        hovermode="x unified",
-        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
-        annotations=charts.titles(panels),
-        uirevision="preview",
-        xaxis={
-            "title": {"text": "optimizer step"},
-            "anchor": "y" if len(drawn) == 1 else f"y{len(drawn)}",
-            "tickformat": ",d",
-            "zeroline": False,
-            "showspikes": False,
-        },
-    )
+    figure.update_layout(layout(stacked, STEPS.layout(), height=120 + 170 * len(drawn), revision="preview"))
     return figure

@@ -3,6 +3,9 @@
 ?run=ID                     one run
 ?run=ID&parameter=NAME      one of its parameters
 ?run=ID&incident=EVENT      one incident, by the event's id
+?run=ID&change=REVISION     one change of its settings
+?compare=ID,ID              runs over each other
+?runbook=ALERT&run=ID       what to do when an alert fires, where its links lead
 """
 
 from __future__ import annotations
@@ -40,4 +43,4 @@ def address(**query: str) -> str:
     """The page of `query` as a link that can be sent to somebody. It holds no token: the reader brings their own."""
     here = urlsplit(st.context.url or "")
     front = f"{here.scheme}://{here.netloc}" if here.netloc else ""
-    return f"{front}/?{urlencode(query)}"
+    return f"{front}/?{urlencode(query, safe=',')}"

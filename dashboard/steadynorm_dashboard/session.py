@@ -18,6 +18,7 @@ from steadynorm_contract.home import find_server, find_token, is_loopback
 __all__ = [
     "client",
     "forget_token",
+    "identity",
     "lends_home_token",
     "read_only",
     "refused",
@@ -80,6 +81,12 @@ def client() -> Client | None:
         st.session_state[_CLIENT] = held
     made: Client = held[1]
     return made
+
+
+def identity() -> tuple[str, str] | None:
+    """Whose answers these are: the server and the token in use. None before the first `client()`."""
+    held = st.session_state.get(_CLIENT)
+    return None if held is None else held[0]
 
 
 def forget_token() -> None:

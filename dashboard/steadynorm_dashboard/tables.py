@@ -9,7 +9,7 @@ from steadynorm_contract.views import AuditEntry, Event, ParameterView
 from steadynorm_dashboard import marks, status, text, units
 from steadynorm_dashboard.first import Struck
 
-__all__ = ["audit_rows", "event_rows", "full_name", "parameter_rows", "struck_rows"]
+__all__ = ["audit_rows", "change_rows", "event_rows", "full_name", "parameter_rows", "struck_rows"]
 
 Row = dict[str, object]
 
@@ -65,6 +65,25 @@ def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> l
         }
         for entry in entries
     ]
+
+
+def change_rows(entry: AuditEntry) -> list[Row]:
+    """One row a setting that the change touched."""
+    return [
+        {
+            "setting": text.visible(name),
+            "before": _setting(name, entry.before.get(name)),
+            "after": _setting(name, value),
+        }
+        for name, value in entry.after.items()
+    ]
+
+
+def _setting(name: str, value: object) -> str:
+    shown = units.setting(value)
+    if name.startswith("gamma") and isinstance(value, float):
+        return f"{shown} ({units.half_life(value)})"
+    return shown
 
 
 def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:

@@ -1,31 +1,68 @@
-"""Grafana's JSON for panels and variables: the shapes that `generate.py` fills."""
+"""Grafana's JSON for panels: the shapes that the dashboards fill.
+
+Plain dictionaries: the schema's own SDK is published for Grafana 10.1 at the newest, and Compose runs 11.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["DATASOURCE", "LEGEND", "RUN", "Json", "chart", "layout", "limit", "number", "panel", "query", "variable"]
+__all__ = [
+    "BY_RUN",
+    "DATASOURCE",
+    "LEGEND",
+    "MODE",
+    "TROUBLE",
+    "Json",
+    "chart",
+    "limit",
+    "newest",
+    "number",
+    "panel",
+    "query",
+]
 
 Json = dict[str, Any]
 
-RUN = '{run_id=~"$run_id"}'
+BY_RUN = "max by (run, run_id)"
+"""Several servers tell the same of a run: one line of it, whoever was scraped."""
 LEGEND = "{{run}} ({{run_id}})"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-RUN_LINK = {
-    "title": "open ${__field.labels.run} in steadynorm",
-    "url": "${dashboard_url}/?run=${__field.labels.run_id}",
+TROUBLE = 'ALERTS{alertname=~"Steadynorm.+", alertstate="firing"}'
+MODE: Json = {
+    "mappings": [
+        {
+            "type": "value",
+            "options": {
+                "0": {"text": "off", "color": "text", "index": 0},
+                "1": {"text": "observe", "color": "blue", "index": 1},
+                "2": {"text": "stabilize", "color": "green", "index": 2},
+            },
+        }
+    ]
 }
+"""How the number of `newest("mode", …)` reads."""
 
 
-def query(expr: str, legend: str = LEGEND, *, instant: bool = False) -> Json:
-    """One Prometheus query of a panel."""
-    shape = {"instant": True, "range": False, "format": "table"} if instant else {"range": True}
+def newest(name: str, selector: str) -> str:
+    """One value a run of steadynorm_NAME. Of "mode": 0 off, 1 observe, 2 stabilize."""
+    if name == "mode":
+        stabilize, observe = (
+            f'{BY_RUN} (steadynorm_mode{{steadynorm_mode="{mode}", {selector}}})' for mode in ("stabilize", "observe")
+        )
+        return f"2 * {stabilize} + {observe}"
+    return f"{BY_RUN} (steadynorm_{name}{{{selector}}})"
+
+
+def query(expr: str, legend: str = LEGEND, *, table: bool = False) -> Json:
+    """One Prometheus query of a panel. table: rows of now instead of lines over time."""
+    shape = {"instant": True, "range": False, "format": "table"} if table else {"range": True}
     return {"datasource": DATASOURCE, "expr": expr, "legendFormat": legend, **shape}
 
 
 def panel(title: str, kind: str, targets: list[Json], *, unit: str, about: str, **more: Any) -> Json:
-    """A panel without a place: `layout` gives it one. `unit` is one of Grafana's unit ids."""
-    defaults: Json = {"unit": unit, "links": [RUN_LINK], **more.pop("defaults", {})}
+    """A panel without a place: `grid` gives it one. `unit` is one of Grafana's unit ids."""
+    defaults: Json = {"unit": unit, **more.pop("defaults", {})}
     return {
         "type": kind,
         "title": title,
@@ -48,65 +85,22 @@ def chart(title: str, targets: list[Json], *, about: str, unit: str = "none", lo
     return panel(title, "timeseries", targets, unit=unit, about=about, defaults=defaults, options=options, **more)
 
 
-def number(title: str, expr: str, *, about: str, unit: str = "none", red_from: float | None = None) -> Json:
-    """One number of now."""
-    steps: list[Json] = [{"color": "green", "value": None}]
-    if red_from is not None:
-        steps.append({"color": "red", "value": red_from})
+def number(title: str, expr: str, *, about: str, unit: str = "none", **defaults: Any) -> Json:
+    """One number of now. `defaults`: thresholds, mappings, decimals."""
     return panel(
         title,
         "stat",
         [query(expr, legend=title)],
         unit=unit,
         about=about,
-        defaults={"thresholds": {"mode": "absolute", "steps": steps}, "links": []},
-        options={"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "none"},
+        defaults={**limit(), **defaults},
+        options={"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "none", "colorMode": "value"},
     )
 
 
-def limit(value: float, below: str, above: str) -> Json:
-    """A dashed line at `value`, and the colours under and over it."""
-    return {
-        "thresholds": {
-            "mode": "absolute",
-            "steps": [{"color": below, "value": None}, {"color": above, "value": value}],
-        }
-    }
-
-
-def variable(name: str, label: str, values: str) -> Json:
-    """A list to choose from, filled by a Prometheus query."""
-    return {
-        "name": name,
-        "label": label,
-        "type": "query",
-        "datasource": DATASOURCE,
-        "query": {"query": values, "refId": name},
-        "definition": values,
-        "refresh": 2,  # whenever the time range changes: runs come and go
-        "includeAll": True,
-        "multi": True,
-        "sort": 1,
-        "current": {"text": ["All"], "value": ["$__all"]},
-    }
-
-
-def layout(numbers: list[Json], table: Json, sections: dict[str, list[Json]]) -> list[Json]:
-    """All panels with their places in Grafana's grid of 24 columns: numbers, table, then charts in pairs by section."""
-    placed: list[Json] = []
-    top = 0
-
-    def place(row: list[Json], width: int, height: int) -> None:
-        nonlocal top
-        for index, one in enumerate(row):
-            grid = {"x": index * width, "y": top, "w": width, "h": height}
-            placed.append({"id": len(placed) + 1, "gridPos": grid, **one})
-        top += height
-
-    place(numbers, 24 // len(numbers), 4)
-    place([table], 24, 7)
-    for title, charts in sections.items():
-        place([{"type": "row", "title": title, "collapsed": False, "panels": []}], 24, 1)
-        for start in range(0, len(charts), 2):
-            place(charts[start : start + 2], 12, 8)
-    return placed
+def limit(value: float | None = None, *, below: str = "green", above: str = "red") -> Json:
+    """The colours under and over `value`, which charts can draw as a dashed line; None: no limit, the plain colour."""
+    steps: list[Json] = [{"color": "text" if value is None else below, "value": None}]
+    if value is not None:
+        steps.append({"color": above, "value": value})
+    return {"thresholds": {"mode": "absolute", "steps": steps}}

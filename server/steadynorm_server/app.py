@@ -16,11 +16,24 @@ from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.fleet import Fleet
 from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
 from steadynorm_server.retention import forget_old
-from steadynorm_server.routes import bulk, export, health, heatmap, me, rules, runs, schedules, settings, telemetry
+from steadynorm_server.routes import (
+    bulk,
+    export,
+    fleet,
+    health,
+    heatmap,
+    me,
+    rules,
+    runs,
+    schedules,
+    settings,
+    telemetry,
+)
 from steadynorm_server.store import Store
 from steadynorm_server.webhook_file import read_webhooks
 
@@ -48,6 +61,7 @@ def create_app(
         app.state.store = store = Store(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
         )
+        app.state.fleet = Fleet(store)
         app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, meters.own)
         store.budgets = room.budgets(settings_.run_mib)
         sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days, settings_.run_mib))
@@ -63,9 +77,10 @@ def create_app(
         redoc_url=None,  # it wants scripts and fonts from several places; /docs says the same
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.tokens, app.state.meters = settings_, tokens, Meters()
+    app.state.settings, app.state.tokens = settings_, tokens
+    app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, export, heatmap, telemetry, settings, bulk, schedules, rules):
+    for module in (me, runs, fleet, export, heatmap, telemetry, settings, bulk, schedules, rules):
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

@@ -26,7 +26,7 @@ _WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
 Script = Literal[
-    "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall",
+    "blocks", "change", "commit", "finish", "forget", "heard", "orders", "register", "stall",
     "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
     "trim",
 ]  # fmt: skip
@@ -144,6 +144,15 @@ class Connection:
         async with self._round_trip():
             found = await self._client.xrevrange(stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
+
+    async def newest(self, streams: Sequence[str]) -> list[Fields | None]:
+        """The last entry of each stream, None of an empty one, in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for stream in streams:
+                pipe.xrevrange(stream, "+", "-", count=1)
+            async with self._round_trip():
+                found = await pipe.execute()
+        return [entries[0][1] if entries else None for entries in found]
 
     async def index(self, key: str) -> list[str]:
         """Members of a sorted set, highest first."""

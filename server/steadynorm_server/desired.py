@@ -13,7 +13,7 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
 from steadynorm_contract.views import Change
-from steadynorm_server.auth import Principal
+from steadynorm_server.auth import Principal, Role
 from steadynorm_server.events import MAX_EVENTS
 from steadynorm_server.keys import CHANGES, RunKeys
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
@@ -57,11 +57,15 @@ async def desired_after(
     """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
+    told = wait_s <= 0 or Role.AGENT not in sender.roles  # only an agent waits: it lives, even where it takes no steps
     with store.changes.watch(run_id) as changed:
         while True:
             changed.clear()
             run = await store.find(run_id)
             sender.require_run(run.name)
+            if not told:
+                await store.heard(run_id, store.clock() + wait_s)
+                told = True
             left = deadline - loop.time()
             if revision is None or run.desired_revision > revision or left <= 0 or stopping.is_set():
                 return run.wanted()

@@ -96,8 +96,8 @@ def observe(
     return sorted([*alarms, *_targets(signals, scalars, name)], key=lambda event: event.step)
 
 
-def health(signals: Signals, step: int, stalled: bool) -> Health:
-    """How a run does at `step`, the worst that holds."""
+def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -> Health:
+    """How a run does at `step`, the worst that holds. connected: its agent was heard of lately, in whatever way."""
 
     def recent(then: int | None) -> bool:
         return then is not None and 0 <= step - then < RECENT_STEPS
@@ -108,7 +108,9 @@ def health(signals: Signals, step: int, stalled: bool) -> Health:
         return Health.SPIKING
     if signals.throttled:
         return Health.THROTTLED
-    return Health.STALLED if stalled else Health.CALM
+    if stalled:
+        return Health.STALLED if connected else Health.DISCONNECTED
+    return Health.CALM
 
 
 def _bursts(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:

@@ -37,6 +37,7 @@ _LATEST = {
 }
 _GAUGES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
     "run_step": ("Newest optimizer step.", lambda run: run.step),
+    "run_started_timestamp_seconds": ("When the run was registered first, Unix time.", lambda run: run.started),
     "run_last_seen_timestamp_seconds": ("When telemetry came last, Unix time.", lambda run: run.last_seen),
     "gamma1": ("Applied gamma1.", lambda run: run.applied.gamma1),
     "gamma2": ("Applied gamma2.", lambda run: run.applied.gamma2),
@@ -49,6 +50,10 @@ _COUNTERS: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
     "agent_dropped": (
         "Records that the agent could not deliver.",
         lambda run: run.progress.past_dropped + run.progress.agent.dropped,
+    ),
+    "agent_errors": (
+        "Errors of the agent itself; the first one in a step turns it off.",
+        lambda run: run.progress.past_errors + run.progress.agent.errors,
     ),
     "rank_mismatches": ("Times that a rank differed from its equals.", lambda run: run.progress.rank_mismatches),
 }

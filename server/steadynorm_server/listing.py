@@ -39,7 +39,7 @@ class Listing:
         """The page of all runs that it describes. Raises a 422 problem for a cursor that no answer gave."""
         field, backwards = self.sort.removeprefix("-"), self.sort.startswith("-")
         # By run_id where the field is equal, so that a page ends at one certain run.
-        chosen = sorted(filter(self._takes, runs), key=lambda run: _place(run, field), reverse=backwards)
+        chosen = sorted(filter(self.takes, runs), key=lambda run: _place(run, field), reverse=backwards)
         if self.cursor is not None:
             after = _decode(self.cursor, self.sort)
             chosen = [
@@ -50,7 +50,8 @@ class Listing:
         shown = chosen[: self.limit]
         return RunList(shown, _encode(self.sort, _place(shown[-1], field)))
 
-    def _takes(self, run: RunSummary) -> bool:
+    def takes(self, run: RunSummary) -> bool:
+        """Whether the run is among those asked for."""
         return (
             (not self.states or run.state in self.states)
             and (not self.healths or run.health in self.healths)

@@ -38,7 +38,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Meters:
     """This process' own metrics. `own`: where further ones are registered; `registry`: what is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, dashboard_url: str | None = None) -> None:
         self.registry = self.own = registry = CollectorRegistry()
         self._requests = Histogram(
             "steadynorm_server_request_seconds",
@@ -79,6 +79,15 @@ class Meters:
             multiprocess_mode="livemax",
         )
         info.labels(__version__, platform.python_version()).set(1)
+        if dashboard_url:
+            where = Gauge(
+                "steadynorm_server_dashboard_info",
+                "Where people look at runs, for the links of alerts and of Grafana; always 1.",
+                ("dashboard_url",),
+                registry=registry,
+                multiprocess_mode="livemax",
+            )
+            where.labels(dashboard_url.rstrip("/")).set(1)
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             self.registry = together = CollectorRegistry()
             MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]

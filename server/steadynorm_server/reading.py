@@ -22,6 +22,7 @@ from steadynorm_contract.views import (
     RevisionState,
     RunDetail,
     RunList,
+    RunSummary,
     Series,
     SeriesAnswer,
 )
@@ -49,11 +50,14 @@ class Reader:
 
     async def runs(self, listing: Listing = Listing()) -> RunList:  # noqa: B008 # it is immutable
         """A page of the runs. Raises a 422 problem for a bad cursor."""
-        runs = await self._store.all()
+        return listing.page(await self.summaries(await self._store.all()))
+
+    async def summaries(self, runs: Sequence[RunRecord]) -> list[RunSummary]:
+        """A row of GET /runs for each."""
         await self._store.note_silence(runs)
         outcomes = await self._last_outcomes(runs)
         now, limit = self._store.clock(), self._store.stalled_after_s
-        return listing.page([summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)])
+        return [summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)]
 
     async def run(self, run_id: str) -> RunDetail:
         """One run."""

@@ -83,6 +83,7 @@ class RunRecord:
     end_reason: str
     started: float
     last_seen: float
+    listening: float  # until when its agent listens for changed settings, as far as it said; 0: it never did
     stalled: str  # last_seen as it was when the silence was noticed; empty: not noticed
     registered_step: int
     desired_revision: int
@@ -119,6 +120,7 @@ class RunRecord:
             end_reason=text["end_reason"].decode(),
             started=float(text["started"]),
             last_seen=float(text["last_seen"]),
+            listening=float(text.get("listening", 0.0)),
             stalled=text["stalled"].decode(),
             registered_step=int(text["registered_step"]),
             desired_revision=int(text["desired_revision"]),
@@ -160,6 +162,10 @@ class RunRecord:
         """Seconds since it was heard of, while it should be running; 0 for an ended run."""
         return max(0.0, now - self.last_seen) if self.state == RunState.RUNNING else 0.0
 
+    def connected(self, now: float, patience_s: float) -> bool:
+        """Whether its agent was heard of in the last `patience_s` seconds: by telemetry, or listening for settings."""
+        return now - max(self.last_seen, self.listening) <= patience_s
+
     def wanted(self) -> Desired:
         """The desired settings as agents get them."""
         return Desired(self.desired_revision, self.desired)
@@ -195,7 +201,7 @@ def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s
         "run_id": run.run_id,
         "name": run.name,
         "state": RunState.STALLED if stalled else RunState(run.state),
-        "health": health(progress.signals, run.step, stalled),
+        "health": health(progress.signals, run.step, stalled, run.connected(now, stalled_after_s)),
         "step": run.step,
         "started": run.started,
         "last_seen": run.last_seen,

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import FastAPI
 
 from steadynorm_contract.bulk import Bulk, BulkAnswer
+from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.records import (
     Desired,
@@ -35,7 +36,7 @@ __all__ = ["answers", "answers_file", "body", "install"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
-    *(RunList, RunDetail, SeriesAnswer, Heatmap, ParameterList, EventList, AuditList, Me, Problem),
+    *(RunList, FleetAnswer, RunDetail, SeriesAnswer, Heatmap, ParameterList, EventList, AuditList, Me, Problem),
     *(Bulk, BulkAnswer, NewSchedule, Schedule, ScheduleList, RuleSet, RuleList),
 )
 _TEMPLATE = "#/components/schemas/{name}"

@@ -198,6 +198,10 @@ class Store:
         run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
         return run.wanted()
 
+    async def heard(self, run_id: str, until: float) -> None:
+        """A run's agent listens for changed settings, until that Unix second."""
+        await self.redis.script("heard", [RunKeys(run_id).run], repr(until))
+
     async def note_silence(self, runs: Sequence[RunRecord]) -> None:
         """Write the `stalled` event of runs that fell silent, unless somebody did."""
         now = self.clock()

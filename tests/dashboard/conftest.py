@@ -217,6 +217,12 @@ def live_run(server: House) -> Iterator[ScriptedRun]:
         yield run
 
 
+@pytest.fixture(scope="session")
+def scripted_run() -> type[ScriptedRun]:
+    """For fixtures of a wider scope than `start_run`."""
+    return ScriptedRun
+
+
 class StartRun(Protocol):
     """Type of the fixture `start_run`."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
-from steadynorm_dashboard import charts
+from steadynorm_dashboard import charts, colors, shown
 
 
 def series(steps: Sequence[int], values: Sequence[float | None], *, count: int = 1, spread: float = 0.0) -> Series:
@@ -54,6 +54,11 @@ def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: S
     return drawn
 
 
+def changes(figure: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines through all panels."""
+    return [shape for shape in figure["layout"]["shapes"] if shape["yref"] == "paper"]
+
+
 def trace(figure: Mapping[str, Any], name: str) -> dict[str, Any]:
     (found,) = [one for one in figure["data"] if one["name"] == name]
     return dict(found)
@@ -67,7 +72,7 @@ def test_before_the_first_step_there_is_no_figure() -> None:
 def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
     figure = draw(recorded())
     assert {one.get("xaxis", "x") for one in figure["data"]} == {"x"}
-    assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4"}
+    assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4", "y5"}
     assert figure["layout"]["yaxis2"]["type"] == "log"
     assert figure["layout"]["uirevision"] == "a run"
     assert "range" not in figure["layout"]["xaxis"]  # a new value of it would undo the zoom
@@ -146,7 +151,7 @@ def test_non_finite_gradients_are_marked_where_the_norm_was_last() -> None:
 
 def test_an_applied_change_is_a_line_with_its_revision_and_step() -> None:
     figure = draw(recorded(), [applied(3, 112)])
-    (line,) = [shape for shape in figure["layout"]["shapes"] if shape["type"] == "line"]
+    (line,) = changes(figure)
     assert (line["x0"], line["x1"], line["yref"]) == (112, 112, "paper")
     (label,) = [note for note in figure["layout"]["annotations"] if note["text"] == "r3 @ step 112"]
     assert label["hovertext"] == "gamma2 0.999 → 0.99 (ada: spikes)"
@@ -172,12 +177,12 @@ def test_changes_that_are_not_in_force_or_out_of_sight_draw_no_line() -> None:
             state=RevisionState.PENDING,
         ),
     ]
-    assert [shape["type"] for shape in draw(recorded(), unseen)["layout"]["shapes"]] == ["rect"]
+    assert changes(draw(recorded(), unseen)) == []
 
 
 def test_labels_of_changes_close_together_do_not_cover_each_other() -> None:
     figure = draw(recorded(), [applied(revision, 100 + revision) for revision in range(1, 8)])
-    lines = [shape for shape in figure["layout"]["shapes"] if shape["type"] == "line"]
+    lines = changes(figure)
     labels = [note["text"] for note in figure["layout"]["annotations"] if "@ step" in note["text"]]
     assert len(lines) == 7
     assert labels == ["r7 @ step 107", "r6 @ step 106"]  # two rows, the newest first
@@ -188,10 +193,10 @@ def test_labels_of_changes_close_together_do_not_cover_each_other() -> None:
     [("last 200", 1000, 801), ("last 1k", 300, 0), ("last 10k", 25_000, 15_001), ("all steps", 25_000, None)],
 )
 def test_a_window_is_so_many_steps_up_to_the_newest(window: str, newest: int, first: int | None) -> None:
-    assert charts.first_step(window, newest) == first
+    assert shown.first_step(window, newest) == first
 
 
-@pytest.mark.parametrize("color", [charts.RAW, charts.STABILIZED, charts.LOSS, charts.TARGET, charts.QUIET])
+@pytest.mark.parametrize("color", [color for color, _ in colors.LOOKS])
 @pytest.mark.parametrize("ground", ["#ffffff", "#10161c"])
 def test_every_line_stands_out_from_a_light_and_from_a_dark_page(color: str, ground: str) -> None:
     lighter, darker = sorted((luminance(color), luminance(ground)), reverse=True)

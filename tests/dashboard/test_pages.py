@@ -115,6 +115,16 @@ def test_an_unknown_run_is_told(visit: Visit) -> None:
     assert "no such run" in said(visit("nobody-00000000"))
 
 
+def test_a_runs_page_leads_to_grafana_where_there_is_one(
+    visit: Visit, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_run("seen from two sides")
+    assert not visit(run.run_id).get("link_button")
+    monkeypatch.setenv("STEADYNORM_GRAFANA_URL", "https://grafana.example")
+    (link,) = visit(run.run_id).get("link_button")
+    assert link.proto.url.startswith(f"https://grafana.example/d/steadynorm-run?var-run_id={run.run_id}&")
+
+
 def test_a_runs_page_shows_its_numbers(visit: Visit, start_run: StartRun) -> None:
     page = visit(start_run("numbers", tags={"team": ":red[x]"}).run_id)
     metrics = {metric.label: metric.value for metric in page.metric}

@@ -219,7 +219,7 @@ async def test_a_silence_is_told_once_whoever_looks_and_ends_with_telemetry(agen
     other = await serve()
     for client in (agent.client, other):
         (listed,) = (await client.get("/runs")).json()["runs"]
-        assert (listed["state"], listed["health"]) == ("stalled", "stalled")
+        assert (listed["state"], listed["health"]) == ("stalled", "disconnected")
         assert (await client.get(agent.run)).json()["state"] == "stalled"
     (stalled,) = await agent.events()
     assert (stalled["kind"], stalled["step"], stalled["time"]) == ("stalled", 1, clock.now - 1)

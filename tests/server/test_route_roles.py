@@ -32,6 +32,7 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/metrics"): PEOPLE,  # with STEADYNORM_METRICS_AUTH, as here
     ("GET", "/api/v1/me"): PEOPLE | {AGENT},
     ("POST", "/api/v1/settings/bulk"): frozenset({OPERATOR}),
+    ("GET", "/api/v1/fleet"): PEOPLE,
     ("GET", "/api/v1/runs"): PEOPLE,
     ("POST", "/api/v1/runs"): frozenset({AGENT}),
     ("GET", "/api/v1/runs/{run_id}"): PEOPLE,

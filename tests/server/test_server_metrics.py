@@ -18,6 +18,7 @@ DESIGNED = {
     "steadynorm_run_info",
     "steadynorm_run_step",
     "steadynorm_run_last_seen_timestamp_seconds",
+    "steadynorm_run_started_timestamp_seconds",
     "steadynorm_loss",
     "steadynorm_learning_rate",
     "steadynorm_raw_norm",
@@ -32,6 +33,7 @@ DESIGNED = {
     "steadynorm_settings_desired_revision",
     "steadynorm_settings_applied_revision",
     "steadynorm_agent_dropped_total",
+    "steadynorm_agent_errors_total",
     "steadynorm_rank_mismatches_total",
     "steadynorm_parameter_spike_ratio",
 }
@@ -85,6 +87,12 @@ async def test_every_designed_series_is_there_with_its_value(agent: Any) -> None
         r'steadynorm_server_request_seconds_count\{method="POST",route="[^"]*/telemetry",status="200"\} 1', text
     )
     assert re.search(r"steadynorm_server_store_seconds_count [1-9]", text)
+
+
+async def test_the_dashboards_address_is_told_for_links_where_it_is_known(api: Any, serve: Any) -> None:
+    assert "steadynorm_server_dashboard_info" not in await scrape(api)
+    text = await scrape(await serve(dashboard_url="https://steadynorm.example/"))
+    assert 'steadynorm_server_dashboard_info{dashboard_url="https://steadynorm.example"} 1.0' in text.splitlines()
 
 
 async def test_only_the_highest_spike_ratios_have_series(agent: Any, serve: Any) -> None:

@@ -107,7 +107,7 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         live_chart(figure, key=f"{key}/chart", options=_OPTIONS)
     st.markdown("**All layers** around it; each cell one step. A click opens the parameter.")
     if map_ := heat_figure(ratios, [event], revision=key):
-        clicked = live_chart(map_, key=f"{key}/heat", options=_OPTIONS, clicks=True)
+        clicked = live_chart(map_, key=f"{key}/heat", options=_OPTIONS, clicks=True).clicked
         if clicked in ratios.parameters:
             route.go(run=run_id, parameter=clicked)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from steadynorm_contract.views import ParameterView
-from steadynorm_dashboard import charts, curves, guidance, header, session, snapshot, text, units
+from steadynorm_dashboard import curves, guidance, header, marks, route, session, shown, snapshot, text, units
 from steadynorm_dashboard.live_chart import live_chart
 
 __all__ = ["render"]
@@ -63,24 +63,23 @@ def _metrics(found: ParameterView) -> tuple[tuple[str, str, str], ...]:
 
 @st.fragment(run_every=2)
 def _charts(run_id: str, name: str) -> None:
-    window = st.segmented_control(
-        "Steps shown",
-        list(charts.WINDOWS),
-        default="all steps",
-        required=True,
-        key=f"{run_id}/window",
-        label_visibility="collapsed",
-    )
     run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     if run is None:
         return
-    start = charts.first_step(window, run.step)
-    key = f"{run_id}/parameter/{name}/{window}"
+    place = f"{run_id}/parameter/{name}"
+    now = shown.controls(place, run.step)
+    key = f"{place}/{now.window}"
     answer, error = snapshot.read(
         key,
         lambda client: client.series(
-            run_id, [f"{column}/{name}" for column in curves.COLUMNS], start=start, points=_BUCKETS
+            run_id,
+            [f"{column}/{name}" for column in curves.COLUMNS],
+            start=now.start,
+            stop=now.stop,
+            points=_BUCKETS,
         ),
+        share=now.question,
+        still=now.still,
     )
     if answer is None:
         if error is not None:
@@ -88,7 +87,10 @@ def _charts(run_id: str, name: str) -> None:
         return
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     series = {column: answer.series[f"{column}/{name}"] for column in curves.COLUMNS}
-    figure = curves.parameter_figure(series, audit.entries if audit else [], revision=key)
+    along = shown.axis(place, now, series.values(), run.started)
+    figure = curves.parameter_figure(
+        series, audit.entries if audit else [], revision=f"{key}/{now.revision}/{along.unit[0]}", along=along
+    )
     if figure is None:
         st.info(
             "No rows of this parameter yet in these steps: the agent sends them every few steps (`detail_every`), and "
@@ -96,14 +98,22 @@ def _charts(run_id: str, name: str) -> None:
             icon=":material/hourglass_empty:",
         )
         return
-    live_chart(figure, key=f"{run_id}/parameter/chart", options=_OPTIONS)
+    gesture = live_chart(figure, key=f"{place}/chart", options=_OPTIONS, clicks=True, zooms=True)
+    kind, _, revision = (gesture.clicked or "").partition(":")
+    if kind == marks.CHANGE:
+        route.go(run=run_id, change=revision)
+    shown.follow(place, gesture, along)
     fine, _ = snapshot.read(
         f"{key}/spread",
-        lambda client: client.series(run_id, [f"raw_norm/{name}"], start=start, points=_SPREAD_BUCKETS),
+        lambda client: client.series(
+            run_id, [f"raw_norm/{name}"], start=now.start, stop=now.stop, points=_SPREAD_BUCKETS
+        ),
+        share=now.question,
+        still=now.still,
     )
     spread = curves.histogram(fine.series[f"raw_norm/{name}"]) if fine else None
     st.markdown("**How its norms are spread**")
     if spread is None:
         st.caption("With a few more recorded steps there will be a histogram here.")
         return
-    live_chart(spread, key=f"{run_id}/parameter/spread", options=_OPTIONS)
+    live_chart(spread, key=f"{place}/spread", options=_OPTIONS)

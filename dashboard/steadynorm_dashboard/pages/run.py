@@ -11,12 +11,14 @@ from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
 from steadynorm_dashboard import (
     charts,
     controls,
+    grafana,
     guidance,
     header,
     heat_panel,
     marks,
     route,
     session,
+    shown,
     snapshot,
     status,
     tables,
@@ -88,7 +90,12 @@ def _headline(run_id: str) -> None:
         header.badge(status.health(run.health))
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
+        route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
     st.caption(_about(run))
+    if there := grafana.run_address(run):
+        st.link_button(
+            "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
+        )
     if error is not None:
         st.warning(
             f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
@@ -125,36 +132,49 @@ def _about(run: RunDetail) -> str:
     return " · ".join(text.markdown(part) for part in parts if part)
 
 
-@st.fragment(run_every=2)
+@st.fragment(run_every=1)
 def _charts(run_id: str) -> None:
-    window = st.segmented_control(
-        "Steps shown",
-        list(charts.WINDOWS),
-        default="all steps",
-        required=True,
-        key=f"{run_id}/window",
-        label_visibility="collapsed",
-    )
     run, _ = _read_run(run_id)
     if run is None:
         return
-    start = charts.first_step(window, run.step)
+    now = shown.controls(run_id, run.step)
     series, _ = snapshot.read(
-        f"{run_id}/series/{window}",
-        lambda client: client.series(run_id, charts.NAMES, start=start, points=charts.BUCKETS),
+        f"{run_id}/series/{now.window}",
+        lambda client: client.series(run_id, charts.NAMES, start=now.start, stop=now.stop, points=charts.BUCKETS),
+        share=now.question,
+        still=now.still,
     )
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    recorded = series.series if series else {}
+    along = shown.axis(run_id, now, recorded.values(), run.started)
     figure = charts.run_figure(
-        series.series if series else {},
+        recorded,
         audit.entries if audit else [],
         events.events if events else [],
-        revision=f"{run_id}/{window}",
+        revision=f"{run_id}/{now.revision}/{along.unit[0]}",
+        along=along,
     )
     if figure is None:
-        st.info("Waiting for the first optimizer step.", icon=":material/hourglass_empty:")
+        nothing = "No steps are recorded in this range." if now.zoom else "Waiting for the first optimizer step."
+        st.info(nothing, icon=":material/hourglass_empty:")
         return
-    live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS)
+    gesture = live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS, clicks=True, zooms=True)
+    _open(run_id, gesture.clicked or "")
+    shown.follow(run_id, gesture, along)
+
+
+def _open(run_id: str, clicked: str) -> None:
+    """What a click on a mark asks for."""
+    kind, _, which = clicked.partition(":")
+    match kind:
+        case marks.INCIDENT:
+            route.go(run=run_id, incident=which)
+        case marks.CHANGE:
+            route.go(run=run_id, change=which)
+        case marks.STEPS:
+            first, _, last = which.partition("-")
+            shown.zoom(run_id, int(first), int(last))
 
 
 @st.fragment(run_every=1)
@@ -238,10 +258,16 @@ def _audit(run_id: str) -> None:
         st.caption("Nobody changed the settings yet.")
         return
     pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
-    st.caption(f"{len(answer.entries):,} changes, {pending} pending")
-    st.dataframe(
-        tables.audit_rows(answer.entries, time.time(), st.context.timezone), key=f"{run_id}/audit", hide_index=True
+    st.caption(f"{len(answer.entries):,} changes, {pending} pending; a click opens one")
+    picked = st.dataframe(
+        tables.audit_rows(answer.entries, time.time(), st.context.timezone),
+        key=f"{run_id}/audit",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode=["single-row", "single-cell"],
     )
+    if (at := chosen_row(picked)) is not None and at < len(answer.entries):
+        route.go(run=run_id, change=str(answer.entries[at].revision))
     run, _ = _read_run(run_id)
     if run is not None:
         undo.panel(run, answer.entries)

@@ -22,6 +22,7 @@ _STYLE = {
     Health.NONFINITE: "red",
     Health.SPIKING: "yellow",
     Health.THROTTLED: "yellow",
+    Health.DISCONNECTED: "yellow",
 }
 
 

@@ -1,0 +1,77 @@
+"""The fleet: every run in one answer, with its sparklines and its last change. GET /api/v1/fleet
+
+client.fleet(health=["spiking"])            those in trouble now
+client.fleet(search="gpt team=speech")      every word in the name, the id or a tag
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from steadynorm_contract.views import RevisionState, RunSummary
+
+__all__ = ["FleetAnswer", "FleetRun", "FleetSort", "LastChange", "Spark"]
+
+
+class FleetSort(enum.StrEnum):
+    """In which order. A minus in front: backwards."""
+
+    TROUBLE = "trouble"
+    """Runs that need somebody first: live ones by health, then those that failed, then the others; newest first."""
+    STARTED = "started"
+    NEWEST = "-started"
+    NAME = "name"
+    NAME_BACK = "-name"
+    STEP = "step"
+    STEP_BACK = "-step"
+    SPEED = "steps_per_s"
+    SPEED_BACK = "-steps_per_s"
+    LOSS = "loss"
+    LOSS_BACK = "-loss"
+    NORM = "raw_norm"
+    NORM_BACK = "-raw_norm"
+    SEEN = "last_seen"
+    SEEN_BACK = "-last_seen"
+
+
+class Spark(msgspec.Struct, frozen=True):
+    """One series over the whole run in a few buckets, its extremes kept: a spike of one step shows.
+
+    low, high: smallest and largest finite value of each bucket, to four digits; null where there is none.
+    """
+
+    low: list[float | None]
+    high: list[float | None]
+
+
+class LastChange(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest entry of a run's audit list."""
+
+    revision: int
+    time: float  # Unix seconds
+    actor: str
+    reason: str
+    before: dict[str, object]  # only the fields that changed
+    after: dict[str, object]
+    state: RevisionState
+
+
+class FleetRun(RunSummary, frozen=True, kw_only=True):
+    """One row of GET /fleet."""
+
+    last_change: LastChange | None = None
+    loss_spark: Spark | None = None  # null: no steps yet, or not worked out in time; the next answer has it
+    norm_spark: Spark | None = None  # of the raw norm
+
+
+class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /fleet. The counts are of all runs, whatever is filtered, so that a filter says what it would show."""
+
+    runs: list[FleetRun]
+    matching: int  # runs that the filters take; more than `runs` where there is a limit
+    total: int
+    states: dict[str, int]
+    healths: dict[str, int]  # of live runs: an ended one is no trouble any more
+    tags: dict[str, int]  # `key=value`, the most frequent ones

@@ -1,0 +1,254 @@
+"""Panels above each other over one axis: the layout that all figures of curves share, and what is drawn into it.
+
+One figure instead of several charts, so that zooming one panel zooms all. SVG traces only: without a GPU, WebGL is
+slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import plotly.graph_objects as go
+
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+from steadynorm_contract.views import Series
+from steadynorm_dashboard import marks, text
+from steadynorm_dashboard.axis import Axis
+from steadynorm_dashboard.colors import QUIET, TARGET, translucent
+
+__all__ = [
+    "LOG",
+    "STEPS",
+    "Panel",
+    "band",
+    "change_lines",
+    "layout",
+    "line",
+    "spike_line",
+    "throttled_zone",
+    "titles",
+    "vertical",
+]
+
+STEPS = Axis()
+LOG: Mapping[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
+_CLEARANCE = 0.13
+"""Of the figure's width: what the label of a change covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel: from where to where, in shares of the figure's height; its title with the unit; its own y axis."""
+
+    low: float
+    high: float
+    title: str
+    axis: Mapping[str, Any] = field(default_factory=dict)
+
+
+def layout(
+    panels: Sequence[Panel],
+    along: Mapping[str, Any],
+    *,
+    height: int,
+    revision: str,
+    legend_above: int = 0,
+    shapes: Iterable[dict[str, Any]] = (),
+    notes: Iterable[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    """A figure's layout. Panels from top to bottom have the axes y, y2, y3, ...
+
+    along: the axis from left to right, see `Axis.layout`. revision: zoom and hidden traces persist while it stays
+    the same. legend_above: the panel above which the legend stands.
+    """
+    axes = {
+        f"yaxis{at if at > 1 else ''}": {"domain": [one.low, one.high], "zeroline": False, "automargin": False}
+        | dict(one.axis)
+        for at, one in enumerate(panels, 1)
+    }
+    return {
+        "height": height,
+        "margin": {"l": 50, "r": 12, "t": 46, "b": 44},
+        "hovermode": "x unified",
+        "hoversubplots": "axis",
+        "legend": {
+            "orientation": "h",
+            "x": 1,
+            "xanchor": "right",
+            "y": panels[legend_above].high,
+            "yanchor": "bottom",
+        },
+        "uirevision": revision,
+        "dragmode": "zoom",
+        "shapes": list(shapes),
+        "annotations": [*titles(panels), *notes],
+        "xaxis": {"anchor": f"y{len(panels) if len(panels) > 1 else ''}"} | dict(along),
+        **axes,
+    }
+
+
+def titles(panels: Iterable[Panel]) -> list[dict[str, Any]]:
+    """Titles of panels: flat above each, where they are read without turning the head."""
+    return [
+        {
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "xshift": -48,
+            "yref": "paper",
+            "y": one.high,
+            "yanchor": "bottom",
+            "showarrow": False,
+            "text": one.title,
+            "font": {"size": 13},
+        }
+        for one in panels
+    ]
+
+
+def line(
+    series: Series | None,
+    name: str,
+    color: str,
+    axis: str,
+    *,
+    of: str,
+    positive: bool = False,
+    legend: bool = False,
+    along: Axis = STEPS,
+    dash: str = "solid",
+    group: str | None = None,
+) -> list[Any]:
+    """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis.
+
+    group: traces that are hidden and shown together.
+    """
+    if series is None or not series.step:
+        return []
+    values: list[float | None] = getattr(series, of)
+    return [
+        go.Scatter(
+            x=along.xs(series.step),
+            y=[value if not positive or (value or 0) > 0 else None for value in values],
+            name=name,
+            yaxis=axis,
+            mode="lines" if len(series.step) > 1 else "markers",
+            line={"color": color, "width": 1.6, "dash": dash},
+            hovertemplate="%{y:.4g}",
+            showlegend=legend,
+            legendgroup=group,
+        )
+    ]
+
+
+def band(
+    series: Series | None,
+    name: str,
+    color: str,
+    axis: str,
+    *,
+    positive: bool = False,
+    legend: bool = False,
+    along: Axis = STEPS,
+    dash: str = "solid",
+    group: str | None = None,
+    opacity: float = 0.22,
+) -> list[Any]:
+    """The mean as a line over a band from smallest to largest, so that no spike is lost between two points.
+
+    positive: for a log axis, which has no place for 0.
+    """
+    middle = line(
+        series, name, color, axis, of="mean", positive=positive, legend=legend, along=along, dash=dash, group=group
+    )
+    if series is None or all(count <= 1 for count in series.count):
+        return middle
+    held = [
+        (step, low, high)
+        for step, low, high in zip(along.xs(series.step), series.min, series.max, strict=True)
+        if low is not None and high is not None and (low > 0 or not positive)
+    ]
+    outline = go.Scatter(
+        x=[x for x, _, _ in held] + [x for x, _, _ in reversed(held)],
+        y=[high for _, _, high in held] + [low for _, low, _ in reversed(held)],
+        name=f"{name}, smallest to largest",
+        yaxis=axis,
+        mode="lines",
+        line={"width": 0},
+        fill="toself",
+        fillcolor=translucent(color, opacity),
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=group,
+    )
+    return [outline, *middle]
+
+
+def change_lines(
+    applied: Iterable[marks.ChangeMark], first: int, last: int, along: Axis = STEPS
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A vertical line a change, and its label where it does not run into another one's. A label can be clicked."""
+    shapes: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    taken: list[list[float]] = [[], []]  # places of the labels in each of two rows
+    for mark in reversed(list(applied)):  # the newest change gets its label first
+        x, place = along.x(mark.step), along.share(mark.step, first, last)
+        shapes.append(vertical(x) | {"line": {"color": QUIET, "width": 1.2, "dash": "dot"}})
+        row = next((row for row in (0, 1) if all(abs(place - other) > _CLEARANCE for other in taken[row])), None)
+        if row is None:
+            continue
+        taken[row].append(place)
+        notes.append(
+            {
+                "x": x,
+                "yref": "paper",
+                "y": 1,
+                "yshift": 4 + 15 * row,
+                "yanchor": "bottom",
+                "xanchor": "right" if place > 0.88 else "center",
+                "showarrow": False,
+                "text": text.plotly(mark.label),
+                "hovertext": text.plotly(mark.words),
+                "font": {"size": 12, "color": QUIET},
+                "captureevents": True,
+                "name": mark.key,  # what a click answers, see live_chart
+            }
+        )
+    return shapes, notes
+
+
+def vertical(x: object) -> dict[str, Any]:
+    """A line through all panels."""
+    return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
+
+
+def throttled_zone(axis: str = "y3") -> dict[str, Any]:
+    """The targets below which an old spike holds updates back."""
+    return {
+        "type": "rect",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "yref": axis,
+        "y0": 0,
+        "y1": THROTTLED_TARGET,
+        "fillcolor": translucent(TARGET),
+        "line": {"width": 0},
+        "layer": "below",
+    }
+
+
+def spike_line(axis: str) -> dict[str, Any]:
+    """The ratio above which a norm is a spike."""
+    return {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "yref": axis,
+        "y0": SPIKE_RATIO,
+        "y1": SPIKE_RATIO,
+        "line": {"color": QUIET, "width": 1, "dash": "dash"},
+    }
