@@ -229,7 +229,11 @@ async def test_a_run_without_rules_stores_nothing_for_them(agent: Any, store_url
         assert client.hexists(RUN, "watch")
 
 
-GOOD = {"id": "low", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"paused": True}}
+GOOD: dict[str, Any] = {
+    "id": "low",
+    "when": {"scalar": "loss", "comparison": ">", "value": 9},
+    "settings": {"paused": True},
+}
 
 
 @pytest.mark.parametrize(
@@ -251,7 +255,8 @@ GOOD = {"id": "low", "when": {"scalar": "loss", "comparison": ">", "value": 9}, 
         ({"lock_steps": -1}, 422, "lock_steps must be"),
         ({"lock_s": -0.1}, 422, "lock_s must be"),
         ({"reason": "x" * 301}, 422, "reason must have"),
-        ({"lock_step": 5}, 400, "lock_step"),
+        ({"lock_step": 5}, 422, "lock_step' is no field here: it must be one of id, when,"),
+        ({"when": {**GOOD["when"], "for_step": 5}}, 422, "for_step' is no field here: it must be one of scalar,"),
     ],
 )
 async def test_a_rule_that_cannot_be_meant_is_refused_and_the_others_stay(
