@@ -182,6 +182,16 @@ async def test_a_change_wakes_the_long_poll_at_another_process(agents: list[Any]
         assert (entry["reason"], entry["after"]) == ("why not", {"gamma2": 0.99})
 
 
+async def test_schedules_and_rules_act_on_every_master(agents: list[Any]) -> None:
+    rule = {"id": "high", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"gamma1": 0.5}}
+    for agent in agents:
+        schedule = {"from_step": 1000, "settings": {"gamma2": 0.9}}
+        assert (await agent.client.post(f"{agent.run}/schedules", json=schedule)).status_code == 201
+        assert (await agent.client.put(f"{agent.run}/rules", json={"rules": [rule]})).status_code == 200
+        assert (await agent.send([1000], loss=10))["desired"]["revision"] == 2
+        assert [event["kind"] for event in await agent.events()] == ["acted", "acted"]
+
+
 async def _waits(client: Any, run_id: str) -> None:
     """Until a long-poll of the run waits in the client's process."""
     watchers = client.app.state.store.changes._watchers
