@@ -199,7 +199,11 @@ PARAMETERS: dict[str, Any] = {
     "tag": ["team=nlp"],
     "sort": "-last_seen",
     "limit": 100,
-    "cursor": {"runs": "WyItbGFzdF9zZWVuIiwxNzY3MjI1ODEzLjIsImdwdC1zbWFsbC0xZjJlM2Q0YyJd", "": "1767225809100-0"},
+    "cursor": {
+        "runs": "WyItbGFzdF9zZWVuIiwxNzY3MjI1ODEzLjIsImdwdC1zbWFsbC0xZjJlM2Q0YyJd",
+        "parameters": "100",
+        "": "1767225809100-0",
+    },
     "from": 1,
     "to": 4130,
     "points": 500,

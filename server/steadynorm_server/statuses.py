@@ -105,7 +105,7 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", f"{_RUN}/series"): _ASKED,
     ("GET", f"{_RUN}/heatmap"): _ASKED,
     ("GET", f"{_RUN}/export"): _ASKED,
-    ("GET", f"{_RUN}/parameters"): _READ,
+    ("GET", f"{_RUN}/parameters"): _ASKED,
     ("GET", f"{_RUN}/events"): _ASKED,
     ("GET", f"{_RUN}/audit"): _ASKED,
     ("POST", f"{_RUN}/telemetry"): (*_SENT, 404, 409),

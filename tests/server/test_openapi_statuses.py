@@ -37,6 +37,7 @@ BAD_QUERIES = {
     "heatmap": "points=0",
     "export": "table=x",
     "events": "limit=0",
+    "parameters": "limit=0",
     "audit": "limit=0",
     "settings": "wait=-1",
     "runs": "limit=0",
