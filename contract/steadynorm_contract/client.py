@@ -175,9 +175,10 @@ class Client:
         query = {"signal": signal, "from": start, "to": stop, "points": points}
         return self._get(f"/runs/{quote(run_id, safe='')}/heatmap", Heatmap, query)
 
-    def parameters(self, run_id: str) -> ParameterList:
-        """The parameter table with each one's newest numbers, in model order."""
-        return self._get(f"/runs/{quote(run_id, safe='')}/parameters", ParameterList)
+    def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
+        """The parameter table with each one's newest numbers, in model order. cursor: `next` of the page before."""
+        query = {"limit": limit, "cursor": cursor}
+        return self._get(f"/runs/{quote(run_id, safe='')}/parameters", ParameterList, query)
 
     def events(self, run_id: str, limit: int = 200, cursor: str | None = None) -> EventList:
         """Events, newest first. cursor: `next` of the page before."""

@@ -182,10 +182,14 @@ class ParameterView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParameterList(msgspec.Struct, frozen=True):
-    """GET /runs/{run_id}/parameters, in model order. `step` is the step of the newest rows; null before them."""
+    """GET /runs/{run_id}/parameters, in model order. `step` is the step of the newest rows; null before them.
+
+    `next`: cursor of the parameters after these; null: there are none.
+    """
 
     step: int | None
     parameters: list[ParameterView]
+    next: str | None = None
 
 
 class EventKind(enum.StrEnum):

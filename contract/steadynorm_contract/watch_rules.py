@@ -44,7 +44,7 @@ class Comparison(enum.StrEnum):
     AT_LEAST = ">="
 
 
-class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """When a rule acts. Neither of the last two: at the first step.
 
     for_steps: in so many recorded steps one after another. times: in so many steps, whatever lies between them.
@@ -63,7 +63,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return self.for_steps or self.times or 1
 
 
-class WatchRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
     """What is watched, what is done, and how often at most.
 
     settings: only what changes; a counter is "+1", one more than it has then.
@@ -80,8 +80,10 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     lock_s: float = 0.0
 
 
-class RuleSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RuleSet(msgspec.Struct, frozen=True):
     """Body of PUT /runs/{run_id}/rules: all rules of the run. One that is as it was keeps its counts and its budget.
+
+    The server refuses fields that it does not know: a lock with a typing error in it would be none.
 
     revision: of the list that this replaces, as GET told it; null: whichever is there.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections.abc import Sequence
 
 import msgspec
 
 from steadynorm_contract.chain import verify
-from steadynorm_contract.records import ROW_COLUMNS
+from steadynorm_contract.records import ROW_COLUMNS, Parameter
 from steadynorm_contract.rule import target
 from steadynorm_contract.views import (
     AuditChain,
@@ -109,32 +110,17 @@ class Reader:
         # A heat map of hundreds of parameters takes a third of a second, in which others must be answered.
         return await asyncio.to_thread(bucket) if len(picks) > _MANY_PICKS else bucket()
 
-    async def parameters(self, run_id: str) -> ParameterList:
-        """The parameter table with each one's newest row."""
+    async def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
+        """The parameter table with each one's newest row, `limit` of them from the cursor on. Raises RunNotFound."""
         run = await self._store.find(run_id)
         table = await self._store.table(run)
         peaks = Peaks.decode(await self._store.redis.get(RunKeys(run_id).peaks), len(table))
         row = await self.newest_row(run)
-        width = len(ROW_COLUMNS)
-        listed = []
-        for at, parameter in enumerate(table):
-            numbers: dict[str, float | None] = {}
-            if row is not None:
-                values = row.mean[-row.width :][at * width : (at + 1) * width]
-                numbers = {name: _shown(value) for name, value in zip(ROW_COLUMNS, values, strict=True)}
-                numbers["target"] = _target(numbers["norm_mean"], numbers["norm_rms"], run.applied.eps)
-                numbers["spike_ratio_max"] = float(peaks.ratios[at])
-            listed.append(
-                ParameterView(
-                    name=parameter.name,
-                    shape=list(parameter.shape),
-                    dtype=parameter.dtype,
-                    numel=parameter.numel,
-                    spikes=int(peaks.spikes[at]),
-                    **numbers,
-                )
-            )
-        return ParameterList(None if row is None else row.steps[-1], listed)
+        first = int(cursor or 0)
+        stop = len(table) if limit is None else min(first + limit, len(table))
+        newest = None if row is None else row.mean[-row.width :]
+        listed = [_listed(table[at], at, newest, peaks, run.applied.eps) for at in range(first, stop)]
+        return ParameterList(None if row is None else row.steps[-1], listed, str(stop) if stop < len(table) else None)
 
     async def newest_row(self, run: RunRecord) -> Block | None:
         """The raw block whose last record is the newest row of the run's parameters."""
@@ -168,6 +154,24 @@ class Reader:
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
         wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
         return [_outcome(stored) for stored in await self._store.redis.fields(wanted)]
+
+
+def _listed(parameter: Parameter, at: int, newest: array[float] | None, peaks: Peaks, eps: float) -> ParameterView:
+    """The parameter at place `at` of the table. newest: the newest row, [parameters, ROW_COLUMNS]."""
+    numbers: dict[str, float | None] = {}
+    if newest is not None:
+        values = newest[at * len(ROW_COLUMNS) : (at + 1) * len(ROW_COLUMNS)]
+        numbers = {name: _shown(value) for name, value in zip(ROW_COLUMNS, values, strict=True)}
+        numbers["target"] = _target(numbers["norm_mean"], numbers["norm_rms"], eps)
+        numbers["spike_ratio_max"] = float(peaks.ratios[at])
+    return ParameterView(
+        name=parameter.name,
+        shape=list(parameter.shape),
+        dtype=parameter.dtype,
+        numel=parameter.numel,
+        spikes=int(peaks.spikes[at]),
+        **numbers,
+    )
 
 
 def _next(entries: Sequence[tuple[str, object]], limit: int) -> str | None:

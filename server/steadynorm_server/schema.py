@@ -31,6 +31,8 @@ from steadynorm_contract.views import (
     SeriesAnswer,
 )
 from steadynorm_contract.watch_rules import RuleList, RuleSet
+from steadynorm_server.examples import BODIES, PARAMETERS, PLAIN
+from steadynorm_server.statuses import PROBLEMS, errors_of
 
 __all__ = ["answers", "answers_file", "body", "install"]
 
@@ -54,27 +56,53 @@ def _content(kind: type, media_type: str) -> dict[str, Any]:
 
 
 def answers(kind: type | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that answers with `kind`, or else with a Problem."""
+    """`responses` of a route that answers with `kind`, or else with one of the Problems of `statuses`."""
     good: dict[str, Any] = {"description": "Success"}
     if kind is not None:
         good["content"] = _content(kind, "application/json")
-    problem = {"description": "Problem", "content": _content(Problem, "application/problem+json")}
-    return {**dict.fromkeys(statuses or (200,), good), "4XX": problem, "503": problem}
+    return dict.fromkeys(statuses or (200,), good)
 
 
 def answers_file(media_type: str) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route that answers with a file, with 304 to who has it, or else with a Problem."""
-    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
-    good: dict[int | str, dict[str, Any]] = {
-        200: {"description": "The file", "content": content},
-        304: {"description": "You have it already"},
+    """`responses` of a route that answers with a file, or else with a Problem."""
+    return {
+        200: {"description": "The file", "content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}
     }
-    return {**answers(None), **good}
 
 
 def body(kind: type, media_type: str = "application/json") -> dict[str, Any]:
     """`openapi_extra` of a route that takes a `kind`."""
     return {"requestBody": {"required": True, "content": _content(kind, media_type)}}
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    """Add what FastAPI does not know of a route: its errors, its token, and examples of all that it takes and gives."""
+    answers = operation["responses"]
+    answers.pop("422", None)  # the framework's own kind
+    for status in errors_of(method, path):
+        said, problem = PROBLEMS[status]
+        content = _content(Problem, "application/problem+json")
+        content["application/problem+json"]["example"] = msgspec.to_builtins(problem)
+        answers[str(status)] = {"description": said, "content": content}
+    if path.startswith("/api/"):
+        operation["security"] = [{"token": []}]
+        if method == "GET":
+            answers["304"] = {"description": "If-None-Match names the ETag of what this would be: you have it already"}
+    good = [answer for code, answer in answers.items() if code.startswith("2")]
+    for media in [*good, operation.get("requestBody", {})]:
+        for media_type, shown in media.get("content", {}).items():
+            name = shown["schema"].get("$ref", "").rpartition("/")[2]
+            example = BODIES.get(name, PLAIN.get(path, {}).get(media_type))
+            if example is not None:
+                shown["example"] = example
+    # The last part of the path that is no parameter itself: /series of /runs/{run_id}/series.
+    last = [part for part in path.split("/") if "{" not in part][-1]
+    for parameter in operation.get("parameters", ()):
+        example = PARAMETERS.get(parameter["name"])
+        if isinstance(example, dict):
+            example = example.get(last, example.get(""))
+        if example is not None:
+            parameter["example"] = example
 
 
 def install(app: FastAPI) -> None:
@@ -92,10 +120,8 @@ def install(app: FastAPI) -> None:
             framework.update(structs)
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             for path, item in document["paths"].items():
-                for operation in item.values():
-                    operation["responses"].pop("422", None)
-                    if path.startswith("/api/"):
-                        operation["security"] = [{"token": []}]
+                for method, operation in item.items():
+                    _complete(path, method.upper(), operation)
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -8,9 +8,11 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from steadynorm_contract.codec import encode_json
+import msgspec
+
+from steadynorm_contract.codec import decode_json, encode_json
 from steadynorm_contract.settings import FieldError
-from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, RuleList, RuleSet, WatchRule
+from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, Condition, RuleList, RuleSet, WatchRule
 from steadynorm_server.edits import ATTEMPTS, busy, check_order, edit
 from steadynorm_server.problems import ProblemError
 from steadynorm_server.record import RunRecord
@@ -19,7 +21,7 @@ from steadynorm_server.watching import StoredRule, StoredRules, rules_of, view
 if TYPE_CHECKING:
     from steadynorm_server.store import Store
 
-__all__ = ["FIELD", "clear", "listed", "replace", "settled"]
+__all__ = ["FIELD", "clear", "decode", "listed", "replace", "settled"]
 
 FIELD = "rules"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -27,6 +29,27 @@ _MAX_NUMBER = 10**6
 _MAX_REASON = 300  # the audit has the condition in front of it
 _MAX_VALUE = 3e38
 _MAX_LOCK = 10**9
+
+
+def decode(data: bytes) -> RuleSet:
+    """A body of PUT. Raises MalformedMessage, and a 422 problem for a field that does not exist."""
+    wanted = decode_json(data, RuleSet)
+    raw = msgspec.json.decode(data)
+    errors = list(_unknown(raw, RuleSet))
+    for rule in raw["rules"]:
+        errors += [*_unknown(rule, WatchRule), *_unknown(rule["when"], Condition)]
+    if errors:
+        raise ProblemError(422, " ".join(each.message for each in errors[:5]), title="Invalid rule", errors=errors[:5])
+    return wanted
+
+
+def _unknown(raw: dict[str, object], kind: type[msgspec.Struct]) -> Iterator[FieldError]:
+    """Fields that are not there. One with a typing error in it would be as if it had not been given."""
+    known = kind.__struct_fields__
+    for name in raw:
+        if name not in known:
+            rule = f"must be one of {', '.join(known)}"
+            yield FieldError(name[:60], rule, f"{name[:60]!r} is no field here: it {rule}.")
 
 
 async def replace(store: Store, run_id: str, wanted: RuleSet, made_by: str) -> RuleList:

@@ -7,18 +7,28 @@ until its action is made (`orders`), which whoever comes first does.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from steadynorm_contract.records import StepScalars
 from steadynorm_contract.settings import Mode
-from steadynorm_contract.watch_rules import Comparison, Condition, RuleView, WatchRule, show_condition
+from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
 from steadynorm_server.record import RunRecord
 
 __all__ = ["Count", "StoredRule", "StoredRules", "due_rule", "observe", "rules_of", "view"]
+
+
+_HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
+    Comparison.BELOW: operator.lt,
+    Comparison.AT_MOST: operator.le,
+    Comparison.ABOVE: operator.gt,
+    Comparison.AT_LEAST: operator.ge,
+}
 
 
 class StoredRule(msgspec.Struct, frozen=True):
@@ -57,7 +67,13 @@ class _Watch(msgspec.Struct):
 
 def rules_of(run: RunRecord) -> StoredRules:
     """The run's rules."""
-    return msgspec.json.decode(run.rules, type=StoredRules) if run.rules else StoredRules()
+    return _decode(run.rules) if run.rules else StoredRules()
+
+
+@functools.lru_cache(256)
+def _decode(rules: bytes) -> StoredRules:
+    """Remembered, because they come with every batch and change with none."""
+    return msgspec.json.decode(rules, type=StoredRules)
 
 
 def observe(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
@@ -103,7 +119,7 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
         needed=rule.when.needed,
         actions=each.actions,
         actions_left=max(0, rule.max_actions - each.actions),
-        locked_until_step=until_step if until_step is not None and _locked_by_step(rule, count, run.step + 1) else None,
+        locked_until_step=until_step if run.step + 1 in _locked(rule, count) else None,
         locked_until_time=until_time if count.step is not None and now < until_time else None,
         last_step=each.last_step,
         last_revision=each.last_revision,
@@ -126,36 +142,31 @@ def _counts(run: RunRecord) -> dict[str, Count]:
 
 
 def _count(each: StoredRule, count: Count, steps: Sequence[int], values: Sequence[float], now: float) -> None:
-    rule = each.rule
-    if now < count.time + rule.lock_s and count.step is not None:
+    rule, when = each.rule, each.rule.when
+    if count.step is not None and now < count.time + rule.lock_s:
         return
+    holds, limit, needed = _HOLDS[when.comparison], _as_stored(when.value), when.needed
+    locked = _locked(rule, count)
     for step, value in zip(steps, values, strict=True):
-        if math.isnan(value) or _locked_by_step(rule, count, step):
+        if math.isnan(value) or step in locked:
             continue
-        if _holds(rule.when, value):
+        if holds(value, limit):
             count.count += 1
-        elif rule.when.times is None:
+        elif when.times is None:
             count.count = 0
-        if count.count >= rule.when.needed:
+        if count.count >= needed:
             # The rest of the batch was recorded before the action can have had any effect.
             count.count, count.fired = 0, max(count.fired, each.actions) + 1
             count.step, count.time = step, now
             return
 
 
-def _locked_by_step(rule: WatchRule, count: Count, step: int) -> bool:
-    """A run that is back at an earlier step than that of the action is not locked by it."""
-    return count.step is not None and count.step <= step < count.step + rule.lock_steps
+def _locked(rule: WatchRule, count: Count) -> range:
+    """The steps after an action. A run that is back at an earlier one is not locked by it."""
+    return range(0) if count.step is None else range(count.step, count.step + rule.lock_steps)
 
 
-def _holds(condition: Condition, value: float) -> bool:
-    limit: float = struct.unpack("<f", struct.pack("<f", condition.value))[0]  # as the scalars are, so that 0.3 is 0.3
-    match condition.comparison:
-        case Comparison.BELOW:
-            return value < limit
-        case Comparison.AT_MOST:
-            return value <= limit
-        case Comparison.ABOVE:
-            return value > limit
-        case Comparison.AT_LEAST:
-            return value >= limit
+def _as_stored(value: float) -> float:
+    """In float32, as the scalars are, so that 0.3 is 0.3."""
+    stored: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return stored

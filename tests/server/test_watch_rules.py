@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import redis
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.watch_rules import MAX_RULES, WatchRule, parse_condition
+from steadynorm_server import orders
 
 RUN = "steadynorm:{tiny-1}:run"
 
@@ -82,24 +85,22 @@ async def test_a_nan_neither_counts_nor_interrupts(agent: Any, condition: str, a
     assert await resets(agent) == acts
 
 
-@pytest.mark.parametrize(
-    ("condition", "value", "acts"),
-    [
-        ("loss < 0.3", 0.29, True),
-        ("loss < 0.3", 0.3, False),
-        ("loss <= 0.3", 0.3, True),
-        ("loss > 0.3", 0.3, False),
-        ("loss >= 0.3", 0.3, True),
-        ("loss > 0.3", math.inf, True),
-        ("loss < 0.3", -math.inf, True),
-    ],
-)
-async def test_a_value_is_compared_as_the_scalars_are_stored(
-    agent: Any, condition: str, value: float, acts: bool
-) -> None:
-    await give(agent, rule(condition))
-    await agent.send([1], loss=value)
-    assert await resets(agent) == acts
+async def test_a_value_is_compared_as_the_scalars_are_stored(agent: Any) -> None:
+    for step, (condition, value, acts) in enumerate(
+        [
+            ("loss < 0.3", 0.29, True),
+            ("loss < 0.3", 0.3, False),
+            ("loss <= 0.3", 0.3, True),
+            ("loss > 0.3", 0.3, False),
+            ("loss >= 0.3", 0.3, True),
+            ("loss > 0.3", math.inf, True),
+            ("loss < 0.3", -math.inf, True),
+        ]
+    ):
+        await give(agent, rule(condition, id=f"case-{step}"))
+        before = await resets(agent)
+        await agent.send([step], loss=value)
+        assert await resets(agent) - before == acts, (condition, value)
 
 
 async def test_a_target_counts_only_while_the_run_is_stabilized(agent: Any) -> None:
@@ -155,19 +156,21 @@ async def test_a_batch_that_comes_again_to_many_servers_at_once_counts_and_acts_
     assert len((await agent.get("/audit"))["entries"]) == 1
 
 
-async def test_a_rule_that_was_deleted_does_nothing_even_where_its_action_was_due(
-    agent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from redis.exceptions import ConnectionError as Away
-
-    from steadynorm_server import orders
+@contextlib.contextmanager
+def stopped() -> Iterator[None]:
+    """As if each server were killed between the commit of a batch and what is due by it."""
 
     async def away(*_: Any) -> None:
-        raise Away("as if the store went in this moment")
+        raise redis.ConnectionError("as if the store went in this moment")
 
-    await give(agent, rule("loss > 9"))
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(orders, "_follow", away)
+        yield
+
+
+async def test_a_rule_that_was_deleted_does_nothing_even_where_its_action_was_due(agent: Any) -> None:
+    await give(agent, rule("loss > 9"))
+    with stopped():
         await agent.send([1], loss=10)
     assert (await agent.client.delete(f"{agent.run}/rules")).status_code == 204
     await agent.send([2], loss=10)
@@ -175,20 +178,26 @@ async def test_a_rule_that_was_deleted_does_nothing_even_where_its_action_was_du
     assert (await agent.get("/rules")) == {"revision": 2, "rules": []}
 
 
-async def test_what_was_due_is_done_by_the_next_batch(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from redis.exceptions import ConnectionError as Away
-
-    from steadynorm_server import orders
-
-    async def away(*_: Any) -> None:
-        raise Away("as if the store went in this moment")
-
+async def test_what_was_due_is_done_by_the_next_batch(agent: Any) -> None:
     await give(agent, rule("loss > 9"))
-    with monkeypatch.context() as patch:
-        patch.setattr(orders, "_follow", away)
+    with stopped():
         assert (await agent.send([1], loss=10))["desired"]["revision"] == 0
     assert (await agent.send([2], loss=1))["desired"]["revision"] == 1
     assert (await state(agent))["last_step"] == 1
+
+
+async def test_what_was_due_to_the_process_before_is_not_done_to_a_new_one(
+    agent: Any, api: Any, make_agent: Any
+) -> None:
+    await give(agent, rule("loss > 9", lock_steps=0))
+    with stopped():
+        await agent.send([1], loss=10)
+    again = make_agent(api, instance="two")
+    await again.register()
+    await again.send([1], loss=1)
+    assert ((await state(agent))["actions_left"], await resets(agent)) == (1, 0)
+    await again.send([2], loss=10)
+    assert ((await state(agent))["actions_left"], await resets(agent)) == (0, 1)
 
 
 async def test_a_new_process_of_the_run_counts_anew_and_has_the_budget_that_is_left(
@@ -229,37 +238,40 @@ async def test_a_run_without_rules_stores_nothing_for_them(agent: Any, store_url
         assert client.hexists(RUN, "watch")
 
 
-GOOD = {"id": "low", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"paused": True}}
+GOOD: dict[str, Any] = {
+    "id": "low",
+    "when": {"scalar": "loss", "comparison": ">", "value": 9},
+    "settings": {"paused": True},
+}
 
 
-@pytest.mark.parametrize(
-    ("change", "status", "said"),
-    [
-        ({"id": ""}, 422, "id must match"),
-        ({"id": "Low!"}, 422, "id must match"),
-        ({"when": {"scalar": "spike_parameter", "comparison": ">", "value": 9}}, 422, "scalar must be one of loss"),
-        ({"when": {"scalar": "loss", "comparison": "==", "value": 9}}, 400, "comparison"),
-        ({"when": {"scalar": "loss", "comparison": ">", "value": 1e39}}, 422, "value must be a number"),
-        ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "for_steps": 0}}, 422, "for_steps must be"),
-        ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": -1}}, 422, "times must be"),
-        ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 10**40}}, 422, "times must be"),
-        ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 2, "for_steps": 2}}, 422, "beside"),
-        ({"settings": {}}, 422, "settings must name at least one"),
-        ({"settings": {"gamma2": 1}}, 422, "gamma2 must be in"),
-        ({"settings": {"checkpoint_generation": 1}}, 422, "must be"),
-        ({"max_actions": 0}, 422, "max_actions must be"),
-        ({"lock_steps": -1}, 422, "lock_steps must be"),
-        ({"lock_s": -0.1}, 422, "lock_s must be"),
-        ({"reason": "x" * 301}, 422, "reason must have"),
-        ({"lock_step": 5}, 400, "lock_step"),
-    ],
-)
-async def test_a_rule_that_cannot_be_meant_is_refused_and_the_others_stay(
-    agent: Any, change: Any, status: int, said: str
-) -> None:
+REFUSED: list[tuple[dict[str, Any], int, str]] = [
+    ({"id": ""}, 422, "id must match"),
+    ({"id": "Low!"}, 422, "id must match"),
+    ({"when": {"scalar": "spike_parameter", "comparison": ">", "value": 9}}, 422, "scalar must be one of loss"),
+    ({"when": {"scalar": "loss", "comparison": "==", "value": 9}}, 400, "comparison"),
+    ({"when": {"scalar": "loss", "comparison": ">", "value": 1e39}}, 422, "value must be a number"),
+    ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "for_steps": 0}}, 422, "for_steps must be"),
+    ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": -1}}, 422, "times must be"),
+    ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 10**40}}, 422, "times must be"),
+    ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 2, "for_steps": 2}}, 422, "beside"),
+    ({"settings": {}}, 422, "settings must name at least one"),
+    ({"settings": {"gamma2": 1}}, 422, "gamma2 must be in"),
+    ({"settings": {"checkpoint_generation": 1}}, 422, "must be"),
+    ({"max_actions": 0}, 422, "max_actions must be"),
+    ({"lock_steps": -1}, 422, "lock_steps must be"),
+    ({"lock_s": -0.1}, 422, "lock_s must be"),
+    ({"reason": "x" * 301}, 422, "reason must have"),
+    ({"lock_step": 5}, 422, "lock_step' is no field here: it must be one of id, when,"),
+    ({"when": {**GOOD["when"], "for_step": 5}}, 422, "for_step' is no field here: it must be one of scalar,"),
+]
+
+
+async def test_a_rule_that_cannot_be_meant_is_refused_and_the_others_stay(agent: Any) -> None:
     await give(agent, rule("loss > 8"))
-    answer = await give(agent, {**GOOD, "id": "other"}, {**GOOD, **change})
-    assert (answer.status_code, said in answer.text) == (status, True), answer.text
+    for change, status, said in REFUSED:
+        answer = await give(agent, {**GOOD, "id": "other"}, {**GOOD, **change})
+        assert (answer.status_code, said in answer.text) == (status, True), (change, answer.text)
     assert (await state(agent))["condition"] == "loss > 8"
 
 

@@ -9,6 +9,7 @@ import streamlit as st
 from steadynorm_contract.client import ClientError
 from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
 from steadynorm_dashboard import (
+    automatic,
     charts,
     controls,
     grafana,
@@ -62,13 +63,15 @@ def _read_run(run_id: str) -> tuple[RunDetail | None, ClientError | None]:
 
 
 def _tables(run_id: str) -> None:
-    parameters, changes, events = st.tabs(["Parameters", "Changes", "Events"])
+    parameters, changes, events, by_itself = st.tabs(["Parameters", "Changes", "Events", "Automatic"])
     with parameters:
         _parameters(run_id)
     with changes:
         _audit(run_id)
     with events:
         _events(run_id)
+    with by_itself:
+        automatic.panel(run_id)
 
 
 @st.fragment(run_every=2)

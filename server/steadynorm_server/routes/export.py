@@ -30,7 +30,12 @@ _ATTEMPTS = 3
 _CHUNK_BYTES = 256 * 1024
 
 
-@router.get("/runs/{run_id}/export", dependencies=[Depends(requires(Role.VIEWER))], responses=answers_file(PARQUET))
+@router.get(
+    "/runs/{run_id}/export",
+    dependencies=[Depends(requires(Role.VIEWER))],
+    response_class=Response,
+    responses=answers_file(PARQUET),
+)
 async def export_run(
     run_id: str,
     request: Request,

@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Response
 from starlette.requests import Request
 
-from steadynorm_contract.codec import decode_json
 from steadynorm_contract.watch_rules import RuleList, RuleSet
 from steadynorm_server import watch_rules
 from steadynorm_server.auth import Principal, Role, requires
@@ -29,7 +28,7 @@ async def replace_rules(
     run_id: str, request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
 ) -> Response:
     """Give the run these rules and no others. Those that are as they were keep their counts and their budgets."""
-    wanted = decode_json(await read_body(request, JSON, MAX_SMALL_BYTES), RuleSet)
+    wanted = watch_rules.decode(await read_body(request, JSON, MAX_SMALL_BYTES))
     return json_answer(await watch_rules.replace(store, run_id, wanted, sender.name))
 
 

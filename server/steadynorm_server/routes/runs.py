@@ -82,9 +82,16 @@ async def show_series(
 
 
 @router.get("/runs/{run_id}/parameters", dependencies=viewer, responses=answers(ParameterList))
-async def show_parameters(run_id: str, reader: ReaderOf) -> Response:
-    """The parameter table with each one's newest numbers."""
-    return json_answer(await reader.parameters(run_id))
+async def show_parameters(
+    run_id: str,
+    reader: ReaderOf,
+    limit: Annotated[int | None, Query(ge=1, le=10_000, description="Parameters a page; without it all")] = None,
+    cursor: Annotated[
+        str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="`next` of the page before, for those after it")
+    ] = None,
+) -> Response:
+    """The parameter table with each one's newest numbers, whole or in pages."""
+    return json_answer(await reader.parameters(run_id, limit, cursor))
 
 
 @router.get("/runs/{run_id}/events", dependencies=viewer, responses=answers(EventList))

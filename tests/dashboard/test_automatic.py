@@ -1,0 +1,83 @@
+"""What changes a run's settings by itself is on its page, with what is left of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import urllib3
+from streamlit.testing.v1 import AppTest
+
+import steadynorm_dashboard
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.records import RunRegistration
+from steadynorm_contract.schedules import Schedule, ScheduleState
+from steadynorm_contract.watch_rules import RuleView, WatchRule, parse_condition
+from steadynorm_dashboard.automatic import rule_rows, schedule_rows
+
+if TYPE_CHECKING:
+    from tests.conftest import RunningHouse
+
+APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
+NOW = 1_700_000_000.0
+EVIL = "<b>\u202eevil\x1b"
+
+
+def view(**changes: Any) -> RuleView:
+    rule = WatchRule(
+        id="low", when=parse_condition("target_min < 0.3 for 200 steps"), settings={"reset_generation": "+1"},
+        reason=EVIL, max_actions=3,
+    )  # fmt: skip
+    stands = {"made_by": EVIL, "made_time": NOW, "count": 150, "needed": 200, "actions": 1, "actions_left": 2}
+    return RuleView(rule=rule, **{"condition": "target_min < 0.3 for 200 steps", **stands, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "watches"),
+        ({"locked_until_step": 1300}, "rests until step 1,300"),
+        ({"locked_until_time": NOW + 60}, "rests until 22:14:20"),
+        ({"actions_left": 0, "locked_until_step": 1300}, "spent"),
+    ],
+)
+def test_a_rule_says_where_it_stands(changes: dict[str, Any], shown: str) -> None:
+    (row,) = rule_rows([view(**changes)], NOW, None)
+    assert row["now"] == shown
+    assert (row["count"], row["change"]) == ("150 of 200", "reset_generation = +1")
+    assert row["who"] == row["why"] == "<b>\ufffdevil\ufffd"
+
+
+def test_a_schedule_says_what_it_waits_for_or_made() -> None:
+    waits = Schedule(
+        id="1f", from_step=9, settings={"gamma2": 0.9, "mode": "off"}, reason="", made_by="me", made_time=NOW
+    )
+    done = Schedule(id="2f", from_step=5, settings={}, reason=EVIL, made_by="me", made_time=NOW, revision=4, step=1006,
+                    state=ScheduleState.DONE)  # fmt: skip
+    first, second = schedule_rows([waits, done])
+    assert (first["change"], first["state"], first["outcome"]) == ("gamma2 = 0.9, mode = off", "waiting", "")
+    assert (second["state"], second["outcome"], second["why"]) == ("done at step 1,006", "r4", "<b>\ufffdevil\ufffd")
+
+
+def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with urllib3.PoolManager() as pool:
+        headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
+        body = encode_json(RunRegistration(name="automatic", run_id="automatic-1", instance="one"))
+        assert pool.request("POST", f"{house.server}/api/v1/runs", body=body, headers=headers).status == 201
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    monkeypatch.setenv("STEADYNORM_SERVER", house.server)
+    page = AppTest.from_file(str(APP), default_timeout=60)
+    page.query_params.update({"run": "automatic-1", "token": house.token})
+    page.run()
+    assert "Nothing changes this run's settings by itself." in [caption.value for caption in page.caption]
+    house.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
+    house.client.set_rules("automatic-1", [view().rule])
+    page.run()
+    assert not page.exception
+    captions = [caption.value for caption in page.caption]
+    assert "schedules: 1 wait for their step, 0 are over" in captions
+    assert "1 rule watches this run" in captions
+    shown = [each.value for each in page.dataframe]
+    assert [list(each["from step"]) for each in shown if "from step" in each] == [[10_000]]
+    assert [list(each["actions left"]) for each in shown if "actions left" in each] == [["3 of 3"]]
