@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from study.faults import Fault
 from study.svg import Line, Panel, draw
@@ -252,8 +252,6 @@ def theory(method: str, factor: float, *, reset_after: int | None = None, limit:
 
 
 def _as(trial: Trial, method: str) -> Trial:
-    from dataclasses import replace
-
     return replace(trial, method=method)
 
 

@@ -6,7 +6,7 @@ A scale says how much of it: `FULL` answers, `QUICK` is a miniature of the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from study.faults import DIRECTIONS, EXTENTS
@@ -91,8 +91,6 @@ def _base(question: str, task: str, optimizer: str, method: str, seed: int, scal
 
 
 def _with(trial: Trial, **changes: object) -> Trial:
-    from dataclasses import replace
-
     return replace(trial, **changes)  # type: ignore[arg-type]  # fields of Trial
 
 

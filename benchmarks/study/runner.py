@@ -34,7 +34,7 @@ def missing(folder: Path, trials: Iterable[Trial]) -> list[Trial]:
 
 
 def work(folder: Path, trials: list[Trial], *, workers: int, device: str = "cpu") -> None:
-    """Run all of `trials`. workers: processes of one thread each; 0: in this one. Raises what a trial raises."""
+    """Run all of `trials`. workers: processes of one thread each; 0: this one, with one too. Raises what a trial raises."""
     progress = _Progress(len(trials))
     for trial, outcome in _outcomes(trials, workers, device):
         append(file_of(folder, trial.question), trial, outcome)
@@ -43,6 +43,7 @@ def work(folder: Path, trials: list[Trial], *, workers: int, device: str = "cpu"
 
 def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[Trial, Outcome]]:
     if workers == 0:
+        torch.set_num_threads(1)
         yield from ((trial, run(trial, device)) for trial in trials)
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -50,8 +50,8 @@ def number(value: float, *, sign: bool = False) -> str:
     """Three digits, or a dash for what is no number."""
     if not math.isfinite(value):
         return "–"
-    text = f"{value:+.3g}" if sign else f"{value:.3g}"
-    return f"{value:+,.0f}"[0 if sign else 1 if value >= 0 else 0 :] if abs(value) >= 1000 else text
+    plus = "+" if sign else ""
+    return format(value, f"{plus},.0f" if abs(value) >= 1000 else f"{plus}.3g")
 
 
 def with_spread(values: Sequence[float], *, sign: bool = False) -> str:

@@ -70,29 +70,30 @@ _TRIAL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, O
 
 
 def append(file: Path, trial: Trial, outcome: Outcome) -> None:
-    """One more row, on disk when this returns: whoever ends the study loses nothing that is done."""
-    fresh = not file.exists()
+    """One more row, in the file when this returns: whoever ends the study loses nothing that is done."""
+    whole = _whole_lines(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", newline="", encoding="utf-8") as out:
+        out.truncate(len(whole.encode()))  # the study may have been ended in the middle of a line
         writer = csv.writer(out, lineterminator="\n")
-        if fresh:
+        if not whole:
             writer.writerow(_TRIAL + _OUTCOME)
         writer.writerow(_text(value) for value in (*asdict(trial).values(), *asdict(outcome).values()))
 
 
 def read(file: Path) -> list[tuple[Trial, Outcome]]:
     """All complete rows; nothing for a file that is not there. Of equal trials the last one counts."""
-    if not file.exists():
-        return []
     found: dict[tuple[str, ...], tuple[Trial, Outcome]] = {}
-    with file.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            if None in row.values():  # the study was ended in the middle of this line
-                continue
-            trial = msgspec.convert({name: row[name] for name in _TRIAL}, Trial, strict=False)
-            outcome = msgspec.convert({name: row[name] for name in _OUTCOME}, Outcome, strict=False)
-            found[trial.key] = trial, outcome
+    for row in csv.DictReader(_whole_lines(file).splitlines()):
+        trial = msgspec.convert({name: row[name] for name in _TRIAL}, Trial, strict=False)
+        outcome = msgspec.convert({name: row[name] for name in _OUTCOME}, Outcome, strict=False)
+        found[trial.key] = trial, outcome
     return list(found.values())
+
+
+def _whole_lines(file: Path) -> str:
+    text = file.read_text("utf-8") if file.exists() else ""
+    return text[: text.rfind("\n") + 1]
 
 
 def _text(value: object) -> str:
