@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,7 @@ def missing(folder: Path, trials: Iterable[Trial]) -> list[Trial]:
 
 
 def work(folder: Path, trials: list[Trial], *, workers: int, device: str = "cpu") -> None:
-    """Run all of `trials`. workers: processes of one thread each; 0: this one, with one too. Raises what a trial raises."""
+    """Run all of `trials`. workers: processes of one thread each; 0: this one alone. Raises what a trial raises."""
     progress = _Progress(len(trials))
     for trial, outcome in _outcomes(trials, workers, device):
         append(file_of(folder, trial.question), trial, outcome)
@@ -46,7 +47,7 @@ def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[
         torch.set_num_threads(1)
         yield from ((trial, run(trial, device)) for trial in trials)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare) as pool:
         waiting: dict[Future[Outcome], Trial] = {}
         try:
             for trial in trials:
@@ -58,6 +59,11 @@ def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who writes the rows down
 
 
 def _finished(waiting: dict[Future[Outcome], Trial]) -> Iterator[tuple[Trial, Outcome]]:

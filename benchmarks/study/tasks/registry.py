@@ -76,7 +76,7 @@ TASKS: dict[str, TaskKind] = {
     "pendulum": TaskKind(_pendulum, 1280, "minus the return", {"adamw": 1e-3}),
     "language-large": TaskKind(
         lambda device, seed: Language(device, width=512, layers=8, context=256, batch=32),
-        2000,
+        600,
         "nats a character",
         {"adamw": 1e-3},
     ),
