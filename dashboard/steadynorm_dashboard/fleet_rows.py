@@ -13,7 +13,7 @@ __all__ = ["COLUMNS", "Row", "looks", "rows"]
 Row = dict[str, object]
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("run", "run", "name", "name"),
+    ("run", "run", "name", "-name"),
     ("health", "health", "trouble", "trouble"),
     ("state", "state", "", ""),
     ("step", "step", "-step", "step"),

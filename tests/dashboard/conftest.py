@@ -75,6 +75,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The same without a dashboard of its own, which takes seconds to start."""
+    with house(tmp_path_factory.mktemp("house"), dashboard=False) as running:
+        yield running
+
+
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[House]:
     """A server without runs, for one test, which may end it."""

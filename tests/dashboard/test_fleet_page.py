@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -18,6 +18,9 @@ from steadynorm_contract.views import Applied, DesiredView, Health, RevisionStat
 from steadynorm_dashboard import fleet_rows, status
 from steadynorm_server.up import House
 
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import ScriptedRun
+
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 NOW = 1_700_000_000.0
 
@@ -25,15 +28,14 @@ Visit = Callable[[], AppTest]
 
 
 @pytest.fixture(scope="module")
-def fleet(server: House) -> House:
+def fleet(plain_server: House, scripted_run: type[ScriptedRun]) -> House:
     """A server with a handful of runs, two of which ended."""
-    from tests.dashboard.conftest import ScriptedRun
-
+    server = plain_server
     for name, team in (("gpt-small", "speech"), ("gpt-large", "speech"), ("vit", "vision")):
-        ScriptedRun(server, name, steps=100, tags={"team": team})
-    ScriptedRun(server, "spiked", steps=130)
-    ScriptedRun(server, "finished", steps=5).finish()
-    ScriptedRun(server, "failed", steps=5).finish(RunEnd.FAILED, "out of memory")
+        scripted_run(server, name, steps=100, tags={"team": team})
+    scripted_run(server, "spiked", steps=130)
+    scripted_run(server, "finished", steps=5).finish()
+    scripted_run(server, "failed", steps=5).finish(RunEnd.FAILED, "out of memory")
     return server
 
 
@@ -104,14 +106,6 @@ def test_filters_outlive_a_visit_to_a_run(visit: Visit, fleet: House) -> None:
     page.run()
     assert names(page) == ["vit"]
     assert page.text_input(key="fleet/search").value == "vit"
-
-
-def test_without_runs_the_page_says_how_one_comes(own_server: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STEADYNORM_SERVER", own_server.server)
-    page = AppTest.from_file(str(APP), default_timeout=60)
-    page.query_params["token"] = "operator-token-for-tests"
-    page.run()
-    assert "No runs yet" in [each.value for each in page.subheader]
 
 
 def made(**changes: Any) -> FleetRun:
