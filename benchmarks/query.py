@@ -81,16 +81,20 @@ class History:
         """All telemetry, in order."""
         rng = np.random.default_rng(0)
         for sequence, first in enumerate(range(1, self.steps + 1, BATCH_STEPS), 1):
-            steps = np.arange(first, min(first + BATCH_STEPS, self.steps + 1))
-            detailed = steps[steps % self.detail_every == 0]
-            yield TelemetryBatch(
-                incarnation=1,
-                sequence=sequence,
-                scalars=StepScalars(
-                    steps.tolist(), (BEGAN + 0.1 * steps).astype("<f8").tobytes(), self._scalars(steps, rng).tobytes()
-                ),
-                rows=ParameterRows(detailed.tolist(), self.parameters, self._rows(detailed, rng).tobytes()),
-            )
+            yield self.batch(sequence, np.arange(first, min(first + BATCH_STEPS, self.steps + 1)), rng)
+
+    def batch(self, sequence: int, steps: npt.NDArray[np.int64], rng: np.random.Generator) -> TelemetryBatch:
+        """What an agent sends of these steps."""
+        detailed = steps[steps % self.detail_every == 0]
+        times = (BEGAN + 0.1 * steps).astype("<f8").tobytes()
+        return TelemetryBatch(
+            incarnation=1,
+            sequence=sequence,
+            scalars=StepScalars(steps.tolist(), times, self._scalars(steps, rng).tobytes()),
+            rows=ParameterRows(detailed.tolist(), self.parameters, self._rows(detailed, rng).tobytes())
+            if len(detailed)
+            else None,
+        )
 
     def _scalars(self, steps: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """[steps, SCALAR_COLUMNS]: a calm run but for the one step."""

@@ -26,11 +26,12 @@ OTHERS = {
     "tests": {
         "agent, contract, server, dashboard": "each package by itself, against real stores, servers and browsers",
         "command_line, deploy, end_to_end": "the whole, as its users meet it",
+        "study": "the study in a miniature, and its parts",
         "architecture": "import rules, public names, this tree",
     },
     "deploy": {
-        "prometheus": "scrape configuration, alert rules and their tests",
-        "grafana": "provisioning, and the dashboard as code",
+        "prometheus": "scrape configuration, alert rules and their tests, whom to tell",
+        "grafana": "provisioning, and the dashboards as code",
     },
     "docs": {
         "algorithm.md": "the rule, the bound on spikes, bumpless transfer",

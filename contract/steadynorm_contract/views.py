@@ -117,6 +117,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     target_min: float | None = None
     spike_ratio_max: float | None = None
     steps_per_s: float | None = None  # over the last batches
+    connected: bool = True  # whether its agent was heard of lately, by telemetry or listening; true of ended runs
     tags: dict[str, str] = {}
     store_bytes: int = 0  # of the history, the parameter table and the peaks, without the store's own overhead
 

@@ -67,7 +67,13 @@ def _panel(run: RunDetail) -> None:
         with st.expander("More", expanded=any(name in errors for name in ("eps", "lr_scale", "transfer"))):
             fields.rest()
         _changes(draft, errors)
-        st.text_input("Reason", key=f"{run.run_id}/reason", placeholder="why, for the audit list", max_chars=500)
+        st.text_input(
+            "Reason",
+            key=f"{run.run_id}/reason",
+            placeholder="why, for the audit list",
+            max_chars=500,
+            disabled=locked is not None,
+        )
         apply, look = st.columns([1, 1])
         if look.button(
             "Preview",
@@ -127,7 +133,7 @@ def _changes(draft: Draft, errors: dict[str, str]) -> None:
 def _lock(run: RunDetail) -> str | None:
     """Why nothing can be changed; None: it can."""
     if session.read_only():
-        return "Your token may look and not change. Ask for an operator token to change settings."
+        return session.why_locked()
     if run.state not in _LIVE:
         return f"The run has ended ({run.state.value}): nobody would follow a change."
     return None

@@ -26,7 +26,27 @@ def bar(*, back: bool = False, run_id: str | None = None) -> None:
             link("all runs", icon=":material/arrow_back:")
         else:
             st.title("Runs", anchor=False, width="content")
-        st.caption(f"steadynorm at {text.markdown(session.server())}", width="content")
+        with st.container(horizontal=True, width="content", vertical_alignment="center"):
+            st.caption(f"steadynorm at {text.markdown(session.server())}", width="content")
+            _visitor()
+
+
+def _visitor() -> None:
+    """Who this visitor is, what they may do, and the way out."""
+    known = session.me()
+    if known is None:
+        return
+    name = text.markdown(known.name, 40)
+    may = "may change settings" if "operator" in known.roles else "may look and not change"
+    role = "operator" if "operator" in known.roles else "viewer"
+    with st.popover(name, icon=":material/account_circle:", help=f"{role}: {may}", width="content"):
+        st.markdown(f"**{name}** {may}. Changes are in the audit list under this name.")
+        st.button(
+            "Sign out",
+            icon=":material/logout:",
+            on_click=session.sign_out,
+            help="To use another token; the sign-in box asks for it.",
+        )
 
 
 def badge(status: Status) -> None:

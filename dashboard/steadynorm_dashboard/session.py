@@ -9,28 +9,37 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import streamlit as st
 
-from steadynorm_contract.client import Client
+from steadynorm_contract.client import Client, ClientError, Unauthorized
 from steadynorm_contract.home import find_server, find_token, is_loopback
+from steadynorm_contract.views import Me
+from steadynorm_dashboard import text
 
 __all__ = [
     "client",
     "forget_token",
     "identity",
     "lends_home_token",
+    "me",
     "read_only",
     "refused",
     "server",
     "sign_in",
+    "sign_out",
     "take_token_from_link",
+    "why_locked",
 ]
 
 _TOKEN = "visitor_token"
 _REFUSED = "visitor_refused"  # a token that the server did not accept; not tried again
 _CLIENT = "visitor_client"
 _READ_ONLY = "visitor_read_only"
+_LEFT = "visitor_left"  # they signed out: nothing is lent until they sign in
+_ME = "visitor_me"  # (whose client, monotonic seconds, who they are)
+_ME_FRESH_S = 30.0  # a token's role changes with the server's tokens file
 _TIMEOUT_S = 5.0
 
 
@@ -52,8 +61,16 @@ def take_token_from_link() -> None:
 def sign_in(token: str) -> None:
     """Use `token` from now on."""
     st.session_state[_TOKEN] = token.strip()
+    st.session_state.pop(_LEFT, None)
     st.session_state.pop(_REFUSED, None)
     st.session_state.pop(_READ_ONLY, None)
+
+
+def sign_out() -> None:
+    """Forget this visitor, with all that they saw and drafted: the next one at this browser may be another."""
+    for key in list(st.session_state):
+        del st.session_state[key]
+    st.session_state[_LEFT] = True
 
 
 def lends_home_token(server: str, bound_to: str | None) -> bool:
@@ -70,7 +87,7 @@ def client() -> Client | None:
     """A client with the visitor's token; None: they have to sign in."""
     address = server()
     token = st.session_state.get(_TOKEN)
-    if not token and lends_home_token(address, st.get_option("server.address")):
+    if not token and _LEFT not in st.session_state and lends_home_token(address, st.get_option("server.address")):
         token = find_token(address)
     if not token or token == st.session_state.get(_REFUSED):
         return None
@@ -89,6 +106,24 @@ def identity() -> tuple[str, str] | None:
     return None if held is None else held[0]
 
 
+def me() -> Me | None:
+    """Who the server takes this visitor for. None: it does not say, for it is away, or too old to know."""
+    asked = client()
+    if asked is None:
+        return None
+    held: tuple[object, float, Me | None] | None = st.session_state.get(_ME)
+    if held is not None and held[0] == identity() and time.monotonic() - held[1] < _ME_FRESH_S:
+        return held[2]
+    try:
+        found: Me | None = asked.me()
+    except Unauthorized:
+        return None  # whoever reads next forgets the token, and says so
+    except ClientError:
+        found = held[2] if held is not None and held[0] == identity() else None
+    st.session_state[_ME] = (identity(), time.monotonic(), found)
+    return found
+
+
 def forget_token() -> None:
     """The server refused the token in use: ask for another one."""
     if held := st.session_state.pop(_CLIENT, None):
@@ -102,7 +137,15 @@ def refused() -> bool:
 
 
 def read_only(learned: bool = False) -> bool:
-    """Whether the server said that this token may look and not change. `learned`: it just did."""
+    """Whether this visitor may look and not change. `learned`: the server just said so."""
     if learned:
         st.session_state[_READ_ONLY] = True
-    return _READ_ONLY in st.session_state
+    known = me()
+    return _READ_ONLY in st.session_state if known is None else "operator" not in known.roles
+
+
+def why_locked() -> str:
+    """What a visitor reads who may not change anything. Markdown."""
+    known = me()
+    who = f"You are signed in as {text.markdown(known.name, 40)}, who" if known else "Your token"
+    return f"{who} may look and not change. Ask for an operator token to change settings."

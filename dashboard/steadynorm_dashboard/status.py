@@ -7,7 +7,7 @@ from typing import Literal
 
 from steadynorm_contract.views import AuditEntry, Health, RevisionState, RunState, RunSummary
 
-__all__ = ["Status", "health", "revision", "revision_words", "settings_words", "state"]
+__all__ = ["Status", "health", "health_of", "revision", "revision_words", "settings_words", "state", "state_of"]
 
 Color = Literal["red", "orange", "blue", "violet", "gray"]
 
@@ -36,9 +36,20 @@ _HEALTH = {
     Health.THROTTLED: Status(
         "throttled", "violet", ":material/speed:", "A target is below 0.3: an old spike still holds updates back."
     ),
-    Health.STALLED: Status("silent", "gray", ":material/hourglass_empty:", "No telemetry for a while."),
+    Health.DISCONNECTED: Status(
+        "disconnected",
+        "red",
+        ":material/link_off:",
+        "Its agent neither sends nor listens: the process is gone, or cannot reach the server.",
+    ),
+    Health.STALLED: Status(
+        "stalled", "orange", ":material/hourglass_empty:", "Its agent listens, but no step was taken for a while."
+    ),
     Health.NONFINITE: Status("non-finite", "red", ":material/dangerous:", "NaN or infinite gradients recently."),
 }
+
+_GONE = _HEALTH[Health.DISCONNECTED]
+_PAUSED = Status("paused", "gray", ":material/pause:", "An operator paused it: it waits at a boundary between steps.")
 
 _REVISIONS = {
     RevisionState.PENDING: Status("pending", "orange", ":material/schedule:", "The run has not taken it up yet."),
@@ -53,9 +64,22 @@ def state(of: RunState) -> Status:
     return _STATES[of]
 
 
+def state_of(run: RunSummary) -> Status:
+    """The same of a run, which an operator may have paused, or whose agent may be gone."""
+    if run.state is RunState.STALLED and not run.connected:
+        return _GONE
+    waits = run.applied.settings.paused and run.state in (RunState.RUNNING, RunState.STALLED)
+    return _PAUSED if waits else _STATES[run.state]
+
+
 def health(of: Health) -> Status:
     """How a run does."""
     return _HEALTH[of]
+
+
+def health_of(run: RunSummary) -> Status:
+    """The same of a run: one that was paused is not stalled."""
+    return _PAUSED if run.health is Health.STALLED and run.applied.settings.paused else _HEALTH[run.health]
 
 
 def revision(of: RevisionState) -> Status:

@@ -24,24 +24,39 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
         return  # the two were read at different moments
     if entries[-1].revision == 1:
         revisions.append(0)
-    if not revisions or run.state not in _LIVE or session.read_only():
+    if not revisions or run.state not in _LIVE:
         return
+    locked = session.read_only()
     with st.expander("Undo", icon=":material/undo:"):
+        if locked:
+            st.info(session.why_locked(), icon=":material/lock:")
+        since = f"{run.run_id}/undo/since"
+        if st.session_state.get(since) != run.desired.revision:
+            # Else the choice would stay where it stood before the newest change, which is the one to undo.
+            st.session_state[since] = run.desired.revision
+            st.session_state[f"{run.run_id}/undo/revision"] = revisions[0]
         which, why, go = st.columns([1, 2, 0.8], vertical_alignment="bottom")
         revision = which.selectbox(
             "Back to",
             revisions,
             key=f"{run.run_id}/undo/revision",
             format_func=lambda at: f"r{at}" if at else "as registered",
+            disabled=locked,
         )
         changes = back_to(revision, run.desired.settings, entries)
-        reason = why.text_input("Why", key=f"{run.run_id}/undo/reason", placeholder="for the audit list", max_chars=400)
+        reason = why.text_input(
+            "Why",
+            key=f"{run.run_id}/undo/reason",
+            placeholder="for the audit list",
+            max_chars=400,
+            disabled=locked,
+        )
         go.button(
             "Undo",
             key=f"{run.run_id}/undo/go",
             type="primary",
             width="stretch",
-            disabled=not changes,
+            disabled=locked or not changes,
             on_click=_send,
             args=(run.run_id, run.desired.revision, revision, changes, reason),
         )

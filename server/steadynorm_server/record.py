@@ -197,11 +197,12 @@ def detail(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s:
 def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> dict[str, Any]:
     progress = run.progress
     stalled = run.silent_s(now) > stalled_after_s
+    connected = not stalled or run.connected(now, stalled_after_s)
     return {
         "run_id": run.run_id,
         "name": run.name,
         "state": RunState.STALLED if stalled else RunState(run.state),
-        "health": health(progress.signals, run.step, stalled, run.connected(now, stalled_after_s)),
+        "health": health(progress.signals, run.step, stalled, connected),
         "step": run.step,
         "started": run.started,
         "last_seen": run.last_seen,
@@ -215,6 +216,7 @@ def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s
             agent_errors=progress.past_errors + progress.agent.errors,
         ),
         "steps_per_s": _pace(progress),
+        "connected": connected,
         "tags": run.info.tags,
         "store_bytes": run.store_bytes,
         **progress.latest,

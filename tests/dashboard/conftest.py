@@ -8,7 +8,7 @@ import random
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -75,6 +75,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """The same without a dashboard of its own, which takes seconds to start."""
+    with house(tmp_path_factory.mktemp("house"), dashboard=False) as running:
+        yield running
+
+
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[House]:
     """A server without runs, for one test, which may end it."""
@@ -87,13 +94,24 @@ class ScriptedRun:
 
     It follows the desired settings as an agent does, but only while `follows` is set, and refuses them all where
     `refuses` says why. Within `with` it trains in a thread; outside it takes steps only by `send`.
+    batch_id: what its training loop calls the data of every step.
     """
 
-    def __init__(self, server: House, name: str, *, steps: int = 400, **registration: Any) -> None:
+    def __init__(
+        self,
+        server: House,
+        name: str,
+        *,
+        steps: int = 400,
+        parameters: Sequence[Parameter] = PARAMETERS,
+        batch_id: str = "",
+        **registration: Any,
+    ) -> None:
         self._server = server
         self._http = urllib3.PoolManager(timeout=20.0, retries=False)
         self._random = random.Random(7)
-        self._states = [TensorState() for _ in PARAMETERS]
+        self._parameters, self._batch_id = list(parameters), batch_id
+        self._states = [TensorState() for _ in self._parameters]
         self._settings = Settings()
         self._revision = 0
         self._sequence = 0
@@ -103,7 +121,7 @@ class ScriptedRun:
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self.step = 0
-        table = RunRegistration(name=name, parameters=PARAMETERS, framework="torch 2.13.0", **registration)
+        table = RunRegistration(name=name, parameters=self._parameters, **{"framework": "torch 2.13.0", **registration})
         registered = decode_json(self._post("/runs", encode_json(table), "application/json"), Registered)
         self.run_id, self._incarnation = registered.run_id, registered.incarnation
         if steps:
@@ -140,7 +158,7 @@ class ScriptedRun:
         row_steps = [step for step in taken if step % 10 == 0]
         self._batch(
             scalars=StepScalars(taken, times, floats_to_bytes(scalars)),
-            rows=ParameterRows(row_steps, len(PARAMETERS), floats_to_bytes(rows)) if row_steps else None,
+            rows=ParameterRows(row_steps, len(self._parameters), floats_to_bytes(rows)) if row_steps else None,
         )
 
     def _train(self) -> None:
@@ -155,7 +173,12 @@ class ScriptedRun:
     ) -> None:
         self._sequence += 1
         batch = TelemetryBatch(
-            incarnation=self._incarnation, sequence=self._sequence, scalars=scalars, rows=rows, applied=applied or []
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            scalars=scalars,
+            rows=rows,
+            applied=applied or [],
+            batch_ids=dict.fromkeys(scalars.steps, self._batch_id) if scalars and self._batch_id else {},
         )
         answer = self._post(f"/runs/{self.run_id}/telemetry", encode_batch(batch), "application/msgpack")
         desired = decode_json(answer, TelemetryAnswer).desired
@@ -167,7 +190,7 @@ class ScriptedRun:
         outcome = RevisionOutcome.REJECTED if self.refuses else RevisionOutcome.APPLIED
         if not self.refuses:
             if desired.settings.reset_generation > self._settings.reset_generation:
-                self._states = [TensorState() for _ in PARAMETERS]
+                self._states = [TensorState() for _ in self._parameters]
             self._settings = desired.settings
         report = AppliedReport(desired.revision, self.step, outcome, self._settings, time.time(), self.refuses or "")
         self._batch(applied=[report])
@@ -175,14 +198,14 @@ class ScriptedRun:
     def _take_step(self) -> tuple[list[float], list[float]]:
         planted = self.step % 150 == 120
         outcomes, rows = [], []
-        for index, (state, parameter) in enumerate(zip(self._states, PARAMETERS, strict=True)):
+        for index, (state, parameter) in enumerate(zip(self._states, self._parameters, strict=True)):
             norm = math.exp(self._random.gauss(0, 0.25)) * math.sqrt(parameter.numel) / 600
             norm *= 1 + 3 * math.exp(-self.step / 80)
             norm *= 60.0 if planted and index % 4 == 1 else 1.0
             outcome = advance(state, norm, self._settings, self._settings.mode)
             outcomes.append(outcome)
             rows += [norm, state.norm_mean, state.norm_rms, outcome.scale, outcome.spike_ratio]
-        assert len(rows) == len(PARAMETERS) * len(ROW_COLUMNS)
+        assert len(rows) == len(self._parameters) * len(ROW_COLUMNS)
         lowest = min(range(len(outcomes)), key=lambda index: outcomes[index].target)
         tallest = max(range(len(outcomes)), key=lambda index: outcomes[index].spike_ratio)
         values = {

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 import streamlit.config
 from streamlit.testing.v1 import AppTest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 TIMEOUT_S = 60.0
+LOCKED = "You are signed in as viewer, who may look and not change. Ask for an operator token to change settings."
 
 Visit = Callable[..., AppTest]
 
@@ -64,14 +66,13 @@ def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: Visit, 
 
 def test_the_list_shows_each_run_with_what_matters(visit: Visit, start_run: StartRun) -> None:
     start_run("listed <b>run</b>").finish(RunEnd.FAILED)
-    page = visit()
-    (link,) = [one for one in page.get("page_link") if "listed" in one.proto.label]
-    assert link.proto.label == r"**listed \<b\>run\<\/b\>**"
-    assert {"failed", "finished"} & {word for one in page.markdown for word in one.value.split()} or "failed" in said(
-        page
-    )
-    for title in ("state", "health", "step", "steps/s", "loss", "raw norm", "target", "settings", "last seen"):
-        assert title in [caption.value for caption in page.caption]
+    (table,) = visit().get("bidi_component")
+    shown = msgspec.json.decode(table.proto.json)
+    (row,) = [row for row in shown["rows"] if "listed" in row["name"]]
+    assert (row["name"], row["state"], row["step"]) == ("listed <b>run</b>", "failed", "399")
+    titles = [title for _, title, _, _ in shown["columns"]]
+    assert titles[:5] == ["run", "health", "state", "step", "steps/s"]
+    assert titles[5:] == ["loss", "raw norm (log)", "target", "last change", "last seen"]
 
 
 def test_an_unreachable_server_is_named_with_what_to_do(visit: Visit) -> None:
@@ -273,12 +274,38 @@ def test_a_preview_replays_the_draft_and_changes_nothing(visit: Visit, start_run
 
 def test_a_viewer_is_told_that_only_operators_change_settings(visit: Visit, start_run: StartRun, server: House) -> None:
     run = start_run("looked at")
+    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     page = visit(run.run_id, token=VIEWER)
-    page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
-    page.button(key=f"{run.run_id}/apply").click().run()
-    assert "may look and not change" in said(page)
-    assert page.number_input(key=f"{run.run_id}/gamma2").disabled
-    assert server.client().run(run.run_id).desired.revision == 0
+    # The panel, and the undo beneath the list of changes: both say so before anything is tried.
+    assert [info.value for info in page.info].count(LOCKED) == 2
+    names = ("gamma1", "gamma2", "lr_scale", "eps", "spike_limit")
+    assert all(page.number_input(key=f"{run.run_id}/{name}").disabled for name in names)
+    assert all(page.segmented_control(key=f"{run.run_id}/{name}").disabled for name in ("mode", "transfer"))
+    assert page.selectbox(key=f"{run.run_id}/undo/revision").disabled
+    assert all(
+        page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
+    )
+    assert "**viewer** may look and not change" in said(page)
+
+
+def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
+    visit: Visit, start_run: StartRun, server: House
+) -> None:
+    run = start_run("named")
+    page = visit(run.run_id)
+    assert "**operator** may change settings" in said(page)
+    page.button(key=f"{run.run_id}/reset").click().run()
+    assert server.client().audit(run.run_id).entries[0].actor == "operator"
+
+
+def test_who_signs_out_leaves_nothing_behind(visit: Visit, start_run: StartRun) -> None:
+    page = visit(start_run("gone with them").run_id)
+    next(button for button in page.button if button.label == "Sign out").click().run()
+    assert "Sign in" in said(page)
+    assert "gone with them" not in plain(page)
+    page.text_input[0].set_value(VIEWER)
+    page.button[0].click().run()
+    assert "**viewer** may look and not change" in said(page)
 
 
 def test_a_run_that_ended_cannot_be_changed(visit: Visit, start_run: StartRun) -> None:

@@ -1,0 +1,71 @@
+"""The study: does it stabilize, and when? Against other methods, on real data that needs no download.
+
+    python benchmarks/study --plan              # what it will take
+    python benchmarks/study                     # all of it; ended and started again, it goes on where it was
+    python benchmarks/study --quick             # a miniature, to see that all works
+    python benchmarks/study --report            # docs/study.md and its plots from the committed CSV files
+    python benchmarks/study --scale gpu --device cuda        # what a machine without a GPU still owes
+
+Needs `pip install 'steadynorm[study]'`. Rows go to benchmarks/study/results, one CSV file a question; those of other
+scales to a folder beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # `python benchmarks/study` knows the folder's inside only
+
+from study import cost, report  # noqa: E402
+from study.plan import plan  # noqa: E402
+from study.questions import QUESTIONS, SCALES  # noqa: E402
+from study.runner import missing, work  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 done, 130 ended by Ctrl-C, after which the same command goes on."""
+    parser = argparse.ArgumentParser(prog="benchmarks/study", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scale", choices=[*SCALES], default="full")
+    parser.add_argument("--quick", action="store_true", help="the same as --scale quick")
+    parser.add_argument("--questions", default=",".join(QUESTIONS), help=f"of {', '.join(QUESTIONS)}; comma-separated")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each; 0: this process")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="folder of the CSV files; default: results, results-quick, …")
+    parser.add_argument("--page", type=Path, help="where the report goes; default: docs/study.md of the full scale")
+    parser.add_argument("--plan", action="store_true", help="print trials and time, and run nothing")
+    parser.add_argument("--report", action="store_true", help="write the report from what is there, and run nothing")
+    options = parser.parse_args(arguments)
+
+    scale = SCALES["quick" if options.quick else options.scale]
+    unknown = [name for name in options.questions.split(",") if name not in QUESTIONS]
+    if unknown:
+        parser.error(f"questions must be of {', '.join(QUESTIONS)}: got {', '.join(unknown)}")
+    questions = [QUESTIONS[name] for name in options.questions.split(",")]
+    if scale.on_gpu and options.questions == ",".join(QUESTIONS):
+        questions = [question for question in questions if question.owed]
+    full = scale.name == "full"
+    folder: Path = options.out or HERE / ("results" if full else f"results-{scale.name}")
+    page: Path = options.page or (HERE.parents[1] / "docs" / "study.md" if full else folder / "study.md")
+
+    if options.plan:
+        print(plan(questions, scale, options.workers))
+        return 0
+    if not options.report:
+        trials = missing(folder, (trial for question in questions for trial in question.trials(scale)))
+        print(f"{len(trials)} trials to run; rows go to {folder}", file=sys.stderr)
+        try:
+            work(folder, trials, workers=options.workers, device=options.device)
+            cost.measure(folder, options.device, repeats=3 if scale.name == "slice" else 30)
+        except KeyboardInterrupt:
+            print("\nended; the same command goes on where it was", file=sys.stderr)
+            return 130
+    report.write(folder, page)
+    print(f"the report is {page}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""The questions, and the trials that answer each.
+
+A scale says how much of it: `FULL` answers, `QUICK` is a miniature of the same shape, `SLICE` proves that all works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from study.faults import DIRECTIONS, EXTENTS
+from study.methods import METHODS
+from study.optimizers import RATES
+from study.tasks.registry import TASKS
+from study.trial import Trial
+
+__all__ = ["FULL", "QUESTIONS", "QUICK", "SCALES", "SLICE", "Question", "Scale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large the study is. steps: factor on each task's own. every: of the learning rates, each such one."""
+
+    name: str
+    seeds: int
+    steps: float
+    every: int
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    factors: tuple[int, ...] = (10, 100, 1000)
+    on_gpu: bool = False
+
+    def length(self, task: str) -> int:
+        """Steps of `task`."""
+        return max(20, round(self.steps * TASKS[task].steps / 10) * 10)
+
+    def chosen(self, names: tuple[str, ...]) -> list[str]:
+        """Those of `names` that this scale has."""
+        return [name for name in names if name in self.methods]
+
+
+SMALL = ("language", "digits-cnn", "digits-vit", "co2", "cartpole", "pendulum")
+FULL = Scale("full", 5, 1.0, 1, SMALL, tuple(METHODS))
+QUICK = Scale(
+    "quick", 1, 0.2, 2, ("language", "digits-cnn", "co2", "cartpole"), ("nothing", "clip 1", "paper", "paper, limit 10")
+)
+SLICE = Scale("slice", 1, 0.05, 6, ("digits-cnn",), ("nothing", "paper", "paper, limit 10"), (100,))
+GPU = Scale(
+    "gpu",
+    3,
+    1.0,
+    1,
+    ("language-large",),
+    ("nothing", "clip 1", "zclip", "adagc", "paper", "paper, limit 10"),
+    on_gpu=True,
+)
+SCALES = {scale.name: scale for scale in (FULL, QUICK, SLICE, GPU)}
+
+FEW = ("nothing", "clip 1", "zclip", "adagc", "paper", "paper, limit 10")
+AGAINST_SPIKES = (
+    "nothing",
+    "clip 1",
+    "value clip 0.1",
+    "zclip",
+    "adagc",
+    "paper",
+    "paper, limit 3",
+    "paper, limit 10",
+    "paper, 0.7/0.9",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, how its trials are made, and where they run. owed: what this machine leaves to a GPU."""
+
+    name: str
+    title: str
+    trials: Callable[[Scale], Iterator[Trial]]
+    owed: bool = False
+
+
+def _rates(optimizer: str, scale: Scale) -> tuple[float, ...]:
+    return RATES[optimizer][:: scale.every]
+
+
+def _base(question: str, task: str, optimizer: str, method: str, seed: int, scale: Scale) -> Trial:
+    rate = TASKS[task].rates[optimizer]
+    return Trial(question, task, optimizer, method, rate, scale.length(task), seed)
+
+
+def _with(trial: Trial, **changes: object) -> Trial:
+    return replace(trial, **changes)  # type: ignore[arg-type]  # fields of Trial
+
+
+def learning_rates(scale: Scale) -> Iterator[Trial]:
+    """All methods under AdamW on all tasks; the main ones under SGD and Lion where those are usual."""
+    for task in scale.tasks:
+        for optimizer, methods in (("adamw", tuple(METHODS)), ("sgd", FEW), ("lion", FEW)):
+            if optimizer != "adamw" and task not in ("language", "digits-cnn"):
+                continue
+            if optimizer not in TASKS[task].rates:
+                continue
+            for method, rate, seed in product(scale.chosen(methods), _rates(optimizer, scale), range(scale.seeds)):
+                yield _with(_base("rates", task, optimizer, method, seed, scale), lr=rate)
+
+
+def spikes(scale: Scale) -> Iterator[Trial]:
+    """One spike at half-time, and the same run without it."""
+    for task, optimizer, extents in (
+        ("language", "adamw", EXTENTS), ("language", "sgd", ("one", "all")), ("digits-cnn", "adamw", ("one", "all")),
+    ):  # fmt: skip
+        if task not in scale.tasks:
+            continue
+        for method, seed in product(scale.chosen(AGAINST_SPIKES), range(scale.seeds)):
+            calm = _base("spikes", task, optimizer, method, seed, scale)
+            yield calm
+            for factor, extent, direction in product(scale.factors, extents, DIRECTIONS):
+                yield _with(calm, fault=f"{factor}/{extent}/{direction}/{calm.steps // 2}")
+
+
+def throttling(scale: Scale) -> Iterator[Trial]:
+    """A spike on all tensors after a third; the statistics reset ten steps later, or kept from it, or neither."""
+    rules = ("paper", "paper, limit 3", "paper, limit 10", "paper, 0.7/0.9", "paper, 0.85/0.99999")
+    task = "language" if "language" in scale.tasks else scale.tasks[0]
+    for method, factor, seed in product(scale.chosen(rules), (*scale.factors, 30, 300), range(scale.seeds)):
+        calm = _base("throttling", task, "adamw", method, seed, scale)
+        long = _with(calm, steps=2 * calm.steps)
+        at = long.steps // 3
+        spiked = _with(long, fault=f"{factor}/all/kept/{at}")
+        yield spiked
+        if method == "paper":
+            yield _with(spiked, switch=f"reset/{at + 10}/")
+
+
+def weight_decay(scale: Scale) -> Iterator[Trial]:
+    """Five strengths, on the two tasks that overfit most."""
+    tasks = [task for task in ("digits-vit", "digits-cnn", "language") if task in scale.tasks][:2]
+    strengths = (0.0, 0.01, 0.1, 0.3, 1.0)[:: scale.every]
+    for task, method, strength, seed in product(tasks, scale.chosen(FEW), strengths, range(scale.seeds)):
+        yield _with(_base("weight decay", task, "adamw", method, seed, scale), weight_decay=strength)
+
+
+def switching(scale: Scale) -> Iterator[Trial]:
+    """On and off at a quarter, a half and three quarters; beside the runs that nobody touches."""
+    task = "language" if "language" in scale.tasks else scale.tasks[0]
+    for optimizer, seed in product(("adamw", "sgd"), range(scale.seeds)):
+        for untouched in ("nothing", "paper"):
+            yield _base("switching", task, optimizer, untouched, seed, scale)
+        calm = _base("switching", task, optimizer, "paper", seed, scale)
+        for direction, quarter, transfer in product(("on", "off"), (1, 2, 3), ("bumpless", "plain")):
+            yield _with(calm, switch=f"{direction}/{quarter * calm.steps // 4}/{transfer}")
+
+
+def low_bit(scale: Scale) -> Iterator[Trial]:
+    """Weights and activations of 4 bits, and float16 with a scaler on a GPU, at rates up to far too fast."""
+    precisions = ("float32", "float16", "fp4") if scale.on_gpu else ("float32", "fp4")
+    task = next((one for one in ("language-large", "language") if one in scale.tasks), scale.tasks[0])
+    rates = RATES["adamw"][2::2][: 3 if scale.every == 1 else 1]
+    for precision, method, rate, seed in product(precisions, scale.chosen(FEW), rates, range(scale.seeds)):
+        yield _with(_base("low bit", task, "adamw", method, seed, scale), lr=rate, precision=precision)
+
+
+QUESTIONS = {
+    question.name: question
+    for question in (
+        Question("rates", "How wide is the range of learning rates that trains?", learning_rates),
+        Question("spikes", "What does a spike cost?", spikes),
+        Question("throttling", "How long does a spike hold the paper's rule back, and what helps?", throttling),
+        Question("weight decay", "How much does weight decay matter?", weight_decay),
+        Question("switching", "What does switching a running job cost?", switching),
+        Question("low bit", "Does it help where numbers have few bits?", low_bit, owed=True),
+    )
+}
+"""Those that trials answer. What it costs is measured by `cost`, and defaults are argued from all of them."""

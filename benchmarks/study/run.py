@@ -1,0 +1,107 @@
+"""Runs one trial."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+
+import torch
+from study import methods, optimizers
+from study.faults import Fault
+from study.precision import autocast, simulate_fp4
+from study.tasks.registry import TASKS
+from study.trial import CURVE_STEPS, Outcome, Trial
+
+__all__ = ["THROTTLED", "run"]
+
+THROTTLED = 0.3
+GIVE_UP = 10
+"""After so many steps in a row whose loss is not finite, nothing will come any more."""
+
+
+class _Switch:
+    """What is done to the stabilizer in mid-run: on/AT/TRANSFER, off/AT/TRANSFER, reset/AT/, or nothing."""
+
+    def __init__(self, text: str, method: methods.Method) -> None:
+        self._what, at, transfer = text.split("/") if text else ("", "-1", "")
+        self._at = int(at)
+        self._method = method
+        if self._what in ("on", "off"):
+            self._configure(transfer=transfer, mode="observe" if self._what == "on" else "stabilize")
+
+    def act(self, step: int) -> None:
+        """Before the method's apply() of `step`, counted from 0."""
+        if step != self._at:
+            return
+        if self._what == "reset":
+            assert isinstance(self._method, methods.Stabilizer)
+            self._method.stabilizer.reset()
+        else:
+            self._configure(mode="stabilize" if self._what == "on" else "observe")
+
+    def _configure(self, **changes: object) -> None:
+        if not isinstance(self._method, methods.Stabilizer):
+            raise TypeError(f"only the stabilizer can be switched: got the method {type(self._method).__name__}")
+        self._method.stabilizer.configure(**changes)
+
+
+def run(trial: Trial, device: str = "cpu") -> Outcome:
+    """Train. Everything that is drawn comes from the trial's seed, so that methods differ in nothing else."""
+    torch.manual_seed(trial.seed)
+    kind = TASKS[trial.task]
+    task = kind.make(device, trial.seed)
+    if trial.precision == "fp4":
+        simulate_fp4(task.model)
+    batches, faults = (torch.Generator().manual_seed(trial.seed + offset) for offset in (0, 10_000))
+    parameters = list(task.model.parameters())
+    method = methods.make(trial.method, task.model.named_parameters())
+    optimizer = optimizers.make(trial.optimizer, parameters, trial.lr, trial.weight_decay)
+    fault, switch = Fault.parse(trial.fault), _Switch(trial.switch, method)
+    scaler = torch.amp.GradScaler(device, enabled=trial.precision == "float16")
+
+    losses: list[float] = []
+    throttled, smallest, bad, bad_now = 0, math.inf, 0, 0
+    began = time.process_time()  # of this process alone: what else the machine does is not in it
+    for step in range(trial.steps):
+        with autocast(trial.precision, device):
+            loss = task.loss(batches)
+        losses.append(float(loss.detach()))
+        bad_now = 0 if math.isfinite(losses[-1]) else bad_now + 1
+        bad += bad_now > 0
+        if bad_now == GIVE_UP:
+            break
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if fault:
+            fault.plant(step, parameters, faults)
+        switch.act(step)
+        method.apply()
+        if isinstance(method, methods.Stabilizer) and (fault is None or step > fault.at):
+            target = method.smallest_target()
+            throttled += target < THROTTLED
+            smallest = min(smallest, target)
+        scaler.step(optimizer)
+        scaler.update()
+    seconds = time.process_time() - began
+
+    score = task.score() if bad_now < GIVE_UP else math.inf
+    first, last = _mean(losses[:CURVE_STEPS]), _mean(losses[-CURVE_STEPS:])
+    diverged = not math.isfinite(score) or not math.isfinite(last)
+    points = [_mean(losses[at : at + CURVE_STEPS]) for at in range(0, len(losses), CURVE_STEPS)]
+    return Outcome(
+        score=math.inf if diverged else score,
+        first=first,
+        last=last,
+        diverged=diverged,
+        bad_steps=bad,
+        throttled=throttled,
+        target_min=smallest,
+        seconds=seconds,
+        curve=";".join(f"{point:.4g}" for point in points),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan

@@ -1,0 +1,145 @@
+"""Line charts as small SVG files: readable in light and dark, with no library to draw them."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["COLORS", "Line", "Panel", "draw"]
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#b2a000")
+"""Okabe and Ito's, which colour-blind people can tell apart."""
+_WIDTH, _HEIGHT, _COLUMNS = 300, 220, 3
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 28, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve. spread: half the height of the band around it, point by point. What is not finite is left out."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart of a picture. low, high: limits of the y axis; None: of what is drawn."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    log_x: bool = False
+    low: float | None = None
+    high: float | None = None
+
+
+def draw(panels: Sequence[Panel]) -> str:
+    """All panels in rows of three, with one legend below: equal names have equal colours."""
+    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    columns = min(_COLUMNS, len(panels)) or 1
+    rows = math.ceil(len(panels) / columns)
+    width, legend_rows = columns * _WIDTH, math.ceil(len(names) / (2 * columns))
+    height = rows * _HEIGHT + 18 * legend_rows + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="11">',
+        "<style>svg{background:#fff;color:#222}@media(prefers-color-scheme:dark){svg{background:#111;color:#ddd}}"
+        "text{fill:currentColor}.a{stroke:currentColor;stroke-opacity:.25;fill:none}</style>",
+    ]
+    for index, panel in enumerate(panels):
+        place = (index % columns * _WIDTH, index // columns * _HEIGHT)
+        parts.append(f'<g transform="translate({place[0]} {place[1]})">')
+        parts += _panel(panel, names)
+        parts.append("</g>")
+    for index, name in enumerate(names):
+        x, y = 12 + index % (2 * columns) * _WIDTH // 2, rows * _HEIGHT + 14 + index // (2 * columns) * 18
+        parts.append(f'<path d="M{x} {y - 4}h16" stroke="{_color(index)}" stroke-width="2.5" {_dash(index)}/>')
+        parts.append(f'<text x="{x + 22}" y="{y}">{html.escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _panel(panel: Panel, names: list[str]) -> list[str]:
+    points = [(x, y) for line in panel.lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+    title = f'<text x="{_LEFT}" y="16" font-weight="bold">{html.escape(panel.title)}</text>'
+    if not points:
+        return [title, f'<text x="{_LEFT}" y="60">no run reached a number</text>']
+    xs, ys = [_scaled(x, panel.log_x) for x, _ in points], [y for _, y in points]
+    left, right = min(xs), max(xs)
+    low = min(ys) if panel.low is None else panel.low
+    high = max(ys) if panel.high is None else panel.high
+    right, high = (right if right > left else left + 1), (high if high > low else low + 1)
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (_scaled(x, panel.log_x) - left) / (right - left)
+        up = (min(max(y, low), high) - low) / (high - low)
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [title]
+    for tick in _ticks(low, high):
+        y = at(points[0][0], tick)[1]
+        parts.append(f'<path class="a" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for value in _x_ticks(sorted({x for x, _ in points}), panel.log_x):
+        x = at(value, low)[0]
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{value:g}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle">{html.escape(panel.x_label)}</text>')
+    parts.append(
+        f'<text transform="translate(11 {_HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{html.escape(panel.y_label)}</text>"
+    )
+    for line in panel.lines:
+        parts += _line(line, names.index(line.name), at)
+    return parts
+
+
+def _line(line: Line, index: int, at: object) -> list[str]:
+    assert callable(at)
+    shown = [place for place, y in enumerate(line.y) if math.isfinite(y)]
+    if not shown:
+        return []
+    parts = []
+    if line.spread:
+        upper = [at(line.x[place], line.y[place] + line.spread[place]) for place in shown]
+        lower = [at(line.x[place], line.y[place] - line.spread[place]) for place in reversed(shown)]
+        parts.append(f'<path d="{_path([*upper, *lower])}Z" fill="{_color(index)}" fill-opacity=".12"/>')
+    places = [at(line.x[place], line.y[place]) for place in shown]
+    parts.append(f'<path d="{_path(places)}" fill="none" stroke="{_color(index)}" stroke-width="1.6" {_dash(index)}/>')
+    if len(places) <= 12:
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{_color(index)}"/>' for x, y in places]
+    return parts
+
+
+def _path(places: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+
+
+def _color(index: int) -> str:
+    return COLORS[index % len(COLORS)]
+
+
+def _dash(index: int) -> str:
+    return 'stroke-dasharray="5 3"' if index >= len(COLORS) else ""
+
+
+def _scaled(x: float, log: bool) -> float:
+    return math.log10(x) if log else x
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low) / 2))
+    step *= next(factor for factor in (1, 2, 5) if (high - low) / (step * factor) <= 5)
+    first = math.ceil(low / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, int(high / step + 1e-9) + 1)]
+
+
+def _x_ticks(values: list[float], log: bool) -> list[float]:
+    if log:
+        decades = [value for value in values if abs(math.log10(value) - round(math.log10(value))) < 0.01]
+        return decades or values[:: max(1, len(values) // 4)]
+    return values if len(values) <= 5 else _ticks(values[0], values[-1])

@@ -1,0 +1,86 @@
+"""Rows of the fleet's table, as its script draws them: words, colours, numbers and lines, nothing left to decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from steadynorm_contract.fleet import FleetRun, LastChange, Spark
+from steadynorm_contract.views import RevisionState, RunState
+from steadynorm_dashboard import marks, sparkline, status, text, units
+
+__all__ = ["COLUMNS", "Row", "looks", "rows"]
+
+Row = dict[str, object]
+
+COLUMNS: tuple[tuple[str, str, str, str], ...] = (
+    ("run", "run", "name", "-name"),
+    ("health", "health", "trouble", "trouble"),
+    ("state", "state", "", ""),
+    ("step", "step", "-step", "step"),
+    ("speed", "steps/s", "-steps_per_s", "steps_per_s"),
+    ("loss", "loss", "-loss", "loss"),
+    ("norm", "raw norm (log)", "-raw_norm", "raw_norm"),
+    ("target", "target", "", ""),
+    ("change", "last change", "", ""),
+    ("seen", "last seen", "-last_seen", "last_seen"),
+)
+"""Key, title, and the orders that a first and a second click on the title ask for; empty: it cannot be sorted by."""
+
+_TAGS = 4
+_LIVE = (RunState.RUNNING, RunState.STALLED)
+
+
+def rows(runs: Iterable[FleetRun], now: float) -> list[Row]:
+    """One row a run. Everything is plain text, which the script sets as text and never as HTML."""
+    return [_row(run, now) for run in runs]
+
+
+def looks(runs: Iterable[FleetRun]) -> dict[str, Row]:
+    """How each word for health and state looks, once for all rows."""
+    met = {look.word: look for run in runs for look in (status.health_of(run), status.state_of(run))}
+    return {
+        word: {"color": look.color, "icon": look.icon.strip(":").partition("/")[2], "help": look.help}
+        for word, look in met.items()
+    }
+
+
+def _row(run: FleetRun, now: float) -> Row:
+    live = run.state in _LIVE
+    return {
+        "id": run.run_id,
+        "name": text.visible(run.name, 80),
+        "about": text.visible(run.run_id + "".join(f", {key}={value}" for key, value in run.tags.items()), 400),
+        "tags": [text.visible(f"{key}={value}", 32) for key, value in list(run.tags.items())[:_TAGS]],
+        "more_tags": max(0, len(run.tags) - _TAGS),
+        "health": status.health_of(run).word,
+        "state": status.state_of(run).word,
+        "faded": not live,
+        "step": units.number(run.step),
+        "speed": units.number(run.steps_per_s, 3) if run.state is RunState.RUNNING else units.MISSING,
+        "loss": _line(run.loss, run.loss_spark, "loss"),
+        "norm": _line(run.raw_norm, run.norm_spark, "raw norm", log=True),
+        "target": units.number(run.target_min, 3),
+        "change": _change(run.last_change, now),
+        "seen": f"{units.duration(now - run.last_seen)} ago",
+    }
+
+
+def _line(value: float | None, spark: Spark | None, name: str, *, log: bool = False) -> Row:
+    shown = units.number(value)
+    found = [each for each in (*spark.low, *spark.high) if each is not None] if spark else []
+    words = f"{name} {shown}"
+    if found:
+        words += f", between {units.number(min(found))} and {units.number(max(found))} since the start"
+    return {"value": shown, "path": sparkline.path(spark, log=log), "words": words}
+
+
+def _change(change: LastChange | None, now: float) -> Row | None:
+    if change is None:
+        return None
+    ago = f"{units.duration(now - change.time)} ago"
+    settled = change.state is RevisionState.APPLIED
+    return {
+        "what": text.visible(marks.change_words(change), 80),
+        "who": text.visible(change.actor, 40) + f", {ago}" + ("" if settled else f" · {change.state.value}"),
+        "why": text.visible(f"r{change.revision}: {change.reason or 'no reason given'}", 300),
+    }

@@ -1,0 +1,181 @@
+"""The fleet's page as Streamlit runs it, over the answers of a real server: its rows, words and filters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import steadynorm_dashboard
+from steadynorm_contract.fleet import FleetRun, LastChange
+from steadynorm_contract.records import RunEnd
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.views import Applied, DesiredView, Health, RevisionState, RunCounters, RunState
+from steadynorm_dashboard import fleet_rows, status
+from steadynorm_server.up import House
+
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import ScriptedRun
+
+APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
+NOW = 1_700_000_000.0
+
+Visit = Callable[[], AppTest]
+
+
+@pytest.fixture(scope="module")
+def fleet(plain_server: House, scripted_run: type[ScriptedRun]) -> House:
+    """A server with a handful of runs, two of which ended."""
+    server = plain_server
+    for name, team in (("gpt-small", "speech"), ("gpt-large", "speech"), ("vit", "vision")):
+        scripted_run(server, name, steps=100, tags={"team": team})
+    scripted_run(server, "spiked", steps=130)
+    scripted_run(server, "finished", steps=5).finish()
+    scripted_run(server, "failed", steps=5).finish(RunEnd.FAILED, "out of memory")
+    return server
+
+
+@pytest.fixture
+def visit(fleet: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
+    """visit() -> the page of an operator."""
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    monkeypatch.setenv("STEADYNORM_SERVER", fleet.server)
+
+    def open_page() -> AppTest:
+        page = AppTest.from_file(str(APP), default_timeout=60)
+        page.query_params["token"] = "operator-token-for-tests"
+        page.run()
+        assert not page.exception, page.exception
+        return page
+
+    return open_page
+
+
+def names(page: AppTest) -> list[str]:
+    """The runs of the table, from top to bottom. A run's page has components too, none of which is this table."""
+    return [
+        row["name"]
+        for table in page.get("bidi_component")
+        for row in msgspec.json.decode(table.proto.json).get("rows", [])
+    ]
+
+
+def test_the_run_in_trouble_stands_on_top_and_the_page_says_so_in_a_sentence(visit: Visit) -> None:
+    page = visit()
+    assert names(page) == ["spiked", "vit", "gpt-large", "gpt-small", "failed", "finished"]
+    assert "**4** of 6 runs train: **1 spiking**." in [each.value for each in page.markdown]
+
+
+def test_runs_are_filtered_by_words_state_health_and_tag(visit: Visit) -> None:
+    page = visit()
+    page.text_input(key="fleet/search").set_value("GPT speech").run()
+    assert names(page) == ["gpt-large", "gpt-small"]
+    page.text_input(key="fleet/search").set_value("").run()
+    page.segmented_control(key="fleet/state").set_value("ended").run()
+    assert names(page) == ["failed", "finished"]
+    page.segmented_control(key="fleet/state").set_value("all").run()
+    page.pills(key="fleet/health").set_value(["spiking"]).run()
+    assert names(page) == ["spiked"]
+    page.pills(key="fleet/health").set_value([]).run()
+    page.multiselect(key="fleet/tags").set_value(["team=vision"]).run()
+    assert names(page) == ["vit"]
+
+
+def test_filters_that_leave_nothing_offer_to_be_cleared(visit: Visit) -> None:
+    page = visit()
+    page.text_input(key="fleet/search").set_value("no such run").run()
+    assert names(page) == []
+    assert "No run matches these filters." in [each.value for each in page.markdown]
+    next(button for button in page.button if button.label == "Clear them").click().run()
+    assert len(names(page)) == 6
+    assert page.text_input(key="fleet/search").value == ""
+
+
+def test_filters_outlive_a_visit_to_a_run(visit: Visit, fleet: House) -> None:
+    page = visit()
+    page.text_input(key="fleet/search").set_value("vit").run()
+    page.query_params["run"] = next(run.run_id for run in fleet.client().runs().runs if run.name == "vit")
+    page.run()
+    assert [each.value for each in page.title] == ["vit"]
+    assert names(page) == []
+    del page.query_params["run"]
+    page.run()
+    assert names(page) == ["vit"]
+    assert page.text_input(key="fleet/search").value == "vit"
+
+
+def made(**changes: Any) -> FleetRun:
+    """A calm run that trains."""
+    return FleetRun(
+        **{
+            "run_id": "tiny-1",
+            "name": "tiny",
+            "state": RunState.RUNNING,
+            "health": Health.CALM,
+            "step": 1200,
+            "started": NOW - 60,
+            "last_seen": NOW - 3,
+            "desired": DesiredView(0, Settings(), RevisionState.APPLIED),
+            "applied": Applied(0, 0, Settings()),
+            "counters": RunCounters(),
+            "steps_per_s": 4.2,
+            **changes,
+        }
+    )
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    (shown,) = fleet_rows.rows([made(**changes)], NOW)
+    return shown
+
+
+def test_a_row_says_who_changed_what_when_and_why() -> None:
+    change = LastChange(
+        revision=3,
+        time=NOW - 120,
+        actor="ada",
+        reason="spikes",
+        before={"gamma2": 0.999},
+        after={"gamma2": 0.99},
+        state=RevisionState.PENDING,
+    )
+    assert row(last_change=change)["change"] == {
+        "what": "gamma2 0.999 → 0.99",
+        "who": "ada, 2 min ago · pending",
+        "why": "r3: spikes",
+    }
+    assert row()["change"] is None
+
+
+def test_silence_is_told_apart_from_a_pause_and_from_a_lost_agent() -> None:
+    paused = Applied(1, 5, Settings(paused=True))
+    silent = {"state": RunState.STALLED, "health": Health.STALLED}
+    assert (row(**silent)["state"], row(**silent)["health"]) == ("stalled", "stalled")
+    shown = row(**silent, applied=paused)
+    assert (shown["state"], shown["health"]) == ("paused", "paused")
+    shown = row(state=RunState.STALLED, health=Health.NONFINITE, connected=False)
+    assert (shown["state"], shown["health"]) == ("disconnected", "non-finite")
+    shown = row(state=RunState.STALLED, health=Health.DISCONNECTED, connected=False, applied=paused)
+    assert (shown["state"], shown["health"]) == ("disconnected", "disconnected")
+
+
+def test_a_run_that_does_not_train_has_no_speed() -> None:
+    assert row()["speed"] == "4.2"
+    assert row(state=RunState.FINISHED)["speed"] == row(state=RunState.STALLED)["speed"] == "–"
+
+
+def test_of_many_tags_some_are_shown_and_all_can_be_read() -> None:
+    shown = row(tags={f"key{at}": str(at) for at in range(7)})
+    assert shown["tags"] == ["key0=0", "key1=1", "key2=2", "key3=3"]
+    assert shown["more_tags"] == 3
+    assert shown["about"].endswith("key6=6")
+
+
+def test_every_health_has_a_word_a_shape_and_a_colour_of_its_own() -> None:
+    looks = [status.health(health) for health in Health]
+    assert len({look.word for look in looks}) == len({look.icon for look in looks}) == len(Health)
+    assert all(look.help for look in looks)

@@ -1,0 +1,193 @@
+"""The study's pipeline: every question from trials to page in a miniature, ended and gone on with; and its parts."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from study import answers, methods, optimizers, plan, precision, report  # noqa: E402
+from study.faults import Fault  # noqa: E402
+from study.questions import FULL, QUESTIONS, QUICK, SLICE  # noqa: E402
+from study.run import run  # noqa: E402
+from study.runner import file_of, missing  # noqa: E402
+from study.tables import identity, with_spread  # noqa: E402
+from study.tasks.registry import TASKS  # noqa: E402
+from study.trial import Outcome, Trial, append, read  # noqa: E402
+
+BASE = Trial("rates", "digits-cnn", "adamw", "nothing", 3e-3, 20, 0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These models are too small for two, which would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The slice, run as people run the study."""
+    folder = tmp_path_factory.mktemp("study")
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "benchmarks/study", "--scale", "slice", "--workers", "0", "--out", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_every_question_gets_its_rows_its_tables_and_its_pictures(results: Path) -> None:
+    page = (results / "study.md").read_text("utf-8")
+    for name, question in QUESTIONS.items():
+        assert len(read(file_of(results, name))) == len({trial.key for trial in question.trials(SLICE)})
+        section = page.split(f"{question.title}\n", 1)[1].split("\n## ", 1)[0]
+        assert "|---|---:|" in section, name
+    assert "Not measured yet" not in page
+    pictures = sorted((results / "images" / "study").iterdir())
+    assert [file.name for file in pictures] == ["rates.svg", "spikes.svg", "throttling.svg"]
+    for file in pictures:
+        assert f"images/study/{file.name}" in page
+        assert ElementTree.parse(file).getroot().findall(".//{http://www.w3.org/2000/svg}path")
+
+
+def test_the_same_rows_make_the_same_page(results: Path, tmp_path: Path) -> None:
+    report.write(results, tmp_path / "study.md")
+    assert (tmp_path / "study.md").read_bytes() == (results / "study.md").read_bytes()
+
+
+def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path, tmp_path: Path) -> None:
+    trials = list(QUESTIONS["rates"].trials(SLICE))
+    assert missing(results, trials) == []
+    text = file_of(results, "rates").read_text("utf-8")
+    file_of(tmp_path, "rates").write_text(text[: text.rindex(",", 0, len(text) - 40)], "utf-8")
+    (left,) = missing(tmp_path, trials)
+    assert left == trials[-1]
+    append(file_of(tmp_path, "rates"), left, run(left))
+    assert missing(tmp_path, trials) == []
+
+
+def test_a_row_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    outcome = Outcome(math.inf, 2.5, math.nan, True, 3, 0, math.inf, 0.25, "2.5;nan")
+    append(tmp_path / "rates.csv", BASE, outcome)
+    ((trial, found),) = read(tmp_path / "rates.csv")
+    assert trial == BASE
+    assert (found.score, found.diverged, found.seconds, found.curve) == (math.inf, True, 0.25, "2.5;nan")
+    assert math.isnan(found.losses()[1])
+
+
+def test_all_of_it_fits_in_two_hours_on_two_cores_and_the_miniature_in_five_minutes() -> None:
+    for scale, limit_s in ((FULL, 7200), (QUICK, 300)):
+        trials = {trial.key: trial for question in QUESTIONS.values() for trial in question.trials(scale)}
+        assert sum(map(plan.seconds, trials.values())) / 2 < limit_s
+    full = [trial for question in QUESTIONS.values() for trial in question.trials(FULL)]
+    assert {trial.seed for trial in full} == set(range(5))
+    assert {trial.method for trial in full} == set(methods.METHODS)
+    assert {trial.task for trial in full} == set(FULL.tasks)
+
+
+@pytest.mark.parametrize("task", FULL.tasks)
+def test_every_task_trains_and_every_method_begins_from_the_same_weights_and_batches(task: str) -> None:
+    trial = Trial("rates", task, "adamw", "nothing", TASKS[task].rates["adamw"], 1, 3)
+    begun = [run(trial).first, run(replace(trial, method="paper")).first]
+    assert begun[0] == begun[1]
+    assert math.isfinite(run(replace(trial, steps=2)).score)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_no_method_lets_a_planted_spike_pass_larger_than_nothing_does(method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 4)
+    acting = methods.make(method, model.named_parameters())
+    for step in range(40):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape) / parameter.numel() ** 0.5
+        if step == 39:
+            Fault.parse("1000/all/kept/39").plant(39, list(model.parameters()), torch.Generator())  # type: ignore[union-attr]
+            before = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        acting.apply()
+    after = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norms = [(float(one.norm()), float(other.norm())) for one, other in zip(after, before, strict=True)]
+    if method == "nothing":
+        assert all(one == other for one, other in norms)
+    else:
+        assert all(one < 0.15 * other for one, other in norms)
+    if method != "value clip 0.1":  # which is known to turn gradients
+        for one, other in zip(after, before, strict=True):
+            assert torch.cosine_similarity(one.flatten(), other.flatten(), dim=0) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("extent", "hit"), [("one", 1), ("30%", 3), ("all", 10)])
+def test_a_fault_makes_as_many_tensors_as_it_says_that_much_larger(extent: str, hit: int) -> None:
+    parameters = [nn.Parameter(torch.zeros(5)) for _ in range(10)]
+    for parameter in parameters:
+        parameter.grad = torch.ones(5)
+    fault = Fault.parse(f"100/{extent}/random/7")
+    assert fault is not None
+    fault.plant(6, parameters, torch.Generator().manual_seed(0))
+    assert all(float(p.grad.norm()) == pytest.approx(5**0.5) for p in parameters if p.grad is not None)
+    fault.plant(7, parameters, torch.Generator().manual_seed(0))
+    norms = [float(p.grad.norm()) for p in parameters if p.grad is not None]
+    assert sum(norm == pytest.approx(100 * 5**0.5, rel=1e-4) for norm in norms) == hit
+    assert sum(norm == pytest.approx(5**0.5) for norm in norms) == 10 - hit
+
+
+def test_fp4_takes_the_nearest_of_its_sixteen_numbers_and_lets_gradients_through() -> None:
+    values = torch.tensor([[6.0, -6.0, 0.2, 0.3, 2.4, 2.6, -3.6, 5.1, 0.0]], requires_grad=True)
+    rounded = precision.fp4(values)
+    assert rounded.tolist() == [[6.0, -6.0, 0.0, 0.5, 2.0, 3.0, -4.0, 6.0, 0.0]]
+    rounded.sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [[1.0] * 9]
+
+
+def test_lion_steps_by_the_sign_of_its_momentum_and_decays_apart_from_it() -> None:
+    parameter = nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))
+    optimizer = optimizers.make("lion", [parameter], 0.1, 0.5)
+    parameter.grad = torch.tensor([3.0, -0.001, 0.0])
+    optimizer.step()
+    assert parameter.tolist() == pytest.approx([0.85, 1.05, 0.95])
+    parameter.grad = torch.tensor([-0.01, 0.0, 0.0])  # 0.9 · 0.03 outweighs 0.1 · 0.01
+    optimizer.step()
+    assert parameter[0].item() == pytest.approx(0.85 * 0.95 - 0.1)
+
+
+def test_what_throttles_in_theory_is_the_rule_itself() -> None:
+    # After the spike v is 1 + 0.001 · A² · 0.999^k in units of a calm square: below 0.3 while that is above 1 / 0.09.
+    expected = math.log(0.001 * 1e6 / (1 / 0.09 - 1)) / -math.log(0.999)
+    # Weights that are tracked from a start at rest make both a little larger.
+    assert answers.theory("paper", 1000) == pytest.approx(expected, rel=0.5)
+    assert answers.theory("paper, limit 10", 1000) == 0
+    assert answers.theory("paper", 1000, reset_after=10) < 12
+    assert answers.theory("paper", 10) == 0
+
+
+def test_recovery_is_when_the_loss_is_back_at_that_of_the_run_without_the_spike() -> None:
+    spiked = replace(BASE, steps=60, fault="100/all/kept/30")
+    calm = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;2;2;2")
+    late = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;3;2")
+    never = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;9;9")
+    assert answers.recovery(spiked, late, calm) == 20
+    assert answers.recovery(spiked, never, calm) == math.inf
+    assert answers.recovery(spiked, calm, calm) == 0
+    assert identity(spiked, "fault", "steps") == identity(BASE, "fault", "steps")
+
+
+def test_a_cell_says_how_many_runs_were_lost() -> None:
+    assert with_spread([1.0, 2.0, 3.0]) == "2 ± 1"
+    assert with_spread([1.0, math.inf, 3.0]) == "2 ± 1.41 (1 of 3 diverged)"
+    assert with_spread([math.inf]) == "diverged"
+    assert with_spread([-1234.0]) == "-1,234"
