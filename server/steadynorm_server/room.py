@@ -1,7 +1,7 @@
 """How much of the store one run may take: beyond it the oldest of its finest history goes first.
 
-The levels of the history have budgets of their own, which add up to 54 MiB. Where the limit is lower, the single steps
-of the past go before the buckets of 16, 256 and 4096 steps, so that what remains is the whole run, coarser, with all
+The levels of the history have budgets of their own, which add up to 58 MiB. Where the limit is lower, the single steps
+of the past go before the buckets of 16, 256 or 4096 steps, so that what remains is the whole run, coarser, with all
 its extremes. Each level but the coarsest keeps a sixteenth of the limit for the recent past while there is anything
 else.
 """
