@@ -75,9 +75,9 @@ class Store:
         finally:
             await self.redis.close()
 
-    async def ping(self) -> None:
-        """Raises redis-py's error when the store does not answer."""
-        await self.redis.ping()
+    async def check(self) -> None:
+        """Raises redis-py's error when the store does not answer or takes no writes."""
+        await self.redis.check()
 
     async def find(self, run_id: str) -> RunRecord:
         """The run. Raises RunNotFound."""
