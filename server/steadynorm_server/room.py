@@ -26,8 +26,9 @@ _AT_ONCE = 2000  # entries in one script: some milliseconds, in which the store 
 
 _LEVELS = sorted(
     ((level, ladder.above(level) is None) for ladder in (ROWS, SCALARS) for level in ladder.levels),
-    key=lambda each: (each[1], each[0].width),
+    key=lambda each: (each[1], 0 if each[1] else each[0].width),
 )
+"""In the order in which they give way, and whether each is a coarsest one: of these the rows go before the scalars."""
 
 _log = logging.getLogger(__name__)
 
