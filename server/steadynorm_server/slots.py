@@ -75,6 +75,8 @@ class Slots:
     async def _call(self, holder: Address, call: Callable[[Any], Any]) -> Any:
         try:
             return await call(self.client(holder))
+        except MovedError:  # which redis-py derives from the next one
+            raise
         except AskError as error:  # the slot is on its way to another master, and this key is there already
             async with self.client((error.host or holder[0], error.port)).pipeline(transaction=False) as pipe:
                 pipe.execute_command("ASKING")
@@ -219,7 +221,7 @@ class Batch:
 
         found = await self._slots.on(first, all_of_them)
         for at, answer in zip(places, found, strict=True):
-            if isinstance(answer, AskError | MovedError | TryAgainError):  # of this key, whose slot moves or moved
+            if isinstance(answer, AskError | TryAgainError):  # MovedError too: of this key, whose slot moves or moved
                 command, key, args, options = self._commands[at]
                 answer = await getattr(self._slots, command)(key, *args, **options)
             if isinstance(answer, Exception):

@@ -23,7 +23,7 @@ class Move:
         source = cluster.holder(self.keys.run)
         target = next(port for port in cluster.ports if port != source)
         self._names = cluster.name(source), cluster.name(target)
-        self._target_port = target
+        self.target = target
         self._nodes = [stack.enter_context(cluster.node(port)) for port in (target, source)] + [
             stack.enter_context(cluster.node(port)) for port in cluster.ports if port not in (source, target)
         ]
@@ -38,7 +38,7 @@ class Move:
         """Carry these keys over; without any all."""
         _, source, _ = self._nodes
         found = keys or source.execute_command("CLUSTER", "GETKEYSINSLOT", self.slot, 100)
-        assert source.execute_command("MIGRATE", "127.0.0.1", self._target_port, "", 0, 5000, "KEYS", *found) == b"OK"
+        assert source.execute_command("MIGRATE", "127.0.0.1", self.target, "", 0, 5000, "KEYS", *found) == b"OK"
 
     def end(self) -> None:
         """Carry over what is left, and let all know who has the slot now."""
@@ -123,6 +123,8 @@ async def test_a_process_that_knows_the_old_place_finds_the_new_one(
     move.begin()
     move.end()
     assert [run["step"] for run in (await other.get("/runs")).json()["runs"]] == [10]
+    slots = other.app.state.store.redis._client
+    assert slots._holders[move.slot] == ("127.0.0.1", move.target)  # and will not ask at the old one again
     fed.client = other
     await fed.send(range(11, 21))
     assert (await fed.get("/series", names="loss"))["series"]["loss"]["count"] == [1] * 20
