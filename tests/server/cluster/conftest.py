@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import socket
 import subprocess
@@ -66,7 +67,7 @@ class Cluster:
 def cluster_of_three(folder: Path) -> Iterator[Cluster]:
     binary = shutil.which("redis-server")
     assert binary, "these tests need redis-server: apt-get install redis-server"
-    cluster = Cluster(folder)
+    cluster, buses = Cluster(folder), list[int]()
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             port, bus = _two_free_ports()
@@ -81,34 +82,44 @@ def cluster_of_three(folder: Path) -> Iterator[Cluster]:
             cluster.processes[port] = subprocess.Popen([binary, *arguments])
             stack.callback(_end, cluster.processes[port])
             cluster.ports.append(port)
+            buses.append(bus)
         nodes = [stack.enter_context(cluster.node(port)) for port in cluster.ports]
         for at, node in enumerate(nodes):
             _until(lambda node=node: node.ping())
             first, last = -(-SLOTS * at // 3), -(-SLOTS * (at + 1) // 3) - 1
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-        for port in cluster.ports[1:]:
-            bus = int(_config(cluster.node(port), "cluster-port"))
-            nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
+        _until(lambda: _met(nodes[0], list(zip(cluster.ports, buses, strict=True))))
         for node in nodes:
             _until(lambda node=node: _whole(node))
         yield cluster
 
 
 def _two_free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as two:
-        for probe in (one, two):
-            probe.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], two.getsockname()[1]
+    """Below those that the kernel gives to whoever connects: these could be gone before the servers have them."""
+    found: list[int] = []
+    while len(found) < 2:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+            found.append(probe.getsockname()[1])
+    return found[0], found[1]
 
 
-def _config(node: redis.Redis, name: str) -> str:
-    with node:
-        return str(node.config_get(name)[name])
+def _met(node: redis.Redis, addresses: list[tuple[int, int]]) -> bool:
+    """Whether a node knows all; introduces them again where a handshake on a busy machine came to nothing."""
+    if f"cluster_known_nodes:{len(addresses)}".encode() not in _info(node):
+        for port, bus in addresses[1:]:
+            node.execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)  # type: ignore[no-untyped-call] # redis-py's
+    return _whole(node)
 
 
 def _whole(node: redis.Redis) -> bool:
-    info: bytes = node.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call] # redis-py's own
+    info = _info(node)
     return b"cluster_state:ok" in info and f"cluster_slots_ok:{SLOTS}".encode() in info
+
+
+def _info(node: redis.Redis) -> bytes:
+    info: bytes = node.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call] # redis-py's own
+    return info
 
 
 def _until(look: Any, within_s: float = 20) -> None:
