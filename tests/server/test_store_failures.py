@@ -74,9 +74,6 @@ class Patient:
     def close(self) -> None:
         self._client.close()
 
-    def empty(self) -> None:
-        self._client.execute_command("FLUSHALL", "SYNC")
-
     def content(self) -> dict[bytes, Any]:
         """All that it holds."""
         read: dict[bytes, Callable[[bytes], Any]] = {
@@ -141,7 +138,7 @@ def shared_patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient
 @pytest.fixture
 def patient(shared_patient: Patient) -> Patient:
     """An empty store that is well."""
-    shared_patient.empty()
+    shared_patient._client.execute_command("FLUSHALL", "SYNC")
     return shared_patient
 
 
