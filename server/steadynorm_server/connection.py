@@ -68,7 +68,7 @@ class Connection:
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[None]:
         try:
-            async with self._turns.turn(), asyncio.timeout(_WITHIN_S):
+            async with self._turns.turn() as left_s, asyncio.timeout(left_s):
                 with self._timed():
                     yield
         except TimeoutError as error:

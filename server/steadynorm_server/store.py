@@ -28,7 +28,7 @@ from steadynorm_server.changes import Changes
 from steadynorm_server.checks import check_batch
 from steadynorm_server.cluster import connection_to
 from steadynorm_server.connection import Timed
-from steadynorm_server.events import MAX_EVENTS
+from steadynorm_server.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
@@ -93,7 +93,7 @@ class Store:
         stored = await self.redis.hashes([RunKeys(run_id).run for run_id in ids])
         if lost := [run_id for run_id, each in zip(ids, stored, strict=True) if not each]:
             with _another_time():
-                await self.redis.remove_from_index(INDEX, *lost)
+                await self._unlist(*lost)
         return [RunRecord.decode(run_id, each) for run_id, each in zip(ids, stored, strict=True) if each]
 
     async def rebuild_index(self) -> int:
@@ -132,8 +132,16 @@ class Store:
         return bool(removed)
 
     async def _left(self, run_id: str) -> None:
-        await self.redis.remove_from_index(INDEX, run_id)
+        await self._unlist(run_id)
         await self.redis.publish(CHANGES, run_id)
+
+    async def _unlist(self, *run_ids: str) -> None:
+        """Take runs that are gone out of the index. One whose agent registered anew meanwhile is put back."""
+        await self.redis.remove_from_index(INDEX, *run_ids)
+        started = await self.redis.fields([(RunKeys(run_id).run, "started") for run_id in run_ids])
+        back = {run_id: float(start) for run_id, start in zip(run_ids, started, strict=True) if start is not None}
+        if back:
+            await self.redis.add_to_index(INDEX, back)
 
     async def ingest(self, run_id: str, batch: TelemetryBatch, sender: Principal) -> TelemetryAnswer:
         """Store a batch once, however often it comes. Raises RunNotFound, 409 for an old incarnation, 422."""
@@ -235,6 +243,7 @@ def _plan(addition: Addition, budgets: float) -> dict[str, object]:
         "set": [text if isinstance(text, str) else text.decode() for pair in fields.items() for text in pair],
         "events": [encode_json(event).decode() for event in addition.events],
         "max_events": MAX_EVENTS,
+        "max_outcomes": MAX_AUDIT,
         "outcomes": [
             {"revision": str(revision), "report": encode_json(outcome).decode()}
             for revision, outcome in addition.outcomes.items()
@@ -252,7 +261,12 @@ def _plan(addition: Addition, budgets: float) -> dict[str, object]:
         ],
     }
     if addition.adopt is not None:
-        plan["adopt"] = {"revision": str(addition.adopt[0]), "settings": addition.adopt[1].decode()}
+        plan["adopt"] = {
+            "revision": str(addition.adopt[0]),
+            "settings": addition.adopt[1].decode(),
+            "step": str(addition.adopt[2]),
+            "now": fields["last_seen"],
+        }
     return plan
 
 
