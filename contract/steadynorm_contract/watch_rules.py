@@ -107,6 +107,7 @@ class RuleView(msgspec.Struct, frozen=True, kw_only=True):
     locked_until_time: float | None = None  # Unix seconds; null: not locked by time
     last_step: int | None = None  # at which it acted last
     last_revision: int | None = None  # that it made last
+    stopped: bool = False  # the store was put back to an older state: give the rule anew, if it shall go on
 
 
 class RuleList(msgspec.Struct, frozen=True):

@@ -71,6 +71,8 @@ def rule_rows(rules: Iterable[RuleView], now: float, zone: str | None) -> list[R
 
 
 def _now(each: RuleView, now: float, zone: str | None) -> str:
+    if each.stopped:
+        return "stopped: the store was put back; give it anew to go on"
     if not each.actions_left:
         return "spent"
     if each.locked_until_step is not None:

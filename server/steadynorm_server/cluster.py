@@ -18,10 +18,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as StoreAway
 from redis.exceptions import NoScriptError
 
 from steadynorm_server import connection
 from steadynorm_server.connection import Connection, Timed
+from steadynorm_server.keys import PROBE
 from steadynorm_server.slots import Address, Slots
 from steadynorm_server.turns import Turns
 
@@ -31,7 +35,8 @@ SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _DEFAULT_PORT = 6379
 _CONNECTIONS = 64
 """To each master."""
-_SOCKET_TIMEOUT_S = 1.5
+_SOCKET_TIMEOUT_S = 0.6
+"""Of the 1.5 s that a command has in all: a master that hangs leaves time to ask who took over, and to go there."""
 
 
 def connection_to(url: str, timed: Timed = contextlib.nullcontext) -> Connection:
@@ -60,14 +65,14 @@ class ClusterConnection(Connection):
         """Close all connections."""
         await self._client.aclose()
 
-    async def ping(self) -> None:
-        """Raises when no master answers. While one does, there are runs to serve."""
-        with self._timed():
-            await self._client.on_any(lambda node: node.ping())
+    async def check(self) -> None:
+        """Raises when no master answers and takes writes. While one does, there are runs to serve."""
+        async with self._round_trip():
+            await self._client.on_any_slot(PROBE, lambda node, key: node.setrange(key, 0, ""))
 
     async def publish(self, channel: str, message: str) -> None:
         """Tell who listens, through any master: each passes it on."""
-        with self._timed():
+        async with self._round_trip():
             await self._client.on_any(lambda node: node.publish(channel, message))
 
     async def keys(self, pattern: str) -> AsyncIterator[str]:
@@ -90,7 +95,11 @@ class ClusterConnection(Connection):
         host = f"[{node[0]}]" if ":" in node[0] else node[0]
         credentials, at, _ = self._parts.netloc.rpartition("@")
         url = (SCHEMES[self._parts.scheme], f"{credentials}{at}{host}:{node[1]}", "", self._parts.query, "")
-        return Redis.from_pool(connection._pool(urlunsplit(url), connections, socket_timeout_s))
+        pool = connection._pool(urlunsplit(url), connections, socket_timeout_s)
+        if socket_timeout_s is not None:  # a second try where the first one timed out would take the time of that
+            retry = Retry(NoBackoff(), 1, supported_errors=(StoreAway,))
+            pool.connection_kwargs |= {"retry": retry, "socket_connect_timeout": socket_timeout_s}
+        return Redis.from_pool(pool)
 
 
 class _Script:

@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import TimeoutError as StoreTimeout
 
+from steadynorm_server.keys import PROBE
 from steadynorm_server.turns import Turns
 
 __all__ = ["Connection", "Fields", "Script", "Timed"]
@@ -67,7 +68,7 @@ class Connection:
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[None]:
         try:
-            async with self._turns.turn(), asyncio.timeout(_WITHIN_S):
+            async with self._turns.turn() as left_s, asyncio.timeout(left_s):
                 with self._timed():
                     yield
         except TimeoutError as error:
@@ -78,10 +79,10 @@ class Connection:
         await self._client.aclose()
         await self._waiting.aclose()
 
-    async def ping(self) -> None:
-        """Raises when the store does not answer."""
+    async def check(self) -> None:
+        """Raises when the store does not answer or takes no writes. Writes nothing itself."""
         async with self._round_trip():
-            await self._client.ping()
+            await self._client.setrange(PROBE, 0, "")  # nothing, put into nothing: only whether it may be is decided
 
     async def script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
         """Run one of our scripts, whole or not at all. Its head says what it takes and answers."""

@@ -14,7 +14,7 @@ from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
 from steadynorm_contract.views import Change
 from steadynorm_server.auth import Principal, Role
-from steadynorm_server.events import MAX_EVENTS
+from steadynorm_server.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.keys import CHANGES, RunKeys
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_REASON", "Settling", "StoredChange", "change", "check_reason", "desired_after", "ended"]
 
 MAX_REASON = 500
-_MAX_AUDIT = 10_000
 _ATTEMPTS = 8
 
 
@@ -106,7 +105,7 @@ async def change(
         answer = await store.redis.script(
             "change",
             [keys.run, keys.audit, keys.outcomes, keys.events],
-            *(str(revision), encode_json(after), encode_json(entry), _MAX_AUDIT, CHANGES, run_id, head, entry.hash),
+            *(str(revision), encode_json(after), encode_json(entry), MAX_AUDIT, CHANGES, run_id, head, entry.hash),
             *settled,
         )
         if answer[0] != b"fork":

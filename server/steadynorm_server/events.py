@@ -15,6 +15,7 @@ from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import Event, EventKind, Health
 
 __all__ = [
+    "MAX_AUDIT",
     "MAX_EVENTS",
     "MAX_EVENTS_A_BATCH",
     "RECENT_STEPS",
@@ -31,6 +32,9 @@ RECENT_STEPS = 100
 
 RECOVERED_TARGET = 1.1 * THROTTLED_TARGET
 """Leaving takes a little more than entering, so that a target at the threshold is not an event every step."""
+
+MAX_AUDIT = 10_000
+"""Entries of a run's audit, and its agent's words on so many revisions; the oldest go."""
 
 MAX_EVENTS = 2000
 """Of a run."""

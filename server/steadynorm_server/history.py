@@ -11,9 +11,11 @@ What it takes, for 300 parameters (bytes a step, and steps that fit into the bud
              256   (12·16+20)/256   =    0.8  4 MiB    5.1 M
              4096  (12·16+20)/4096  =    0.05 4 MiB     81 M
     rows     raw   300·5·4+16       = 6016    8 MiB    1394 rows (14 k steps with a row every 10)
-             256   300·6·12/256     =   84   16 MiB    199 k
-             4096  300·6·12/4096    =    5.3 16 MiB    3.2 M
-A run of a million steps holds 2 + 4 + 0.8 + 0.05 + 8 + 16 + 5 = 36 MiB; a run of any length at most 54 MiB.
+             256   300·6·12/256     =   84   14 MiB    174 k
+             4096  300·6·12/4096    =    5.3 14 MiB    2.8 M
+             65536 300·6·12/65536   =    0.3  8 MiB     25 M
+A run of a million steps holds 2 + 4 + 0.8 + 0.05 + 8 + 14 + 5 + 0.3 = 34 MiB; a run of any length at most 58 MiB. The
+rows of 3,000 parameters take ten times as much: the coarsest level has room for 2.5 million steps of them.
 """
 
 from __future__ import annotations
@@ -86,8 +88,9 @@ SCALARS = Ladder(
 ROWS = Ladder(
     (
         Level("rows1", 1, 256, 8 * _MIB),
-        Level("rows256", 256, 4096, 16 * _MIB),
-        Level("rows4096", 4096, 4096, 16 * _MIB),
+        Level("rows256", 256, 4096, 14 * _MIB),
+        Level("rows4096", 4096, 65_536, 14 * _MIB),
+        Level("rows65536", 65_536, 65_536, 8 * _MIB),
     ),
     ROW_COLUMNS,
 )

@@ -77,7 +77,7 @@ class Addition:
     fields: dict[str, str | bytes]  # of the main hash
     events: list[Event]
     outcomes: dict[int, Outcome]  # by revision
-    adopt: tuple[int, bytes] | None = None  # a revision that the agent has and the store lost, with its settings
+    adopt: tuple[int, bytes, int] | None = None  # a revision that the agent has and the store lost, settings, step
     peaks: Peaks | None = None  # None: unchanged
     appends: list[Append] = field(default_factory=list)
 
@@ -213,7 +213,7 @@ def _take_reports(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> 
                 "applied": settings,
             }
         if report.revision > run.desired_revision:
-            addition.adopt = (report.revision, settings)
+            addition.adopt = (report.revision, settings, report.step)
 
 
 def _arranged(data: bytes, columns: Sequence[str], wanted: Sequence[str]) -> array[float]:

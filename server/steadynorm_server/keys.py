@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CHANGES", "INDEX", "SCAN_PATTERN", "RunKeys", "WebhookKeys", "is_run_id", "run_id_of"]
+__all__ = ["CHANGES", "INDEX", "PROBE", "SCAN_PATTERN", "RunKeys", "WebhookKeys", "is_run_id", "run_id_of"]
 
 INDEX = "steadynorm:runs"
 """Sorted set of run ids by start. Can be rebuilt from the runs themselves."""
@@ -13,6 +13,9 @@ CHANGES = "steadynorm:changes"
 """Channel on which the id of a run is published whenever its desired settings changed."""
 
 SCAN_PATTERN = "steadynorm:{*}:run"
+
+PROBE = "steadynorm:probe"
+"""Never written: whether it could be is what is asked."""
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RUN_KEY = re.compile(r"steadynorm:\{([^}]*)\}:run")

@@ -98,6 +98,10 @@ def _next(run: RunRecord) -> _Order | None:
 
 async def _follow(store: Store, run: RunRecord, order: _Order) -> None:
     """Make the change, unless somebody was faster with anything at all."""
+    if isinstance(order.item, Schedule) and schedules.was_perhaps_made(run, order.item):
+        why = "the store was put back to an older state after its step: look whether it was made."
+        await edit(store, run, *order.settled(run, None, why, failed=True), _event(store, order, f"did nothing: {why}"))
+        return
     wanted = resolve(order.settings, run.desired)
     try:
         after = merge(run.desired, wanted)

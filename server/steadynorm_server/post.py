@@ -62,6 +62,8 @@ class Poster:
             return Answer(False, str(error))
         except OSError as error:  # a name that does not resolve
             return Answer(False, error.strerror or type(error).__name__)
+        except ValueError:  # a host that is no name: UnicodeError, from where it is looked up
+            return Answer(False, "its host is no name that can be looked up")
         except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
             return Answer(False, str(error) or type(error).__name__)
 

@@ -16,7 +16,6 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import (
-    BusyLoadingError,
     MovedError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -31,7 +30,7 @@ from steadynorm_contract.settings import FieldError, SettingsError
 from steadynorm_contract.views import UNSUPPORTED_VERSION, Problem
 from steadynorm_server.request_log import request_id
 
-__all__ = ["ProblemError", "RunNotFound", "install", "invalid"]
+__all__ = ["ProblemError", "RunNotFound", "install", "invalid", "takes_no_writes"]
 
 RETRY_AFTER_S = 2
 
@@ -84,6 +83,13 @@ def answer(request: Request, problem: ProblemError) -> Response:
     return Response(encode_json(body), problem.status, problem.headers, media_type="application/problem+json")
 
 
+def takes_no_writes(error: ResponseError) -> bool:
+    """Whether a store said that it is read-only, full or the like; the rest would be a bug of ours."""
+    if isinstance(error, OutOfMemoryError | ReadOnlyError):
+        return True
+    return any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS"))
+
+
 def store_problem(error: RedisError) -> ProblemError:
     """503 for a store that is away, loading, full or read-only."""
     reason = "does not answer" if not isinstance(error, ResponseError) else "cannot take this now"
@@ -128,8 +134,6 @@ def _to_problem(error: Exception) -> ProblemError:
             return _from_validation(error)
         case HTTPException():
             return _from_framework(error)
-        case BusyLoadingError() | OutOfMemoryError() | ReadOnlyError():
-            return store_problem(error)
         case MovedError():
             return ProblemError(
                 503,
@@ -138,10 +142,7 @@ def _to_problem(error: Exception) -> ProblemError:
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
         case ResponseError():
-            # MISCONF, OOM inside a script and the like are the store's state; the rest would be a bug of ours.
-            if any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS")):
-                return store_problem(error)
-            return _unexpected()
+            return store_problem(error) if takes_no_writes(error) else _unexpected()
         case RedisError():
             return store_problem(error)
         case ClientDisconnect():

@@ -1,7 +1,7 @@
 """How much of the store one run may take: beyond it the oldest of its finest history goes first.
 
-The levels of the history have budgets of their own, which add up to 54 MiB. Where the limit is lower, the single steps
-of the past go before the buckets of 16, 256 and 4096 steps, so that what remains is the whole run, coarser, with all
+The levels of the history have budgets of their own, which add up to 58 MiB. Where the limit is lower, the single steps
+of the past go before the buckets of 16, 256 or 4096 steps, so that what remains is the whole run, coarser, with all
 its extremes. Each level but the coarsest keeps a sixteenth of the limit for the recent past while there is anything
 else.
 """
@@ -26,8 +26,9 @@ _AT_ONCE = 2000  # entries in one script: some milliseconds, in which the store 
 
 _LEVELS = sorted(
     ((level, ladder.above(level) is None) for ladder in (ROWS, SCALARS) for level in ladder.levels),
-    key=lambda each: (each[1], each[0].width),
+    key=lambda each: (each[1], 0 if each[1] else each[0].width),
 )
+"""In the order in which they give way, and whether each is a coarsest one: of these the rows go before the scalars."""
 
 _log = logging.getLogger(__name__)
 

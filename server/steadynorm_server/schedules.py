@@ -16,7 +16,7 @@ from steadynorm_server.record import RunRecord
 if TYPE_CHECKING:
     from steadynorm_server.store import Store
 
-__all__ = ["FIELD", "create", "due_schedule", "listed", "remove", "settled"]
+__all__ = ["FIELD", "create", "due_schedule", "listed", "remove", "settled", "was_perhaps_made"]
 
 FIELD = "schedules"
 _KEPT = 20
@@ -87,6 +87,11 @@ def due_schedule(run: RunRecord) -> Schedule | None:
     first = next(iter(listed(run).schedules), None)
     due = first is not None and first.state is ScheduleState.WAITING and first.from_step <= run.step
     return first if due else None
+
+
+def was_perhaps_made(run: RunRecord, schedule: Schedule) -> bool:
+    """Whether a store that lost changes may have lost this one with them."""
+    return schedule.made_time <= run.put_back_time and schedule.from_step <= run.put_back_step
 
 
 def settled(run: RunRecord, done: Schedule) -> bytes:

@@ -20,7 +20,9 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 __all__ = ["Address", "Batch", "Slots"]
 
 _SLOTS = 16384
-_TRIES = 4
+_TRIES = 20
+_MOVING_S = 0.05
+"""Between tries while the keys of a run are partly here and partly there: a second in all."""
 _ASK_AGAIN_S = 0.2
 """While a master is away, who took over is asked no more often than this."""
 
@@ -52,27 +54,34 @@ class Slots:
     async def on(self, key: str, call: Callable[[Any], Any]) -> Any:
         """`call(client)`, with a client of the master that holds the key."""
         slot = key_slot(key.encode())
-        for last in (at == _TRIES - 1 for at in range(_TRIES)):
+        failure: RedisError | None = None
+        for _ in range(_TRIES):
             holder = await self._holder(slot)
             try:
-                return await call(self.client(holder))
+                return await self._call(holder, call)
             except MovedError as error:
                 self._holders[slot] = (error.host or holder[0], error.port)
-                failure: RedisError = error
-            except AskError as error:  # the slot is on its way to another master, and this key is there already
-                async with self.client((error.host or holder[0], error.port)).pipeline(transaction=False) as pipe:
-                    pipe.execute_command("ASKING")
-                    call(pipe)
-                    return (await pipe.execute())[-1]
+                failure = error
             except TryAgainError as error:
                 failure = error
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(_MOVING_S)
             except _AWAY as error:
                 failure = error
-                await self._learn()
-                if last or self._holders[slot] == holder:
+                await self._learn(holder)
+                if self._holders[slot] == holder:
                     break
         raise exceptions.ConnectionError(f"the cluster cannot take this now: {failure}") from failure
+
+    async def _call(self, holder: Address, call: Callable[[Any], Any]) -> Any:
+        try:
+            return await call(self.client(holder))
+        except MovedError:  # which redis-py derives from the next one
+            raise
+        except AskError as error:  # the slot is on its way to another master, and this key is there already
+            async with self.client((error.host or holder[0], error.port)).pipeline(transaction=False) as pipe:
+                pipe.execute_command("ASKING")
+                call(pipe)
+                return (await pipe.execute())[-1]
 
     async def on_any(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         """`call(client)`, with a client of whichever master answers."""
@@ -83,6 +92,20 @@ class Slots:
             except _AWAY as error:
                 failure = error
         raise exceptions.ConnectionError(f"no master of the cluster answers: {failure}") from failure
+
+    async def on_any_slot(self, key: str, call: Callable[[Any, str], Awaitable[Any]]) -> Any:
+        """`call(client, own key)`, with whichever master does it, and a key like `key` that it holds."""
+        failure: RedisError = exceptions.ConnectionError("the cluster has no master")
+        for address in await self.masters():
+            keys = (f"{key}:{at}" for at in range(_SLOTS))
+            own = next((each for each in keys if self._holders[key_slot(each.encode())] == address), None)
+            if own is None:
+                continue
+            try:
+                return await call(self.client(address), own)
+            except RedisError as error:
+                failure = error
+        raise failure
 
     async def masters(self) -> list[Address]:
         """All that hold slots, in random order."""
@@ -125,13 +148,14 @@ class Slots:
             raise exceptions.ConnectionError(f"no master of the cluster holds slot {slot}")
         return holder
 
-    async def _learn(self) -> None:
-        """Ask any node who holds what. Raises ConnectionError where none answers."""
+    async def _learn(self, doubted: Address | None = None) -> None:
+        """Ask any node who holds what, a doubted one last. Raises ConnectionError where none answers."""
         async with self._asking:
             if self._holders and time.monotonic() < self._asked + _ASK_AGAIN_S:
                 return
             failure: Exception | None = None
-            for address in dict.fromkeys([*self._shuffled(), *self._seeds]):
+            known = dict.fromkeys([*self._shuffled(), *self._seeds])
+            for address in sorted(known, key=lambda each: each == doubted):
                 try:
                     found = await self.client(address).execute_command("CLUSTER SLOTS")
                 except (RedisError, OSError) as error:
@@ -197,7 +221,7 @@ class Batch:
 
         found = await self._slots.on(first, all_of_them)
         for at, answer in zip(places, found, strict=True):
-            if isinstance(answer, AskError | TryAgainError):  # of this key alone, whose slot moves or moved
+            if isinstance(answer, AskError | TryAgainError):  # MovedError too: of this key, whose slot moves or moved
                 command, key, args, options = self._commands[at]
                 answer = await getattr(self._slots, command)(key, *args, **options)
             if isinstance(answer, Exception):

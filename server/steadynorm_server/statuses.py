@@ -73,7 +73,7 @@ PROBLEMS: dict[int, tuple[str, Problem]] = {
         ),
     ),
     428: (
-        "If-Match is missing",
+        "It is not said what this changes: the revision in If-Match, or the `revisions` of the preview",
         Problem(
             title="Precondition Required",
             status=428,
@@ -112,7 +112,7 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", f"{_RUN}/finish"): (*(status for status in _SENT if status != 422), 404, 409),
     ("GET", f"{_RUN}/settings"): _ASKED,
     ("PATCH", f"{_RUN}/settings"): (*_SENT, 404, 409, 412, 428),
-    ("POST", "/api/v1/settings/bulk"): _SENT,
+    ("POST", "/api/v1/settings/bulk"): (*_SENT, 428),
     ("GET", f"{_RUN}/schedules"): _READ,
     ("POST", f"{_RUN}/schedules"): (*_SENT, 404, 409),
     ("DELETE", f"{_RUN}/schedules/{{schedule_id}}"): _READ,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import (
@@ -27,12 +28,12 @@ from steadynorm_server.changes import Changes
 from steadynorm_server.checks import check_batch
 from steadynorm_server.cluster import connection_to
 from steadynorm_server.connection import Timed
-from steadynorm_server.events import MAX_EVENTS
+from steadynorm_server.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
 from steadynorm_server.news import News
-from steadynorm_server.problems import ProblemError, RunNotFound
+from steadynorm_server.problems import ProblemError, RunNotFound, takes_no_writes
 from steadynorm_server.recent import Known, Recent
 from steadynorm_server.record import RunRecord
 
@@ -75,9 +76,9 @@ class Store:
         finally:
             await self.redis.close()
 
-    async def ping(self) -> None:
-        """Raises redis-py's error when the store does not answer."""
-        await self.redis.ping()
+    async def check(self) -> None:
+        """Raises redis-py's error when the store does not answer or takes no writes."""
+        await self.redis.check()
 
     async def find(self, run_id: str) -> RunRecord:
         """The run. Raises RunNotFound."""
@@ -91,7 +92,8 @@ class Store:
         ids = await self.redis.index(INDEX)
         stored = await self.redis.hashes([RunKeys(run_id).run for run_id in ids])
         if lost := [run_id for run_id, each in zip(ids, stored, strict=True) if not each]:
-            await self.redis.remove_from_index(INDEX, *lost)
+            with _another_time():
+                await self._unlist(*lost)
         return [RunRecord.decode(run_id, each) for run_id, each in zip(ids, stored, strict=True) if each]
 
     async def rebuild_index(self) -> int:
@@ -130,8 +132,16 @@ class Store:
         return bool(removed)
 
     async def _left(self, run_id: str) -> None:
-        await self.redis.remove_from_index(INDEX, run_id)
+        await self._unlist(run_id)
         await self.redis.publish(CHANGES, run_id)
+
+    async def _unlist(self, *run_ids: str) -> None:
+        """Take runs that are gone out of the index. One whose agent registered anew meanwhile is put back."""
+        await self.redis.remove_from_index(INDEX, *run_ids)
+        started = await self.redis.fields([(RunKeys(run_id).run, "started") for run_id in run_ids])
+        back = {run_id: float(start) for run_id, start in zip(run_ids, started, strict=True) if start is not None}
+        if back:
+            await self.redis.add_to_index(INDEX, back)
 
     async def ingest(self, run_id: str, batch: TelemetryBatch, sender: Principal) -> TelemetryAnswer:
         """Store a batch once, however often it comes. Raises RunNotFound, 409 for an old incarnation, 422."""
@@ -203,15 +213,26 @@ class Store:
         await self.redis.script("heard", [RunKeys(run_id).run], repr(until))
 
     async def note_silence(self, runs: Sequence[RunRecord]) -> None:
-        """Write the `stalled` event of runs that fell silent, unless somebody did."""
+        """Write the `stalled` event of runs that fell silent, unless somebody did. A store may refuse it for now."""
         now = self.clock()
         for run in runs:
             if run.silent_s(now) > self.stalled_after_s and not run.stalled:
                 keys, event = RunKeys(run.run_id), stalled_event(run, self.stalled_after_s)
-                await self.redis.script(
-                    "stall", [keys.run, keys.events], repr(run.last_seen), encode_json(event), MAX_EVENTS
-                )
-                self.news.note(run.run_id)
+                with _another_time():
+                    await self.redis.script(
+                        "stall", [keys.run, keys.events], repr(run.last_seen), encode_json(event), MAX_EVENTS
+                    )
+                    self.news.note(run.run_id)
+
+
+@contextlib.contextmanager
+def _another_time() -> Iterator[None]:
+    """What the block writes on the occasion of a read: a store that takes no writes is read all the same."""
+    try:
+        yield
+    except ResponseError as error:
+        if not takes_no_writes(error):
+            raise
 
 
 def _all_keys(run_id: str) -> list[str]:
@@ -226,6 +247,7 @@ def _plan(addition: Addition, budgets: float) -> dict[str, object]:
         "set": [text if isinstance(text, str) else text.decode() for pair in fields.items() for text in pair],
         "events": [encode_json(event).decode() for event in addition.events],
         "max_events": MAX_EVENTS,
+        "max_outcomes": MAX_AUDIT,
         "outcomes": [
             {"revision": str(revision), "report": encode_json(outcome).decode()}
             for revision, outcome in addition.outcomes.items()
@@ -243,7 +265,12 @@ def _plan(addition: Addition, budgets: float) -> dict[str, object]:
         ],
     }
     if addition.adopt is not None:
-        plan["adopt"] = {"revision": str(addition.adopt[0]), "settings": addition.adopt[1].decode()}
+        plan["adopt"] = {
+            "revision": str(addition.adopt[0]),
+            "settings": addition.adopt[1].decode(),
+            "step": str(addition.adopt[2]),
+            "now": fields["last_seen"],
+        }
     return plan
 
 

@@ -31,34 +31,35 @@ class Turns:
         self._answered = clock()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """The block is a round trip. Raises TimeoutError where no turn comes, and as the block does."""
+    async def turn(self) -> AsyncIterator[float]:
+        """The block is a round trip, which may take so many seconds. Raises TimeoutError where no turn comes."""
         if self._free.locked():
-            await self._wait()
+            left_s = await self._wait()
         else:
             await self._free.acquire()
+            left_s = self._within_s
         try:
-            yield
+            yield left_s
             self._answered = self._clock()
         finally:
             self._free.release()
 
-    async def _wait(self) -> None:
+    async def _wait(self) -> float:
+        """Until there is a turn. Returns what is left of `within_s` since the store last answered, or since now."""
         began = self._clock()
         while True:
             try:
                 async with asyncio.timeout(self._within_s):
                     await self._free.acquire()
             except TimeoutError:
-                if self._is_away(began) or self._clock() - began > PATIENCE_S:
+                if self._left_s(began) <= 0 or self._clock() - began > PATIENCE_S:
                     raise
             else:
                 # Turns come free by failures, too: then another would fail as well, only later.
-                if self._is_away(began):
-                    self._free.release()
-                    raise TimeoutError
-                return
+                if (left_s := self._left_s(began)) > 0.1 * self._within_s:
+                    return left_s
+                self._free.release()
+                raise TimeoutError
 
-    def _is_away(self, since: float) -> bool:
-        now = self._clock()
-        return now - max(self._answered, since) > self._within_s * 0.9
+    def _left_s(self, since: float) -> float:
+        return self._within_s - (self._clock() - max(self._answered, since))

@@ -20,7 +20,7 @@ from steadynorm_contract.settings import Mode
 from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
 from steadynorm_server.record import RunRecord
 
-__all__ = ["Count", "StoredRule", "StoredRules", "due_rule", "observe", "rules_of", "view"]
+__all__ = ["Count", "StoredRule", "StoredRules", "due_rule", "is_stopped", "observe", "rules_of", "view"]
 
 
 _HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
@@ -82,7 +82,7 @@ def observe(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
     columns: dict[str, Sequence[float]] = {}
     for each in stored.rules:
         count = counts[each.rule.id]
-        if scalars is None or max(count.fired, each.actions) >= each.rule.max_actions:
+        if scalars is None or max(count.fired, each.actions) >= each.rule.max_actions or is_stopped(run, each):
             continue
         if (name := each.rule.when.scalar) not in columns:
             # Nothing is held back by a small target unless the run is stabilized.
@@ -100,9 +100,14 @@ def due_rule(run: RunRecord) -> tuple[StoredRule, int] | None:
     counts = _counts(run)
     for each in rules_of(run).rules:
         count = counts[each.rule.id]
-        if count.fired > each.actions and count.step is not None:
+        if count.fired > each.actions and count.step is not None and not is_stopped(run, each):
             return each, count.step
     return None
+
+
+def is_stopped(run: RunRecord, each: StoredRule) -> bool:
+    """Whether the store lost what this rule may have done: how much of its budget is left, nobody knows any more."""
+    return each.made_time <= run.put_back_time
 
 
 def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
@@ -117,6 +122,7 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
         made_time=each.made_time,
         count=count.count,
         needed=rule.when.needed,
+        stopped=is_stopped(run, each),
         actions=each.actions,
         actions_left=max(0, rule.max_actions - each.actions),
         locked_until_step=until_step if run.step + 1 in _locked(rule, count) else None,

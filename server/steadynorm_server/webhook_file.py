@@ -132,6 +132,13 @@ def _check_url(entry: Webhook) -> None:
         raise WebhookError(f"webhook {entry.name}: the url is none: {error}.") from error
     if parts.scheme not in ("http", "https") or not host:
         raise WebhookError(f"webhook {entry.name}: the url must begin with https:// and name a host.")
+    try:
+        (parts.hostname or "").encode("idna")
+    except UnicodeError as error:
+        raise WebhookError(
+            f"webhook {entry.name}: a host's labels, between the dots, must have 1 to 63 characters: got host {host}. "
+            "Look for a dot too many or too few."
+        ) from error
     if parts.scheme == "http" and not is_loopback(entry.url) and not entry.plain_http:
         raise WebhookError(
             f"webhook {entry.name}: plain HTTP is for loopback only, since everybody on the way can read it: got host "

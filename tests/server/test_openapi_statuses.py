@@ -200,6 +200,8 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
             return await asker.ask(route, body=asker.wrong[route])
         case 422:
             return await asker.ask(route, query=BAD_QUERIES[path.rpartition("/")[2]])
+        case 428 if path.endswith("/bulk"):
+            return await asker.ask(route, body=asker.bodies[route][:-1] + b', "dry_run": false}')
         case 428:
             return await asker.ask(route, If_Match="")
         case 429:

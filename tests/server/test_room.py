@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
+from steadynorm_server import room
 from steadynorm_server.room import budgets, keep_within, trim
 from steadynorm_server.store import Store
 
@@ -64,6 +65,10 @@ async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: A
     run = await store.find("tiny-1")
     assert await trim(store, run, 0) == 0
     assert 0 < run.store_bytes < 100_000
+    assert [level.name for level, _ in room._LEVELS] == [
+        *("rows1", "scalars1", "scalars16", "rows256", "scalars256", "rows4096"),
+        *("rows65536", "scalars4096"),
+    ]
     for tail in run.tails.values():
         assert tail.rolled < tail.next
     assert (await long.get("/series", name="raw_norm"))["series"]["raw_norm"]["step"][-1] > STEPS - 5000

@@ -93,6 +93,8 @@ def _print(known: RuleList) -> None:
 
 
 def _now(each: RuleView) -> str:
+    if each.stopped:
+        return "stopped: the store was put back; give it anew to go on"
     if not each.actions_left:
         return f"its actions are spent, the last at step {each.last_step}"
     if each.locked_until_step is not None:

@@ -11,10 +11,18 @@ end
 
 redis.call('HSET', KEYS[1], unpack(plan.set))
 if plan.adopt and tonumber(plan.adopt.revision) > tonumber(redis.call('HGET', KEYS[1], 'desired_revision')) then
-  redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings)
+  redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings,
+    'put_back_step', plan.adopt.step, 'put_back_time', plan.adopt.now)
 end
 for _, outcome in ipairs(plan.outcomes) do
   redis.call('HSET', KEYS[3], outcome.revision, outcome.report)
+end
+if redis.call('HLEN', KEYS[3]) > plan.max_outcomes * 1.05 then
+  local known = redis.call('HKEYS', KEYS[3])
+  table.sort(known, function(one, other) return tonumber(one) < tonumber(other) end)
+  for i = 1, #known - plan.max_outcomes do
+    redis.call('HDEL', KEYS[3], known[i])
+  end
 end
 for _, event in ipairs(plan.events) do
   redis.call('XADD', KEYS[2], 'MAXLEN', plan.max_events, '*', 'event', event)

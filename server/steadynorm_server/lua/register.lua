@@ -35,7 +35,8 @@ if not known[1] then
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   -- The agent knows a revision that this store lost: what runs is the truth.
-  redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings)
+  redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings,
+    'put_back_step', plan.step, 'put_back_time', plan.now)
 elseif plan.applied_revision == known[4] and plan.applied_revision ~= '0' and plan.settings ~= known[10] then
   -- A store that was rewound has given a number again that the agent knows for something else: what was wanted last gets
   -- a number that is new to both. At revision 0 nobody has wanted anything yet: each process brings its own settings.

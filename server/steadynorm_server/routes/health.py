@@ -21,10 +21,10 @@ async def healthz() -> Response:
     return json_answer({"status": "ok"})
 
 
-@router.get("/readyz", responses={503: {"description": "The store does not answer"}})
+@router.get("/readyz", responses={503: {"description": "The store does not answer, or takes no writes"}})
 async def readyz(store: StoreOf) -> Response:
-    """The process answers and so does its store; 503 otherwise."""
-    await store.ping()
+    """The process answers, and its store takes writes; 503 otherwise."""
+    await store.check()
     return json_answer({"status": "ok"})
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,8 @@ def of(url: str) -> str:
         ([of("ftp://hooks.example.org/secret-part")], "must begin with https://"),
         ([of("https:///secret-part")], "must begin with https://"),
         ([of("https://hooks.example.org:port/secret-part")], "the url is none"),
+        ([of(f"https://{'a' * 64}.example.org/secret-part")], "must have 1 to 63 characters: got host aaa"),
+        ([of("https://hooks..example.org/secret-part")], "must have 1 to 63 characters: got host hooks..example.org"),
         ([of("http://hooks.example.org/secret-part")], "plain HTTP is for loopback only"),
         ([of("https://169.254.169.254/secret-part")], "link-local"),
         ([of("https://[fe80::1]/secret-part")], "link-local"),
@@ -125,6 +129,14 @@ async def test_a_name_that_leads_to_a_metadata_address_is_sent_nothing() -> None
     assert not answer.delivered
 
 
+async def test_a_host_that_is_no_name_is_a_failed_attempt() -> None:
+    async with Poster() as poster:
+        url = f"https://{'a' * 70}.example.org/secret-part"
+        answer = await poster.post(Webhook(name="a", url=url, format="slack"), "id", b"{}")
+    assert not answer.delivered
+    assert answer.why == "its host is no name that can be looked up"
+
+
 async def test_a_failure_is_told_without_the_address(unused_tcp_port: int) -> None:
     async with Poster() as poster:
         url = f"http://127.0.0.1:{unused_tcp_port}/secret-part"
@@ -144,18 +156,34 @@ def test_both_secrets_sign_while_one_is_exchanged() -> None:
     assert not verify(header, b"body", b"old-secret", now=1_699_999_699)
 
 
-@pytest.mark.parametrize("header", ["", "t=", "v1=", "t=x,v1=y", "t=-1,v1=a", "t=²,v1=a", "t=1700000000,v1=é", ",=,"])
-def test_a_header_that_is_none_is_no_signature(header: str) -> None:
-    assert not verify(header, b"body", b"secret", now=1_700_000_000)
-
-
-def test_the_documented_lines_verify_what_the_server_signs(root: Path) -> None:
+@pytest.fixture
+def genuine(root: Path) -> Callable[[str, bytes, bytes], bool]:
+    """The documented lines."""
     page = (root / "docs" / "webhooks.md").read_text("utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(snippet, scope)
-    genuine = scope["genuine"]
-    assert callable(genuine)
+    found: Callable[[str, bytes, bytes], bool] = scope["genuine"]
+    return found
+
+
+STRANGE = [
+    *("", "t=", "v1=", "t=x,v1=y", "t=-1,v1=a", "t=²,v1=a", "t={now},v1=é", "t={now},v1=\udcff", ",=,", "t", "v1=a"),
+    *(f"t={'1' * digits},v1=00" for digits in (16, 400, 5000)),
+]
+
+
+@pytest.mark.parametrize("header", STRANGE, ids=lambda header: ascii(header[:12]))
+def test_a_strangers_header_is_no_signature_and_raises_nothing(header: str) -> None:
+    assert not verify(header.format(now=1_700_000_000), b"body", b"secret", now=1_700_000_000)
+
+
+@pytest.mark.parametrize("header", STRANGE, ids=lambda header: ascii(header[:12]))
+def test_the_documented_lines_raise_nothing_either(genuine: Callable[[str, bytes, bytes], bool], header: str) -> None:
+    assert not genuine(header.format(now=int(time.time())), b"body", b"secret")
+
+
+def test_the_documented_lines_verify_what_the_server_signs(genuine: Callable[[str, bytes, bytes], bool]) -> None:
     now = int(time.time())
     header = sign([b"secret", b"another"], b"body", now)
     assert genuine(header, b"body", b"secret")
