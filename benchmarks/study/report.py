@@ -62,7 +62,7 @@ def _cost(folder: Path) -> str:
     first = rows[0]
     text = (
         f"One call beside AdamW's step of {float(first['optimizer_ms']):.3g} ms: a GPT of {int(first['weights']):,} "
-        f"weights in {first['tensors']} tensors, on {first['device']}. Medians; memory beside the model's.\n"
+        f"weights in {first['tensors']} tensors, on {first['device']}, one thread. Medians; memory beside the model's.\n"
     )
     lines = [[row["method"], f"{float(row['apply_ms']):.3g}", f"{int(row['state_bytes']):,}"] for row in rows]
     return text + "\n" + markdown(["method", "ms a step", "bytes of state"], lines)
