@@ -33,11 +33,15 @@ def visit(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Vis
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
 
-    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str = server.server) -> AppTest:
+    def open_link(
+        run: str | None = None, token: str | None = OPERATOR, at: str = server.server, **query: str
+    ) -> AppTest:
         monkeypatch.setenv("STEADYNORM_SERVER", at)
         app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_S)
         if run:
             app.query_params["run"] = run
+        for name, value in query.items():
+            app.query_params[name] = value
         if token:
             app.query_params["token"] = token
         app.run()
@@ -325,11 +329,20 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: Visit, sta
     assert page.button(key=f"{run.run_id}/reset").disabled
 
 
-def test_without_its_server_the_last_numbers_stay(visit: Visit, start_run: StartRun, own_server: House) -> None:
-    page = visit(start_run("left alone", own_server).run_id, at=own_server.server)
+def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do(
+    visit: Visit, start_run: StartRun, own_server: House
+) -> None:
+    run_id = start_run("left alone", own_server).run_id
+    page, fleet = visit(run_id, at=own_server.server), visit(at=own_server.server)
     before = {metric.label: metric.value for metric in page.metric}
     own_server.close()
-    page.run()
-    assert not page.exception
-    assert "The server does not answer" in said(page)
+    for opened in (page, fleet):
+        opened.run()
+        assert not opened.exception
+        assert "The server does not answer: this is what it said last." in said(opened)
     assert {metric.label: metric.value for metric in page.metric} == before
+    assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[0].proto.json)["rows"]] == [run_id]
+    for query in ({}, {"parameter": "head.weight"}, {"incident": "1-0"}, {"change": "1"}):
+        late = visit(run_id, at=own_server.server, **query)
+        assert "No steadynorm server answers at" in said(late), query
+        assert "steadynorm up" in said(late), query

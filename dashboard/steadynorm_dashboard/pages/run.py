@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from steadynorm_contract.client import ClientError
-from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
+from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail, RunState
 from steadynorm_dashboard import (
     charts,
     controls,
@@ -86,8 +86,8 @@ def _headline(run_id: str) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.title(text.markdown(run.name), anchor=False, width="content")
-        header.badge(status.state(run.state))
-        header.badge(status.health(run.health))
+        header.badge(status.state_of(run))
+        header.badge(status.health_of(run))
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
         route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
@@ -97,12 +97,10 @@ def _headline(run_id: str) -> None:
             "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
         )
     if error is not None:
-        st.warning(
-            f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
-            icon=":material/cloud_off:",
-        )
+        guidance.held(error)
     if run.end_reason:
-        st.info(text.markdown(run.end_reason, 400), icon=":material/flag:")
+        tell = st.error if run.state is RunState.FAILED else st.info
+        tell(text.markdown(run.end_reason, 400), icon=":material/flag:")
     metrics = (
         ("step", units.number(run.step), "optimizer steps"),
         ("steps/s", units.number(run.steps_per_s, 3), "over the last batches"),

@@ -43,15 +43,18 @@ def _fleet() -> None:
         lambda client: client.fleet(**filters.query(), sort=sort, limit=limit),
         share="",
     )
-    if error is not None:
-        guidance.explain(error)
     if answer is None:
+        if error is not None:
+            guidance.explain(error)
         return
     if not answer.total:
         if error is None:
             guidance.no_runs()
         return
-    st.markdown(_summary(answer))
+    if error is not None:
+        guidance.held(error)
+    else:
+        st.markdown(_summary(answer))
     chosen = fleet_filters.show(answer)
     if chosen != filters:  # a widget said so in this very run: what was read is not what is asked for
         st.rerun(scope="fragment")
