@@ -49,7 +49,9 @@ def write(folder: Path, page: Path) -> None:
             images.mkdir(parents=True, exist_ok=True)
             (images / file).write_text(picture, encoding="utf-8")
     parts += [f"## {len(QUESTIONS) + 1}. What does it cost?\n", _advice("cost"), _cost(folder)]
-    parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", _advice("defaults"), _owed()]
+    if argued := _advice("defaults"):
+        parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", argued]
+    parts.append(_owed())
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
