@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, Series
 from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.colors import BAD, LOSS, QUIET, RAW, STABILIZED, TARGET
+from steadynorm_dashboard.figure import Figure, scatter
 from steadynorm_dashboard.panels import (
     LOG,
     STEPS,
@@ -64,7 +63,7 @@ def run_figure(
     *,
     revision: str,
     along: Axis = STEPS,
-) -> go.Figure | None:
+) -> Figure | None:
     """The five panels over `along`. None before the first step.
 
     revision: zoom and hidden traces persist while it stays the same.
@@ -87,8 +86,8 @@ def run_figure(
         *_points(marks.nonfinite(series, events, MAX_MARKS), "non-finite", BAD, "x", along),
     ]
     shapes, notes = change_lines(marks.changes(audit, first, last)[-MAX_MARKS:], first, last, along)
-    figure = go.Figure(data=traces)
-    figure.update_layout(
+    return Figure(
+        traces,
         layout(
             _PANELS,
             along.layout(first, last),
@@ -97,14 +96,13 @@ def run_figure(
             legend_above=1,
             shapes=[throttled_zone(), spike_line("y4"), *shapes],
             notes=notes,
-        )
+        ),
     )
-    return figure
 
 
 def _points(at: Sequence[marks.StepMark], name: str, color: str, symbol: str, along: Axis) -> list[Any]:
     return [
-        go.Scatter(
+        scatter(
             x=along.xs(mark.step for mark in at),
             y=[mark.height for mark in at],
             name=name,

@@ -11,17 +11,8 @@ from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.views import Health, RunState
 from steadynorm_dashboard import status, text
 
-__all__ = ["WORDS", "Filters", "clear", "kept", "show"]
+__all__ = ["Filters", "clear", "kept", "show"]
 
-WORDS = {health.value: status.health(health).word for health in Health}
-_GLYPHS = {
-    Health.NONFINITE: "✕",
-    Health.SPIKING: "▲",
-    Health.THROTTLED: "▼",
-    Health.DISCONNECTED: "○",
-    Health.STALLED: "‖",
-    Health.CALM: "●",
-}
 _KEPT = "fleet/filters"
 _WHICH = ("all", "live", "ended")
 _LIVE = (RunState.RUNNING, RunState.STALLED)
@@ -108,7 +99,11 @@ def show(answer: FleetAnswer) -> Filters:
             selection_mode="multi",
             key=_HEALTH,
             label_visibility="collapsed",
-            format_func=lambda health: f"{_GLYPHS[Health(health)]} {WORDS[health]} {answer.healths.get(health, 0)}",
+            format_func=lambda health: f"{_look(health).icon} {_look(health).word} {answer.healths.get(health, 0)}",
             width="content",
         )
     return kept()
+
+
+def _look(health: str) -> status.Status:
+    return status.health(Health(health))

@@ -44,10 +44,11 @@ def explain(error: ClientError) -> None:
         st.error(text.markdown(str(error), 600), icon=":material/error:")
 
 
-def held(error: ClientError) -> None:
+def held() -> None:
     """The page shows what the server said last, since it says nothing now. One line, for nothing shall jump."""
     st.warning(
-        f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
+        f"The server does not answer: this is what it said last. It was at {text.markdown(session.server())}; "
+        "this page goes on by itself when it is back.",
         icon=":material/cloud_off:",
     )
 

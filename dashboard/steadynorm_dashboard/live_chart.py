@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 
 import plotly
-import plotly.graph_objects as go
 import streamlit as st
 import streamlit.components.v1
+
+from steadynorm_dashboard.figure import Figure
 
 __all__ = ["Gesture", "live_chart"]
 
@@ -35,7 +36,7 @@ class Gesture:
 
 
 def live_chart(
-    figure: go.Figure,
+    figure: Figure,
     *,
     key: str,
     options: Mapping[str, object] | None = None,
@@ -56,7 +57,7 @@ def live_chart(
     )
     answer = mount(
         key=key,
-        height=int(figure.layout.height),
+        height=figure.height_px,
         data={
             "figure": figure.to_json(),
             "library": f"component/{folder.name}/plotly.min.js",

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import Series
 from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.colors import QUIET, TARGET, translucent
+from steadynorm_dashboard.figure import Trace, scatter
 
 __all__ = [
     "LOG",
@@ -120,7 +119,7 @@ def line(
     along: Axis = STEPS,
     dash: str = "solid",
     group: str | None = None,
-) -> list[Any]:
+) -> list[Trace]:
     """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis.
 
     group: traces that are hidden and shown together.
@@ -129,7 +128,7 @@ def line(
         return []
     values: list[float | None] = getattr(series, of)
     return [
-        go.Scatter(
+        scatter(
             x=along.xs(series.step),
             y=[value if not positive or (value or 0) > 0 else None for value in values],
             name=name,
@@ -155,7 +154,7 @@ def band(
     dash: str = "solid",
     group: str | None = None,
     opacity: float = 0.22,
-) -> list[Any]:
+) -> list[Trace]:
     """The mean as a line over a band from smallest to largest, so that no spike is lost between two points.
 
     positive: for a log axis, which has no place for 0.
@@ -170,7 +169,7 @@ def band(
         for step, low, high in zip(along.xs(series.step), series.min, series.max, strict=True)
         if low is not None and high is not None and (low > 0 or not positive)
     ]
-    outline = go.Scatter(
+    outline = scatter(
         x=[x for x, _, _ in held] + [x for x, _, _ in reversed(held)],
         y=[high for _, _, high in held] + [low for _, low, _ in reversed(held)],
         name=f"{name}, smallest to largest",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from steadynorm_contract.rule import THROTTLED_TARGET
@@ -51,6 +52,7 @@ def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: S
     figure = charts.run_figure(data, audit, events, revision="a run")
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
+    go.Figure(drawn)  # raises on what plotly does not know
     return drawn
 
 
@@ -85,8 +87,8 @@ def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> 
     data["nonfinite"] = series(ratios.step, [2.0] * len(ratios.step), count=50)
     figure = charts.run_figure(data, [], [], revision="a run")
     assert figure is not None
-    assert {one.type for one in figure.data} == {"scatter"}
-    points = sum(len(one.x) for one in figure.data)
+    assert {one["type"] for one in figure.data} == {"scatter"}
+    points = sum(len(one["x"]) for one in figure.data)
     assert 0.8 * charts.MAX_POINTS < points <= charts.MAX_POINTS
 
 

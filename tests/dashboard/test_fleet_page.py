@@ -67,7 +67,8 @@ def names(page: AppTest) -> list[str]:
 def test_the_run_in_trouble_stands_on_top_and_the_page_says_so_in_a_sentence(visit: Visit) -> None:
     page = visit()
     assert names(page) == ["spiked", "vit", "gpt-large", "gpt-small", "failed", "finished"]
-    assert "**4** of 6 runs train: **1 spiking**." in [each.value for each in page.markdown]
+    words = "**4** of 6 runs train: :orange-badge[:material/electric_bolt: 1 spiking]"
+    assert words in [each.value for each in page.markdown]
 
 
 def test_runs_are_filtered_by_words_state_health_and_tag(visit: Visit) -> None:

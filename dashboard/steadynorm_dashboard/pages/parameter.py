@@ -34,7 +34,7 @@ def _numbers(run_id: str, name: str) -> None:
             guidance.explain(error)
         return
     if error is not None:
-        guidance.held(error)
+        guidance.held()
     found = next((one for one in answer.parameters if one.name == name), None)
     if found is None:
         st.error("This run has no parameter of that name. Open it from the run's table.", icon=":material/search_off:")

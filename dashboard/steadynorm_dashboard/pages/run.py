@@ -97,7 +97,7 @@ def _headline(run_id: str) -> None:
             "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
         )
     if error is not None:
-        guidance.held(error)
+        guidance.held()
     if run.end_reason:
         tell = st.error if run.state is RunState.FAILED else st.info
         tell(text.markdown(run.end_reason, 400), icon=":material/flag:")
@@ -143,7 +143,7 @@ def _charts(run_id: str) -> None:
         still=now.still,
     )
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
-    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     recorded = series.series if series else {}
     along = shown.axis(run_id, now, recorded.values(), run.started)
     figure = charts.run_figure(
@@ -211,7 +211,7 @@ def _follow(run_id: str, newest: AuditEntry) -> None:
 
 @st.fragment(run_every=4)
 def _parameters(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id))
+    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id), share="newest")
     if answer is None or not answer.parameters:
         st.caption("No parameters are registered.")
         return
@@ -273,7 +273,7 @@ def _audit(run_id: str) -> None:
 
 @st.fragment(run_every=2)
 def _events(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     if answer is None or not answer.events:
         st.caption("No events yet.")
         return
