@@ -1,4 +1,4 @@
-"""From the server's series to a run's figure: loss, norms, smallest target, spike ratio and learning rate."""
+"""From the server's series to a run's figure: loss, norms, smallest target, spike ratio, learning rate and speed."""
 
 from __future__ import annotations
 
@@ -31,29 +31,30 @@ NAMES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "
 MAX_POINTS = 2000
 """Of a whole figure: what a browser redraws every second without a stutter."""
 
-BUCKETS = 150
+BUCKETS = 140
 """Points asked of each series. A bucket's band keeps its smallest and largest value, so no spike is lost."""
 
 MAX_MARKS = 40
 
 _PANELS = (
-    Panel(0.805, 1.0, "<b>loss</b> as logged"),
-    Panel(0.525, 0.755, "<b>gradient norm</b> L2 over all parameters, log scale", LOG),
+    Panel(0.835, 1.0, "<b>loss</b> as logged"),
+    Panel(0.60, 0.79, "<b>gradient norm</b> L2 over all parameters, log scale", LOG),
     Panel(
-        0.32,
-        0.475,
+        0.43,
+        0.555,
         f"<b>smallest target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
         {"rangemode": "tozero"},
     ),
     Panel(
-        0.145,
-        0.27,
+        0.28,
+        0.385,
         f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
         LOG,
     ),
-    Panel(0.0, 0.095, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
+    Panel(0.145, 0.235, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
+    Panel(0.0, 0.1, "<b>speed</b> optimizer steps a second", {"rangemode": "tozero", "nticks": 3}),
 )
-_HEIGHT_PX = 860
+_HEIGHT_PX = 940
 
 
 def run_figure(
@@ -64,7 +65,7 @@ def run_figure(
     revision: str,
     along: Axis = STEPS,
 ) -> Figure | None:
-    """The five panels over `along`. None before the first step.
+    """The six panels over `along`. None before the first step.
 
     revision: zoom and hidden traces persist while it stays the same.
     """
@@ -82,6 +83,7 @@ def run_figure(
         *line(series.get("target_min"), "smallest target", TARGET, "y3", of="min", along=along),
         *line(series.get("spike_ratio_max"), "spike ratio", RAW, "y4", of="max", positive=True, along=along),
         *line(series.get("learning_rate"), "learning rate", QUIET, "y5", of="mean", along=along),
+        *line(_speed(recorded[0]), "steps/s", LOSS, "y6", of="mean", along=along),
         *_points(marks.spikes(series, events, MAX_MARKS), "spike", RAW, "triangle-down", along),
         *_points(marks.nonfinite(series, events, MAX_MARKS), "non-finite", BAD, "x", along),
     ]
@@ -98,6 +100,16 @@ def run_figure(
             notes=notes,
         ),
     )
+
+
+def _speed(series: Series) -> Series:
+    """Steps a second from each bucket's begin to the next one's; none where the clock stood or went back."""
+    steps, times = series.step, series.time
+    mean: list[float | None] = [
+        (after - before) / (end - begin) if end > begin else None
+        for before, after, begin, end in zip(steps, steps[1:], times, times[1:], strict=False)
+    ]
+    return Series(steps[: len(mean)], series.count[: len(mean)], mean, mean, mean)
 
 
 def _points(at: Sequence[marks.StepMark], name: str, color: str, symbol: str, along: Axis) -> list[Any]:

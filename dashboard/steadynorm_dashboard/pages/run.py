@@ -27,7 +27,7 @@ from steadynorm_dashboard import (
     units,
 )
 from steadynorm_dashboard.choice import chosen_row
-from steadynorm_dashboard.live_chart import live_chart
+from steadynorm_dashboard.live_chart import live_chart, preload
 
 __all__ = ["render"]
 
@@ -46,6 +46,15 @@ def render(run_id: str) -> None:
             guidance.explain(error)
         _wait_for(run_id)
         return
+    top, end = st.container(), st.container()
+    with end:
+        preload()
+    with top:
+        _page(run)
+
+
+def _page(run: RunDetail) -> None:
+    run_id = run.run_id
     _headline(run_id)
     charts_column, settings_column = st.columns([2.75, 1], gap="medium")
     with charts_column:
