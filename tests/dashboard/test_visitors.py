@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,11 @@ def said(app: AppTest) -> str:
     """Everything that the page says in words, as it was handed to Markdown."""
     kinds = (app.title, app.subheader, app.markdown, app.caption, app.text, app.error, app.warning, app.info, app.code)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def says(app: AppTest, words: str) -> bool:
+    """Whether the page says so when it is drawn again."""
+    return words in said(app.run())
 
 
 def plain(app: AppTest) -> str:
@@ -129,7 +135,7 @@ def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do
     own_server.close()
     for opened in (page, fleet):
         # Visitors share what was read a moment ago.
-        eventually(lambda opened=opened: "The server does not answer: this is what it said last." in said(opened.run()))
+        eventually(partial(says, opened, "The server does not answer: this is what it said last."))
         assert not opened.exception
     assert {metric.label: metric.value for metric in page.metric} == before
     assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[0].proto.json)["rows"]] == [run_id]
