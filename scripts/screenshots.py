@@ -16,20 +16,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import char_gpt
 import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import steadynorm
 from steadynorm_contract.client import Client
-from steadynorm_dashboard import launch
 from steadynorm_server.up import House
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+import char_gpt  # the examples are no package
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 STEPS = 900
 CHANGED_AT = 600
 BROKEN = {240: 80.0, 421: 40.0, 422: 25.0}
-"""Steps whose batch is broken, and how many times too large its loss is."""
+"""Steps whose batch is broken, and how many times too large its gradient is."""
 
 PATIENCE_MS = 120_000
 
@@ -45,9 +46,9 @@ def train(name: str, house: House, token: str, steps: int, ends: threading.Event
     agent = steadynorm.attach(model, optimizer, run=name, server=house.server, token=token, **options)  # type: ignore[arg-type]  # spelled by main
     with agent:
         while step < steps or not ends.is_set():
-            loss = char_gpt.loss_of(model, *char_gpt.sample_batch(text, generator)) * BROKEN.get(step, 1.0)
+            loss = char_gpt.loss_of(model, *char_gpt.sample_batch(text, generator))
             optimizer.zero_grad()
-            loss.backward()
+            (loss * BROKEN.get(step, 1.0)).backward()
             optimizer.step()
             agent.log(loss=loss, batch_id=f"shard-{step // 64:03d}/{step % 64}")
             step += 1
@@ -142,8 +143,8 @@ def main() -> None:
                     camera.take("fleet", 560, charts=False)
                     camera.take("run", 1000, run=run_id)
                     camera.layers()
-                    camera.take("parameter", 1240, run=run_id, parameter=incident.parameter or "blocks.0.qkv.weight")
-                    camera.take("incident", 1500, run=run_id, incident=incident.id)
+                    camera.take("parameter", 1330, run=run_id, parameter=incident.parameter or "blocks.0.qkv.weight")
+                    camera.take("incident", 1290, run=run_id, incident=incident.id)
                     camera.take("change", 1280, run=run_id, change="1")
                     camera.take("compare", 1420, compare=f"{run_id},{beside}")
                 browser.close()

@@ -13,6 +13,7 @@ from steadynorm_dashboard.colors import BAD, LOSS, QUIET, RAW, STABILIZED, TARGE
 from steadynorm_dashboard.figure import Figure, scatter
 from steadynorm_dashboard.panels import (
     LOG,
+    SHORT_LOG,
     STEPS,
     Panel,
     band,
@@ -49,7 +50,7 @@ _PANELS = (
         0.28,
         0.385,
         f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
-        LOG,
+        SHORT_LOG,
     ),
     Panel(0.145, 0.235, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
     Panel(0.0, 0.1, "<b>speed</b> optimizer steps a second", {"rangemode": "tozero", "nticks": 3}),

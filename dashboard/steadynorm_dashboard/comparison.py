@@ -12,7 +12,7 @@ from steadynorm_dashboard import text
 from steadynorm_dashboard.axis import Axis, unit_of
 from steadynorm_dashboard.colors import LOOKS
 from steadynorm_dashboard.figure import Figure, Trace
-from steadynorm_dashboard.panels import LOG, Panel, band, layout, line, spike_line, throttled_zone
+from steadynorm_dashboard.panels import LOG, SHORT_LOG, Panel, band, layout, line, spike_line, throttled_zone
 
 __all__ = ["MOST", "NAMES", "Compared", "buckets", "comparison_figure", "unit"]
 
@@ -36,7 +36,7 @@ _PANELS = (
         0.0,
         0.145,
         f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
-        LOG,
+        SHORT_LOG,
     ),
 )
 _HEIGHT_PX = 900

@@ -15,6 +15,7 @@ from steadynorm_dashboard.colors import MEAN, QUIET, RAW, RMS, TARGET
 from steadynorm_dashboard.figure import Figure, Trace
 from steadynorm_dashboard.panels import (
     LOG,
+    SHORT_LOG,
     STEPS,
     Panel,
     band,
@@ -38,8 +39,10 @@ _PANELS = (
         f"<b>target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
         {"rangemode": "tozero"},
     ),
-    Panel(0.20, 0.34, f"<b>spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})", LOG),
-    Panel(0.0, 0.14, "<b>scale</b> factor on the gradient, log scale", LOG),
+    Panel(
+        0.20, 0.34, f"<b>spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})", SHORT_LOG
+    ),
+    Panel(0.0, 0.14, "<b>scale</b> factor on the gradient, log scale", SHORT_LOG),
 )
 _HEIGHT_PX = 740
 _BINS = 40

@@ -19,6 +19,7 @@ from steadynorm_dashboard.figure import Trace, scatter
 
 __all__ = [
     "LOG",
+    "SHORT_LOG",
     "STEPS",
     "Panel",
     "band",
@@ -32,7 +33,10 @@ __all__ = [
 ]
 
 STEPS = Axis()
-LOG: Mapping[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
+LOG: dict[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
+SHORT_LOG: dict[str, Any] = LOG | {"nticks": 3}
+"""For a panel in which more labels would run into each other."""
+
 _CLEARANCE = 0.13
 """Of the figure's width: what the label of a change covers."""
 
