@@ -11,13 +11,13 @@ from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.views import Health, RunState
 from steadynorm_dashboard import status, text
 
-__all__ = ["Filters", "clear", "kept", "show"]
+__all__ = ["Filters", "begin", "clear", "kept", "show"]
 
 _KEPT = "fleet/filters"
 _WHICH = ("all", "live", "ended")
 _LIVE = (RunState.RUNNING, RunState.STALLED)
-_BEGAN = "fleet/began"  # what the widgets began with
-_ROUND = "fleet/round"  # counts how often they were cleared
+_ROUND = "fleet/round"  # counts how often the widgets were made anew
+_BEGAN = "fleet/began"  # what they began with
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,22 @@ def kept() -> Filters:
     )
 
 
+def begin() -> None:
+    """The page is opened, or come back to: the widgets are new ones, which show what was chosen before.
+
+    Those of before may be gone from the browser and not yet from the session, or the other way round; and a value put
+    into a widget's state reaches the browser with one answer only, and is lost where the next one overtakes it.
+    """
+    _anew(kept())
+
+
 def clear() -> None:
     """Show all runs again."""
-    st.session_state[_KEPT] = Filters()
+    _anew(Filters())
+
+
+def _anew(filters: Filters) -> None:
+    st.session_state[_KEPT] = st.session_state[_BEGAN] = filters
     st.session_state[_ROUND] = st.session_state.get(_ROUND, 0) + 1
 
 
@@ -58,10 +71,6 @@ def show(answer: FleetAnswer) -> Filters:
     """Draw the widgets, each with how many runs it would show. Returns what they say."""
     before = kept()
     st.session_state[_KEPT] = before
-    # The widgets' own state goes when another page is shown. They begin with ours then: a value that is put into their
-    # state instead reaches the browser with one answer only, and is lost where the next one overtakes it.
-    if _key("search") not in st.session_state:
-        st.session_state[_BEGAN] = before
     began: Filters = st.session_state[_BEGAN]
     live = sum(answer.states.get(state.value, 0) for state in _LIVE)
     counts = {"all": answer.total, "live": live, "ended": answer.total - live}

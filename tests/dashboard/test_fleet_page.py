@@ -63,34 +63,34 @@ def test_the_run_in_trouble_stands_on_top_and_the_page_says_so_in_a_sentence(vis
 
 def test_runs_are_filtered_by_words_state_health_and_tag(visit: OpenPage) -> None:
     page = visit()
-    page.text_input(key="fleet/search/0").set_value("GPT speech").run()
+    page.text_input[0].set_value("GPT speech").run()
     assert names(page) == ["gpt-large", "gpt-small"]
-    page.text_input(key="fleet/search/0").set_value("").run()
-    page.segmented_control(key="fleet/state/0").set_value("ended").run()
+    page.text_input[0].set_value("").run()
+    page.segmented_control[0].set_value("ended").run()
     assert names(page) == ["failed", "finished"]
-    page.segmented_control(key="fleet/state/0").set_value("all").run()
-    page.pills(key="fleet/health/0").set_value(["spiking"]).run()
+    page.segmented_control[0].set_value("all").run()
+    page.pills[0].set_value(["spiking"]).run()
     assert names(page) == ["spiked"]
-    page.pills(key="fleet/health/0").set_value([]).run()
-    page.multiselect(key="fleet/tags/0").set_value(["team=vision"]).run()
+    page.pills[0].set_value([]).run()
+    page.multiselect[0].set_value(["team=vision"]).run()
     assert names(page) == ["vit"]
 
 
 def test_filters_that_leave_nothing_offer_to_be_cleared(visit: OpenPage) -> None:
     page = visit()
-    page.text_input(key="fleet/search/0").set_value("no such run").run()
+    page.text_input[0].set_value("no such run").run()
     assert names(page) == []
     assert "No run matches these filters." in [each.value for each in page.markdown]
     next(button for button in page.button if button.label == "Clear them").click().run()
     assert len(names(page)) == 6
-    assert page.text_input(key="fleet/search/1").value == ""
+    assert page.text_input[0].value == ""
 
 
 def test_filters_outlive_a_visit_to_a_run(visit: OpenPage, fleet: House) -> None:
     page = visit()
-    page.text_input(key="fleet/search/0").set_value("vit").run()
-    page.pills(key="fleet/health/0").set_value(["calm"]).run()
-    page.multiselect(key="fleet/tags/0").set_value(["team=vision"]).run()
+    page.text_input[0].set_value("vit").run()
+    page.pills[0].set_value(["calm"]).run()
+    page.multiselect[0].set_value(["team=vision"]).run()
     page.query_params["run"] = next(run.run_id for run in fleet.client().runs().runs if run.name == "vit")
     page.run()
     assert [each.value for each in page.title] == ["vit"]
@@ -100,9 +100,9 @@ def test_filters_outlive_a_visit_to_a_run(visit: OpenPage, fleet: House) -> None
     assert names(page) == ["vit"]
     for _ in range(2):  # and however often it is drawn before the browser shows it
         page.run()
-        assert page.text_input(key="fleet/search/0").proto.default == "vit"
-        assert page.pills(key="fleet/health/0").value == ["calm"]
-        assert page.multiselect(key="fleet/tags/0").value == ["team=vision"]
+        assert page.text_input[0].proto.default == "vit"
+        assert page.pills[0].value == ["calm"]
+        assert page.multiselect[0].value == ["team=vision"]
 
 
 def made(**changes: Any) -> FleetRun:

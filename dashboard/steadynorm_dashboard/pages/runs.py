@@ -24,6 +24,7 @@ def render() -> None:
     header.bar()
     if session.client() is None:
         guidance.sign_in()
+    fleet_filters.begin()
     _fleet()
 
 
