@@ -39,6 +39,8 @@ OTHERS = {
         "guides.md, migrating.md": "attaching to your loop or trainer; coming from other tools",
         "command-line.md": "every command, with exit codes",
         "notebooks.md": "a run as Parquet: what is in it, and pandas over it",
+        "dashboard.md": "its pages in pictures: what stands where, and what a click does",
+        "fleet.md": "the page of all runs: health in words, finding, keys, who may do what",
         "operations.md": "what to do when an alert fires",
         "deploying.md": "tokens, Compose, variables",
         "measurements.md": "figures, with the commands that give them",

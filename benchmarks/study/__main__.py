@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{len(trials)} trials to run; rows go to {folder}", file=sys.stderr)
         try:
             work(folder, trials, workers=options.workers, device=options.device)
-            cost.measure(folder, options.device, repeats=3 if scale.name == "slice" else 30)
+            cost.measure(folder, options.device, repeats=3 if scale.name == "slice" else 20)
         except KeyboardInterrupt:
             print("\nended; the same command goes on where it was", file=sys.stderr)
             return 130

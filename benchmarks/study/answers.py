@@ -113,13 +113,9 @@ def spikes(rows: Rows) -> Answer:
         texts += [f"**{task}, {optimizer}: score more than without the spike** ({unit})\n", markdown(head, extra)]
         texts += [f"**{task}, {optimizer}: steps until it has recovered** (median)\n", markdown(head, steps)]
         worst = next((kind for kind in reversed(kinds) if kind.endswith("all/kept")), kinds[-1])
-        panels.append(
-            Panel(
-                f"{task}, {optimizer}: {worst}", "step", "training loss",
-                [_curve(str(method), [o for t, o in runs if t.fault.startswith(worst + "/")])
-                 for (method,), runs in by(spiked, "method").items()],
-            )
-        )  # fmt: skip
+        drawn = {str(method): [o for t, o in runs if t.fault.startswith(worst + "/")]
+                 for (method,), runs in by(spiked, "method").items()}  # fmt: skip
+        panels.append(_losses(f"{task}, {optimizer}: {worst.replace('/', '×, ', 1).replace('/', ', ')}", drawn))
     ranked = sorted(costs.items(), key=lambda item: _middle(item[1]))
     told = "; ".join(f"{method} {number(_middle(values), sign=True)}" for method, values in ranked)
     summary = f"Median extra score over all kinds of spike and tasks: {told}.\n"
@@ -146,15 +142,13 @@ def throttling(rows: Rows) -> Answer:
             cells.append(str(theory(str(method), factor, reset_after=10 if switch else None)))
         lines.append([name, *cells])
     head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
-    panels = [
-        Panel(
-            f"{number(factor)}× on all tensors", "step", "training loss",
-            [_curve(f"{method}{', reset' if switch else ''}",
-                    [o for t, o in group if float(t.fault.split("/")[0]) == factor])
-             for (method, switch), group in by(rows, "method", "switch").items()],
-        )
-        for factor in factors
-    ]  # fmt: skip
+    panels = []
+    for factor in factors:
+        drawn = {
+            f"{method}{', reset' if switch else ''}": [o for t, o in group if float(t.fault.split("/")[0]) == factor]
+            for (method, switch), group in by(rows, "method", "switch").items()
+        }
+        panels.append(_losses(f"{number(factor)}× on all tensors", drawn))
     text = (
         "Steps with a smallest target below 0.3 after the spike. Theory: the rule's own floats, norms that are equal "
         "but for the spike, without end; measured: the smallest of all tensors, until the run ended.\n"
@@ -259,6 +253,12 @@ def _at(trial: Trial) -> int:
     fault = Fault.parse(trial.fault)
     assert fault is not None
     return fault.at
+
+
+def _losses(title: str, drawn: dict[str, list[Outcome]]) -> Panel:
+    """Mean curves. No higher than where training began: what flies off leaves by the top."""
+    high = max((outcome.first for outcomes in drawn.values() for outcome in outcomes), default=None)
+    return Panel(title, "step", "training loss", [_curve(name, runs) for name, runs in drawn.items()], high=high)
 
 
 def _curve(name: str, outcomes: list[Outcome]) -> Line:

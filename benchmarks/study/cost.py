@@ -18,7 +18,11 @@ _COLUMNS = ("device", "tensors", "weights", "method", "apply_ms", "optimizer_ms"
 
 
 def measure(folder: Path, device: str, *, repeats: int) -> None:
-    """Write the file anew: median times of apply() and of AdamW's step, in turns, so that all meet the same machine."""
+    """Write the file anew: median times of apply() and of AdamW's step, in turns, so that all meet the same machine.
+
+    By one thread, as the trials: two that wait for each other measure whatever else the machine does.
+    """
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = GPT(96, 256, 6, 64).to(device)
     parameters = list(model.parameters())

@@ -39,9 +39,9 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 RATES: dict[str, tuple[float, ...]] = {
-    "adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
     "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-    "lion": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "lion": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
 }
 """Half a decade apart, from too slow to too fast for most."""
 

@@ -10,10 +10,10 @@ from study.trial import Trial
 __all__ = ["MILLISECONDS", "plan", "seconds"]
 
 MILLISECONDS = {
-    "language": 8.0,
-    "digits-cnn": 2.5,
+    "language": 9.5,
+    "digits-cnn": 1.8,
     "digits-vit": 9.0,
-    "co2": 8.0,
+    "co2": 7.5,
     "cartpole": 2.5,
     "pendulum": 3.5,
     "language-large": 60.0,

@@ -157,7 +157,7 @@ def low_bit(scale: Scale) -> Iterator[Trial]:
     """Weights and activations of 4 bits, and float16 with a scaler on a GPU, at rates up to far too fast."""
     precisions = ("float32", "float16", "fp4") if scale.on_gpu else ("float32", "fp4")
     task = next((one for one in ("language-large", "language") if one in scale.tasks), scale.tasks[0])
-    rates = RATES["adamw"][2::2][: 3 if scale.every == 1 else 1]
+    rates = RATES["adamw"][1::2][: 3 if scale.every == 1 else 1]
     for precision, method, rate, seed in product(precisions, scale.chosen(FEW), rates, range(scale.seeds)):
         yield _with(_base("low bit", task, "adamw", method, seed, scale), lr=rate, precision=precision)
 

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from study import cost
 from study.answers import ANSWERS
+from study.faults import EXTENTS, Fault
+from study.methods import METHODS
+from study.optimizers import OPTIMIZERS
 from study.questions import QUESTIONS
 from study.runner import file_of
 from study.tables import Rows, markdown
-from study.trial import read
+from study.tasks.registry import TASKS
+from study.trial import Trial, read
 
 __all__ = ["write"]
 
@@ -31,7 +35,7 @@ def write(folder: Path, page: Path) -> None:
     images = page.parent / "images" / "study"
     parts = [_HEAD]
     for index, (name, question) in enumerate(QUESTIONS.items(), 1):
-        rows: Rows = read(file_of(folder, name))
+        rows: Rows = sorted(read(file_of(folder, name)), key=lambda row: _order(row[0]))
         parts.append(f"## {index}. {question.title}\n")
         parts.append(_advice(name))
         if not rows:
@@ -45,9 +49,20 @@ def write(folder: Path, page: Path) -> None:
             images.mkdir(parents=True, exist_ok=True)
             (images / file).write_text(picture, encoding="utf-8")
     parts += [f"## {len(QUESTIONS) + 1}. What does it cost?\n", _advice("cost"), _cost(folder)]
-    parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", _advice("defaults"), _owed()]
+    if argued := _advice("defaults"):
+        parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", argued]
+    parts.append(_owed())
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _order(trial: Trial) -> tuple[object, ...]:
+    """As the registries list them; rows themselves come in the order in which their trials happened to end."""
+    fault = Fault.parse(trial.fault)
+    kind = (fault.factor, EXTENTS.index(fault.extent), fault.direction) if fault else (0.0, 0, "")
+    what, at, how = trial.switch.split("/") if trial.switch else ("", "0", "")
+    places = [*TASKS].index(trial.task), [*OPTIMIZERS].index(trial.optimizer), [*METHODS].index(trial.method)
+    return (*places, trial.lr, trial.weight_decay, kind, what, int(at), how, trial.precision, trial.seed)
 
 
 def _advice(name: str) -> str:
@@ -62,7 +77,8 @@ def _cost(folder: Path) -> str:
     first = rows[0]
     text = (
         f"One call beside AdamW's step of {float(first['optimizer_ms']):.3g} ms: a GPT of {int(first['weights']):,} "
-        f"weights in {first['tensors']} tensors, on {first['device']}. Medians; memory beside the model's.\n"
+        f"weights in {first['tensors']} tensors, on {first['device']}, one thread. Medians; state beside the "
+        "model's and the optimizer's.\n"
     )
     lines = [[row["method"], f"{float(row['apply_ms']):.3g}", f"{int(row['state_bytes']):,}"] for row in rows]
     return text + "\n" + markdown(["method", "ms a step", "bytes of state"], lines)

@@ -1,19 +1,19 @@
-"""From the server's series to a run's figure: loss, norms, smallest target, spike ratio and learning rate."""
+"""From the server's series to a run's figure: loss, norms, smallest target, spike ratio, learning rate and speed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, Series
 from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.colors import BAD, LOSS, QUIET, RAW, STABILIZED, TARGET
+from steadynorm_dashboard.figure import Figure, scatter
 from steadynorm_dashboard.panels import (
     LOG,
+    SHORT_LOG,
     STEPS,
     Panel,
     band,
@@ -32,29 +32,30 @@ NAMES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "
 MAX_POINTS = 2000
 """Of a whole figure: what a browser redraws every second without a stutter."""
 
-BUCKETS = 150
+BUCKETS = 140
 """Points asked of each series. A bucket's band keeps its smallest and largest value, so no spike is lost."""
 
 MAX_MARKS = 40
 
 _PANELS = (
-    Panel(0.805, 1.0, "<b>loss</b> as logged"),
-    Panel(0.525, 0.755, "<b>gradient norm</b> L2 over all parameters, log scale", LOG),
+    Panel(0.835, 1.0, "<b>loss</b> as logged"),
+    Panel(0.60, 0.79, "<b>gradient norm</b> L2 over all parameters, log scale", LOG),
     Panel(
-        0.32,
-        0.475,
+        0.43,
+        0.555,
         f"<b>smallest target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
         {"rangemode": "tozero"},
     ),
     Panel(
-        0.145,
-        0.27,
+        0.28,
+        0.385,
         f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
-        LOG,
+        SHORT_LOG,
     ),
-    Panel(0.0, 0.095, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
+    Panel(0.145, 0.235, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
+    Panel(0.0, 0.1, "<b>speed</b> optimizer steps a second", {"rangemode": "tozero", "nticks": 3}),
 )
-_HEIGHT_PX = 860
+_HEIGHT_PX = 940
 
 
 def run_figure(
@@ -64,8 +65,8 @@ def run_figure(
     *,
     revision: str,
     along: Axis = STEPS,
-) -> go.Figure | None:
-    """The five panels over `along`. None before the first step.
+) -> Figure | None:
+    """The six panels over `along`. None before the first step.
 
     revision: zoom and hidden traces persist while it stays the same.
     """
@@ -83,12 +84,13 @@ def run_figure(
         *line(series.get("target_min"), "smallest target", TARGET, "y3", of="min", along=along),
         *line(series.get("spike_ratio_max"), "spike ratio", RAW, "y4", of="max", positive=True, along=along),
         *line(series.get("learning_rate"), "learning rate", QUIET, "y5", of="mean", along=along),
+        *line(_speed(recorded[0]), "steps/s", LOSS, "y6", of="mean", along=along),
         *_points(marks.spikes(series, events, MAX_MARKS), "spike", RAW, "triangle-down", along),
         *_points(marks.nonfinite(series, events, MAX_MARKS), "non-finite", BAD, "x", along),
     ]
     shapes, notes = change_lines(marks.changes(audit, first, last)[-MAX_MARKS:], first, last, along)
-    figure = go.Figure(data=traces)
-    figure.update_layout(
+    return Figure(
+        traces,
         layout(
             _PANELS,
             along.layout(first, last),
@@ -97,14 +99,23 @@ def run_figure(
             legend_above=1,
             shapes=[throttled_zone(), spike_line("y4"), *shapes],
             notes=notes,
-        )
+        ),
     )
-    return figure
+
+
+def _speed(series: Series) -> Series:
+    """Steps a second from each bucket's begin to the next one's; none where the clock stood or went back."""
+    steps, times = series.step, series.time
+    mean: list[float | None] = [
+        (after - before) / (end - begin) if end > begin else None
+        for before, after, begin, end in zip(steps, steps[1:], times, times[1:], strict=False)
+    ]
+    return Series(steps[: len(mean)], series.count[: len(mean)], mean, mean, mean)
 
 
 def _points(at: Sequence[marks.StepMark], name: str, color: str, symbol: str, along: Axis) -> list[Any]:
     return [
-        go.Scatter(
+        scatter(
             x=along.xs(mark.step for mark in at),
             y=[mark.height for mark in at],
             name=name,

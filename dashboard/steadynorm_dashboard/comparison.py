@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import Series
 from steadynorm_dashboard import text
 from steadynorm_dashboard.axis import Axis, unit_of
 from steadynorm_dashboard.colors import LOOKS
-from steadynorm_dashboard.panels import LOG, Panel, band, layout, line, spike_line, throttled_zone
+from steadynorm_dashboard.figure import Figure, Trace
+from steadynorm_dashboard.panels import LOG, SHORT_LOG, Panel, band, layout, line, spike_line, throttled_zone
 
 __all__ = ["MOST", "NAMES", "Compared", "buckets", "comparison_figure", "unit"]
 
@@ -37,7 +36,7 @@ _PANELS = (
         0.0,
         0.145,
         f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
-        LOG,
+        SHORT_LOG,
     ),
 )
 _HEIGHT_PX = 900
@@ -67,37 +66,32 @@ def unit(runs: Sequence[Compared]) -> tuple[str, float]:
     )
 
 
-def comparison_figure(runs: Sequence[Compared], along: Sequence[Axis], *, revision: str) -> go.Figure | None:
+def comparison_figure(runs: Sequence[Compared], along: Sequence[Axis], *, revision: str) -> Figure | None:
     """Five panels; None where no run has a step yet. A run that is shorter ends earlier. along: an axis each."""
-    traces = []
+    traces: list[Trace] = []
     for run, axis, (color, dash) in zip(runs, along, LOOKS, strict=False):
         name = text.plotly(run.label, 60)
-        look: dict[str, Any] = {"group": run.label, "dash": dash, "along": axis}
-        wide = look | {"opacity": _OPACITY}
+        own: dict[str, Any] = {"group": run.label, "dash": dash, "along": axis}
+        wide = own | {"opacity": _OPACITY}
         traces += [
             *band(run.series.get("loss"), name, color, "y", legend=True, **wide),
             *band(run.series.get("raw_norm"), name, color, "y2", positive=True, **wide),
             *band(run.series.get("stabilized_norm"), name, color, "y3", positive=True, **wide),
-            *line(run.series.get("target_min"), name, color, "y4", of="min", **look),
-            *line(run.series.get("spike_ratio_max"), name, color, "y5", of="max", positive=True, **look),
+            *line(run.series.get("target_min"), name, color, "y4", of="min", **own),
+            *line(run.series.get("spike_ratio_max"), name, color, "y5", of="max", positive=True, **own),
         ]
     if not traces:
         return None
     placed = next(axis for run, axis in zip(runs, along, strict=True) if any(one.step for one in run.series.values()))
-    figure = go.Figure(data=traces)
-    figure.update_layout(
-        layout(
-            _PANELS,
-            placed.layout(),
-            height=_HEIGHT_PX,
-            revision=revision,
-            shapes=[throttled_zone("y4"), spike_line("y5")],
-        )
+    look = layout(
+        _PANELS,
+        placed.layout(),
+        height=_HEIGHT_PX,
+        revision=revision,
+        shapes=[throttled_zone("y4"), spike_line("y5")],
     )
     # Names may be long: rows of their own, above the first panel's title. The hover tells of one panel at a time.
-    figure.update_layout(
-        margin_t=40 + 20 * -(-len(runs) // 3),
-        legend={"x": 0, "xanchor": "left", "y": 1.03},
-        hoversubplots="overlaying",
-    )
-    return figure
+    look["margin"]["t"] = 40 + 20 * -(-len(runs) // 3)
+    look["legend"] |= {"x": 0, "xanchor": "left", "y": 1.03}
+    look["hoversubplots"] = "overlaying"
+    return Figure(traces, look)

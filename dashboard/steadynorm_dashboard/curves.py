@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Series
 from steadynorm_dashboard import marks
 from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.charts import MAX_MARKS
 from steadynorm_dashboard.colors import MEAN, QUIET, RAW, RMS, TARGET
+from steadynorm_dashboard.figure import Figure, Trace
 from steadynorm_dashboard.panels import (
     LOG,
+    SHORT_LOG,
     STEPS,
     Panel,
     band,
@@ -39,8 +39,10 @@ _PANELS = (
         f"<b>target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
         {"rangemode": "tozero"},
     ),
-    Panel(0.20, 0.34, f"<b>spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})", LOG),
-    Panel(0.0, 0.14, "<b>scale</b> factor on the gradient, log scale", LOG),
+    Panel(
+        0.20, 0.34, f"<b>spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})", SHORT_LOG
+    ),
+    Panel(0.0, 0.14, "<b>scale</b> factor on the gradient, log scale", SHORT_LOG),
 )
 _HEIGHT_PX = 740
 _BINS = 40
@@ -48,7 +50,7 @@ _BINS = 40
 
 def parameter_figure(
     series: Mapping[str, Series], audit: Sequence[AuditEntry], *, revision: str, along: Axis = STEPS
-) -> go.Figure | None:
+) -> Figure | None:
     """Four panels over `along`; None before the first recorded row. `series`: by column."""
     norms = series.get("raw_norm")
     if norms is None or not norms.step:
@@ -64,8 +66,8 @@ def parameter_figure(
         *line(series.get("scale"), "scale", QUIET, "y4", of="mean", positive=True, along=along),
     ]
     shapes, notes = change_lines(marks.changes(audit, first, last)[-MAX_MARKS:], first, last, along)
-    figure = go.Figure(data=traces)
-    figure.update_layout(
+    return Figure(
+        traces,
         layout(
             _PANELS,
             along.layout(first, last),
@@ -73,12 +75,11 @@ def parameter_figure(
             revision=revision,
             shapes=[throttled_zone("y2"), spike_line("y3"), *shapes],
             notes=notes,
-        )
+        ),
     )
-    return figure
 
 
-def histogram(norms: Series) -> go.Figure | None:
+def histogram(norms: Series) -> Figure | None:
     """How often this tensor's norm was how large, on a log axis; None with fewer than two different norms."""
     seen = [
         (math.log10(mean), count)
@@ -93,29 +94,30 @@ def histogram(norms: Series) -> go.Figure | None:
     for value, count in seen:
         counts[min(_BINS - 1, int((value - low) / width))] += count
     edges = [10 ** (low + width * at) for at in range(_BINS + 1)]
-    figure = go.Figure(
-        go.Bar(
-            x=[low + width * (at + 0.5) for at in range(_BINS)],
-            y=counts,
-            width=[width * 0.92] * _BINS,
-            marker={"color": RAW},
-            text=[f"{below:.3g} to {above:.3g}" for below, above in pairwise(edges)],
-            textposition="none",
-            hovertemplate="norm %{text}: %{y:,d} steps<extra></extra>",
-        )
-    )
+    bars: Trace = {
+        "type": "bar",
+        "x": [low + width * (at + 0.5) for at in range(_BINS)],
+        "y": counts,
+        "width": [width * 0.92] * _BINS,
+        "marker": {"color": RAW},
+        "text": [f"{below:.3g} to {above:.3g}" for below, above in pairwise(edges)],
+        "textposition": "none",
+        "hovertemplate": "norm %{text}: %{y:,d} steps<extra></extra>",
+    }
     ticks = range(math.floor(low), math.ceil(high) + 1)
-    figure.update_layout(
-        height=260,
-        margin={"l": 60, "r": 12, "t": 8, "b": 44},
-        xaxis={
-            "title": {"text": "gradient norm (L2, log scale)"},
-            "tickvals": list(ticks),
-            "ticktext": [f"10<sup>{power}</sup>" for power in ticks],
-            "zeroline": False,
+    return Figure(
+        [bars],
+        {
+            "height": 260,
+            "margin": {"l": 60, "r": 12, "t": 8, "b": 44},
+            "xaxis": {
+                "title": {"text": "gradient norm (L2, log scale)"},
+                "tickvals": list(ticks),
+                "ticktext": [f"10<sup>{power}</sup>" for power in ticks],
+                "zeroline": False,
+            },
+            # One spike among thousands of calm steps would be no bar at all on a linear axis.
+            "yaxis": {"title": {"text": "recorded steps (log scale)"}, "type": "log", "nticks": 4, "zeroline": False},
+            "showlegend": False,
         },
-        # One spike among thousands of calm steps would be no bar at all on a linear axis.
-        yaxis={"title": {"text": "recorded steps (log scale)"}, "type": "log", "nticks": 4, "zeroline": False},
-        showlegend=False,
     )
-    return figure

@@ -11,21 +11,13 @@ from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.views import Health, RunState
 from steadynorm_dashboard import status, text
 
-__all__ = ["WORDS", "Filters", "clear", "kept", "show"]
+__all__ = ["Filters", "begin", "clear", "kept", "show"]
 
-WORDS = {health.value: status.health(health).word for health in Health}
-_GLYPHS = {
-    Health.NONFINITE: "✕",
-    Health.SPIKING: "▲",
-    Health.THROTTLED: "▼",
-    Health.DISCONNECTED: "○",
-    Health.STALLED: "‖",
-    Health.CALM: "●",
-}
 _KEPT = "fleet/filters"
 _WHICH = ("all", "live", "ended")
 _LIVE = (RunState.RUNNING, RunState.STALLED)
-_SEARCH, _STATE, _HEALTH, _TAGS = "fleet/search", "fleet/state", "fleet/health", "fleet/tags"
+_ROUND = "fleet/round"  # counts how often the widgets were made anew
+_BEGAN = "fleet/began"  # what they began with
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +41,54 @@ def kept() -> Filters:
     """What the widgets say now; where they are not drawn yet, what they said last."""
     before: Filters = st.session_state.get(_KEPT, Filters())
     return Filters(
-        search=(st.session_state.get(_SEARCH, before.search) or "").strip(),
-        which=st.session_state.get(_STATE, before.which) or "all",
-        health=tuple(st.session_state.get(_HEALTH, before.health) or ()),
-        tags=tuple(st.session_state.get(_TAGS, before.tags) or ()),
+        search=(st.session_state.get(_key("search"), before.search) or "").strip(),
+        which=st.session_state.get(_key("state"), before.which) or "all",
+        health=tuple(st.session_state.get(_key("health"), before.health) or ()),
+        tags=tuple(st.session_state.get(_key("tags"), before.tags) or ()),
     )
+
+
+def begin() -> None:
+    """The page is opened, or come back to: the widgets are new ones, which show what was chosen before.
+
+    Those of before may be gone from the browser and not yet from the session, or the other way round; and a value put
+    into a widget's state reaches the browser with one answer only, and is lost where the next one overtakes it.
+    """
+    _anew(kept())
 
 
 def clear() -> None:
     """Show all runs again."""
-    st.session_state[_KEPT] = Filters()
-    st.session_state[_SEARCH] = ""
-    st.session_state[_STATE] = "all"
-    st.session_state[_HEALTH] = []
-    st.session_state[_TAGS] = []
+    _anew(Filters())
+
+
+def _anew(filters: Filters) -> None:
+    st.session_state[_KEPT] = st.session_state[_BEGAN] = filters
+    st.session_state[_ROUND] = st.session_state.get(_ROUND, 0) + 1
 
 
 def show(answer: FleetAnswer) -> Filters:
     """Draw the widgets, each with how many runs it would show. Returns what they say."""
     before = kept()
     st.session_state[_KEPT] = before
-    # The widgets' own state goes when another page is shown; ours stays.
-    for key, value in (
-        (_SEARCH, before.search),
-        (_STATE, before.which),
-        (_HEALTH, list(before.health)),
-        (_TAGS, list(before.tags)),
-    ):
-        st.session_state.setdefault(key, value)
+    began: Filters = st.session_state[_BEGAN]
     live = sum(answer.states.get(state.value, 0) for state in _LIVE)
     counts = {"all": answer.total, "live": live, "ended": answer.total - live}
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.text_input(
-            "Search", placeholder="Search name, id or tag", label_visibility="collapsed", key=_SEARCH, width=215
+            "Search",
+            began.search,
+            placeholder="Search name, id or tag",
+            label_visibility="collapsed",
+            key=_key("search"),
+            width=215,
         )
         if options := [*dict.fromkeys([*before.tags, *answer.tags])]:
             st.multiselect(
                 "Tags",
                 options,
-                key=_TAGS,
+                began.tags,
+                key=_key("tags"),
                 label_visibility="collapsed",
                 placeholder="Tags",
                 format_func=lambda tag: text.visible(tag, 60),
@@ -96,8 +97,9 @@ def show(answer: FleetAnswer) -> Filters:
         st.segmented_control(
             "Show",
             _WHICH,
+            default=began.which,
             required=True,
-            key=_STATE,
+            key=_key("state"),
             label_visibility="collapsed",
             format_func=lambda which: f"{which} {counts[which]:,}",
             width="content",
@@ -106,9 +108,18 @@ def show(answer: FleetAnswer) -> Filters:
             "Health",
             [health.value for health in Health],
             selection_mode="multi",
-            key=_HEALTH,
+            default=began.health,
+            key=_key("health"),
             label_visibility="collapsed",
-            format_func=lambda health: f"{_GLYPHS[Health(health)]} {WORDS[health]} {answer.healths.get(health, 0)}",
+            format_func=lambda health: f"{_look(health).icon} {_look(health).word} {answer.healths.get(health, 0)}",
             width="content",
         )
     return kept()
+
+
+def _key(name: str) -> str:
+    return f"fleet/{name}/{st.session_state.get(_ROUND, 0)}"
+
+
+def _look(health: str) -> status.Status:
+    return status.health(Health(health))

@@ -10,7 +10,7 @@ from steadynorm_contract.client import ClientError, NotFound, ServerUnreachable,
 from steadynorm_contract.home import DEFAULT_SERVER
 from steadynorm_dashboard import session, text
 
-__all__ = ["attach_lines", "explain", "no_runs", "sign_in"]
+__all__ = ["attach_lines", "explain", "held", "no_runs", "sign_in", "try_again"]
 
 
 def attach_lines(server: str) -> str:
@@ -39,8 +39,25 @@ def explain(error: ClientError) -> None:
         st.code("steadynorm up\nsteadynorm dashboard --server http://HOST:8470", language="shell")
     elif isinstance(error, NotFound):
         st.error("There is no such run on this server. It may have been deleted.", icon=":material/search_off:")
+        st.write("Look for it among all runs, above. Should it register again, this page opens it by itself.")
     else:
         st.error(text.markdown(str(error), 600), icon=":material/error:")
+
+
+def held() -> None:
+    """The page shows what the server said last, since it says nothing now. One line, for nothing shall jump."""
+    st.warning(
+        f"The server does not answer: this is what it said last. It was at {text.markdown(session.server())}; "
+        "this page goes on by itself when it is back.",
+        icon=":material/cloud_off:",
+    )
+
+
+@st.fragment(run_every=2)
+def try_again() -> None:
+    """On a page that stands still: draw it anew as soon as the server answers."""
+    if session.reachable():
+        st.rerun()
 
 
 def sign_in() -> NoReturn:
@@ -52,7 +69,7 @@ def sign_in() -> NoReturn:
             st.error("The server does not accept this token. It may have been replaced.", icon=":material/key_off:")
         st.write(
             f"The server at {text.markdown(session.server())} wants a token. The link that `steadynorm up` or "
-            "`steadynorm server` prints carries one; an operator of a shared server can give you yours."
+            "`steadynorm server` prints carries one; who runs a shared server makes yours with `steadynorm token new`."
         )
         with st.form("sign_in", border=False):
             token = st.text_input("Token", type="password", autocomplete="current-password")

@@ -25,7 +25,7 @@ def bar(*, back: bool = False, run_id: str | None = None) -> None:
         elif back:
             link("all runs", icon=":material/arrow_back:")
         else:
-            st.title("Runs", anchor=False, width="content")
+            st.title("Runs" if session.client() else "steadynorm", anchor=False, width="content")
         with st.container(horizontal=True, width="content", vertical_alignment="center"):
             st.caption(f"steadynorm at {text.markdown(session.server())}", width="content")
             _visitor()
@@ -37,10 +37,11 @@ def _visitor() -> None:
     if known is None:
         return
     name = text.markdown(known.name, 40)
-    may = "may change settings" if "operator" in known.roles else "may look and not change"
-    role = "operator" if "operator" in known.roles else "viewer"
-    with st.popover(name, icon=":material/account_circle:", help=f"{role}: {may}", width="content"):
-        st.markdown(f"**{name}** {may}. Changes are in the audit list under this name.")
+    with st.popover(name, icon=":material/account_circle:", width="content"):
+        if "operator" in known.roles:
+            st.markdown(f"**{name}** may change settings. Changes are in the audit list under this name.")
+        else:
+            st.markdown(f"**{name}** may look and not change. An operator's token unlocks the controls.")
         st.button(
             "Sign out",
             icon=":material/logout:",

@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.views import Event, EventKind
 from steadynorm_dashboard import text
+from steadynorm_dashboard.figure import Figure, Trace, scatter
 from steadynorm_dashboard.layers import Layer, block_of, layers, worst_rows
 
 __all__ = ["COLUMNS", "SIGNALS", "heat_figure"]
@@ -39,7 +38,7 @@ _LABEL_CHARACTERS = 34
 
 def heat_figure(
     heat: Heatmap, events: Iterable[Event] = (), *, revision: str, block: str | None = None
-) -> go.Figure | None:
+) -> Figure | None:
     """The map of `heat` (spike_ratio or raw_norm); None where no row was recorded. `customdata` holds the parameter.
 
     block: only the parameters of this one, see `layers.block_of`. Crosses mark non-finite gradients.
@@ -54,56 +53,57 @@ def heat_figure(
     ratio = heat.signal == "spike_ratio"
     low, high = _RATIO_RANGE if ratio else _range(logs)
     ticks = list(range(math.ceil(low), math.floor(high) + 1))
-    figure = go.Figure(
-        go.Heatmap(
-            x=_edges(heat),
-            y=list(range(len(rows))),
-            z=logs,
-            customdata=[[names[at] for at in row] for row in holders],
-            text=[
-                [_words(names[at], value, step, ratio) for at, value, step in zip(at_row, row, heat.step, strict=True)]
-                for at_row, row in zip(holders, values, strict=True)
-            ],
-            hovertemplate="%{text}<extra></extra>",
-            colorscale=_RATIO_SCALE if ratio else _NORM_SCALE,
-            zmin=low,
-            zmax=high,
-            xgap=0,
-            ygap=1,
-            colorbar={
-                "title": {"text": "norm / RMS" if ratio else "L2 norm", "side": "right"},
-                "tickvals": ticks,
-                "ticktext": [_power(power) for power in ticks],
-                "thickness": 12,
-                "outlinewidth": 0,
+    shown = [text.plotly(name, 200) for name in names]
+    map_: Trace = {
+        "type": "heatmap",
+        "x": _edges(heat),
+        "y": list(range(len(rows))),
+        "z": logs,
+        "customdata": [[names[at] for at in row] for row in holders],
+        "text": [
+            [_words(shown[at], value, step, ratio) for at, value, step in zip(at_row, row, heat.step, strict=True)]
+            for at_row, row in zip(holders, values, strict=True)
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+        "colorscale": _RATIO_SCALE if ratio else _NORM_SCALE,
+        "zmin": low,
+        "zmax": high,
+        "xgap": 0,
+        "ygap": 1,
+        "colorbar": {
+            "title": {"text": "norm / RMS" if ratio else "L2 norm", "side": "right"},
+            "tickvals": ticks,
+            "ticktext": [_power(power) for power in ticks],
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    }
+    crosses = _crosses(rows, names, heat, events)
+    return Figure(
+        [map_, *([crosses] if crosses else [])],
+        {
+            "height": max(_FEWEST_PX, 80 + _ROW_PX * len(rows)),
+            "margin": {"l": 210, "r": 12, "t": 6, "b": 42},
+            "uirevision": revision,
+            "dragmode": "zoom",
+            "shapes": _borders(rows),
+            "xaxis": {
+                "title": {"text": "optimizer step"},
+                "tickformat": ",d",
+                "showgrid": False,
+                "zeroline": False,
+                "autorangeoptions": {"clipmin": heat.step[0]},
             },
-        )
-    )
-    if crosses := _crosses(rows, names, heat, events):
-        figure.add_trace(crosses)
-    figure.update_layout(
-        height=max(_FEWEST_PX, 80 + _ROW_PX * len(rows)),
-        margin={"l": 210, "r": 12, "t": 6, "b": 42},
-        uirevision=revision,
-        dragmode="zoom",
-        shapes=_borders(rows),
-        xaxis={
-            "title": {"text": "optimizer step"},
-            "tickformat": ",d",
-            "showgrid": False,
-            "zeroline": False,
-            "autorangeoptions": {"clipmin": heat.step[0]},
-        },
-        yaxis={
-            "autorange": "reversed",  # the model's first layer on top
-            "tickvals": list(range(len(rows))),
-            "ticktext": [_label(row) for row in rows],
-            "tickfont": {"size": 11},
-            "showgrid": False,
-            "zeroline": False,
+            "yaxis": {
+                "autorange": "reversed",  # the model's first layer on top
+                "tickvals": list(range(len(rows))),
+                "ticktext": [_label(row) for row in rows],
+                "tickfont": {"size": 11},
+                "showgrid": False,
+                "zeroline": False,
+            },
         },
     )
-    return figure
 
 
 def _edges(heat: Heatmap) -> list[float]:
@@ -130,7 +130,7 @@ def _power(power: int) -> str:
 
 def _words(name: str, value: float | None, step: int, ratio: bool) -> str:
     what = "not finite" if value is None else f"{value:.3g} × its RMS norm" if ratio else f"norm {value:.4g}"
-    return f"{text.plotly(name, 200)}<br>{what}, from step {step:,}"
+    return f"{name}<br>{what}, from step {step:,}"
 
 
 def _label(row: Layer) -> str:
@@ -159,7 +159,7 @@ def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
     ]
 
 
-def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event]) -> go.Scatter | None:
+def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event]) -> Trace | None:
     places = {names[at]: y for y, row in enumerate(rows) for at in row.members}
     told = [
         event
@@ -168,7 +168,7 @@ def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events:
     ]
     if not told:
         return None
-    return go.Scatter(
+    return scatter(
         x=[event.step for event in told],
         y=[places[event.parameter or ""] for event in told],
         customdata=[event.parameter for event in told],

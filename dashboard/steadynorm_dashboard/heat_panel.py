@@ -58,7 +58,7 @@ def panel(run_id: str) -> None:
             format_func=lambda name: text.visible(name, _MANY),
         )
         block = None if chosen == _WHOLE else chosen
-    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     figure = heat.heat_figure(
         matrix,
         events.events if events else [],

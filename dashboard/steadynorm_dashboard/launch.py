@@ -34,6 +34,9 @@ def command(*, host: str = "127.0.0.1", port: int = 8501, server: str | None = N
         "client.showErrorDetails": "type",
         "client.showSidebarNavigation": "false",
         "runner.magicEnabled": "false",
+        # A full collection after each refreshed part of a page, several a second and a visitor, was most of what the
+        # process did. Python's own collections go on.
+        "runner.postScriptGC": "false",
     }
     argv = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))]
     argv += [f"--{name}={value}" for name, value in options.items()]

@@ -81,7 +81,15 @@ function listen(host, { clicks, zooms }, say) {
 
 export default async function draw({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".steadynorm-chart");
-  const plotly = await load(new URL(data.library, document.baseURI).href);
+  const loaded = load(new URL(data.library, document.baseURI).href);
+  if (!data.figure) return; // see preload
+  const plotly = await loaded;
+  // Nobody looks at a tab in the background: what comes meanwhile is drawn once, when it is looked at.
+  host.steadynormNewest = data.figure;
+  if (document.hidden) {
+    await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+    if (host.steadynormNewest !== data.figure) return;
+  }
   const { data: traces, layout } = dressed(JSON.parse(data.figure), host);
   // `react` changes what differs and keeps what the visitor did (zoom, hidden traces) while uirevision is the same.
   await plotly.react(host, traces, layout, { displaylogo: false, responsive: true, ...data.options });

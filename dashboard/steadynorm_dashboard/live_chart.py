@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import plotly
-import plotly.graph_objects as go
 import streamlit as st
 import streamlit.components.v1
 
-__all__ = ["Gesture", "live_chart"]
+from steadynorm_dashboard.figure import Figure
+
+__all__ = ["Gesture", "live_chart", "preload"]
 
 _FOLDER = "plotly"
 
@@ -35,7 +37,7 @@ class Gesture:
 
 
 def live_chart(
-    figure: go.Figure,
+    figure: Figure,
     *,
     key: str,
     options: Mapping[str, object] | None = None,
@@ -46,6 +48,30 @@ def live_chart(
 
     Layout colours are the page's own. options: plotly's `config`. clicks, zooms: which gestures to answer with.
     """
+    answer = _mounted(
+        key,
+        figure.height_px,
+        {
+            "figure": figure.to_json(),
+            "options": dict(options or {}),
+            "clicks": clicks,
+            "zooms": zooms,
+        },
+    )
+    ends = answer.get("zoomed")
+    return Gesture(
+        clicked=answer.get("clicked"),
+        zoomed=(str(ends[0]), str(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None,
+        unzoomed=isinstance(ends, list) and not ends,
+    )
+
+
+def preload() -> None:
+    """Let the browser fetch plotly's library while the page is still being made."""
+    _mounted("preload", 1, {})
+
+
+def _mounted(key: str, height: int, data: Mapping[str, object]) -> Any:
     # Registering serves the folder's files; the first kind of component has no other use here.
     folder = st.components.v1.declare_component(_FOLDER, path=str(Path(plotly.__file__).parent / "package_data"))
     mount = st.components.v2.component(
@@ -54,24 +80,13 @@ def live_chart(
         js=_script(),
         isolate_styles=False,  # plotly's style sheet lies in the page's head
     )
-    answer = mount(
+    library = f"component/{folder.name}/plotly.min.js"
+    return mount(
         key=key,
-        height=int(figure.layout.height),
-        data={
-            "figure": figure.to_json(),
-            "library": f"component/{folder.name}/plotly.min.js",
-            "options": dict(options or {}),
-            "clicks": clicks,
-            "zooms": zooms,
-        },
+        height=height,
+        data={"library": library, **data},
         on_clicked_change=_note,
         on_zoomed_change=_note,
-    )
-    ends = answer.get("zoomed")
-    return Gesture(
-        clicked=answer.get("clicked"),
-        zoomed=(str(ends[0]), str(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None,
-        unzoomed=isinstance(ends, list) and not ends,
     )
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event
 from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.colors import LOOKS, RAW
+from steadynorm_dashboard.figure import Figure, Trace, scatter
 from steadynorm_dashboard.first import Struck
 from steadynorm_dashboard.panels import STEPS, Panel, change_lines, layout, throttled_zone, vertical
 
@@ -35,11 +34,11 @@ _PANELS = (
 
 def outbreak_figure(
     norms: Heatmap, targets: Heatmap, bad: Sequence[Struck], event: Event, audit: Sequence[AuditEntry]
-) -> go.Figure | None:
+) -> Figure | None:
     """The first six of `bad`; None without any. The event's step is a line."""
     if not bad:
         return None
-    traces: list[go.Scatter] = []
+    traces: list[Trace] = []
     for one, (color, dash) in zip(bad, LOOKS, strict=False):
         label = text.plotly(one.name, 80)
         values = norms.extreme[one.place]
@@ -49,8 +48,8 @@ def outbreak_figure(
             "line": {"color": color, "dash": dash, "width": 1.8},
         }
         traces += [
-            go.Scatter(x=norms.step, y=[value or None for value in values], hovertemplate="%{y:.4g}", **look),
-            go.Scatter(
+            scatter(x=norms.step, y=[value or None for value in values], hovertemplate="%{y:.4g}", **look),
+            scatter(
                 x=targets.step,
                 y=targets.extreme[one.place],
                 yaxis="y2",
@@ -58,7 +57,7 @@ def outbreak_figure(
                 showlegend=False,
                 **look,
             ),
-            go.Scatter(
+            scatter(
                 x=[step for step, value in zip(norms.step, values, strict=True) if value is None],
                 y=[one.before or one.peak or 1.0 for value in values if value is None],
                 name=f"{label}: not finite",
@@ -72,17 +71,15 @@ def outbreak_figure(
     first, last = norms.step[0], norms.step[-1]
     shapes, notes = change_lines(marks.changes(audit, first, last), first, last)
     struck_at = vertical(event.step) | {"line": {"color": RAW, "width": 1.2, "dash": "dot"}}
-    figure = go.Figure(data=traces)
-    figure.update_layout(
-        layout(
-            _PANELS,
-            STEPS.layout(first, last),
-            height=500,
-            revision=event.id,
-            shapes=[throttled_zone("y2"), struck_at, *shapes],
-            notes=notes,
-        )
+    whole = layout(
+        _PANELS,
+        STEPS.layout(first, last),
+        height=500,
+        revision=event.id,
+        shapes=[throttled_zone("y2"), struck_at, *shapes],
+        notes=notes,
     )
     # Long names: a row of their own, above the labels of changes.
-    figure.update_layout(margin_t=62, legend={"x": 0, "xanchor": "left", "y": 1.07})
-    return figure
+    whole["margin"]["t"] = 62
+    whole["legend"] |= {"x": 0, "xanchor": "left", "y": 1.07}
+    return Figure(traces, whole)

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import plotly.graph_objects as go
-
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import Series
 from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.axis import Axis
 from steadynorm_dashboard.colors import QUIET, TARGET, translucent
+from steadynorm_dashboard.figure import Trace, scatter
 
 __all__ = [
     "LOG",
+    "SHORT_LOG",
     "STEPS",
     "Panel",
     "band",
@@ -33,7 +33,10 @@ __all__ = [
 ]
 
 STEPS = Axis()
-LOG: Mapping[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
+LOG: dict[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
+SHORT_LOG: dict[str, Any] = LOG | {"nticks": 3}
+"""For a panel in which more labels would run into each other."""
+
 _CLEARANCE = 0.13
 """Of the figure's width: what the label of a change covers."""
 
@@ -120,7 +123,7 @@ def line(
     along: Axis = STEPS,
     dash: str = "solid",
     group: str | None = None,
-) -> list[Any]:
+) -> list[Trace]:
     """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis.
 
     group: traces that are hidden and shown together.
@@ -129,7 +132,7 @@ def line(
         return []
     values: list[float | None] = getattr(series, of)
     return [
-        go.Scatter(
+        scatter(
             x=along.xs(series.step),
             y=[value if not positive or (value or 0) > 0 else None for value in values],
             name=name,
@@ -155,7 +158,7 @@ def band(
     dash: str = "solid",
     group: str | None = None,
     opacity: float = 0.22,
-) -> list[Any]:
+) -> list[Trace]:
     """The mean as a line over a band from smallest to largest, so that no spike is lost between two points.
 
     positive: for a log axis, which has no place for 0.
@@ -170,7 +173,7 @@ def band(
         for step, low, high in zip(along.xs(series.step), series.min, series.max, strict=True)
         if low is not None and high is not None and (low > 0 or not positive)
     ]
-    outline = go.Scatter(
+    outline = scatter(
         x=[x for x, _, _ in held] + [x for x, _, _ in reversed(held)],
         y=[high for _, _, high in held] + [low for _, low, _ in reversed(held)],
         name=f"{name}, smallest to largest",

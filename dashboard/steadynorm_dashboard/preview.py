@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from steadynorm_contract.rule import target
@@ -12,6 +11,7 @@ from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import AuditEntry, ParameterView, RevisionState, RunDetail, Series
 from steadynorm_dashboard import guidance, snapshot, text, units
 from steadynorm_dashboard.colors import QUIET, RAW, STABILIZED
+from steadynorm_dashboard.figure import Figure, Trace, scatter
 from steadynorm_dashboard.live_chart import live_chart
 from steadynorm_dashboard.panels import LOG, STEPS, Panel, layout
 from steadynorm_dashboard.replay import ROWS, Recorded, Replay, replay, throttled_share
@@ -105,9 +105,9 @@ def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[
     return table
 
 
-def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> go.Figure:
+def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> Figure:
     """A panel a parameter: the raw norm, what the optimizer saw, and what it would have seen."""
-    figure = go.Figure()
+    traces: list[Trace] = []
     share = 1.0 / len(drawn)
     stacked = [
         Panel(1 - share * at, 1 - share * (at - 1) - 0.09, f"<b>{text.plotly(name, 80)}</b> L2 norm, log", LOG)
@@ -120,16 +120,17 @@ def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> go.Figure:
             ("it would have seen", done.steps, done.seen, STABILIZED, "solid"),
         )
         for label, steps, values, color, dash in lines:
-            figure.add_scatter(
-                x=list(steps),
-                y=[value or None for value in values],
-                name=label,
-                legendgroup=label,
-                showlegend=at == 1,
-                yaxis="y" if at == 1 else f"y{at}",
-                mode="lines",
-                line={"color": color, "width": 1.5, "dash": dash},
-                hovertemplate="%{y:.4g}",
+            traces.append(
+                scatter(
+                    x=list(steps),
+                    y=[value or None for value in values],
+                    name=label,
+                    legendgroup=label,
+                    showlegend=at == 1,
+                    yaxis="y" if at == 1 else f"y{at}",
+                    mode="lines",
+                    line={"color": color, "width": 1.5, "dash": dash},
+                    hovertemplate="%{y:.4g}",
+                )
             )
-    figure.update_layout(layout(stacked, STEPS.layout(), height=120 + 170 * len(drawn), revision="preview"))
-    return figure
+    return Figure(traces, layout(stacked, STEPS.layout(), height=120 + 170 * len(drawn), revision="preview"))

@@ -24,6 +24,7 @@ __all__ = [
     "identity",
     "lends_home_token",
     "me",
+    "reachable",
     "read_only",
     "refused",
     "server",
@@ -122,6 +123,15 @@ def me() -> Me | None:
         found = held[2] if held is not None and held[0] == identity() else None
     st.session_state[_ME] = (identity(), time.monotonic(), found)
     return found
+
+
+def reachable() -> bool:
+    """Whether the server answers this visitor at this moment."""
+    asked = client()
+    try:
+        return asked is not None and asked.me() is not None
+    except ClientError as error:
+        return error.problem is not None
 
 
 def forget_token() -> None:

@@ -14,7 +14,9 @@ from typing import Any, Protocol, Self
 
 import pytest
 import urllib3
+from streamlit.testing.v1 import AppTest
 
+import steadynorm_dashboard
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
 from steadynorm_contract.records import (
     ROW_COLUMNS,
@@ -37,6 +39,7 @@ from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState,
 from steadynorm_contract.settings import Settings
 from steadynorm_server.up import House
 
+APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 EVIL_NAME = "<img src=x onerror=alert(1)>"
 OPERATOR, AGENT, VIEWER = "operator-token-for-tests", "agent-token-for-tests", "viewer-token-for-tests"
 PARAMETERS = [
@@ -260,3 +263,30 @@ def start_run(server: House) -> StartRun:
         return ScriptedRun(at or server, name, **options)
 
     return start
+
+
+class OpenPage(Protocol):
+    """Type of the fixture `open_page`."""
+
+    def __call__(
+        self, run: str | None = None, token: str | None = OPERATOR, at: str | None = None, **query: str
+    ) -> AppTest: ...
+
+
+@pytest.fixture
+def open_page(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OpenPage:
+    """open_page("run's id", token="…", at="http://…", parameter="…") -> the app in this process after its first run."""
+    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
+    monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
+
+    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str | None = None, **query: str) -> AppTest:
+        monkeypatch.setenv("STEADYNORM_SERVER", at or server.server)
+        app = AppTest.from_file(str(APP), default_timeout=60)
+        for name, value in {"run": run, "token": token, **query}.items():
+            if value:
+                app.query_params[name] = value
+        app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return open_link

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 
 from steadynorm_contract.rule import THROTTLED_TARGET
@@ -17,7 +18,8 @@ def series(steps: Sequence[int], values: Sequence[float | None], *, count: int =
     """Buckets of `count` steps, `spread` to both sides of the mean."""
     low = [None if value is None else value - spread for value in values]
     high = [None if value is None else value + spread for value in values]
-    return Series(step=list(steps), count=[count] * len(steps), min=low, mean=list(values), max=high)
+    times = [step / 2 for step in steps]
+    return Series(step=list(steps), count=[count] * len(steps), min=low, mean=list(values), max=high, time=times)
 
 
 def recorded(buckets: int = 20, count: int = 10) -> dict[str, Series]:
@@ -51,6 +53,7 @@ def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: S
     figure = charts.run_figure(data, audit, events, revision="a run")
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
+    go.Figure(drawn)  # raises on what plotly does not know
     return drawn
 
 
@@ -72,7 +75,7 @@ def test_before_the_first_step_there_is_no_figure() -> None:
 def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
     figure = draw(recorded())
     assert {one.get("xaxis", "x") for one in figure["data"]} == {"x"}
-    assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4", "y5"}
+    assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4", "y5", "y6"}
     assert figure["layout"]["yaxis2"]["type"] == "log"
     assert figure["layout"]["uirevision"] == "a run"
     assert "range" not in figure["layout"]["xaxis"]  # a new value of it would undo the zoom
@@ -85,8 +88,8 @@ def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> 
     data["nonfinite"] = series(ratios.step, [2.0] * len(ratios.step), count=50)
     figure = charts.run_figure(data, [], [], revision="a run")
     assert figure is not None
-    assert {one.type for one in figure.data} == {"scatter"}
-    points = sum(len(one.x) for one in figure.data)
+    assert {one["type"] for one in figure.data} == {"scatter"}
+    points = sum(len(one["x"]) for one in figure.data)
     assert 0.8 * charts.MAX_POINTS < points <= charts.MAX_POINTS
 
 
@@ -114,6 +117,14 @@ def test_the_smallest_target_is_a_buckets_smallest() -> None:
     data = recorded()
     data["target_min"].min[4] = 0.02
     assert trace(draw(data), "smallest target")["y"][4] == 0.02
+
+
+def test_the_speed_is_told_from_the_times_of_the_buckets() -> None:
+    data = recorded(4, 10)
+    for one in data.values():
+        one.time[3] = one.time[2]  # the clock stood still
+    speed = trace(draw(data), "steps/s")
+    assert (speed["x"], speed["y"]) == ([0, 10, 20], [2.0, 2.0, None])
 
 
 def test_the_throttled_zone_is_shaded() -> None:

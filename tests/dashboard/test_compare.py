@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -40,6 +41,7 @@ def draw(runs: list[Compared], along: Along = Along.STEP) -> dict[str, Any]:
     figure = comparison.comparison_figure(runs, axes, revision="r")
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
+    go.Figure(drawn)  # raises on what plotly does not know
     return drawn
 
 

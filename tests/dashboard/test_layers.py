@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import plotly.graph_objects as go
+
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.views import Event, EventKind, Series
 from steadynorm_dashboard import curves, first, heat, tables
@@ -25,6 +27,7 @@ def matrix(extreme: Sequence[Sequence[float | None]], names: Sequence[str], sign
 def drawn(figure: Any) -> dict[str, Any]:
     assert figure is not None
     found: dict[str, Any] = json.loads(figure.to_json())
+    go.Figure(found)  # raises on what plotly does not know
     return found
 
 

@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-import streamlit.config
 from streamlit.testing.v1 import AppTest
 
-import steadynorm_dashboard
 from steadynorm_contract.records import RunEnd
 from steadynorm_contract.views import RevisionState
 from steadynorm_server.up import House
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import StartRun
+    from tests.dashboard.conftest import OpenPage, StartRun
 
-APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
-TIMEOUT_S = 60.0
-LOCKED = "You are signed in as viewer, who may look and not change. Ask for an operator token to change settings."
 
-Visit = Callable[..., AppTest]
+
+@pytest.fixture(scope="module")
+def server(plain_server: House) -> House:
+    """These tests run the app in their own process."""
+    return plain_server
 
 
 @pytest.fixture
-def visit(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
-    """visit(run="id", token="…", server="http://…") -> the app after its first run for a visitor of that link."""
-    monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
-    monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
-
-    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str = server.server) -> AppTest:
-        monkeypatch.setenv("STEADYNORM_SERVER", at)
-        app = AppTest.from_file(str(APP), default_timeout=TIMEOUT_S)
-        if run:
-            app.query_params["run"] = run
-        if token:
-            app.query_params["token"] = token
-        app.run()
-        assert not app.exception, app.exception
-        return app
-
-    return open_link
+def visit(open_page: OpenPage) -> OpenPage:
+    """visit("run's id", token="…", at="http://…", parameter="…") -> the app after its first run."""
+    return open_page
 
 
 def said(app: AppTest) -> str:
@@ -58,13 +41,13 @@ def plain(app: AppTest) -> str:
     return said(app).replace("\\", "").replace("\u2060", "")
 
 
-def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: Visit, own_server: House) -> None:
+def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: OpenPage, own_server: House) -> None:
     page = visit(at=own_server.server)
     assert "No runs yet" in said(page)
     assert "import steadynorm\nagent = steadynorm.attach(model, optimizer" in said(page)
 
 
-def test_the_list_shows_each_run_with_what_matters(visit: Visit, start_run: StartRun) -> None:
+def test_the_list_shows_each_run_with_what_matters(visit: OpenPage, start_run: StartRun) -> None:
     start_run("listed <b>run</b>").finish(RunEnd.FAILED)
     (table,) = visit().get("bidi_component")
     shown = msgspec.json.decode(table.proto.json)
@@ -75,49 +58,12 @@ def test_the_list_shows_each_run_with_what_matters(visit: Visit, start_run: Star
     assert titles[5:] == ["loss", "raw norm (log)", "target", "last change", "last seen"]
 
 
-def test_an_unreachable_server_is_named_with_what_to_do(visit: Visit) -> None:
-    page = visit(at="http://127.0.0.1:9")
-    assert "No steadynorm server answers at http://127.0.0.1:9" in plain(page)
-    assert "steadynorm up" in said(page)
-
-
-def test_a_visitor_without_a_token_signs_in(visit: Visit, start_run: StartRun) -> None:
-    run = start_run("behind a door")
-    page = visit(run.run_id, token=None)
-    assert "Sign in" in said(page)
-    assert "behind a door" not in plain(page)
-    page.text_input[0].set_value("wrong")
-    page.button[0].click().run()
-    assert "does not accept this token" in said(page)
-    page.text_input[0].set_value(OPERATOR)
-    page.button[0].click().run()
-    assert "behind a door" in plain(page)
-
-
-def test_a_token_in_the_link_moves_into_the_session(visit: Visit) -> None:
-    page = visit()
-    assert "token" not in page.query_params
-    assert "Runs" in [title.value for title in page.title]
-
-
-def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not(visit: Visit, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(OPERATOR)
-    before = streamlit.config.get_option("server.address")
-    try:
-        streamlit.config.set_option("server.address", "127.0.0.1")
-        assert "Sign in" not in said(visit(token=None))
-        streamlit.config.set_option("server.address", "0.0.0.0")
-        assert "Sign in" in said(visit(token=None))
-    finally:
-        streamlit.config.set_option("server.address", before)
-
-
-def test_an_unknown_run_is_told(visit: Visit) -> None:
+def test_an_unknown_run_is_told(visit: OpenPage) -> None:
     assert "no such run" in said(visit("nobody-00000000"))
 
 
 def test_a_runs_page_leads_to_grafana_where_there_is_one(
-    visit: Visit, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+    visit: OpenPage, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start_run("seen from two sides")
     assert not visit(run.run_id).get("link_button")
@@ -126,7 +72,7 @@ def test_a_runs_page_leads_to_grafana_where_there_is_one(
     assert link.proto.url.startswith(f"https://grafana.example/d/steadynorm-run?var-run_id={run.run_id}&")
 
 
-def test_a_runs_page_shows_its_numbers(visit: Visit, start_run: StartRun) -> None:
+def test_a_runs_page_shows_its_numbers(visit: OpenPage, start_run: StartRun) -> None:
     page = visit(start_run("numbers", tags={"team": ":red[x]"}).run_id)
     metrics = {metric.label: metric.value for metric in page.metric}
     assert metrics["step"] == "399"
@@ -136,12 +82,12 @@ def test_a_runs_page_shows_its_numbers(visit: Visit, start_run: StartRun) -> Non
     assert r"team\=\:red\[x\]" in said(page)
 
 
-def test_a_run_without_steps_waits_for_the_first(visit: Visit, start_run: StartRun) -> None:
+def test_a_run_without_steps_waits_for_the_first(visit: OpenPage, start_run: StartRun) -> None:
     page = visit(start_run("waiting", steps=0).run_id)
     assert "Waiting for the first optimizer step" in said(page)
 
 
-def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: Visit, start_run: StartRun) -> None:
+def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("table")
     page = visit(run.run_id)
     table = page.dataframe[0].value
@@ -152,7 +98,7 @@ def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: Visit,
     assert sorted(page.dataframe[0].value["parameter"]) == ["blocks.1.mlp.down.weight", "blocks.1.mlp.up.weight"]
 
 
-def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_a_change_is_pending_and_then_applied_at_a_step(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("changed")
     page = visit(run.run_id)
     page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
@@ -171,7 +117,7 @@ def test_a_change_is_pending_and_then_applied_at_a_step(visit: Visit, start_run:
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_every_setting_of_the_panel_reaches_the_run(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("all settings")
     page = visit(run.run_id)
     page.segmented_control(key=f"{run.run_id}/mode").set_value("observe")
@@ -189,7 +135,7 @@ def test_every_setting_of_the_panel_reaches_the_run(visit: Visit, start_run: Sta
     assert (desired.lr_scale, desired.eps, desired.spike_limit) == (0.5, 1e-9, 3.0)
 
 
-def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: Visit, start_run: StartRun) -> None:
+def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("bad value")
     page = visit(run.run_id)
     page.number_input(key=f"{run.run_id}/gamma1").set_value(1.0).run()
@@ -197,7 +143,7 @@ def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: Visit, start
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_the_slower_of_two_operators_loses_nothing(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_the_slower_of_two_operators_loses_nothing(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("two hands")
     page = visit(run.run_id)
     page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
@@ -215,7 +161,9 @@ def test_the_slower_of_two_operators_loses_nothing(visit: Visit, start_run: Star
     assert RevisionState.SUPERSEDED.value in said(page)
 
 
-def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_a_panel_without_edits_follows_other_peoples_changes(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
     run = start_run("followed")
     page = visit(run.run_id)
     server.client().change(run.run_id, {"gamma1": 0.7}, revision=0)
@@ -223,7 +171,7 @@ def test_a_panel_without_edits_follows_other_peoples_changes(visit: Visit, start
     assert page.number_input(key=f"{run.run_id}/gamma1").value == 0.7
 
 
-def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_a_refused_change_says_why(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("refusing")
     run.refuses = "lr_scale is *not* allowed"
     server.client().change(run.run_id, {"lr_scale": 2.0}, revision=0)
@@ -233,7 +181,7 @@ def test_a_refused_change_says_why(visit: Visit, start_run: StartRun, server: Ho
     assert r"\*not\*" in said(page)
 
 
-def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_resetting_the_statistics_is_one_click(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("reset")
     page = visit(run.run_id)
     page.button(key=f"{run.run_id}/reset").click().run()
@@ -241,7 +189,7 @@ def test_resetting_the_statistics_is_one_click(visit: Visit, start_run: StartRun
     assert "statistics reset" in said(page)
 
 
-def test_an_earlier_revision_comes_back_as_a_change(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_an_earlier_revision_comes_back_as_a_change(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("undone")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     server.client().change(run.run_id, {"gamma1": 0.7, "gamma2": 0.95}, revision=1)
@@ -258,7 +206,7 @@ def test_an_earlier_revision_comes_back_as_a_change(visit: Visit, start_run: Sta
     assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.999
 
 
-def test_a_preview_replays_the_draft_and_changes_nothing(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_a_preview_replays_the_draft_and_changes_nothing(visit: OpenPage, start_run: StartRun, server: House) -> None:
     run = start_run("previewed")
     page = visit(run.run_id)
     assert page.button(key=f"{run.run_id}/preview/open").disabled
@@ -272,43 +220,7 @@ def test_a_preview_replays_the_draft_and_changes_nothing(visit: Visit, start_run
     assert server.client().run(run.run_id).desired.revision == 0
 
 
-def test_a_viewer_is_told_that_only_operators_change_settings(visit: Visit, start_run: StartRun, server: House) -> None:
-    run = start_run("looked at")
-    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
-    page = visit(run.run_id, token=VIEWER)
-    # The panel, and the undo beneath the list of changes: both say so before anything is tried.
-    assert [info.value for info in page.info].count(LOCKED) == 2
-    names = ("gamma1", "gamma2", "lr_scale", "eps", "spike_limit")
-    assert all(page.number_input(key=f"{run.run_id}/{name}").disabled for name in names)
-    assert all(page.segmented_control(key=f"{run.run_id}/{name}").disabled for name in ("mode", "transfer"))
-    assert page.selectbox(key=f"{run.run_id}/undo/revision").disabled
-    assert all(
-        page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
-    )
-    assert "**viewer** may look and not change" in said(page)
-
-
-def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
-    visit: Visit, start_run: StartRun, server: House
-) -> None:
-    run = start_run("named")
-    page = visit(run.run_id)
-    assert "**operator** may change settings" in said(page)
-    page.button(key=f"{run.run_id}/reset").click().run()
-    assert server.client().audit(run.run_id).entries[0].actor == "operator"
-
-
-def test_who_signs_out_leaves_nothing_behind(visit: Visit, start_run: StartRun) -> None:
-    page = visit(start_run("gone with them").run_id)
-    next(button for button in page.button if button.label == "Sign out").click().run()
-    assert "Sign in" in said(page)
-    assert "gone with them" not in plain(page)
-    page.text_input[0].set_value(VIEWER)
-    page.button[0].click().run()
-    assert "**viewer** may look and not change" in said(page)
-
-
-def test_a_run_that_ended_cannot_be_changed(visit: Visit, start_run: StartRun) -> None:
+def test_a_run_that_ended_cannot_be_changed(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("over")
     run.finish(RunEnd.FAILED, "CUDA out of memory")
     page = visit(run.run_id)
@@ -317,19 +229,9 @@ def test_a_run_that_ended_cannot_be_changed(visit: Visit, start_run: StartRun) -
     assert page.segmented_control(key=f"{run.run_id}/mode").disabled
 
 
-def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: Visit, start_run: StartRun) -> None:
+def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("partly locked", allow=["gamma2"])
     page = visit(run.run_id)
     assert page.number_input(key=f"{run.run_id}/gamma1").disabled
     assert not page.number_input(key=f"{run.run_id}/gamma2").disabled
     assert page.button(key=f"{run.run_id}/reset").disabled
-
-
-def test_without_its_server_the_last_numbers_stay(visit: Visit, start_run: StartRun, own_server: House) -> None:
-    page = visit(start_run("left alone", own_server).run_id, at=own_server.server)
-    before = {metric.label: metric.value for metric in page.metric}
-    own_server.close()
-    page.run()
-    assert not page.exception
-    assert "The server does not answer" in said(page)
-    assert {metric.label: metric.value for metric in page.metric} == before

@@ -17,7 +17,15 @@ import pytest
 import urllib3
 import yaml
 
-from steadynorm_contract.records import AgentNote, NoteKind, Registered, RunRegistration, TelemetryBatch
+from steadynorm_contract.records import (
+    AgentNote,
+    NoteKind,
+    Registered,
+    RunEnd,
+    RunFinish,
+    RunRegistration,
+    TelemetryBatch,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Job, RunJob, RunningHouse, StartJob
@@ -152,12 +160,21 @@ class TornRun:
         self._run = msgspec.json.decode(registered, type=Registered)
         self._sequence = 0
 
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
     def differ(self) -> None:
         """One more batch."""
         self._sequence += 1
         note = AgentNote(NoteKind.RANK_MISMATCH, self._sequence, time.time(), 3, "rank 3 differs.")
         batch = TelemetryBatch(incarnation=self._run.incarnation, sequence=self._sequence, notes=[note])
         self._post(f"/runs/{self._run.run_id}/telemetry", msgspec.msgpack.encode(batch), "application/msgpack")
+
+    def end(self) -> None:
+        """Finish the run."""
+        self._post(f"/runs/{self._run.run_id}/finish", msgspec.json.encode(RunFinish(RunEnd.FINISHED)))
 
     def _post(self, path: str, body: bytes, kind: str = "application/json") -> bytes:
         headers = {"Authorization": f"Bearer {self._house.token}", "Content-Type": kind}
@@ -166,12 +183,19 @@ class TornRun:
         return answer.data
 
 
+@pytest.fixture(scope="module")
+def torn(house: RunningHouse) -> Iterator[TornRun]:
+    """A TornRun, ended with the module."""
+    run = TornRun(house)
+    yield run
+    run.end()
+
+
 def test_every_grafana_expression_gets_data_while_all_of_it_happens(
-    root: Path, house: RunningHouse, prometheus: Prometheus, job: Job, eventually: Any
+    root: Path, house: RunningHouse, prometheus: Prometheus, job: Job, torn: TornRun, eventually: Any
 ) -> None:
     waiting = expressions(root)
     assert len(waiting) >= 60
-    torn = TornRun(house)
     job.spike.set()
     eventually(lambda: house.client.run(job.run_id).counters.spikes)  # in one step, NaN would hide it
     job.poison.set()
@@ -222,6 +246,16 @@ def test_trouble_in_a_real_job_fires_its_alerts(
     job.spike.set()
     eventually(lambda: ("SteadynormThrottled", job.run_id) in prometheus.firing())
     assert prometheus.query(f'ALERTS{{alertname="SteadynormThrottled", run_id="{job.run_id}", severity="warning"}}')
+
+
+def test_a_rank_that_begins_to_differ_fires_its_alert(prometheus: Prometheus, torn: TornRun, eventually: Any) -> None:
+    torn.differ()
+    eventually(lambda: ("SteadynormRankMismatch", torn.run_id) in prometheus.firing())
+    (alert,) = [one for one in prometheus.get("alerts")["alerts"] if one["labels"].get("run_id") == torn.run_id]
+    assert alert["labels"] == {
+        "alertname": "SteadynormRankMismatch", "run": "torn", "run_id": torn.run_id, "severity": "critical",
+    }  # fmt: skip
+    assert f"steadynorm events {torn.run_id}" in alert["annotations"]["action"]
 
 
 def test_promtool_has_no_complaint_about_the_live_metrics(house: RunningHouse, job: Job) -> None:

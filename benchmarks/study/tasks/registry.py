@@ -67,7 +67,7 @@ def _pendulum(device: str, seed: int) -> Task:
 
 TASKS: dict[str, TaskKind] = {
     "language": TaskKind(
-        lambda device, seed: Language(device), 300, "nats a character", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}
+        lambda device, seed: Language(device), 250, "nats a character", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}
     ),
     "digits-cnn": TaskKind(_cnn, 200, "nats an image", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}),
     "digits-vit": TaskKind(_vit, 200, "nats an image", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}),

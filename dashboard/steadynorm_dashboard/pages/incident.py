@@ -36,7 +36,8 @@ def render(run_id: str, event_id: str) -> None:
     run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     events, _ = snapshot.read(f"{run_id}/all events", lambda client: client.events(run_id, limit=_EVENTS))
     if run is None or events is None:
-        guidance.explain(error or ClientError("The server does not answer. Open this page again."))
+        guidance.explain(error or ClientError("The server does not answer."))
+        guidance.try_again()
         return
     event = next((one for one in events.events if one.id == event_id), None)
     if event is None:
@@ -74,7 +75,8 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
     key = f"{run_id}/incident/{event.id}"
     read, error = snapshot.read(key, lambda client: _read(client, run_id, event.step))
     if read is None:
-        guidance.explain(error or ClientError("The server does not answer. Open this page again."))
+        guidance.explain(error or ClientError("The server does not answer."))
+        guidance.try_again()
         return
     norms, ratios, targets = read
     if not norms.step:

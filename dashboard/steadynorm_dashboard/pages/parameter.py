@@ -29,10 +29,12 @@ def render(run_id: str, name: str) -> None:
 def _numbers(run_id: str, name: str) -> None:
     run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id))
-    if error is not None:
-        guidance.explain(error)
     if run is None or answer is None:
+        if error is not None:
+            guidance.explain(error)
         return
+    if error is not None:
+        guidance.held()
     found = next((one for one in answer.parameters if one.name == name), None)
     if found is None:
         st.error("This run has no parameter of that name. Open it from the run's table.", icon=":material/search_off:")

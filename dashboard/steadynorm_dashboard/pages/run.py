@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from steadynorm_contract.client import ClientError
-from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
+from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail, RunState
 from steadynorm_dashboard import (
     automatic,
     charts,
@@ -28,7 +28,7 @@ from steadynorm_dashboard import (
     units,
 )
 from steadynorm_dashboard.choice import chosen_row
-from steadynorm_dashboard.live_chart import live_chart
+from steadynorm_dashboard.live_chart import live_chart, preload
 
 __all__ = ["render"]
 
@@ -47,6 +47,15 @@ def render(run_id: str) -> None:
             guidance.explain(error)
         _wait_for(run_id)
         return
+    top, end = st.container(), st.container()
+    with end:
+        preload()
+    with top:
+        _page(run)
+
+
+def _page(run: RunDetail) -> None:
+    run_id = run.run_id
     _headline(run_id)
     charts_column, settings_column = st.columns([2.75, 1], gap="medium")
     with charts_column:
@@ -89,8 +98,8 @@ def _headline(run_id: str) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.title(text.markdown(run.name), anchor=False, width="content")
-        header.badge(status.state(run.state))
-        header.badge(status.health(run.health))
+        header.badge(status.state_of(run))
+        header.badge(status.health_of(run))
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
         route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
@@ -100,12 +109,10 @@ def _headline(run_id: str) -> None:
             "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
         )
     if error is not None:
-        st.warning(
-            f"The server does not answer: this is what it said last. {text.markdown(str(error), 300)}",
-            icon=":material/cloud_off:",
-        )
+        guidance.held()
     if run.end_reason:
-        st.info(text.markdown(run.end_reason, 400), icon=":material/flag:")
+        tell = st.error if run.state is RunState.FAILED else st.info
+        tell(text.markdown(run.end_reason, 400), icon=":material/flag:")
     metrics = (
         ("step", units.number(run.step), "optimizer steps"),
         ("steps/s", units.number(run.steps_per_s, 3), "over the last batches"),
@@ -148,7 +155,7 @@ def _charts(run_id: str) -> None:
         still=now.still,
     )
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
-    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     recorded = series.series if series else {}
     along = shown.axis(run_id, now, recorded.values(), run.started)
     figure = charts.run_figure(
@@ -216,7 +223,7 @@ def _follow(run_id: str, newest: AuditEntry) -> None:
 
 @st.fragment(run_every=4)
 def _parameters(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id))
+    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id), share="newest")
     if answer is None or not answer.parameters:
         st.caption("No parameters are registered.")
         return
@@ -278,7 +285,7 @@ def _audit(run_id: str) -> None:
 
 @st.fragment(run_every=2)
 def _events(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id))
+    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     if answer is None or not answer.events:
         st.caption("No events yet.")
         return

@@ -8,7 +8,7 @@ import streamlit as st
 
 from steadynorm_contract.fleet import FleetAnswer, FleetSort
 from steadynorm_contract.views import Health, RunState
-from steadynorm_dashboard import fleet_filters, fleet_rows, guidance, header, route, session, snapshot
+from steadynorm_dashboard import fleet_filters, fleet_rows, guidance, header, route, session, snapshot, status
 from steadynorm_dashboard.fleet_filters import Filters
 from steadynorm_dashboard.fleet_table import fleet_table, wish
 
@@ -24,6 +24,7 @@ def render() -> None:
     header.bar()
     if session.client() is None:
         guidance.sign_in()
+    fleet_filters.begin()
     _fleet()
 
 
@@ -43,15 +44,18 @@ def _fleet() -> None:
         lambda client: client.fleet(**filters.query(), sort=sort, limit=limit),
         share="",
     )
-    if error is not None:
-        guidance.explain(error)
     if answer is None:
+        if error is not None:
+            guidance.explain(error)
         return
     if not answer.total:
         if error is None:
             guidance.no_runs()
         return
-    st.markdown(_summary(answer))
+    if error is not None:
+        guidance.held()
+    else:
+        st.markdown(_summary(answer))
     chosen = fleet_filters.show(answer)
     if chosen != filters:  # a widget said so in this very run: what was read is not what is asked for
         st.rerun(scope="fragment")
@@ -70,17 +74,11 @@ def _summary(answer: FleetAnswer) -> str:
     if not live:
         return f"No run trains at the moment; {answer.total:,} ended."
     trouble = [
-        f"{count} {fleet_filters.WORDS[health].lower()}"
-        for health, count in answer.healths.items()
-        if health != Health.CALM.value and count
+        f":{look.color}-badge[{look.icon} {count:,} {look.word}]"
+        for health in Health
+        if health is not Health.CALM and (count := answer.healths.get(health.value)) and (look := status.health(health))
     ]
-    some = ", ".join(sorted(trouble, key=lambda words: _rank(words)))
-    return f"**{live:,}** of {answer.total:,} runs train: " + (f"**{some}**." if some else "all calm.")
-
-
-def _rank(words: str) -> int:
-    order = [fleet_filters.WORDS[health.value] for health in Health]
-    return order.index(words.partition(" ")[2])
+    return f"**{live:,}** of {answer.total:,} runs train: " + (" ".join(trouble) if trouble else "all calm.")
 
 
 def _no_match(filters: Filters) -> None:

@@ -1,0 +1,145 @@
+"""Who looks at the dashboard: signed in by link or box, viewer or operator, gone again, or before a server away."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+import streamlit.config
+from streamlit.testing.v1 import AppTest
+
+from steadynorm_server.up import House
+
+if TYPE_CHECKING:
+    from tests.conftest import Eventually
+    from tests.dashboard.conftest import OpenPage, StartRun
+
+OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
+LOCKED = "You are signed in as viewer, who may look and not change. Ask for an operator token to change settings."
+
+
+@pytest.fixture(scope="module")
+def server(plain_server: House) -> House:
+    """These tests run the app in their own process."""
+    return plain_server
+
+
+@pytest.fixture
+def visit(open_page: OpenPage) -> OpenPage:
+    """visit("run's id", token="…", at="http://…", parameter="…") -> the app after its first run."""
+    return open_page
+
+
+def said(app: AppTest) -> str:
+    """Everything that the page says in words, as it was handed to Markdown."""
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.text, app.error, app.warning, app.info, app.code)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def says(app: AppTest, words: str) -> bool:
+    """Whether the page says so when it is drawn again."""
+    return words in said(app.run())
+
+
+def plain(app: AppTest) -> str:
+    """The same without escapes."""
+    return said(app).replace("\\", "").replace("\u2060", "")
+
+
+def test_an_unreachable_server_is_named_with_what_to_do(visit: OpenPage) -> None:
+    page = visit(at="http://127.0.0.1:9")
+    assert "No steadynorm server answers at http://127.0.0.1:9" in plain(page)
+    assert "steadynorm up" in said(page)
+
+
+def test_a_visitor_without_a_token_signs_in(visit: OpenPage, start_run: StartRun) -> None:
+    run = start_run("behind a door")
+    page = visit(run.run_id, token=None)
+    assert "Sign in" in said(page)
+    assert "behind a door" not in plain(page)
+    page.text_input[0].set_value("wrong")
+    page.button[0].click().run()
+    assert "does not accept this token" in said(page)
+    page.text_input[0].set_value(OPERATOR)
+    page.button[0].click().run()
+    assert "behind a door" in plain(page)
+
+
+def test_a_token_in_the_link_moves_into_the_session(visit: OpenPage) -> None:
+    page = visit()
+    assert "token" not in page.query_params
+    assert "Runs" in [title.value for title in page.title]
+
+
+def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not(
+    visit: OpenPage, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(OPERATOR)
+    before = streamlit.config.get_option("server.address")
+    try:
+        streamlit.config.set_option("server.address", "127.0.0.1")
+        assert "Sign in" not in said(visit(token=None))
+        streamlit.config.set_option("server.address", "0.0.0.0")
+        assert "Sign in" in said(visit(token=None))
+    finally:
+        streamlit.config.set_option("server.address", before)
+
+
+def test_a_viewer_is_told_that_only_operators_change_settings(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
+    run = start_run("looked at")
+    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
+    page = visit(run.run_id, token=VIEWER)
+    # The panel, and the undo beneath the list of changes: both say so before anything is tried.
+    assert [info.value for info in page.info].count(LOCKED) == 2
+    names = ("gamma1", "gamma2", "lr_scale", "eps", "spike_limit")
+    assert all(page.number_input(key=f"{run.run_id}/{name}").disabled for name in names)
+    assert all(page.segmented_control(key=f"{run.run_id}/{name}").disabled for name in ("mode", "transfer"))
+    assert page.selectbox(key=f"{run.run_id}/undo/revision").disabled
+    assert all(
+        page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
+    )
+    assert "**viewer** may look and not change" in said(page)
+
+
+def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
+    run = start_run("named")
+    page = visit(run.run_id)
+    assert "**operator** may change settings" in said(page)
+    page.button(key=f"{run.run_id}/reset").click().run()
+    assert server.client().audit(run.run_id).entries[0].actor == "operator"
+
+
+def test_who_signs_out_leaves_nothing_behind(visit: OpenPage, start_run: StartRun) -> None:
+    page = visit(start_run("gone with them").run_id)
+    next(button for button in page.button if button.label == "Sign out").click().run()
+    assert "Sign in" in said(page)
+    assert "gone with them" not in plain(page)
+    page.text_input[0].set_value(VIEWER)
+    page.button[0].click().run()
+    assert "**viewer** may look and not change" in said(page)
+
+
+def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do(
+    visit: OpenPage, start_run: StartRun, own_server: House, eventually: Eventually
+) -> None:
+    run_id = start_run("left alone", own_server).run_id
+    page, fleet = visit(run_id, at=own_server.server), visit(at=own_server.server)
+    before = {metric.label: metric.value for metric in page.metric}
+    own_server.close()
+    for opened in (page, fleet):
+        # Visitors share what was read a moment ago.
+        eventually(partial(says, opened, "The server does not answer: this is what it said last."))
+        assert not opened.exception
+    assert {metric.label: metric.value for metric in page.metric} == before
+    assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[0].proto.json)["rows"]] == [run_id]
+    for query in ({}, {"parameter": "head.weight"}, {"incident": "1-0"}, {"change": "1"}):
+        late = visit(run_id, at=own_server.server, **query)
+        assert "No steadynorm server answers at" in said(late), query
+        assert "steadynorm up" in said(late), query
