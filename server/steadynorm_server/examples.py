@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from steadynorm_contract.bulk import Bulk, BulkAnswer, BulkOutcome, BulkRow, Selection
+from steadynorm_contract.fleet import FleetAnswer, FleetRun, LastChange, Spark
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.records import (
     AgentCounters,
@@ -129,6 +130,20 @@ _STRUCTS: list[msgspec.Struct] = [
         {RUN_ID: 0},
     ),
     RunList([RunSummary(**_SUMMARY)]),
+    FleetAnswer(
+        runs=[
+            FleetRun(
+                **_SUMMARY,
+                last_change=LastChange(
+                    revision=1, time=_BEGAN + 400, actor="operator", reason=_WHY, before={"gamma2": 0.999},
+                    after={"gamma2": 0.99}, state=RevisionState.APPLIED,
+                ),
+                loss_spark=Spark([4.7, 3.1], [4.9, 3.6]),
+                norm_spark=Spark([0.6, 0.7], [3.2, 41.7]),
+            )
+        ],
+        matching=1, total=1, states={"running": 1}, healths={"calm": 1}, tags={"team=nlp": 1},
+    ),
     RunDetail(**_SUMMARY, incarnation=1, parameters=2, framework="torch 2.13.0", agent=AgentCounters(4544, 4540, 0, 4)),
     SeriesAnswer(
         {
@@ -194,7 +209,8 @@ PARAMETERS: dict[str, Any] = {
     "schedule_id": "1",
     "state": ["running", "stalled"],
     "health": ["calm", "spiking"],
-    "name": {"runs": "gpt-*", "series": ["raw_norm", f"raw_norm/{_TENSOR}"]},
+    "search": "gpt team=nlp",
+    "name": {"runs": "gpt-*", "fleet": "gpt-*", "series": ["raw_norm", f"raw_norm/{_TENSOR}"]},
     "names": ["loss,target_min"],
     "tag": ["team=nlp"],
     "sort": "-last_seen",

@@ -100,6 +100,7 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/api/v1/me"): (401, 429),
     ("GET", "/api/v1/runs"): (401, 403, 422, 429, 503),
     ("POST", "/api/v1/runs"): _SENT,
+    ("GET", "/api/v1/fleet"): (401, 403, 422, 429, 503),
     ("GET", _RUN): _READ,
     ("DELETE", _RUN): _READ,
     ("GET", f"{_RUN}/series"): _ASKED,

@@ -41,6 +41,7 @@ BAD_QUERIES = {
     "audit": "limit=0",
     "settings": "wait=-1",
     "runs": "limit=0",
+    "fleet": "limit=0",
 }
 SENDS = {"POST", "PATCH", "PUT"}
 
