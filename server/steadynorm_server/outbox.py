@@ -8,6 +8,7 @@ until its receiver has it, under the same id.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -59,15 +60,25 @@ class Outbox:
         self._redis = redis
         self._lease_ms = round(lease_s * 1000)
         self._owner = secrets.token_hex(8)
+        self._lease: Lease | None = None
+        self._held_until = 0.0  # monotonic; never later than the store's own end of it
 
-    async def lease(self) -> Lease | None:
-        """Take the lease, or keep it. None: another process sends."""
+    @property
+    def lease(self) -> Lease | None:
+        """Ours as it was last renewed. None: another process sends, or may by now."""
+        return self._lease if time.monotonic() < self._held_until else None
+
+    async def renew(self) -> None:
+        """Take the lease where nobody has it, or keep it."""
         keys = [WebhookKeys.lease, WebhookKeys.since]
+        asked = time.monotonic()
         mine, since, now = await self._redis.script("webhook_lease", keys, self._owner, self._lease_ms)
-        return Lease(int(since), int(now)) if mine else None
+        self._lease = Lease(int(since), int(now)) if mine else None
+        self._held_until = asked + self._lease_ms / 1000
 
     async def leave(self) -> None:
         """Give the lease up, if it is ours."""
+        self._lease = None
         await self._redis.script("webhook_lease", [WebhookKeys.lease, WebhookKeys.since], self._owner, 0)
 
     async def pass_on(self, run_ids: Sequence[str]) -> None:
