@@ -28,7 +28,7 @@ _WITHIN_S = 1.5
 Fields = dict[bytes, bytes]
 Script = Literal[
     "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall",
-    "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
+    "webhook_compose", "webhook_gather", "webhook_lease", "webhook_outcome", "webhook_take",
     "trim",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]

@@ -31,7 +31,6 @@ from steadynorm_server.webhook_meters import Outcome, WebhookMeters
 __all__ = ["Mailer", "Pace"]
 
 _MAX_AGE_S = 86_400.0
-_EVENTS_A_MESSAGE = 500
 _LAST_WORDS_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -127,6 +126,7 @@ class Mailer:
                 await asyncio.sleep(self._pace.look_s)
 
     async def _collect(self, run_ids: Sequence[str], oldest: int) -> None:
+        taken = []
         for unread in await self._outbox.unread(run_ids, oldest):
             queues = {}
             for webhook in self._webhooks:
@@ -135,12 +135,13 @@ class Mailer:
                     queues[webhook.name] = [
                         digest.told(unread.run_id, unread.run, event, self._dashboard_url) for event in wanted
                     ]
-            if (dropped := await self._outbox.take(unread, queues)) and self._meters:
-                self._meters.dropped(dropped)
-            for name in queues:
-                self._queued[name].set()
+            taken.append((unread, queues))
             if unread.more:
                 self._news.note(unread.run_id)
+        if (left_out := await self._outbox.take(taken)) and self._meters:
+            self._meters.dropped(left_out)
+        for name in {name for _, queues in taken for name in queues}:
+            self._queued[name].set()
 
     async def _send(self, webhook: Webhook) -> None:
         """Messages of one webhook, one after another, while the lease is ours."""
@@ -162,14 +163,13 @@ class Mailer:
 
     async def _compose(self, webhook: Webhook) -> bool:
         """Make the next message. Returns whether there was anything to tell."""
-        if not await self._outbox.queued(webhook.name, 1):
+        if await self._outbox.oldest(webhook.name) is None:
             return False
         await asyncio.sleep(max(self._pace.gather_s, self._free_at[webhook.name] - self._clock()))
-        queued = await self._outbox.queued(webhook.name, _EVENTS_A_MESSAGE)
-        if queued:
+        if waiting := await self._outbox.gather(webhook.name):
             message_id = secrets.token_hex(16)
-            body = digest.body(webhook, message_id, [event for _, event in queued])
-            await self._outbox.compose(webhook.name, message_id, body, [at for at, _ in queued])
+            body = digest.body(webhook, message_id, waiting.events, waiting.counts)
+            await self._outbox.compose(webhook.name, message_id, body, waiting)
             self._free_at[webhook.name] = self._clock() + webhook.interval_s
         return True
 

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 from steadynorm_server.keys import WebhookKeys
 
 
-@contextlib.contextmanager
-def hangs(sending: Any, *names: str) -> Iterator[tuple[asyncio.Event, Counter[str]]]:
-    """These scripts of one process wait until the event is set. Gives it, and how often each script was called."""
-    go_on, calls = asyncio.Event(), Counter[str]()
-    real = sending.store.redis.script
-
-    async def script(name: str, *args: Any) -> Any:
-        calls[name] += 1
-        if name in names:
-            await go_on.wait()
-        return await real(name, *args)
-
-    with mock.patch.object(sending.store.redis, "script", script):
-        yield go_on, calls
-        go_on.set()
-
-
-async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receiver: Any, agent: Any) -> None:
+async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receiver: Any, agent: Any, hangs: Any) -> None:
     sender = await send(webhook(), lease_s=0.3)
     owner = await sender.store.redis.get(WebhookKeys.lease)
     other = await send(webhook(), lease_s=0.3)
@@ -49,7 +28,7 @@ async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receive
 
 
 async def test_who_lost_the_lease_sends_no_more_of_its_message(
-    send: Any, webhook: Any, receiver: Any, agent: Any
+    send: Any, webhook: Any, receiver: Any, agent: Any, hangs: Any
 ) -> None:
     receiver.answers = [500]
     pace = {"lease_s": 0.3, "again_s": 2.0}  # it is to be sent again in 1 to 2 s, when the lease has long run out
