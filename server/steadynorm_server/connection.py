@@ -95,6 +95,15 @@ class Connection:
             found: bytes | None = await self._client.get(key)
         return found
 
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several strings, in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.get(key)
+            async with self._round_trip():
+                found: list[bytes | None] = await pipe.execute()
+        return found
+
     async def hash(self, key: str) -> Fields:
         """All fields; none of a key that is not there."""
         async with self._round_trip():
