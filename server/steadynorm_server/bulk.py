@@ -109,24 +109,30 @@ def _preview(run: RunRecord, wanted: Bulk) -> BulkRow:
 async def _apply_all(
     store: Store, runs: list[RunRecord], rows: list[BulkRow], wanted: Bulk, revisions: dict[str, int], actor: str
 ) -> list[BulkRow]:
-    """What became of each run. Store errors are rows, too: an answer of 503 would not say which runs are changed."""
+    """What became of each run. Store errors are rows, too: an answer of 503 would not say which runs are changed.
+
+    Raises the first where none is known to be: then that says all.
+    """
     turns, now = asyncio.Semaphore(_AT_ONCE), asyncio.get_running_loop().time
-    failed: list[float] = []  # when the store did, for any run
+    failed: list[tuple[float, RedisError]] = []  # when the store did, for any run, and how
 
     async def one(run: RunRecord, row: BulkRow) -> BulkRow:
         async with turns:
-            if failed and now() - failed[0] > _PATIENCE_S and row.outcome is BulkOutcome.CHANGE:
+            if failed and now() - failed[0][0] > _PATIENCE_S and row.outcome is BulkOutcome.CHANGE:
                 return msgspec.structs.replace(
                     row, outcome=BulkOutcome.UNKNOWN, why="not tried: the store did not answer for others."
                 )
             try:
                 return await _apply(store, run, row, wanted, revisions.get(run.run_id), actor)
             except RedisError as error:
-                failed.append(now())
+                failed.append((now(), error))
                 why = f"the store did not answer ({type(error).__name__}): read the run again."
                 return msgspec.structs.replace(row, outcome=BulkOutcome.UNKNOWN, why=why)
 
-    return list(await asyncio.gather(*(one(run, row) for run, row in zip(runs, rows, strict=True))))
+    done = await asyncio.gather(*(one(run, row) for run, row in zip(runs, rows, strict=True)))
+    if failed and not any(row.outcome is BulkOutcome.CHANGED for row in done):
+        raise failed[0][1]
+    return list(done)
 
 
 async def _apply(store: Store, run: RunRecord, row: BulkRow, wanted: Bulk, revision: int | None, actor: str) -> BulkRow:

@@ -163,3 +163,17 @@ async def test_runs_that_the_store_keeps_waiting_do_not_hold_up_the_others(
     select = {"run_ids": ["slow", "quick"]}
     answer = await ask(api, select, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
     assert by_run(answer) == {"slow": ("unknown", 0), "quick": ("changed", 1)}
+
+
+async def test_a_store_that_fails_for_all_runs_is_a_503(
+    api: httpx.AsyncClient, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_agent(api).register()
+    revisions = (await ask(api, {"name": "*"}, {"gamma2": 0.99})).json()["revisions"]
+
+    async def script(*_: Any) -> Any:
+        raise StoreAway("away")
+
+    monkeypatch.setattr(api.app.state.store.redis, "script", script)  # type: ignore[attr-defined]
+    answer = await ask(api, {"name": "*"}, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
+    assert (answer.status_code, answer.json()["title"]) == (503, "Store unavailable")
