@@ -28,14 +28,15 @@ COLUMNS = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min",
 
 
 async def fill(store: Store, runs: int, parameters: int) -> None:
-    """Register runs of one model, each with one batch of 10 steps and one row of each parameter."""
+    """Register runs, each of a model of its own, with one batch of 10 steps and one row of each parameter."""
     anyone = Principal("benchmark", frozenset(Role))
-    table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
     steps = list(range(1, 11))
     times = struct.pack("<10d", *(time.time() + step for step in steps))
     scalars = StepScalars(steps, times, packed([2.0, 1e-3, 1.0, 1.0, 1.0, 1.0] * 10), COLUMNS)
     rows = ParameterRows([10], parameters, packed([1.0, 1.0, 1.0, 1.0, 1.5] * parameters))
     for at in range(runs):
+        names = (f"blocks.{index // 12}.part{index % 12}.model{at}.weight" for index in range(parameters))
+        table = [Parameter(name, (64, 64), "float32") for name in names]
         registration = RunRegistration(name=f"run-{at}", run_id=f"run-{at}", instance="one", parameters=table)
         await registry.register(store, registration, anyone)
         await store.ingest(f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone)

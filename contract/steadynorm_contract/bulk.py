@@ -44,6 +44,7 @@ class BulkOutcome(enum.StrEnum):
     REFUSED = "refused"  # its agent does not take these settings, or a counter would shrink
     MOVED = "moved"  # somebody changed it since the preview, or it was not in it
     GONE = "gone"  # deleted since the preview
+    UNKNOWN = "unknown"  # the store did not answer: it may be changed, or change when the store is back
 
 
 class BulkRow(msgspec.Struct, frozen=True, kw_only=True):

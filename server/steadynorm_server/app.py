@@ -16,6 +16,7 @@ from steadynorm_server.auth import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.conditional import Conditional
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.exports import Exports
 from steadynorm_server.fleet import Fleet
 from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
@@ -40,8 +41,6 @@ from steadynorm_server.webhook_file import read_webhooks
 __all__ = ["create_app"]
 
 API = "/api/v1"
-MAX_EXPORTS = 2
-"""At once, in each process: further ones wait."""
 
 
 def create_app(
@@ -56,7 +55,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
-        app.state.exports = asyncio.Semaphore(MAX_EXPORTS)
+        app.state.exports = Exports()
         meters: Meters = app.state.meters
         app.state.store = store = Store(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from fnmatch import fnmatchcase
 
 import msgspec
+from redis.exceptions import RedisError
 
 from steadynorm_contract.bulk import MAX_SELECTED, Bulk, BulkAnswer, BulkOutcome, BulkRow, Selection
 from steadynorm_contract.counters import resolve
@@ -18,11 +20,17 @@ from steadynorm_server.store import Store
 
 __all__ = ["change_many", "select"]
 
+_AT_ONCE = 256
+"""Many, so that runs whose master of a cluster hangs are not in the way of the others."""
+_PATIENCE_S = 3.0
+"""So long after the store failed for one run, further ones are still begun."""
+
 
 async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkAnswer:
     """Preview a bulk change, or make it for the runs whose revision is still that of the preview.
 
-    Every run is changed for itself: one that cannot be does not hold up the others. Raises SettingsError for a value
+    Every run is changed for itself: one that cannot be does not hold up the others, and where the store fails its row
+    says so. Raises SettingsError for a value
     that no run can take, and problems: 422 for a selection of nothing or too much, 428 without the preview's revisions.
     """
     check_reason(wanted.reason)
@@ -38,10 +46,7 @@ async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkAnswer:
     rows = [_preview(run, wanted) for run in runs]
     if wanted.dry_run or wanted.revisions is None:
         return BulkAnswer(True, rows, _revisions(rows))
-    done = [
-        await _apply(store, run, row, wanted, wanted.revisions.get(run.run_id), actor)
-        for run, row in zip(runs, rows, strict=True)
-    ]
+    done = await _apply_all(store, runs, rows, wanted, wanted.revisions, actor)
     known = {run.run_id for run in runs}
     gone = [
         BulkRow(run_id=run_id, name="", outcome=BulkOutcome.GONE, why="it is not among the selected runs any more.")
@@ -99,6 +104,35 @@ def _preview(run: RunRecord, wanted: Bulk) -> BulkRow:
     return row(
         BulkOutcome.CHANGE, before={name: old[name] for name in changed}, after={name: new[name] for name in changed}
     )
+
+
+async def _apply_all(
+    store: Store, runs: list[RunRecord], rows: list[BulkRow], wanted: Bulk, revisions: dict[str, int], actor: str
+) -> list[BulkRow]:
+    """What became of each run. Store errors are rows, too: an answer of 503 would not say which runs are changed.
+
+    Raises the first where none is known to be: then that says all.
+    """
+    turns, now = asyncio.Semaphore(_AT_ONCE), asyncio.get_running_loop().time
+    failed: list[tuple[float, RedisError]] = []  # when the store did, for any run, and how
+
+    async def one(run: RunRecord, row: BulkRow) -> BulkRow:
+        async with turns:
+            if failed and now() - failed[0][0] > _PATIENCE_S and row.outcome is BulkOutcome.CHANGE:
+                return msgspec.structs.replace(
+                    row, outcome=BulkOutcome.UNKNOWN, why="not tried: the store did not answer for others."
+                )
+            try:
+                return await _apply(store, run, row, wanted, revisions.get(run.run_id), actor)
+            except RedisError as error:
+                failed.append((now(), error))
+                why = f"the store did not answer ({type(error).__name__}): read the run again."
+                return msgspec.structs.replace(row, outcome=BulkOutcome.UNKNOWN, why=why)
+
+    done = await asyncio.gather(*(one(run, row) for run, row in zip(runs, rows, strict=True)))
+    if failed and not any(row.outcome is BulkOutcome.CHANGED for row in done):
+        raise failed[0][1]
+    return list(done)
 
 
 async def _apply(store: Store, run: RunRecord, row: BulkRow, wanted: Bulk, revision: int | None, actor: str) -> BulkRow:

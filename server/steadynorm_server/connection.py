@@ -28,7 +28,7 @@ _WITHIN_S = 1.5
 Fields = dict[bytes, bytes]
 Script = Literal[
     "blocks", "change", "commit", "finish", "forget", "heard", "orders", "register", "stall",
-    "webhook_compose", "webhook_lease", "webhook_outcome", "webhook_take",
+    "webhook_compose", "webhook_gather", "webhook_lease", "webhook_outcome", "webhook_take",
     "trim",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
@@ -93,6 +93,15 @@ class Connection:
         """A string."""
         async with self._round_trip():
             found: bytes | None = await self._client.get(key)
+        return found
+
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Several strings, in one round trip."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.get(key)
+            async with self._round_trip():
+                found: list[bytes | None] = await pipe.execute()
         return found
 
     async def hash(self, key: str) -> Fields:

@@ -64,7 +64,9 @@ class WebhookKeys:
     since       string: when webhooks were first sent, ms; no older event is
     cursors     hash: run id to the last of its events that was queued
     news        set: ids of runs with new events
-    queue(name)      stream of JSON: events that wait to be in a message
+    queue(name)      stream of JSON: events that wait to be in a message, the first ones of each run and kind
+    counts(name)     hash: "kind run_id run's name" to how many wait in all
+    gathered(name), gathered_counts(name)    the same, of the message that is being made
     message(name)    hash: the message that waits to be delivered
     """
 
@@ -76,6 +78,21 @@ class WebhookKeys:
     def queue(cls, name: str) -> str:
         """Events of one webhook."""
         return f"{cls._base}queue:{name}"
+
+    @classmethod
+    def counts(cls, name: str) -> str:
+        """How many wait for one webhook."""
+        return f"{cls._base}counts:{name}"
+
+    @classmethod
+    def gathered(cls, name: str) -> str:
+        """Events of its next message."""
+        return f"{cls._base}gathered:{name}"
+
+    @classmethod
+    def gathered_counts(cls, name: str) -> str:
+        """How many its next message tells of."""
+        return f"{cls._base}gathered-counts:{name}"
 
     @classmethod
     def message(cls, name: str) -> str:

@@ -2,7 +2,8 @@
 
 The one that holds the lease looks for new events (`news` and `outbox` tell where), merges them into messages and sends
 each until its receiver answers 2xx, waiting longer and longer, for about an hour. Every message keeps its id, so the
-rare one that comes twice, after a process died between an answer and its note of it, can be told.
+rare one that comes twice, after a process died between an answer and its note of it, can be told. The lease is renewed
+beside all that, however long it takes, and nothing is sent without it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from steadynorm_server.webhook_meters import Outcome, WebhookMeters
 __all__ = ["Mailer", "Pace"]
 
 _MAX_AGE_S = 86_400.0
-_EVENTS_A_MESSAGE = 500
 _LAST_WORDS_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -83,10 +83,11 @@ class Mailer:
             return
         self._news.listen()
         async with Poster(self._clock) as self._poster:
-            async with background("webhooks", self._work):
-                yield
-            if self._attempts:  # what is being sent would else be sent again by the next process
-                await asyncio.wait(self._attempts.values(), timeout=_LAST_WORDS_S)
+            async with background("the webhooks' lease", self._keep):
+                async with background("webhooks", self._work):
+                    yield
+                if self._attempts:  # what is being sent would else be sent again by the next process
+                    await asyncio.wait(self._attempts.values(), timeout=_LAST_WORDS_S)
             with contextlib.suppress(Exception):  # then it runs out by itself
                 await self._outbox.leave()
 
@@ -97,9 +98,14 @@ class Mailer:
             now = self._clock()
             self._meters.waiting({name: max(0.0, now - (since or now)) for name, since in oldest.items()})
 
+    async def _keep(self) -> None:
+        while True:
+            await self._outbox.renew()
+            await asyncio.sleep(min(self._pace.look_s, self._pace.lease_s / 3))
+
     async def _work(self) -> None:
         while True:
-            if await self._outbox.lease() is None:
+            if self._outbox.lease is None:
                 await self._outbox.pass_on(self._news.take())
             else:
                 await self._serve()
@@ -111,7 +117,7 @@ class Mailer:
             for each in self._webhooks:
                 await stack.enter_async_context(background(f"webhook {each.name}", partial(self._send, each)))
             swept = -self._pace.sweep_s
-            while lease := await self._outbox.lease():
+            while lease := self._outbox.lease:
                 oldest = max(lease.since, lease.now - round(_MAX_AGE_S * 1000))
                 told = sorted({*self._news.take(), *await self._outbox.passed_on()})
                 if (now := time.monotonic()) >= swept + self._pace.sweep_s:
@@ -120,6 +126,7 @@ class Mailer:
                 await asyncio.sleep(self._pace.look_s)
 
     async def _collect(self, run_ids: Sequence[str], oldest: int) -> None:
+        taken = []
         for unread in await self._outbox.unread(run_ids, oldest):
             queues = {}
             for webhook in self._webhooks:
@@ -128,45 +135,49 @@ class Mailer:
                     queues[webhook.name] = [
                         digest.told(unread.run_id, unread.run, event, self._dashboard_url) for event in wanted
                     ]
-            if (dropped := await self._outbox.take(unread, queues)) and self._meters:
-                self._meters.dropped(dropped)
-            for name in queues:
-                self._queued[name].set()
+            taken.append((unread, queues))
             if unread.more:
                 self._news.note(unread.run_id)
+        if (left_out := await self._outbox.take(taken)) and self._meters:
+            self._meters.dropped(left_out)
+        for name in {name for _, queues in taken for name in queues}:
+            self._queued[name].set()
 
     async def _send(self, webhook: Webhook) -> None:
-        """Messages of one webhook, one after another."""
+        """Messages of one webhook, one after another, while the lease is ours."""
         if attempt := self._attempts.get(webhook.name):  # of before the lease was lost and found again
             await asyncio.wait([attempt])
-        while True:
+        while self._outbox.lease:
             self._queued[webhook.name].clear()
             message = await self._outbox.message(webhook.name)
             if message is None:
                 if not await self._compose(webhook):
                     await self._queued[webhook.name].wait()
                 continue
-            await asyncio.sleep(message.due - self._clock())
+            if (wait_s := message.due - self._clock()) > 0:
+                await asyncio.sleep(wait_s)
+                continue  # meanwhile another process may have had the lease, and sent it
             attempt = self._attempts[webhook.name] = asyncio.create_task(self._attempt(webhook, message))
             attempt.add_done_callback(lambda _: self._attempts.pop(webhook.name, None))
             await asyncio.shield(attempt)
 
     async def _compose(self, webhook: Webhook) -> bool:
         """Make the next message. Returns whether there was anything to tell."""
-        if not await self._outbox.queued(webhook.name, 1):
+        if await self._outbox.oldest(webhook.name) is None:
             return False
         await asyncio.sleep(max(self._pace.gather_s, self._free_at[webhook.name] - self._clock()))
-        queued = await self._outbox.queued(webhook.name, _EVENTS_A_MESSAGE)
-        if queued:
+        if waiting := await self._outbox.gather(webhook.name):
             message_id = secrets.token_hex(16)
-            body = digest.body(webhook, message_id, [event for _, event in queued])
-            await self._outbox.compose(webhook.name, message_id, body, [at for at, _ in queued])
+            body = digest.body(webhook, message_id, waiting.events, waiting.counts)
+            await self._outbox.compose(webhook.name, message_id, body, waiting)
             self._free_at[webhook.name] = self._clock() + webhook.interval_s
         return True
 
     async def _attempt(self, webhook: Webhook, message: Message) -> None:
         if self._over.get(webhook.name) == message.id:  # the store was away when it should have heard of it
             await self._outbox.over(webhook.name, message.id)
+            return
+        if self._outbox.lease is None:  # another process may be sending it
             return
         answer = await self._poster.post(webhook, message.id, message.body)
         attempts = message.attempts + 1

@@ -11,7 +11,7 @@ import contextlib
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from steadynorm_contract.records import ROW_COLUMNS
 from steadynorm_contract.views import RunState
 from steadynorm_server import ratios
 from steadynorm_server.exposition import Observed, render
+from steadynorm_server.names import AT_ONCE
 from steadynorm_server.reading import Reader
 from steadynorm_server.record import RunRecord
 from steadynorm_server.store import Store
@@ -145,16 +146,19 @@ async def gather(store: Store, reader: Reader, top: int, forget_after_s: float) 
     runs = await store.all()
     await store.note_silence(runs)
     now = store.clock()
+    shown = [run for run in runs if run.state == RunState.RUNNING and run.silent_s(now) <= forget_after_s]
     observed = []
-    for run in runs:
-        if run.state != RunState.RUNNING or run.silent_s(now) > forget_after_s:
-            continue
-        highest = await _highest_ratios(store, reader, run, top) if top else {}
-        observed.append(Observed(run, highest, run.info.parameters - len(highest)))
+    for start in range(0, len(shown), AT_ONCE):
+        some = shown[start : start + AT_ONCE]
+        tables = await store.names.of(store.redis, some) if top else [[] for _ in some]
+        for run, names in zip(some, tables, strict=True):
+            highest = await _highest_ratios(reader, run, names, top) if names else {}
+            observed.append(Observed(run, highest, run.info.parameters - len(highest)))
     return observed
 
 
-async def _highest_ratios(store: Store, reader: Reader, run: RunRecord, top: int) -> dict[str, float]:
+async def _highest_ratios(reader: Reader, run: RunRecord, names: Sequence[str], top: int) -> dict[str, float]:
+    found: Mapping[int, float]
     if top <= ratios.KEPT:
         found = ratios.highest(run.ratios, top)
     else:
@@ -163,8 +167,7 @@ async def _highest_ratios(store: Store, reader: Reader, run: RunRecord, top: int
             return {}
         newest = row.mean[-row.width :][ROW_COLUMNS.index("spike_ratio") :: len(ROW_COLUMNS)]
         found = {at: newest[at] for at in ratios.rank(newest, top)}
-    table = await store.table(run)
-    return {table[at].name: ratio for at, ratio in found.items()}
+    return {names[at]: ratio for at, ratio in found.items()}
 
 
 def exposition(runs: Sequence[Observed], meters: Meters) -> bytes:

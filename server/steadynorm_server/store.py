@@ -32,6 +32,7 @@ from steadynorm_server.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.history import ROWS, SCALARS, HistoryMovedError, Level
 from steadynorm_server.ingest import Addition, Peaks, stalled_event, work_out
 from steadynorm_server.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
+from steadynorm_server.names import Names
 from steadynorm_server.news import News
 from steadynorm_server.problems import ProblemError, RunNotFound, takes_no_writes
 from steadynorm_server.recent import Known, Recent
@@ -63,6 +64,7 @@ class Store:
         self.changes = Changes(self.redis, waits)
         self.news = News()
         self._recent = Recent()
+        self.names = Names()
         self._tables: dict[str, list[Parameter]] = {}
         self.budgets = 1.0
         """Factor on the bytes that each level of the history may take."""

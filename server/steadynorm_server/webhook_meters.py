@@ -24,7 +24,7 @@ class WebhookMeters:
         )
         self._dropped = Counter(
             "steadynorm_webhook_events_dropped",
-            "Events that a full queue lost for newer ones; the runs' own lists have them.",
+            "Events that a full queue counts and shows none of; the runs' own lists have them.",
             registry=registry,
         )
         self._oldest = Gauge(
@@ -45,7 +45,7 @@ class WebhookMeters:
         self._deliveries.labels(webhook, outcome).inc()
 
     def dropped(self, events: int) -> None:
-        """Count events that had to go."""
+        """Count events that a message will only count."""
         self._dropped.inc(events)
 
     def waiting(self, ages_s: Mapping[str, float]) -> None:

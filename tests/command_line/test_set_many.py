@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from steadynorm_contract.bulk import BulkAnswer, BulkOutcome, BulkRow
 from steadynorm_contract.client import Client
 from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.many import set_many
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tests.command_line.conftest import Command
     from tests.conftest import Job, RunningHouse, StartJob
 
-    from steadynorm_contract.bulk import Bulk, BulkAnswer
+    from steadynorm_contract.bulk import Bulk
 
 
 @pytest.fixture
@@ -97,6 +98,24 @@ def test_a_run_that_moved_meanwhile_is_left_and_the_exit_code_says_so(
     assert "changed" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith(small.run_id))
     assert house.client.settings(small.run_id).settings.gamma2 == 0.9
     assert house.client.settings(large.run_id).settings.gamma2 == 0.999
+
+
+def test_runs_of_which_the_store_did_not_say_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def row(run_id: str, outcome: str) -> BulkRow:
+        return BulkRow(run_id=run_id, name=run_id, outcome=BulkOutcome(outcome), revision=1)
+
+    answers = [
+        BulkAnswer(True, [row("one", "change"), row("two", "change")], {"one": 1, "two": 1}),
+        BulkAnswer(False, [row("one", "changed"), row("two", "unknown")], {}),
+    ]
+    monkeypatch.setattr(Client, "change_many", lambda *_: answers.pop(0))
+    with pytest.raises(CommandError) as raised:
+        set_many(["gamma2=0.9"], name="*", yes=True, server="http://127.0.0.1:9")
+    assert raised.value.code == 1
+    assert "the store did not answer for 1 run, which may be changed or not: two." in str(raised.value)
+    assert "unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
+from redis.exceptions import ConnectionError as StoreAway
 
 from steadynorm_contract.codec import encode_json
 
@@ -113,3 +115,65 @@ async def test_what_cannot_be_meant_is_refused_whole(
     answer = await api.post("/settings/bulk", content=encode_json(body))
     assert (answer.status_code, said in answer.text) == (status, True), answer.text
     assert (await fleet["vit-1"].get("/settings"))["revision"] == 0
+
+
+async def test_a_store_that_fails_in_the_middle_leaves_no_doubt_about_the_other_runs(
+    api: httpx.AsyncClient, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = {run_id: make_agent(api, run_id=run_id, instance=run_id) for run_id in ("a", "b", "c", "d")}
+    for agent in agents.values():
+        await agent.register()
+    select, settings = {"name": "*"}, {"gamma2": 0.99}
+    revisions = (await ask(api, select, settings)).json()["revisions"]
+    redis = api.app.state.store.redis  # type: ignore[attr-defined]
+    real = redis.script
+
+    async def script(name: str, keys: list[str], *args: Any) -> Any:
+        if name == "change" and "{c}" in keys[0]:
+            raise StoreAway("its master is away")
+        return await real(name, keys, *args)
+
+    monkeypatch.setattr(redis, "script", script)
+    answer = await ask(api, select, settings, dry_run=False, revisions=revisions)
+    assert by_run(answer) == {"a": ("changed", 1), "b": ("changed", 1), "c": ("unknown", 0), "d": ("changed", 1)}
+    (why,) = [row["why"] for row in answer.json()["runs"] if row["run_id"] == "c"]
+    assert "read the run again" in why
+    for run_id, agent in agents.items():
+        assert (await agent.get("/settings"))["revision"] == (0 if run_id == "c" else 1)
+
+
+async def test_runs_that_the_store_keeps_waiting_do_not_hold_up_the_others(
+    api: httpx.AsyncClient, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run_id in ("slow", "quick"):
+        await make_agent(api, run_id=run_id, instance=run_id).register()
+    revisions = (await ask(api, {"name": "*"}, {"gamma2": 0.99})).json()["revisions"]
+    redis, changed = api.app.state.store.redis, asyncio.Event()  # type: ignore[attr-defined]
+    real = redis.script
+
+    async def script(name: str, keys: list[str], *args: Any) -> Any:
+        if "{slow}" in keys[0]:  # hangs, until the other one is done
+            await asyncio.wait_for(changed.wait(), 10)
+            raise StoreAway("no answer")
+        found = await real(name, keys, *args)
+        changed.set()
+        return found
+
+    monkeypatch.setattr(redis, "script", script)
+    select = {"run_ids": ["slow", "quick"]}
+    answer = await ask(api, select, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
+    assert by_run(answer) == {"slow": ("unknown", 0), "quick": ("changed", 1)}
+
+
+async def test_a_store_that_fails_for_all_runs_is_a_503(
+    api: httpx.AsyncClient, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_agent(api).register()
+    revisions = (await ask(api, {"name": "*"}, {"gamma2": 0.99})).json()["revisions"]
+
+    async def script(*_: Any) -> Any:
+        raise StoreAway("away")
+
+    monkeypatch.setattr(api.app.state.store.redis, "script", script)  # type: ignore[attr-defined]
+    answer = await ask(api, {"name": "*"}, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
+    assert (answer.status_code, answer.json()["title"]) == (503, "Store unavailable")

@@ -24,6 +24,7 @@ _STYLE = {
     BulkOutcome.MOVED: "yellow",
     BulkOutcome.GONE: "yellow",
     BulkOutcome.REFUSED: "red",
+    BulkOutcome.UNKNOWN: "bold red",
 }
 
 
@@ -63,12 +64,18 @@ def set_many(
         typer.confirm(f"Change {_runs(len(preview.revisions))}?", abort=True)
     done = client.change_many(msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions))
     _tell(done, as_json)
-    missed = [row for row in done.runs if _missed(row, preview)]
+    unknown = [row for row in done.runs if row.outcome is BulkOutcome.UNKNOWN]
+    missed = [row for row in done.runs if row not in unknown and _missed(row, preview)]
+    if unknown:
+        raise CommandError(
+            f"the store did not answer for {_runs(len(unknown))}, which may be changed or not: {_shown(unknown)}. "
+            "Look again with `steadynorm show`, then repeat the command for what is left"
+            + (f". {_runs(len(missed))} moved and stayed: {_shown(missed)}." if missed else ".")
+        )
     if missed:
         left = "was left as it is" if len(missed) == 1 else "were left as they are"
-        shown = ", ".join(row.run_id for row in missed[:5]) + (" ..." if len(missed) > 5 else "")
         raise CommandError(
-            f"{_runs(len(missed))} moved between the preview and the change, and {left}: {shown}. Look again.",
+            f"{_runs(len(missed))} moved between the preview and the change, and {left}: {_shown(missed)}. Look again.",
             CONFLICT,
         )
     if not as_json:
@@ -80,6 +87,10 @@ def _missed(row: BulkRow, preview: BulkAnswer) -> bool:
     if row.run_id not in preview.revisions:
         return row.outcome is BulkOutcome.MOVED
     return row.outcome not in (BulkOutcome.CHANGED, BulkOutcome.UNCHANGED)
+
+
+def _shown(rows: list[BulkRow]) -> str:
+    return ", ".join(row.run_id for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
 
 
 def _tags(texts: list[str]) -> dict[str, str]:

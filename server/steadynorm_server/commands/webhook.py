@@ -59,7 +59,8 @@ async def _send(webhooks: list[Webhook]) -> bool:
     async with Poster() as poster:
         for webhook in webhooks:
             message_id = secrets.token_hex(16)
-            answer = await poster.post(webhook, message_id, digest.body(webhook, message_id, [event]))
+            body = digest.body(webhook, message_id, [event], {(event.kind, event.run): 1})
+            answer = await poster.post(webhook, message_id, body)
             good &= answer.delivered
             typer.echo(f"{'ok' if answer.delivered else 'fail':<4}  {webhook.name}  {answer.why}")
     return good

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
-from collections.abc import AsyncIterator
 from typing import Annotated, BinaryIO, cast
 
 import msgspec
 from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
 
 from steadynorm_server.auth import Role, requires
 from steadynorm_server.conditional import matches
 from steadynorm_server.dependencies import StoreOf
+from steadynorm_server.exports import Exports, FileAnswer, disk_problems
 from steadynorm_server.parquet import LADDERS, Table, write
 from steadynorm_server.problems import ProblemError
 from steadynorm_server.record import RunRecord
@@ -27,7 +27,6 @@ router = APIRouter(tags=["runs"])
 PARQUET = "application/vnd.apache.parquet"
 _FORMAT = 1  # of the tables: a change of their columns gives other ETags
 _ATTEMPTS = 3
-_CHUNK_BYTES = 256 * 1024
 
 
 @router.get(
@@ -54,35 +53,29 @@ async def export_run(
         if if_none_match is not None and matches(if_none_match.encode(), etag.encode()):
             return Response(status_code=304, headers={"ETag": etag})
         names = [parameter.name for parameter in await store.table(run)]
-        async with request.app.state.exports:
-            with tempfile.TemporaryFile() as spool:
-                try:
-                    parts = await copy(store, run, LADDERS[table], cast("BinaryIO", spool))
-                except OvertakenError:
-                    continue
-                made = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # closed when it was sent
-                try:
-                    await asyncio.to_thread(write, made, table, parts, names, run.applied.eps, about)
-                except BaseException:
-                    made.close()
-                    raise
-        headers = {
-            "ETag": etag,
-            "Content-Length": str(made.tell()),
-            "Content-Disposition": f'attachment; filename="{run_id}-{table}.parquet"',
-            "Cache-Control": "no-store",
-        }
-        return StreamingResponse(_sent(made), headers=headers, media_type=PARQUET)
+        exports: Exports = request.app.state.exports
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(exports.file())
+            with disk_problems():
+                made = stack.enter_context(cast("BinaryIO", tempfile.TemporaryFile()))  # noqa: SIM115 # entered here
+                async with exports.making(request):
+                    with tempfile.TemporaryFile() as spool:
+                        try:
+                            parts = await copy(store, run, LADDERS[table], cast("BinaryIO", spool))
+                        except OvertakenError:
+                            continue
+                        await asyncio.to_thread(write, made, table, parts, names, run.applied.eps, about)
+            headers = {
+                "ETag": etag,
+                "Content-Length": str(made.tell()),
+                "Content-Disposition": f'attachment; filename="{run_id}-{table}.parquet"',
+                "Cache-Control": "no-store",
+            }
+            within_s: float = request.app.state.settings.request_within_s
+            return FileAnswer(made, stack.pop_all(), within_s, headers, PARQUET)
     raise ProblemError(
         503, f"run {run_id} writes faster than it can be copied; try again.", headers={"Retry-After": "2"}
     )
-
-
-async def _sent(file: BinaryIO) -> AsyncIterator[bytes]:
-    with file:
-        file.seek(0)
-        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-            yield chunk
 
 
 def _about(run: RunRecord) -> dict[str, object]:

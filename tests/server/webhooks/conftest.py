@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -167,6 +169,29 @@ async def send(store_url: str) -> AsyncIterator[Callable[..., Any]]:
             return sending
 
         yield start
+
+
+@contextlib.contextmanager
+def hanging(sending: Any, *names: str) -> Iterator[tuple[asyncio.Event, Counter[str]]]:
+    """These scripts of one process wait until the event is set. Gives it, and how often each script was called."""
+    go_on, calls = asyncio.Event(), Counter[str]()
+    real = sending.store.redis.script
+
+    async def script(name: str, *args: Any) -> Any:
+        calls[name] += 1
+        if name in names:
+            await go_on.wait()
+        return await real(name, *args)
+
+    with mock.patch.object(sending.store.redis, "script", script):
+        yield go_on, calls
+        go_on.set()
+
+
+@pytest.fixture
+def hangs() -> Callable[..., Any]:
+    """with hangs(sending, "name of a script", ...) as (go_on, calls)"""
+    return hanging
 
 
 async def until(look: Callable[[], bool]) -> None:
