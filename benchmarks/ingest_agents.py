@@ -162,7 +162,7 @@ class Agents:
         connections = [(await loop.create_connection(Connection, *place))[1] for _ in self._work.runs]
         if (late := time.monotonic() - self._work.start) > 0:
             raise SystemExit(f"the generator was ready {late:.1f} s after it should have begun")
-        waiting = [loop.create_task(self._wait(run_id)) for run_id, _, _ in self._work.runs if self._work.waiting]
+        waiting = [loop.create_task(self._wait(at)) for at in range(len(self._work.runs)) if self._work.waiting]
         gc.freeze()
         began = time.process_time()
         async with asyncio.TaskGroup() as group:
@@ -207,9 +207,11 @@ class Agents:
                 sequence = msgspec.json.decode(answer, type=TelemetryAnswer).acknowledged
         connection.close()
 
-    async def _wait(self, run_id: str) -> None:
+    async def _wait(self, at: int) -> None:
         """Ask for newer settings than the registered ones, again and again: nobody changes them."""
         work = self._work
+        run_id = work.runs[at][0]
+        await asyncio.sleep(max(0.0, work.start + work.offsets[at] - time.monotonic()))
         loop, place = asyncio.get_running_loop(), (work.host, work.port)
         head = (
             f"GET /api/v1/runs/{run_id}/settings?after_revision=0&wait={WAIT_S:g} HTTP/1.1\r\n"

@@ -79,7 +79,7 @@ def create_app(
     app.state.settings, app.state.tokens = settings_, tokens
     app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (me, runs, fleet, export, heatmap, telemetry, settings, bulk, schedules, rules):
+    for module in (telemetry, settings, me, runs, fleet, export, heatmap, bulk, schedules, rules):  # the busiest first
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_REASON", "Settling", "StoredChange", "change", "check_reason", "desired_after", "ended"]
 
 MAX_REASON = 500
+_LONG_WAIT_S = 10.0
 _ATTEMPTS = 8
 
 
@@ -53,9 +55,13 @@ class Settling:
 async def desired_after(
     store: Store, run_id: str, sender: Principal, revision: int | None, wait_s: float, stopping: asyncio.Event
 ) -> Desired:
-    """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s."""
+    """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s.
+
+    A long wait ends up to a quarter early.
+    """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
+    # Who began to wait together, as all do when a server was restarted, shall not all come again together.
+    deadline = loop.time() + (wait_s if wait_s < _LONG_WAIT_S else random.uniform(0.75, 1.0) * wait_s)
     told = wait_s <= 0 or Role.AGENT not in sender.roles  # only an agent waits: it lives, even where it takes no steps
     with store.changes.watch(run_id) as changed:
         while True:
