@@ -5,12 +5,14 @@ They live in the session state under `{run_id}/{setting}`; `controls` fills and 
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
 
 from steadynorm_contract.settings import Mode, Transfer
 from steadynorm_contract.views import RunDetail
 from steadynorm_dashboard import text, units
-from steadynorm_dashboard.draft import decay_choices
+from steadynorm_dashboard.draft import DECAYS, nearest_stop
 
 __all__ = ["Fields"]
 
@@ -68,21 +70,34 @@ class Fields:
             )
         valid = typed is not None and 0 <= typed < 1
         memory.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
-        choices = decay_choices(typed)
-        slider = self._key(f"{name}/slider")
-        # The number is the value; the slider is a hand on it, and follows what is typed.
-        st.session_state[slider] = typed if valid else choices[-1]
+        self._slider(name, typed)
+        self._error(name)
+
+    def _slider(self, name: str, typed: float | None) -> None:
+        """A hand on the number. It stands at the nearest of its stops, which never change.
+
+        The browser sends every widget's value with each request, also one from before the newest answer came. Were
+        the slider told where to stand, such a late value would look like a move of it and overwrite what is typed.
+        So nobody tells it: after each edit of the number there is another slider, which begins at the right stop, and
+        a value that differs from its own first one is an operator's move.
+        """
+        number, place = self._key(name), self._key(f"{name}/slider")
+        edits, begin, stands_for = st.session_state.get(f"{place}/at", (-1, 0.0, math.nan))
+        if stands_for != typed:
+            edits, begin = edits + 1, nearest_stop(typed)
+            st.session_state[f"{place}/at"] = (edits, begin, typed)
+        slider = f"{place}/{edits}"
         st.select_slider(
             f"{name} slider",
-            choices,
+            DECAYS,
+            value=begin,
             key=slider,
             format_func=units.setting,
             label_visibility="collapsed",
             disabled=self._disabled(name),
             on_change=_slide,
-            args=(slider, self._key(name)),
+            args=(slider, number, place),
         )
-        self._error(name)
 
     def spike_limit(self) -> None:
         """A switch, and the ratio where it is on."""
@@ -139,5 +154,9 @@ class Fields:
         self._error("transfer")
 
 
-def _slide(slider: str, number: str) -> None:
+def _slide(slider: str, number: str, place: str) -> None:
+    edits, begin, _ = st.session_state[f"{place}/at"]
+    if slider != f"{place}/{edits}":
+        return  # of a slider that an edit of the number has replaced
     st.session_state[number] = st.session_state[slider]
+    st.session_state[f"{place}/at"] = (edits, begin, st.session_state[slider])

@@ -127,7 +127,7 @@ def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: 
     page.number_input(key=f"{run.run_id}/eps").set_value(1e-9)
     page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
     page.number_input(key=f"{run.run_id}/spike_limit").set_value(3.0)
-    page.select_slider(key=f"{run.run_id}/gamma2/slider").set_value(0.98).run()
+    page.select_slider(key=f"{run.run_id}/gamma2/slider/0").set_value(0.98).run()
     page.button(key=f"{run.run_id}/apply").click().run()
     assert not page.error, said(page)
     desired = server.client().run(run.run_id).desired.settings
