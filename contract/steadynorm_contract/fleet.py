@@ -19,7 +19,8 @@ class FleetSort(enum.StrEnum):
     """In which order. A minus in front: backwards."""
 
     TROUBLE = "trouble"
-    """Runs that need somebody first: live ones by health, then those that failed, then the others; newest first."""
+    """Runs that need somebody first: live ones by health, those that failed today right after what is not finite, then
+    the others; newest first."""
     STARTED = "started"
     NEWEST = "-started"
     NAME = "name"
@@ -73,5 +74,7 @@ class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     matching: int  # runs that the filters take; more than `runs` where there is a limit
     total: int
     states: dict[str, int]
+    failed_lately: int = 0  # runs that failed within 24 hours
+    failed_last: float | None = None  # Unix seconds at which the newest of them did
     healths: dict[str, int]  # of live runs: an ended one is no trouble any more
     tags: dict[str, int]  # `key=value`, the most frequent ones

@@ -37,7 +37,7 @@ def rows(runs: Iterable[FleetRun], now: float) -> list[Row]:
 
 def looks(runs: Iterable[FleetRun]) -> dict[str, Row]:
     """How each word for health and state looks, once for all rows."""
-    met = {look.word: look for run in runs for look in (status.health_of(run), status.state_of(run))}
+    met = {look.word: look for run in runs for look in (_health(run), status.state_of(run))}
     return {
         word: {"color": look.color, "icon": look.icon.strip(":").partition("/")[2], "help": look.help}
         for word, look in met.items()
@@ -52,7 +52,7 @@ def _row(run: FleetRun, now: float) -> Row:
         "about": text.visible(run.run_id + "".join(f", {key}={value}" for key, value in run.tags.items()), 400),
         "tags": [text.visible(f"{key}={value}", 32) for key, value in list(run.tags.items())[:_TAGS]],
         "more_tags": max(0, len(run.tags) - _TAGS),
-        "health": status.health_of(run).word,
+        "health": _health(run).word,
         "state": status.state_of(run).word,
         "faded": not live,
         "step": units.number(run.step),
@@ -63,6 +63,11 @@ def _row(run: FleetRun, now: float) -> Row:
         "change": _change(run.last_change, now),
         "seen": f"{units.duration(now - run.last_seen)} ago",
     }
+
+
+def _health(run: FleetRun) -> status.Status:
+    """How it does; of an ended run how it ended, for what it was spiking or calm in does not matter any more."""
+    return status.health_of(run) if run.state in _LIVE else status.state_of(run)
 
 
 def _line(value: float | None, spark: Spark | None, name: str, *, log: bool = False) -> Row:
