@@ -120,7 +120,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
         st.info(
             f"The charts stand still at step {shown.paused_at:,}. "
             + (f"The run is {behind:,} steps further." if behind > 0 else "The run has not gone further."),
-            icon=":material/pause:",
+            icon=":material/ac_unit:",
         )
     elif shown.zoom is not None:
         st.caption(f"Steps {shown.zoom[0]:,} to {shown.zoom[1]:,}, read anew at this zoom. The charts do not move on.")
@@ -179,12 +179,12 @@ def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
 def _pause(place: str, newest: int) -> None:
     paused = f"{place}/paused at" in st.session_state
     st.button(
-        "Resume" if paused else "Pause",
-        key=f"{place}/pause",
-        icon=":material/play_arrow:" if paused else ":material/pause:",
+        "Follow" if paused else "Freeze charts",
+        key=f"{place}/freeze",
+        icon=":material/autorenew:" if paused else ":material/ac_unit:",
         on_click=_toggle,
         args=(place, newest),
-        help="The charts and the map stand still or follow the run. Numbers and settings stay live.",
+        help="Only what is drawn stands still: the training goes on, and numbers and settings stay live.",
     )
 
 
