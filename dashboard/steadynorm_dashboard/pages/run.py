@@ -100,13 +100,14 @@ def _headline(run_id: str) -> None:
         for key, value in list(run.tags.items())[:6]:
             st.badge(text.badge(f"{key}={value}", 60), color="gray")
         route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
-    st.caption(_about(run))
+    if error is None:
+        st.caption(_about(run))
+    else:
+        guidance.held()
     if there := grafana.run_address(run):
         st.link_button(
             "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
         )
-    if error is not None:
-        guidance.held()
     if run.end_reason:
         tell = st.error if run.state is RunState.FAILED else st.info
         tell(text.markdown(run.end_reason, 400), icon=":material/flag:")
