@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -218,6 +219,15 @@ def test_a_preview_replays_the_draft_and_changes_nothing(visit: OpenPage, start_
     assert len(table) == 3
     assert all("→" in each for each in table["throttled"])
     assert server.client().run(run.run_id).desired.revision == 0
+
+
+def test_a_runs_page_says_since_when_which_layer_and_what_to_do(visit: OpenPage, start_run: StartRun) -> None:
+    run = start_run("in trouble", steps=430)  # scripted runs spike at 120, 270, 420
+    page = visit(run.run_id)
+    assert re.search(r"\*\*Spiking since [\d:]+ \(step 420\); worst blocks\.\S+, ×[\d.]+; \d events?\*\*", plain(page))
+    links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
+    assert "incident=" in links["incident"]
+    assert "runbook=SteadynormSpikeStorm" in links["what to do"]
 
 
 def test_a_run_that_ended_cannot_be_changed(visit: OpenPage, start_run: StartRun) -> None:
