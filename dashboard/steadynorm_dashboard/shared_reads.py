@@ -47,11 +47,13 @@ class SharedReads:
             if place.tries > tries and place.error is not None:
                 raise place.error  # ten who waited would else wait once more, one after the other
             if self._clock() - place.read_at >= self._fresh_s:
-                place.tries, place.error = place.tries + 1, None
+                place.error = None
                 try:
-                    answer = ask()
+                    place.answer = ask()
+                    place.read_at = self._clock()
                 except Exception as error:
-                    place.error = error.with_traceback(None)
+                    place.error = error
                     raise
-                place.answer, place.read_at = answer, self._clock()
+                finally:
+                    place.tries += 1
             return cast("_T", place.answer)
