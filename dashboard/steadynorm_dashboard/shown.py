@@ -11,7 +11,7 @@ from steadynorm_contract.views import Series
 from steadynorm_dashboard.axis import Along, Axis
 from steadynorm_dashboard.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Shown", "axis", "controls", "current", "first_step", "follow", "zoom"]
+__all__ = ["WINDOWS", "Shown", "aim", "axis", "controls", "current", "first_step", "follow", "zoom"]
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Choices of the range selector, in steps."""
@@ -167,6 +167,11 @@ def follow(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) -> Non
 def zoom(place: str, first: int, last: int) -> None:
     """Show the steps first..last, read anew."""
     _zoom(place, {_FIRST: (first, last)})
+
+
+def aim(place: str, first: int, last: int) -> None:
+    """The same from another page: when the charts are drawn next."""
+    st.session_state[f"{place}/zoom"] = {_FIRST: (max(0, first), max(0, last))}
 
 
 def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
