@@ -126,7 +126,10 @@ def _changes(draft: Draft, errors: dict[str, str]) -> None:
     ]
     if draft.changes() and not lines:
         lines = ["Correct the value above."]
-    st.markdown("  \n".join(lines) if lines else "No changes to send.")
+    if lines:
+        st.markdown("  \n".join(lines))
+    else:
+        st.caption("No changes to send.")
 
 
 def _lock(run: RunDetail) -> str | None:

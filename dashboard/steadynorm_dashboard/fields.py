@@ -16,6 +16,9 @@ from steadynorm_dashboard.draft import DECAYS, nearest_stop
 
 __all__ = ["Fields"]
 
+_NUMBER_PX = 140
+"""A narrower number has no stepper."""
+
 
 class Fields:
     """The widgets of one run's panel, each with its error beneath."""
@@ -58,7 +61,7 @@ class Fields:
 
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
-        value, memory = st.columns([1, 1], vertical_alignment="bottom")
+        value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
         with value:
             typed = st.number_input(
                 name,
@@ -69,8 +72,9 @@ class Fields:
                 help=self._help(words + " 0 ≤ decay < 1.", name),
             )
         valid = typed is not None and 0 <= typed < 1
-        memory.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
-        self._slider(name, typed)
+        with memory.container(gap="xxsmall"):
+            st.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
+            self._slider(name, typed)
         self._error(name)
 
     def _slider(self, name: str, typed: float | None) -> None:
@@ -101,15 +105,15 @@ class Fields:
 
     def spike_limit(self) -> None:
         """A switch, and the ratio where it is on."""
-        switch, value = st.columns([1, 1], vertical_alignment="center")
         words = "Norms above this multiple of their RMS enter the statistics clipped. Off is the paper's rule."
-        limited = switch.toggle(
-            "spike_limit",
-            key=self._key("spike_limit/on"),
-            disabled=self._disabled("spike_limit"),
-            help=self._help(words, "spike_limit"),
-        )
-        with value:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            limited = st.toggle(
+                "spike_limit",
+                key=self._key("spike_limit/on"),
+                disabled=self._disabled("spike_limit"),
+                help=self._help(words, "spike_limit"),
+                width="content",
+            )
             st.number_input(
                 "spike_limit ratio",
                 key=self._key("spike_limit"),
@@ -117,6 +121,7 @@ class Fields:
                 format="%.7g",
                 label_visibility="collapsed",
                 disabled=not limited or self._disabled("spike_limit"),
+                width=_NUMBER_PX,
             )
         self._error("spike_limit")
 

@@ -61,7 +61,7 @@ def trouble(run: RunSummary, events: Sequence[Event], now: float, zone: str | No
             told = max(found, key=lambda one: one.value or 0.0)
         earlier = " or earlier" if more and first is events[-1] else ""
         since = f"{word} since {units.moment(first.time, now, zone)}{earlier} (step {first.step:,})"
-        often = f"{len(found):,} events" if len(found) > 1 else "1 event"
+        often = f"{len(found):,} events" if len(found) > 1 else ""
         return Trouble("; ".join(part for part in (since, _worst(told), often) if part), ALERTS[run.health], told.id)
     newest = next((one for one in events if one.kind in (EventKind.SPIKE, EventKind.NONFINITE)), None)
     if newest is None:
@@ -90,5 +90,5 @@ def _worst(event: Event, rank: str = "worst ") -> str:
     if event.kind is EventKind.SPIKE:
         return f"{rank}{event.parameter}" + (f", ×{units.number(event.value, 3)}" if event.value else "")
     if event.kind is EventKind.THROTTLED:
-        return f"lowest {event.parameter}" + (f", target {units.number(event.value, 2)}" if event.value else "")
-    return f"first {event.parameter}"
+        return f"began in {event.parameter}" + (f", target {units.number(event.value, 2)}" if event.value else "")
+    return f"began in {event.parameter}"

@@ -224,7 +224,9 @@ def test_a_preview_replays_the_draft_and_changes_nothing(visit: OpenPage, start_
 def test_a_runs_page_says_since_when_which_layer_and_what_to_do(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("in trouble", steps=430)  # scripted runs spike at 120, 270, 420
     page = visit(run.run_id)
-    assert re.search(r"\*\*Spiking since [\d:]+ \(step 420\); worst blocks\.\S+, ×[\d.]+; \d events?\*\*", plain(page))
+    assert re.search(
+        r"\*\*Spiking since [\d:]+ \(step 420\); worst blocks\.\S+, ×[\d.]+(; \d events)?\*\*", plain(page)
+    )
     links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
     assert "incident=" in links["incident"]
     assert "runbook=SteadynormSpikeStorm" in links["what to do"]
@@ -245,3 +247,15 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: OpenPage, 
     assert page.number_input(key=f"{run.run_id}/gamma1").disabled
     assert not page.number_input(key=f"{run.run_id}/gamma2").disabled
     assert page.button(key=f"{run.run_id}/reset").disabled
+
+
+def test_what_matters_of_a_change_an_event_and_a_parameter_stands_first(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
+    run = start_run("columns")
+    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
+    page = visit(run.run_id)
+    tables = [list(each.value) for each in page.dataframe]
+    assert ["parameter", "note", "largest", "spike ratio"] in [columns[:4] for columns in tables]
+    assert ["when", "step", "event", "what happened"] in [columns[:4] for columns in tables]
+    assert ["revision", "when", "state", "before → after"] in [columns[:4] for columns in tables]

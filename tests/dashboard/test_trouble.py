@@ -62,11 +62,12 @@ def test_an_episode_that_is_longer_than_what_was_read_says_so() -> None:
 def test_a_throttled_and_a_non_finite_run_name_where_it_began() -> None:
     throttled = event(600, EventKind.THROTTLED, 0.21), event(590), event(80, EventKind.THROTTLED, 0.1)
     assert (
-        said(run(Health.THROTTLED), *throttled).words
-        == "Throttled since 12:10:00 (step 600); lowest a, target 0.21; 1 event"
+        said(run(Health.THROTTLED), *throttled).words == "Throttled since 12:10:00 (step 600); began in a, target 0.21"
     )
     broken = event(880, EventKind.NONFINITE, 2, "late"), event(870, EventKind.NONFINITE, 1, "early")
-    assert said(run(Health.NONFINITE), *broken).words == "Non-finite since 12:14:30 (step 870); first early; 2 events"
+    assert (
+        said(run(Health.NONFINITE), *broken).words == "Non-finite since 12:14:30 (step 870); began in early; 2 events"
+    )
 
 
 def test_a_silent_run_says_since_when_and_a_paused_one_is_not_in_trouble() -> None:

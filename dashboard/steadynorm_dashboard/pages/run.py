@@ -56,7 +56,7 @@ def render(run_id: str) -> None:
 def _page(run: RunDetail) -> None:
     run_id = run.run_id
     headline.panel(run_id)
-    charts_column, settings_column = st.columns([2.75, 1], gap="medium")
+    charts_column, settings_column = st.columns([2.2, 1], gap="medium")
     with charts_column:
         _charts(run_id)
         heat_panel.panel(run_id)
@@ -191,6 +191,7 @@ def _parameters(run_id: str) -> None:
         placeholder=units.MISSING,
         column_config={
             "parameter": st.column_config.TextColumn(width="medium"),
+            "note": st.column_config.TextColumn(width=120),
             "raw norm": number(format="%.4g", help="L2 norm of the gradient, before the stabilizer"),
             "mean": number(format="%.4g", help="decayed mean of the norms (gamma1)"),
             "RMS": number(format="%.4g", help="decayed root mean square of the norms (gamma2)"),
@@ -218,6 +219,13 @@ def _audit(run_id: str) -> None:
         tables.audit_rows(answer.entries, time.time(), st.context.timezone),
         key=f"{run_id}/audit",
         hide_index=True,
+        column_config={
+            "revision": st.column_config.TextColumn(width=70),
+            "when": st.column_config.TextColumn(width=85),
+            "state": st.column_config.TextColumn(width=190),
+            "before → after": st.column_config.TextColumn(width=210),
+            "who": st.column_config.TextColumn(width=85),
+        },
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
     )
@@ -239,7 +247,13 @@ def _events(run_id: str) -> None:
         tables.event_rows(answer.events, time.time(), st.context.timezone),
         key=f"{run_id}/events",
         hide_index=True,
-        column_config={"value": st.column_config.NumberColumn(format="%.4g")},
+        column_config={
+            "when": st.column_config.TextColumn(width=85),
+            "step": st.column_config.NumberColumn(width=70),
+            "event": st.column_config.TextColumn(width=85),
+            "what happened": st.column_config.TextColumn(width=590),
+            "value": st.column_config.NumberColumn(format="%.4g", width=75),
+        },
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
     )
