@@ -54,7 +54,7 @@ def _row(run: FleetRun, now: float) -> Row:
         "more_tags": max(0, len(run.tags) - _TAGS),
         "health": _health(run).word,
         "state": status.state_of(run).word,
-        "faded": not live,
+        "faded": not live and run.state is not RunState.FAILED,
         "step": units.number(run.step),
         "speed": units.number(run.steps_per_s, 3) if run.state is RunState.RUNNING else units.MISSING,
         "loss": _line(run.loss, run.loss_spark, "loss"),

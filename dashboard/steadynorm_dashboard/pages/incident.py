@@ -73,7 +73,7 @@ def render(run_id: str, event_id: str) -> None:
 def _ways(run: RunDetail, event: Event) -> None:
     """To what to do about it, and to the run's charts of that time."""
     around = (max(0, event.step - _CHART_STEPS), min(event.step + _CHART_STEPS, max(run.step, event.step)))
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if alert := _RUNBOOK.get(event.kind):
             route.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
         if st.button(
