@@ -102,9 +102,10 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run:
     node = chart.element_handle()
     page.wait_for_function("node => node._fullLayout.xaxis.autorange === false", arg=node)
     zoomed = page.evaluate("node => node._fullLayout.xaxis.range", node)
-    newest = "node => Math.max(...node.data.flatMap(trace => trace.x))"
-    seen = page.evaluate(newest, node)
-    page.wait_for_function(f"([node, seen]) => ({newest})(node) > seen", arg=[node, seen])
+    expect(page.get_by_text("read anew at this zoom")).to_be_visible()
+    step = page.get_by_test_id("stMetricValue").first
+    seen = step.inner_text()
+    expect(step).not_to_have_text(seen)
     assert page.evaluate("node => node._fullLayout.xaxis.range", node) == zoomed
 
 
