@@ -40,11 +40,12 @@ class FleetSort(enum.StrEnum):
 class Spark(msgspec.Struct, frozen=True):
     """One series over the whole run in a few buckets, its extremes kept: a spike of one step shows.
 
-    low, high: smallest and largest finite value of each bucket, to four digits; null where there is none.
+    low, high, mean: of the finite values of each bucket, to four digits; null where there is none.
     """
 
     low: list[float | None]
     high: list[float | None]
+    mean: list[float | None] = []
 
 
 class LastChange(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,10 +73,11 @@ def _health(run: FleetRun) -> status.Status:
 def _line(value: float | None, spark: Spark | None, name: str, *, log: bool = False) -> Row:
     shown = units.number(value)
     found = [each for each in (*spark.low, *spark.high) if each is not None] if spark else []
-    words = f"{name} {shown}"
+    words = f"{name}{' (log)' if log else ''} {shown}"
     if found:
         words += f", between {units.number(min(found))} and {units.number(max(found))} since the start"
-    return {"value": shown, "path": sparkline.path(spark, log=log), "words": words}
+    line, band = sparkline.paths(spark, log=log)
+    return {"value": shown, "path": line, "band": band, "words": words}
 
 
 def _change(change: LastChange | None, now: float) -> Row | None:

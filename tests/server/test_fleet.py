@@ -55,6 +55,7 @@ async def test_a_spike_of_one_step_in_thousands_shows_in_the_line(look: Look, st
     assert 20 <= len(run["norm_spark"]["high"]) <= 40
     assert [value for value in run["norm_spark"]["high"] if value != 1.0] == [250.0]
     assert set(run["norm_spark"]["low"]) == {1.0}
+    assert 1.0 < max(run["norm_spark"]["mean"]) < 5.0  # the bucket's 75 steps or more
     assert run["loss_spark"]["high"][0] == 10.0
     assert run["loss_spark"]["low"][-1] == pytest.approx(10 - 2999 / 500, rel=1e-3)
     await agent.send([3000], raw_norm=300.0)
@@ -70,7 +71,7 @@ async def test_a_run_without_steps_has_no_lines_and_one_whose_norm_is_never_fini
     await agent.send(range(4), raw_norm=float("nan"))
     by_name = {run["name"]: run for run in (await look())["runs"]}
     assert by_name["waiting"]["norm_spark"] is None
-    assert by_name["broken"]["norm_spark"] == {"low": [None] * 4, "high": [None] * 4}
+    assert by_name["broken"]["norm_spark"] == {"low": [None] * 4, "high": [None] * 4, "mean": [None] * 4}
     assert by_name["broken"]["loss_spark"]["high"] == [2.0] * 4
 
 
