@@ -19,7 +19,7 @@ import urllib3
 from steadynorm_contract.bulk import Bulk, BulkAnswer
 from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.home import find_server, find_token
+from steadynorm_contract.home import find_server, find_token, is_loopback
 from steadynorm_contract.records import Desired
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.settings import FieldError
@@ -59,7 +59,17 @@ class ClientError(Exception):
 
 
 class ServerUnreachable(ClientError):
-    """Nobody answered at the server's address."""
+    """Nobody answered at the server's address. `timed_out`: something is there, and takes too long."""
+
+    def __init__(self, server: str, reason: Exception) -> None:
+        self.timed_out = isinstance(reason, urllib3.exceptions.ReadTimeoutError)
+        if self.timed_out:
+            advice = "It hangs, or has too much to do: see its log, or try again."
+        elif is_loopback(server):
+            advice = "Start one with: steadynorm up"
+        else:
+            advice = "Is it running, and can this machine reach it?"
+        super().__init__(f"no steadynorm server answers at {server} ({type(reason).__name__}). {advice}")
 
 
 class Unauthorized(ClientError):
@@ -269,9 +279,7 @@ class Client:
         try:
             return self._pool.request(method, f"{self.server}/api/v1{path}", headers=sent, **options)
         except urllib3.exceptions.HTTPError as error:
-            raise ServerUnreachable(
-                f"no steadynorm server answers at {self.server} ({type(error).__name__}). Start one: `steadynorm up`."
-            ) from error
+            raise ServerUnreachable(self.server, error) from error
 
     def _error(self, method: str, path: str, status: int, data: bytes) -> ClientError:
         try:

@@ -19,7 +19,8 @@ class FleetSort(enum.StrEnum):
     """In which order. A minus in front: backwards."""
 
     TROUBLE = "trouble"
-    """Runs that need somebody first: live ones by health, then those that failed, then the others; newest first."""
+    """Runs that need somebody first: live ones by health, those that failed today right after what is not finite, then
+    the others; newest first."""
     STARTED = "started"
     NEWEST = "-started"
     NAME = "name"
@@ -39,11 +40,12 @@ class FleetSort(enum.StrEnum):
 class Spark(msgspec.Struct, frozen=True):
     """One series over the whole run in a few buckets, its extremes kept: a spike of one step shows.
 
-    low, high: smallest and largest finite value of each bucket, to four digits; null where there is none.
+    low, high, mean: of the finite values of each bucket, to four digits; null where there is none.
     """
 
     low: list[float | None]
     high: list[float | None]
+    mean: list[float | None] = []
 
 
 class LastChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,5 +75,7 @@ class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     matching: int  # runs that the filters take; more than `runs` where there is a limit
     total: int
     states: dict[str, int]
+    failed_lately: int = 0  # runs that failed within 24 hours
+    failed_last: float | None = None  # Unix seconds at which the newest of them did
     healths: dict[str, int]  # of live runs: an ended one is no trouble any more
     tags: dict[str, int]  # `key=value`, the most frequent ones

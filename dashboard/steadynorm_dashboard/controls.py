@@ -14,7 +14,7 @@ from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden,
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Mode, Transfer, merge
 from steadynorm_contract.views import RunDetail, RunState
-from steadynorm_dashboard import preview, session, text, units
+from steadynorm_dashboard import actions, in_force, preview, session, text, units
 from steadynorm_dashboard.draft import FIELDS, Draft, ceiling, rebased
 from steadynorm_dashboard.fields import Fields
 
@@ -66,12 +66,14 @@ def _panel(run: RunDetail) -> None:
         fields.spike_limit()
         with st.expander("More", expanded=any(name in errors for name in ("eps", "lr_scale", "transfer"))):
             fields.rest()
+        in_force.note(run.run_id)
         _changes(draft, errors)
         st.text_input(
             "Reason",
             key=f"{run.run_id}/reason",
-            placeholder="why, for the audit list",
+            placeholder="reason, for the audit list",
             max_chars=500,
+            label_visibility="collapsed",
             disabled=locked is not None,
         )
         apply, look = st.columns([1, 1])
@@ -89,17 +91,14 @@ def _panel(run: RunDetail) -> None:
             type="primary",
             width="stretch",
             disabled=locked is not None or not draft.changes() or any(name in errors for name in FIELDS),
-            on_click=_send,
-            args=(run.run_id, None),
+            on_click=_apply,
+            args=(run.run_id,),
         )
-        st.button(
-            "Reset statistics",
-            key=f"{run.run_id}/reset",
-            width="stretch",
-            disabled=locked is not None or not fields.allowed("reset_generation"),
-            help="Forget the norms seen so far, at once. The way out when an old spike throttles the run.",
-            on_click=_send,
-            args=(run.run_id, "reset_generation"),
+        actions.buttons(
+            run.run_id,
+            draft.base.settings,
+            lambda setting: locked is not None or not fields.allowed(setting),
+            _act,
         )
         if notice := st.session_state.get(f"{run.run_id}/notice"):
             show: Callable[..., object] = st.warning if notice[0] == "warning" else st.error
@@ -127,7 +126,10 @@ def _changes(draft: Draft, errors: dict[str, str]) -> None:
     ]
     if draft.changes() and not lines:
         lines = ["Correct the value above."]
-    st.markdown("  \n".join(lines) if lines else f"No changes. Settings of r{draft.base.revision}.")
+    if lines:
+        st.markdown("  \n".join(lines))
+    else:
+        st.caption("No changes to send.")
 
 
 def _lock(run: RunDetail) -> str | None:
@@ -139,17 +141,38 @@ def _lock(run: RunDetail) -> str | None:
     return None
 
 
-def _send(run_id: str, action: str | None) -> None:
-    """Send the draft, or run a one-off action. What the server answers shows in the panel or in the list of changes."""
+def _apply(run_id: str) -> None:
+    """Send the draft."""
+    draft = _draft(run_id)
+    if draft is None:
+        return
+    draft.values = _read(run_id)
+    _send(run_id, draft, draft.base.revision, draft.changes(), f"{run_id}/reason")
+
+
+def _act(run_id: str, name: str) -> None:
+    """Do what a button of `actions` says, on the newest settings: it depends on nothing that somebody else changed."""
     draft, client = _draft(run_id), session.client()
     if draft is None or client is None:
         return
     draft.values = _read(run_id)
-    changes = {action: getattr(draft.base.settings, action) + 1} if action else draft.changes()
-    reason = st.session_state.get(f"{run_id}/reason") or ""
+    try:
+        now = client.settings(run_id)
+    except ClientError as error:
+        _notice(run_id, "error", f"Nothing was changed. {text.markdown(str(error), 600)}")
+        return
+    action = actions.actions(draft.base.settings)[name]
+    _send(run_id, draft, now.revision, action.changes(now.settings), f"{run_id}/{name}/reason")
+
+
+def _send(run_id: str, draft: Draft, revision: int, changes: Mapping[str, object], reason: str) -> None:
+    """What the server answers shows in the panel or in the list of changes. reason: the key of its input."""
+    client = session.client()
+    if client is None:
+        return
     st.session_state.pop(f"{run_id}/notice", None)
     try:
-        desired = client.change(run_id, changes, revision=draft.base.revision, reason=reason)
+        desired = client.change(run_id, changes, revision=revision, reason=st.session_state.get(reason) or "")
     except Conflict:
         _meet(run_id, draft, client)
     except InvalidChange as error:
@@ -163,8 +186,9 @@ def _send(run_id: str, action: str | None) -> None:
     except ClientError as error:
         _notice(run_id, "error", f"Nothing was changed. {text.markdown(str(error), 600)}")
     else:
-        _hold(run_id, rebased(draft, desired)[0])
-        st.session_state[f"{run_id}/reason"] = ""
+        if draft.base.revision == revision:  # else `_meet` or the next drawing takes in what somebody else changed
+            _hold(run_id, rebased(draft, desired)[0])
+        st.session_state[reason] = ""
 
 
 def _meet(run_id: str, draft: Draft, client: Client) -> None:

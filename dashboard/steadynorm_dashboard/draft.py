@@ -5,7 +5,7 @@ Pure: `controls` shows a draft and sends it.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from steadynorm_contract.records import Desired
 from steadynorm_contract.rule import spike_ceiling
 from steadynorm_contract.settings import SettingsError, merge
 
-__all__ = ["DECAYS", "FIELDS", "Draft", "ceiling", "decay_choices", "rebased"]
+__all__ = ["DECAYS", "FIELDS", "Draft", "ceiling", "nearest_stop", "rebased"]
 
 FIELDS = ("mode", "gamma1", "gamma2", "spike_limit", "eps", "lr_scale", "transfer")
 """The settings on the panel, in its order."""
@@ -66,12 +66,11 @@ def ceiling(values: Mapping[str, object]) -> float | None:
     return spike_ceiling(gamma1, gamma2)
 
 
-def decay_choices(value: float | None) -> list[float]:
-    """The slider's stops: the sensible decays, and the value itself where it is another valid one."""
-    choices = list(DECAYS)
-    if value is not None and 0 <= value < 1 and value not in choices:
-        choices.insert(bisect_left(choices, value), value)
-    return choices
+def nearest_stop(decay: float | None) -> float:
+    """The slider's stop nearest to `decay` by memory length; the last one for what is no decay."""
+    if decay is None or not 0 <= decay < 1:
+        return DECAYS[-1]
+    return min(DECAYS, key=lambda stop: abs(math.log((1 - stop) / (1 - decay))))
 
 
 def rebased(draft: Draft, base: Desired) -> tuple[Draft, dict[str, tuple[object, object]]]:

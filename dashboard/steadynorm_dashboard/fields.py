@@ -5,14 +5,19 @@ They live in the session state under `{run_id}/{setting}`; `controls` fills and 
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
 
 from steadynorm_contract.settings import Mode, Transfer
 from steadynorm_contract.views import RunDetail
 from steadynorm_dashboard import text, units
-from steadynorm_dashboard.draft import decay_choices
+from steadynorm_dashboard.draft import DECAYS, nearest_stop
 
 __all__ = ["Fields"]
+
+_NUMBER_PX = 140
+"""A narrower number has no stepper."""
 
 
 class Fields:
@@ -56,7 +61,7 @@ class Fields:
 
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
-        value, memory = st.columns([1, 1], vertical_alignment="bottom")
+        value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
         with value:
             typed = st.number_input(
                 name,
@@ -67,34 +72,48 @@ class Fields:
                 help=self._help(words + " 0 ≤ decay < 1.", name),
             )
         valid = typed is not None and 0 <= typed < 1
-        memory.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
-        choices = decay_choices(typed)
-        slider = self._key(f"{name}/slider")
-        # The number is the value; the slider is a hand on it, and follows what is typed.
-        st.session_state[slider] = typed if valid else choices[-1]
+        with memory.container(gap="xxsmall"):
+            st.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
+            self._slider(name, typed)
+        self._error(name)
+
+    def _slider(self, name: str, typed: float | None) -> None:
+        """A hand on the number. It stands at the nearest of its stops, which never change.
+
+        The browser sends every widget's value with each request, also one from before the newest answer came. Were
+        the slider told where to stand, such a late value would look like a move of it and overwrite what is typed.
+        So nobody tells it: after each edit of the number there is another slider, which begins at the right stop, and
+        a value that differs from its own first one is an operator's move.
+        """
+        number, place = self._key(name), self._key(f"{name}/slider")
+        edits, begin, stands_for = st.session_state.get(f"{place}/at", (-1, 0.0, math.nan))
+        if stands_for != typed:
+            edits, begin = edits + 1, nearest_stop(typed)
+            st.session_state[f"{place}/at"] = (edits, begin, typed)
+        slider = f"{place}/{edits}"
         st.select_slider(
             f"{name} slider",
-            choices,
+            DECAYS,
+            value=begin,
             key=slider,
             format_func=units.setting,
             label_visibility="collapsed",
             disabled=self._disabled(name),
             on_change=_slide,
-            args=(slider, self._key(name)),
+            args=(slider, number, place),
         )
-        self._error(name)
 
     def spike_limit(self) -> None:
         """A switch, and the ratio where it is on."""
-        switch, value = st.columns([1, 1], vertical_alignment="center")
         words = "Norms above this multiple of their RMS enter the statistics clipped. Off is the paper's rule."
-        limited = switch.toggle(
-            "spike_limit",
-            key=self._key("spike_limit/on"),
-            disabled=self._disabled("spike_limit"),
-            help=self._help(words, "spike_limit"),
-        )
-        with value:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            limited = st.toggle(
+                "spike_limit",
+                key=self._key("spike_limit/on"),
+                disabled=self._disabled("spike_limit"),
+                help=self._help(words, "spike_limit"),
+                width="content",
+            )
             st.number_input(
                 "spike_limit ratio",
                 key=self._key("spike_limit"),
@@ -102,6 +121,7 @@ class Fields:
                 format="%.7g",
                 label_visibility="collapsed",
                 disabled=not limited or self._disabled("spike_limit"),
+                width=_NUMBER_PX,
             )
         self._error("spike_limit")
 
@@ -139,5 +159,9 @@ class Fields:
         self._error("transfer")
 
 
-def _slide(slider: str, number: str) -> None:
+def _slide(slider: str, number: str, place: str) -> None:
+    edits, begin, _ = st.session_state[f"{place}/at"]
+    if slider != f"{place}/{edits}":
+        return  # of a slider that an edit of the number has replaced
     st.session_state[number] = st.session_state[slider]
+    st.session_state[f"{place}/at"] = (edits, begin, st.session_state[slider])

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from steadynorm_dashboard import log_ticks
+
 __all__ = ["Figure", "Trace", "scatter"]
 
 Trace = dict[str, Any]
@@ -22,6 +24,9 @@ class Figure:
 
     data: list[Trace] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        log_ticks.settle(self.data, self.layout)
 
     @property
     def height_px(self) -> int:

@@ -14,8 +14,9 @@ from steadynorm_dashboard import status, text
 __all__ = ["Filters", "begin", "clear", "kept", "show"]
 
 _KEPT = "fleet/filters"
-_WHICH = ("all", "live", "ended")
+_WHICH = ("all", "live", "ended", "failed")
 _LIVE = (RunState.RUNNING, RunState.STALLED)
+_MOST_WORDS = 16  # of a search: the server takes no more
 _ROUND = "fleet/round"  # counts how often the widgets were made anew
 _BEGAN = "fleet/began"  # what they began with
 
@@ -33,8 +34,14 @@ class Filters:
         """As arguments of `client.fleet`. Health is of what trains: an ended run is no trouble any more."""
         live = [state.value for state in _LIVE]
         ended = [state.value for state in RunState if state not in _LIVE]
-        states = {"all": live if self.health else [], "live": live, "ended": ended}[self.which]
-        return {"search": self.search[:500], "state": states, "health": self.health, "tag": self.tags}
+        states = {
+            "all": live if self.health else [],
+            "live": live,
+            "ended": ended,
+            "failed": [RunState.FAILED.value],
+        }[self.which]
+        words = list(dict.fromkeys(self.search.lower().split()))[:_MOST_WORDS]
+        return {"search": " ".join(words)[:500], "state": states, "health": self.health, "tag": self.tags}
 
 
 def kept() -> Filters:
@@ -73,7 +80,8 @@ def show(answer: FleetAnswer) -> Filters:
     st.session_state[_KEPT] = before
     began: Filters = st.session_state[_BEGAN]
     live = sum(answer.states.get(state.value, 0) for state in _LIVE)
-    counts = {"all": answer.total, "live": live, "ended": answer.total - live}
+    failed = answer.states.get(RunState.FAILED.value, 0)
+    counts = {"all": answer.total, "live": live, "ended": answer.total - live, "failed": failed}
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.text_input(
             "Search",

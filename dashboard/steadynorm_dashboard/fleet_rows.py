@@ -37,7 +37,7 @@ def rows(runs: Iterable[FleetRun], now: float) -> list[Row]:
 
 def looks(runs: Iterable[FleetRun]) -> dict[str, Row]:
     """How each word for health and state looks, once for all rows."""
-    met = {look.word: look for run in runs for look in (status.health_of(run), status.state_of(run))}
+    met = {look.word: look for run in runs for look in (_health(run), status.state_of(run))}
     return {
         word: {"color": look.color, "icon": look.icon.strip(":").partition("/")[2], "help": look.help}
         for word, look in met.items()
@@ -52,9 +52,9 @@ def _row(run: FleetRun, now: float) -> Row:
         "about": text.visible(run.run_id + "".join(f", {key}={value}" for key, value in run.tags.items()), 400),
         "tags": [text.visible(f"{key}={value}", 32) for key, value in list(run.tags.items())[:_TAGS]],
         "more_tags": max(0, len(run.tags) - _TAGS),
-        "health": status.health_of(run).word,
+        "health": _health(run).word,
         "state": status.state_of(run).word,
-        "faded": not live,
+        "faded": not live and run.state is not RunState.FAILED,
         "step": units.number(run.step),
         "speed": units.number(run.steps_per_s, 3) if run.state is RunState.RUNNING else units.MISSING,
         "loss": _line(run.loss, run.loss_spark, "loss"),
@@ -65,13 +65,19 @@ def _row(run: FleetRun, now: float) -> Row:
     }
 
 
+def _health(run: FleetRun) -> status.Status:
+    """How it does; of an ended run how it ended, for what it was spiking or calm in does not matter any more."""
+    return status.health_of(run) if run.state in _LIVE else status.state_of(run)
+
+
 def _line(value: float | None, spark: Spark | None, name: str, *, log: bool = False) -> Row:
     shown = units.number(value)
     found = [each for each in (*spark.low, *spark.high) if each is not None] if spark else []
-    words = f"{name} {shown}"
+    words = f"{name}{' (log)' if log else ''} {shown}"
     if found:
         words += f", between {units.number(min(found))} and {units.number(max(found))} since the start"
-    return {"value": shown, "path": sparkline.path(spark, log=log), "words": words}
+    line, band = sparkline.paths(spark, log=log)
+    return {"value": shown, "path": line, "band": band, "words": words}
 
 
 def _change(change: LastChange | None, now: float) -> Row | None:

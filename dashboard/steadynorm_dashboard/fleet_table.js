@@ -75,10 +75,13 @@ function line(name) {
     drawing.setAttribute("viewBox", "0 0 100 24");
     drawing.setAttribute("preserveAspectRatio", "none");
     drawing.setAttribute("role", "img");
+    const band = drawing.appendChild(document.createElementNS(SVG, "path"));
+    band.setAttribute("class", "band");
     const path = drawing.appendChild(document.createElementNS(SVG, "path"));
     box.append(drawing);
     const value = element("span", "", box);
     return (row) => {
+      mark(band, "d", row[name].band);
       mark(path, "d", row[name].path);
       mark(drawing, "aria-label", row[name].words);
       mark(cell, "title", row[name].words);

@@ -35,8 +35,15 @@ def explain(error: ClientError) -> None:
         st.rerun()
     if isinstance(error, ServerUnreachable):
         st.error(f"No steadynorm server answers at {text.markdown(session.server())}.", icon=":material/cloud_off:")
-        st.write("Start one, or point the dashboard to another one. This page tries again by itself.")
-        st.code("steadynorm up\nsteadynorm dashboard --server http://HOST:8470", language="shell")
+        if error.timed_out:
+            st.write(
+                "Something is there and takes too long: it hangs, or has too much to do. Its log says more, and so does"
+            )
+            st.code("steadynorm doctor", language="shell")
+        else:
+            st.write("Start one, or point the dashboard to another one.")
+            st.code("steadynorm up\nsteadynorm dashboard --server http://HOST:8470", language="shell")
+        st.write("This page tries again by itself.")
     elif isinstance(error, NotFound):
         st.error("There is no such run on this server. It may have been deleted.", icon=":material/search_off:")
         st.write("Look for it among all runs, above. Should it register again, this page opens it by itself.")
@@ -45,11 +52,13 @@ def explain(error: ClientError) -> None:
 
 
 def held() -> None:
-    """The page shows what the server said last, since it says nothing now. One line, for nothing shall jump."""
-    st.warning(
-        f"The server does not answer: this is what it said last. It was at {text.markdown(session.server())}; "
-        "this page goes on by itself when it is back.",
-        icon=":material/cloud_off:",
+    """The page shows what the server said last, since it says nothing now.
+
+    One line, in the place of one that cannot be right at the moment, so that nothing jumps from under a hand.
+    """
+    st.caption(
+        ":orange-badge[:material/cloud_off: The server does not answer: this is what it said last.] It was at "
+        f"{text.markdown(session.server())}; this page goes on by itself when it is back."
     )
 
 

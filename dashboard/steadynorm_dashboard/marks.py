@@ -25,6 +25,7 @@ class ChangeMark:
     label: str
     words: str
     key: str = ""  # what a click on it answers: `change:` and the revision
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[Change
             f"r{entry.revision} @ step {entry.applied_step}",
             f"{change_words(entry)} ({entry.actor}{': ' + entry.reason if entry.reason else ''})",
             f"{CHANGE}:{entry.revision}",
+            entry.revision,
         )
         for entry in sorted(entries, key=lambda entry: entry.revision)
         if entry.state is RevisionState.APPLIED

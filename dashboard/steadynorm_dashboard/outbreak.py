@@ -12,7 +12,7 @@ from steadynorm_dashboard import marks, text
 from steadynorm_dashboard.colors import LOOKS, RAW
 from steadynorm_dashboard.figure import Figure, Trace, scatter
 from steadynorm_dashboard.first import Struck
-from steadynorm_dashboard.panels import STEPS, Panel, change_lines, layout, throttled_zone, vertical
+from steadynorm_dashboard.panels import LOG, STEPS, Panel, change_lines, layout, throttled_zone, vertical
 
 __all__ = ["outbreak_figure"]
 
@@ -21,13 +21,13 @@ _PANELS = (
         0.44,
         1.0,
         "<b>gradient norm</b> L2 of each tensor, log scale; crosses: not finite",
-        {"type": "log", "exponentformat": "power", "nticks": 6},
+        LOG,
     ),
     Panel(
         0.0,
         0.34,
         f"<b>target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
-        {"rangemode": "tozero"},
+        {"range": [0, 1.2]},
     ),
 )
 
@@ -80,6 +80,6 @@ def outbreak_figure(
         notes=notes,
     )
     # Long names: a row of their own, above the labels of changes.
-    whole["margin"]["t"] = 62
-    whole["legend"] |= {"x": 0, "xanchor": "left", "y": 1.07}
+    whole["margin"]["t"] = 70
+    whole["legend"] |= {"x": 0, "xanchor": "left", "y": 1.1}
     return Figure(traces, whole)

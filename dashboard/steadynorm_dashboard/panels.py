@@ -37,8 +37,11 @@ LOG: dict[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
 SHORT_LOG: dict[str, Any] = LOG | {"nticks": 3}
 """For a panel in which more labels would run into each other."""
 
-_CLEARANCE = 0.13
-"""Of the figure's width: what the label of a change covers."""
+_CLEARANCE = 0.17
+"""Of the figure's width: changes that are closer share a label."""
+_EDGE = 0.1
+"""Of the figure's width, at each end: there a label stands beside its line, and not over it."""
+_ABOVE_TITLE_PX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,34 +195,41 @@ def band(
 def change_lines(
     applied: Iterable[marks.ChangeMark], first: int, last: int, along: Axis = STEPS
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A vertical line a change, and its label where it does not run into another one's. A label can be clicked."""
-    shapes: list[dict[str, Any]] = []
-    notes: list[dict[str, Any]] = []
-    taken: list[list[float]] = [[], []]  # places of the labels in each of two rows
-    for mark in reversed(list(applied)):  # the newest change gets its label first
-        x, place = along.x(mark.step), along.share(mark.step, first, last)
-        shapes.append(vertical(x) | {"line": {"color": QUIET, "width": 1.2, "dash": "dot"}})
-        row = next((row for row in (0, 1) if all(abs(place - other) > _CLEARANCE for other in taken[row])), None)
-        if row is None:
-            continue
-        taken[row].append(place)
-        notes.append(
-            {
-                "x": x,
-                "yref": "paper",
-                "y": 1,
-                "yshift": 4 + 15 * row,
-                "yanchor": "bottom",
-                "xanchor": "right" if place > 0.88 else "center",
-                "showarrow": False,
-                "text": text.plotly(mark.label),
-                "hovertext": text.plotly(mark.words),
-                "font": {"size": 12, "color": QUIET},
-                "captureevents": True,
-                "name": mark.key,  # what a click answers, see live_chart
-            }
-        )
-    return shapes, notes
+    """A vertical line a change, and in a row above the title their labels, one for those that are close together.
+
+    A label stands at the newest of its changes, and a click on it opens that one.
+    """
+    changes = list(applied)
+    shapes = [
+        vertical(along.x(mark.step)) | {"line": {"color": QUIET, "width": 1.2, "dash": "dot"}} for mark in changes
+    ]
+    groups: list[tuple[float, list[marks.ChangeMark]]] = []  # by the place of the newest one, which comes first
+    for mark in reversed(changes):
+        place = along.share(mark.step, first, last)
+        if groups and groups[-1][0] - place <= _CLEARANCE:
+            groups[-1][1].append(mark)
+        else:
+            groups.append((place, [mark]))
+    return shapes, [_change_label(place, together, along) for place, together in groups]
+
+
+def _change_label(place: float, together: Sequence[marks.ChangeMark], along: Axis) -> dict[str, Any]:
+    newest, oldest = together[0], together[-1]
+    label = newest.label if newest is oldest else f"r{oldest.revision}–r{newest.revision}"
+    return {
+        "x": along.x(newest.step),
+        "yref": "paper",
+        "y": 1,
+        "yshift": _ABOVE_TITLE_PX,
+        "yanchor": "bottom",
+        "xanchor": "right" if place > 1 - _EDGE else "left" if place < _EDGE else "center",
+        "showarrow": False,
+        "text": text.plotly(label),
+        "hovertext": "<br>".join(text.plotly(mark.words) for mark in reversed(together)),
+        "font": {"size": 12, "color": QUIET},
+        "captureevents": True,
+        "name": newest.key,  # what a click answers, see live_chart
+    }
 
 
 def vertical(x: object) -> dict[str, Any]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import OrderedDict
 
 import streamlit as st
 
-from steadynorm_contract.client import Client, ClientError, Unauthorized
+from steadynorm_contract.client import Client, ClientError, ServerUnreachable, Unauthorized
 from steadynorm_contract.home import find_server, find_token, is_loopback
 from steadynorm_contract.views import Me
 from steadynorm_dashboard import text
+from steadynorm_dashboard.absence import ABSENCE
 
 __all__ = [
     "client",
@@ -27,6 +29,7 @@ __all__ = [
     "reachable",
     "read_only",
     "refused",
+    "seen",
     "server",
     "sign_in",
     "sign_out",
@@ -41,6 +44,7 @@ _READ_ONLY = "visitor_read_only"
 _LEFT = "visitor_left"  # they signed out: nothing is lent until they sign in
 _ME = "visitor_me"  # (whose client, monotonic seconds, who they are)
 _ME_FRESH_S = 30.0  # a token's role changes with the server's tokens file
+_SEEN = "visitor_seen"  # (whose, answers by key)
 _TIMEOUT_S = 5.0
 
 
@@ -65,6 +69,7 @@ def sign_in(token: str) -> None:
     st.session_state.pop(_LEFT, None)
     st.session_state.pop(_REFUSED, None)
     st.session_state.pop(_READ_ONLY, None)
+    st.session_state.pop(_SEEN, None)
 
 
 def sign_out() -> None:
@@ -115,12 +120,18 @@ def me() -> Me | None:
     held: tuple[object, float, Me | None] | None = st.session_state.get(_ME)
     if held is not None and held[0] == identity() and time.monotonic() - held[1] < _ME_FRESH_S:
         return held[2]
+    before = held[2] if held is not None and held[0] == identity() else None
+    if ABSENCE.of(asked.server) is not None:
+        return before
     try:
         found: Me | None = asked.me()
     except Unauthorized:
         return None  # whoever reads next forgets the token, and says so
+    except ServerUnreachable as error:
+        ABSENCE.begin(asked, error)
+        return before
     except ClientError:
-        found = held[2] if held is not None and held[0] == identity() else None
+        found = before
     st.session_state[_ME] = (identity(), time.monotonic(), found)
     return found
 
@@ -128,8 +139,13 @@ def me() -> Me | None:
 def reachable() -> bool:
     """Whether the server answers this visitor at this moment."""
     asked = client()
+    if asked is None or ABSENCE.of(asked.server) is not None:
+        return False
     try:
-        return asked is not None and asked.me() is not None
+        return asked.me() is not None
+    except ServerUnreachable as error:
+        ABSENCE.begin(asked, error)
+        return False
     except ClientError as error:
         return error.problem is not None
 
@@ -139,6 +155,15 @@ def forget_token() -> None:
     if held := st.session_state.pop(_CLIENT, None):
         st.session_state[_REFUSED] = held[0][1]
     st.session_state.pop(_TOKEN, None)
+    st.session_state.pop(_SEEN, None)
+
+
+def seen() -> OrderedDict[str, object]:
+    """What `snapshot` keeps for this visitor, oldest first. Another token or server begins with nothing."""
+    held: tuple[tuple[str, str] | None, OrderedDict[str, object]] | None = st.session_state.get(_SEEN)
+    if held is None or held[0] != identity():
+        held = st.session_state[_SEEN] = (identity(), OrderedDict())
+    return held[1]
 
 
 def refused() -> bool:

@@ -11,7 +11,7 @@ from steadynorm_contract.views import Series
 from steadynorm_dashboard.axis import Along, Axis
 from steadynorm_dashboard.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Shown", "axis", "controls", "current", "first_step", "follow", "zoom"]
+__all__ = ["WINDOWS", "Shown", "aim", "axis", "controls", "current", "first_step", "follow", "zoom"]
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Choices of the range selector, in steps."""
@@ -120,7 +120,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
         st.info(
             f"The charts stand still at step {shown.paused_at:,}. "
             + (f"The run is {behind:,} steps further." if behind > 0 else "The run has not gone further."),
-            icon=":material/pause:",
+            icon=":material/ac_unit:",
         )
     elif shown.zoom is not None:
         st.caption(f"Steps {shown.zoom[0]:,} to {shown.zoom[1]:,}, read anew at this zoom. The charts do not move on.")
@@ -169,6 +169,11 @@ def zoom(place: str, first: int, last: int) -> None:
     _zoom(place, {_FIRST: (first, last)})
 
 
+def aim(place: str, first: int, last: int) -> None:
+    """The same from another page: when the charts are drawn next."""
+    st.session_state[f"{place}/zoom"] = {_FIRST: (max(0, first), max(0, last))}
+
+
 def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
     wanted = {of: (max(0, first), max(0, last)) for of, (first, last) in ranges.items()}
     if st.session_state.get(f"{place}/zoom") != wanted:
@@ -179,12 +184,12 @@ def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
 def _pause(place: str, newest: int) -> None:
     paused = f"{place}/paused at" in st.session_state
     st.button(
-        "Resume" if paused else "Pause",
-        key=f"{place}/pause",
-        icon=":material/play_arrow:" if paused else ":material/pause:",
+        "Follow" if paused else "Freeze charts",
+        key=f"{place}/freeze",
+        icon=":material/autorenew:" if paused else ":material/ac_unit:",
         on_click=_toggle,
         args=(place, newest),
-        help="The charts and the map stand still or follow the run. Numbers and settings stay live.",
+        help="Only what is drawn stands still: the training goes on, and numbers and settings stay live.",
     )
 
 

@@ -1,12 +1,13 @@
-"""A sparkline as the path of an SVG: one line up and down through each bucket's extremes, so that a spike shows."""
+"""A sparkline as paths of an SVG: the mean as a line, over a band of each bucket's extremes, so that a spike shows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from steadynorm_contract.fleet import Spark
 
-__all__ = ["HEIGHT", "WIDTH", "path"]
+__all__ = ["HEIGHT", "WIDTH", "paths"]
 
 WIDTH, HEIGHT = 100, 24
 """Of the drawing's own coordinates; a cell stretches it."""
@@ -14,40 +15,52 @@ WIDTH, HEIGHT = 100, 24
 _EDGE = 2.0  # so that a line at the top is not cut in half
 
 
-def path(spark: Spark | None, *, log: bool = False) -> str:
-    """`M0,3L0,9…`, a new `M` after each gap. Empty where there is nothing to draw.
+def paths(spark: Spark | None, *, log: bool = False) -> tuple[str, str]:
+    """Line and band, `M0,3L1,9…`, a new `M` after each gap. Empty where there is nothing to draw.
 
     log: norms of several sizes share a line, where one spike would press all others flat.
     """
     if spark is None:
-        return ""
+        return "", ""
+    middle = spark.mean or spark.low
     buckets = [
-        (_scaled(low, log), _scaled(high, log)) if low is not None and high is not None else None
-        for low, high in zip(spark.low, spark.high, strict=True)
+        None if low is None or high is None or mean is None else tuple(_scaled(each, log) for each in (low, mean, high))
+        for low, mean, high in zip(spark.low, middle, spark.high, strict=True)
     ]
     shown = [value for bucket in buckets if bucket for value in bucket]
     if not shown:
-        return ""
+        return "", ""
     least, most = min(shown), max(shown)
     across = WIDTH / max(1, len(buckets) - 1)
 
-    def y(value: float) -> str:
+    def point(at: int, value: float) -> str:
         part = (value - least) / (most - least) if most > least else 0.5
-        return f"{HEIGHT - _EDGE - part * (HEIGHT - 2 * _EDGE):.1f}".removesuffix(".0")
+        return f"{_short(at * across)},{_short(HEIGHT - _EDGE - part * (HEIGHT - 2 * _EDGE))}"
 
-    drawn, upwards = [], True
+    line, band = [], []
+    for stretch in _stretches(buckets):
+        means = [point(at, mean) for at, (_, mean, _) in stretch]
+        line.append("M" + "L".join(means if len(means) > 1 else means * 2))  # one on its own is a dot, not nothing
+        if any(low < high for _, (low, _, high) in stretch):
+            ends = [point(at, high) for at, (_, _, high) in stretch]
+            ends += [point(at, low) for at, (low, _, _) in reversed(stretch)]
+            band.append("M" + "L".join(ends) + "Z")
+    return "".join(line), "".join(band)
+
+
+def _stretches(buckets: Sequence[tuple[float, ...] | None]) -> list[list[tuple[int, tuple[float, ...]]]]:
+    """What lies between gaps, each bucket with its place."""
+    found: list[list[tuple[int, tuple[float, ...]]]] = [[]]
     for at, bucket in enumerate(buckets):
-        if bucket is None:
-            continue
-        begins = at == 0 or buckets[at - 1] is None
-        x = f"{at * across:.1f}".removesuffix(".0")
-        ends = bucket if upwards else bucket[::-1]
-        points = [f"{x},{y(value)}" for value in dict.fromkeys(ends)]
-        if begins and len(points) == 1:
-            points.append(f"{x},{points[0].split(',')[1]}")  # a bucket on its own is a dot, not nothing
-        drawn.append(("M" if begins else "L") + "L".join(points))
-        upwards = not upwards  # the next bucket begins where this one ended: fewer zigzags
-    return "".join(drawn)
+        if bucket is not None:
+            found[-1].append((at, bucket))
+        elif found[-1]:
+            found.append([])
+    return [each for each in found if each]
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _scaled(value: float, log: bool) -> float:

@@ -7,7 +7,17 @@ from typing import Literal
 
 from steadynorm_contract.views import AuditEntry, Health, RevisionState, RunState, RunSummary
 
-__all__ = ["Status", "health", "health_of", "revision", "revision_words", "settings_words", "state", "state_of"]
+__all__ = [
+    "Status",
+    "health",
+    "health_of",
+    "looks_of",
+    "revision",
+    "revision_words",
+    "settings_words",
+    "state",
+    "state_of",
+]
 
 Color = Literal["red", "orange", "blue", "violet", "gray"]
 
@@ -80,6 +90,13 @@ def health(of: Health) -> Status:
 def health_of(run: RunSummary) -> Status:
     """The same of a run: one that was paused is not stalled."""
     return _PAUSED if run.health is Health.STALLED and run.applied.settings.paused else _HEALTH[run.health]
+
+
+def looks_of(run: RunSummary) -> list[Status]:
+    """The badges of a run: its state, and how it does where that says more. Of an ended run nothing live is left."""
+    state, health = state_of(run), health_of(run)
+    live = run.state in (RunState.RUNNING, RunState.STALLED)
+    return [state, health] if live and health.word != state.word else [state]
 
 
 def revision(of: RevisionState) -> Status:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, ParameterView
@@ -22,15 +22,15 @@ def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> lis
     return [
         {
             "parameter": text.visible(one.name, 200),
+            "note": _note(one),
+            "largest": one.spike_ratio_max,
+            "spike ratio": one.spike_ratio,
             "shape": " × ".join(map(str, one.shape)) or "scalar",
             "raw norm": one.raw_norm,
             "mean": one.norm_mean,
             "RMS": one.norm_rms,
             "target": one.target,
             "scale": one.scale,
-            "spike ratio": one.spike_ratio,
-            "largest": one.spike_ratio_max,
-            "note": _note(one),
         }
         for one in found
     ]
@@ -58,10 +58,10 @@ def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> l
         {
             "revision": f"r{entry.revision}",
             "when": units.moment(entry.time, now, zone),
-            "who": text.visible(entry.actor),
-            "before → after": marks.change_words(entry),
-            "why": text.visible(entry.reason, 300),
             "state": text.visible(status.revision_words(entry), 300),
+            "before → after": marks.change_words(entry),
+            "who": text.visible(entry.actor),
+            "why": text.visible(entry.reason, 300),
         }
         for entry in entries
     ]
@@ -93,20 +93,24 @@ def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Ro
             "when": units.moment(event.time, now, zone),
             "step": event.step,
             "event": event.kind.value,
-            "parameter": text.visible(event.parameter or "", 200),
-            "value": event.value,
-            "batch": text.visible(event.batch_id or "", 200),
             "what happened": text.visible(event.message, 300),
+            "value": event.value,
+            "parameter": text.visible(event.parameter or "", 200),
+            "batch": text.visible(event.batch_id or "", 200),
         }
         for event in events
     ]
 
 
-def struck_rows(struck: Iterable[Struck], step: int) -> list[Row]:
-    """One row a parameter of an incident at `step`, the one that went first on top."""
+def struck_rows(struck: Sequence[Struck], step: int, *, ordered: bool = True) -> list[Row]:
+    """One row a parameter of an incident at `step`, the one that went first on top; of one step, all are equal.
+
+    ordered: whether the rows of `step` are there, without which nobody knows who was before.
+    """
+    steps = [one.step for one in struck]
     return [
         {
-            "order": order,
+            "order": steps.index(one.step) + 1 if ordered else None,
             "parameter": text.visible(one.name, 200),
             "first bad step": one.step,
             "from the event": f"{one.step - step:+d}" if one.step != step else "same step",
@@ -118,5 +122,5 @@ def struck_rows(struck: Iterable[Struck], step: int) -> list[Row]:
             "norm after": one.after,
             "lowest target": one.lowest_target,
         }
-        for order, one in enumerate(struck, 1)
+        for one in struck
     ]

@@ -15,6 +15,7 @@ from steadynorm_contract.fleet import FleetAnswer, FleetRun, FleetSort, LastChan
 from steadynorm_contract.views import Health, RunState, RunSummary
 from steadynorm_server.keys import RunKeys
 from steadynorm_server.listing import Listing
+from steadynorm_server.problems import invalid
 from steadynorm_server.reading import Reader
 from steadynorm_server.record import RunRecord
 from steadynorm_server.sparks import Sparks
@@ -24,7 +25,12 @@ __all__ = ["Fleet", "trouble"]
 
 LIVE = (RunState.RUNNING, RunState.STALLED)
 _TAGS = 200
+_MOST_WORDS = 16
 _HEALTHS = list(Health)
+_FAILED = _HEALTHS.index(Health.NONFINITE) + 1
+"""Ranks: what trains by its health, with this one between, then what was silent for long, then what ended."""
+_OLD = len(_HEALTHS) + 1
+_ENDED = _OLD + 1
 _LONG_S = 86_400.0
 
 
@@ -34,6 +40,7 @@ class _Read:
     now: float  # Unix seconds
     records: dict[str, RunRecord]
     runs: list[FleetRun]  # newest first
+    words: dict[str, str]  # what a search looks into, by run id
 
 
 class Fleet:
@@ -48,10 +55,19 @@ class Fleet:
         self._last: _Read | None = None
 
     async def answer(self, listing: Listing, sort: FleetSort, search: str, limit: int) -> FleetAnswer:
-        """The runs that `listing` takes (its order and pages are not looked at) and that hold each searched word."""
+        """The runs that `listing` takes (its order and pages are not looked at) and that hold each searched word.
+
+        Raises a 422 problem for a search of more words than anybody types: each is looked for in all runs.
+        """
+        words = list(dict.fromkeys(search.lower().split()))
+        if len(words) > _MOST_WORDS:
+            message = f"search may hold at most {_MOST_WORDS} different words: got {len(words)}. Leave some out."
+            raise invalid("search", f"at most {_MOST_WORDS} words", message)
         read = await self._read()
-        words = search.lower().split()
-        taken = [run for run in read.runs if listing.takes(run) and all(word in _words(run) for word in words)]
+        taken = [
+            run for run in read.runs if listing.takes(run) and all(word in read.words[run.run_id] for word in words)
+        ]
+        failed = [run.last_seen for run in read.runs if _failed_lately(run, read.now)]
         shown = _in_order(taken, sort, read.now)[:limit]
         lines = await self._sparks.of([read.records[run.run_id] for run in shown])
         return FleetAnswer(
@@ -64,6 +80,8 @@ class Fleet:
             matching=len(taken),
             total=len(read.runs),
             states=Counter(run.state.value for run in read.runs),
+            failed_lately=len(failed),
+            failed_last=max(failed, default=None),
             healths=Counter(run.health.value for run in read.runs if run.state in LIVE),
             tags=dict(
                 Counter(f"{key}={value}" for run in read.runs for key, value in run.tags.items()).most_common(_TAGS)
@@ -81,7 +99,8 @@ class Fleet:
                     for each, change in zip(summaries, changed, strict=True)
                 ]
                 by_id = {record.run_id: record for record in records}
-                self._last = _Read(time.monotonic(), self._store.clock(), by_id, runs)
+                words = {run.run_id: _words(run) for run in runs}
+                self._last = _Read(time.monotonic(), self._store.clock(), by_id, runs, words)
             return self._last
 
     async def _changes(self, runs: Sequence[RunSummary]) -> list[LastChange | None]:
@@ -111,13 +130,19 @@ class _Written(msgspec.Struct):
 
 def trouble(run: FleetRun, now: float) -> tuple[int, float]:
     """Sorts the run that needs somebody first. Within a kind the newest; never by what changes with every step."""
-    if run.state in LIVE:
-        rank = _HEALTHS.index(run.health)
-        if run.state is RunState.STALLED and now - run.last_seen > _LONG_S:
-            rank = len(_HEALTHS)  # whoever wanted to know does: it shall not stand above what happens now
-    else:
-        rank = len(_HEALTHS) + (1 if run.state is RunState.FAILED else 2)
-    return rank, -run.started
+    if _failed_lately(run, now):
+        return _FAILED, -run.last_seen  # its end is what somebody has to know of
+    if run.state not in LIVE:
+        return _ENDED + (run.state is not RunState.FAILED), -run.started
+    if run.state is RunState.STALLED and now - run.last_seen > _LONG_S:
+        return _OLD, -run.started  # whoever wanted to know does: it shall not stand above what happens now
+    rank = _HEALTHS.index(run.health)
+    return rank + (rank >= _FAILED), -run.started
+
+
+def _failed_lately(run: FleetRun, now: float) -> bool:
+    """An ended run was seen last when it ended."""
+    return run.state is RunState.FAILED and now - run.last_seen <= _LONG_S
 
 
 def _in_order(runs: list[FleetRun], sort: FleetSort, now: float) -> list[FleetRun]:

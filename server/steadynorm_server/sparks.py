@@ -89,7 +89,7 @@ def _state(run: RunRecord) -> tuple[int, int, int]:
 
 
 def _spark(series: Series) -> Spark:
-    return Spark([_short(value) for value in series.min], [_short(value) for value in series.max])
+    return Spark(*([_short(value) for value in values] for values in (series.min, series.max, series.mean)))
 
 
 def _short(value: float | None) -> float | None:

@@ -11,7 +11,7 @@ import pytest
 
 from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
-from steadynorm_dashboard import charts, colors, shown
+from steadynorm_dashboard import charts, colors, log_ticks, shown
 
 
 def series(steps: Sequence[int], values: Sequence[float | None], *, count: int = 1, spread: float = 0.0) -> Series:
@@ -196,7 +196,45 @@ def test_labels_of_changes_close_together_do_not_cover_each_other() -> None:
     lines = changes(figure)
     labels = [note["text"] for note in figure["layout"]["annotations"] if "@ step" in note["text"]]
     assert len(lines) == 7
-    assert labels == ["r7 @ step 107", "r6 @ step 106"]  # two rows, the newest first
+    assert labels == []
+    (label,) = [note for note in figure["layout"]["annotations"] if note["text"] == "r1–r7"]
+    assert label["x"] == 107  # the newest one, which a click opens
+    assert label["name"] == "change:7"
+    assert label["hovertext"].count("<br>") == 6
+    titles = [note for note in figure["layout"]["annotations"] if note["text"].startswith("<b>")]
+    assert label["yshift"] >= max(note["font"]["size"] for note in titles) + 4  # above the first panel's title
+
+
+def test_changes_far_apart_have_a_label_each() -> None:
+    figure = draw(recorded(20), [applied(1, 10), applied(2, 100), applied(3, 190)])
+    labels = [note for note in figure["layout"]["annotations"] if "@ step" in note["text"]]
+    assert [(note["text"], note["xanchor"]) for note in labels] == [
+        ("r3 @ step 190", "right"),
+        ("r2 @ step 100", "center"),
+        ("r1 @ step 10", "left"),
+    ]
+
+
+def settled(values: list[float], share: float) -> dict[str, Any]:
+    """A logarithmic axis over `values`, which has `share` of 500 px."""
+    layout = {"height": 500, "yaxis2": {"type": "log", "domain": [0.0, share], "nticks": 5}}
+    log_ticks.settle([{"yaxis": "y2", "y": values}], layout)
+    axis: dict[str, Any] = layout["yaxis2"]  # type: ignore[assignment]
+    return axis
+
+
+def test_a_low_logarithmic_panel_has_powers_of_ten_and_never_more_than_it_has_room_for() -> None:
+    assert settled([0.08, 1.0], 0.12)["dtick"] == 1
+    assert settled([1e-9, 1e3], 0.12)["dtick"] == 5  # 60 px: three labels over twelve decades
+    assert settled([0.08, 1.0], 0.5)["dtick"] == "D2"
+    assert "dtick" not in settled([0.5, 1.0], 0.12)  # even steps within one decade
+    assert settled([0.5, 1.0], 0.12)["nticks"] == 3
+
+
+def test_the_digits_between_powers_of_ten_are_not_written_in_any_low_panel_of_a_run() -> None:
+    data = recorded()
+    data["spike_ratio_max"] = series([0, 1, 2], [0.9, 1.1, 60.0])
+    assert draw(data)["layout"]["yaxis4"]["dtick"] == 1
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,32 @@ def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, 
     expect(page.get_by_text("12.65 → 8.944", exact=True)).to_be_visible()
 
 
+def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: House, live_run: ScriptedRun) -> None:
+    page = visit.page
+    page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
+    visit.settle()
+    gamma2 = page.get_by_role("spinbutton", name="gamma2")
+    gamma2.fill("0.9973")  # lies between two stops of the slider
+    gamma2.press("Enter")
+    expect(page.get_by_text("gamma2: 0.999 → 0.9973", exact=True)).to_be_visible()
+    gamma2.fill("0.999")
+    gamma2.press("Enter")
+    expect(page.get_by_text("No changes to send.", exact=True)).to_be_visible()
+    less = page.get_by_test_id("stNumberInput").filter(has=gamma2).get_by_test_id("stNumberInputStepDown")
+    for _ in range(5):
+        less.click(delay=100)
+        page.wait_for_timeout(100)  # a hand's pace: each click's answer is under way while the next one comes
+    expect(page.get_by_text("gamma2: 0.999 → 0.994", exact=True)).to_be_visible()
+    visit.settle()
+    expect(gamma2).to_have_value("0.994")
+    slider = page.get_by_role("slider", name="gamma2 slider")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowRight")
+    expect(gamma2).to_have_value("0.999")
+    expect(slider).to_be_focused()
+
+
 def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
@@ -76,9 +102,10 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run:
     node = chart.element_handle()
     page.wait_for_function("node => node._fullLayout.xaxis.autorange === false", arg=node)
     zoomed = page.evaluate("node => node._fullLayout.xaxis.range", node)
-    newest = "node => Math.max(...node.data.flatMap(trace => trace.x))"
-    seen = page.evaluate(newest, node)
-    page.wait_for_function(f"([node, seen]) => ({newest})(node) > seen", arg=[node, seen])
+    expect(page.get_by_text("read anew at this zoom")).to_be_visible()
+    step = page.get_by_test_id("stMetricValue").first
+    seen = step.inner_text()
+    expect(step).not_to_have_text(seen)
     assert page.evaluate("node => node._fullLayout.xaxis.range", node) == zoomed
 
 

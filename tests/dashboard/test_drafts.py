@@ -8,7 +8,7 @@ import pytest
 
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Settings
-from steadynorm_dashboard.draft import DECAYS, Draft, ceiling, decay_choices, rebased
+from steadynorm_dashboard.draft import DECAYS, Draft, ceiling, nearest_stop, rebased
 
 
 def draft(**edits: object) -> Draft:
@@ -66,8 +66,9 @@ def test_the_spike_ceiling_moves_with_the_gammas(gamma1: float, gamma2: float | 
     assert found == (pytest.approx(expected, abs=1e-3) if expected is not None else None)
 
 
-def test_the_slider_offers_a_typed_value_beside_the_sensible_ones() -> None:
-    assert decay_choices(0.99) == list(DECAYS)
-    assert decay_choices(0.9973) == sorted([*DECAYS, 0.9973])
-    assert decay_choices(1.0) == list(DECAYS)
-    assert decay_choices(None) == list(DECAYS)
+def test_the_slider_stands_at_the_stop_nearest_to_what_was_typed() -> None:
+    assert [nearest_stop(stop) for stop in DECAYS] == list(DECAYS)
+    assert nearest_stop(0.9973) == 0.998
+    assert nearest_stop(0.9999999) == 0.99999
+    assert nearest_stop(0.1) == 0.0
+    assert nearest_stop(1.0) == nearest_stop(None) == nearest_stop(math.nan) == DECAYS[-1]

@@ -8,11 +8,13 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_contract.fleet import FleetRun, LastChange
+from steadynorm_contract.fleet import FleetAnswer, FleetRun, LastChange
 from steadynorm_contract.records import RunEnd
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import Applied, DesiredView, Health, RevisionState, RunCounters, RunState
 from steadynorm_dashboard import fleet_rows, status
+from steadynorm_dashboard.fleet_filters import Filters
+from steadynorm_dashboard.pages import runs
 from steadynorm_server.up import House
 
 if TYPE_CHECKING:
@@ -56,9 +58,11 @@ def names(page: AppTest) -> list[str]:
 
 def test_the_run_in_trouble_stands_on_top_and_the_page_says_so_in_a_sentence(visit: OpenPage) -> None:
     page = visit()
-    assert names(page) == ["spiked", "vit", "gpt-large", "gpt-small", "failed", "finished"]
-    words = "**4** of 6 runs train: :orange-badge[:material/electric_bolt: 1 spiking]"
-    assert words in [each.value for each in page.markdown]
+    assert names(page) == ["failed", "spiked", "vit", "gpt-large", "gpt-small", "finished"]
+    (words,) = (each.value for each in page.markdown if "train" in each.value)
+    failed, _, spiking = words.partition("ago] ")
+    assert failed.startswith("**4** of 6 runs train: :red-badge[:material/error: 1 failed ")
+    assert spiking == ":orange-badge[:material/electric_bolt: 1 spiking]"
 
 
 def test_runs_are_filtered_by_words_state_health_and_tag(visit: OpenPage) -> None:
@@ -68,6 +72,8 @@ def test_runs_are_filtered_by_words_state_health_and_tag(visit: OpenPage) -> Non
     page.text_input[0].set_value("").run()
     page.segmented_control[0].set_value("ended").run()
     assert names(page) == ["failed", "finished"]
+    page.segmented_control[0].set_value("failed").run()
+    assert names(page) == ["failed"]
     page.segmented_control[0].set_value("all").run()
     page.pills[0].set_value(["spiking"]).run()
     assert names(page) == ["spiked"]
@@ -158,6 +164,34 @@ def test_silence_is_told_apart_from_a_pause_and_from_a_lost_agent() -> None:
     assert (shown["state"], shown["health"]) == ("disconnected", "non-finite")
     shown = row(state=RunState.STALLED, health=Health.DISCONNECTED, connected=False, applied=paused)
     assert (shown["state"], shown["health"]) == ("disconnected", "disconnected")
+
+
+def test_what_is_silent_does_not_train_and_is_counted_as_what_it_is() -> None:
+    answer = FleetAnswer(
+        runs=[],
+        matching=0,
+        total=198,
+        states={"running": 4, "stalled": 129, "failed": 2, "finished": 63},
+        failed_lately=1,
+        failed_last=NOW - 360,
+        healths={"disconnected": 129, "calm": 4},
+        tags={},
+    )
+    assert runs._summary(answer, NOW) == (
+        "**4** of 198 runs train: :red-badge[:material/error: 1 failed 6 min ago] "
+        ":red-badge[:material/link_off: 129 disconnected]"
+    )
+
+
+def test_an_ended_run_says_how_it_ended_instead_of_how_it_did() -> None:
+    assert row(state=RunState.FAILED, health=Health.SPIKING)["health"] == "failed"
+    assert row(state=RunState.FINISHED)["health"] == "finished"
+    assert "failed" in fleet_rows.looks([made(state=RunState.FAILED)])
+
+
+def test_a_pasted_text_is_cut_to_the_words_that_the_server_takes() -> None:
+    search = Filters(search=" ".join(f"word{at % 40}" for at in range(200))).query()["search"]
+    assert search.split() == [f"word{at}" for at in range(16)]
 
 
 def test_a_run_that_does_not_train_has_no_speed() -> None:

@@ -103,6 +103,8 @@ def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
     assert (bad[0].before, bad[0].peak, bad[0].after) == (2, 99, 3)
     assert (bad[0].ratio, bad[0].lowest_target, bad[0].bad_steps) == (50, 0.1, 2)
     assert [row["from the event"] for row in tables.struck_rows(bad, 102)] == ["same step", "+1", "+1"]
+    assert [row["order"] for row in tables.struck_rows(bad, 102)] == [1, 2, 2]
+    assert [row["order"] for row in tables.struck_rows(bad, 101, ordered=False)] == [None] * 3
 
     event = Event(id="1", kind=EventKind.SPIKE, step=102, time=0.0, message="")
     norms, targets = matrix(NORMS, NAMES, "raw_norm"), matrix(TARGETS, NAMES, "target")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -127,7 +128,7 @@ def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: 
     page.number_input(key=f"{run.run_id}/eps").set_value(1e-9)
     page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
     page.number_input(key=f"{run.run_id}/spike_limit").set_value(3.0)
-    page.select_slider(key=f"{run.run_id}/gamma2/slider").set_value(0.98).run()
+    page.select_slider(key=f"{run.run_id}/gamma2/slider/0").set_value(0.98).run()
     page.button(key=f"{run.run_id}/apply").click().run()
     assert not page.error, said(page)
     desired = server.client().run(run.run_id).desired.settings
@@ -220,6 +221,17 @@ def test_a_preview_replays_the_draft_and_changes_nothing(visit: OpenPage, start_
     assert server.client().run(run.run_id).desired.revision == 0
 
 
+def test_a_runs_page_says_since_when_which_layer_and_what_to_do(visit: OpenPage, start_run: StartRun) -> None:
+    run = start_run("in trouble", steps=430)  # scripted runs spike at 120, 270, 420
+    page = visit(run.run_id)
+    assert re.search(
+        r"\*\*Spiking since [\d:]+ \(step 420\); worst blocks\.\S+, ×[\d.]+(; \d events)?\*\*", plain(page)
+    )
+    links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
+    assert "incident=" in links["incident"]
+    assert "runbook=SteadynormSpikeStorm" in links["what to do"]
+
+
 def test_a_run_that_ended_cannot_be_changed(visit: OpenPage, start_run: StartRun) -> None:
     run = start_run("over")
     run.finish(RunEnd.FAILED, "CUDA out of memory")
@@ -235,3 +247,15 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: OpenPage, 
     assert page.number_input(key=f"{run.run_id}/gamma1").disabled
     assert not page.number_input(key=f"{run.run_id}/gamma2").disabled
     assert page.button(key=f"{run.run_id}/reset").disabled
+
+
+def test_what_matters_of_a_change_an_event_and_a_parameter_stands_first(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
+    run = start_run("columns")
+    server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
+    page = visit(run.run_id)
+    tables = [list(each.value) for each in page.dataframe]
+    assert ["parameter", "note", "largest", "spike ratio"] in [columns[:4] for columns in tables]
+    assert ["when", "step", "event", "what happened"] in [columns[:4] for columns in tables]
+    assert ["revision", "when", "state", "before → after"] in [columns[:4] for columns in tables]

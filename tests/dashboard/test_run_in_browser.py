@@ -1,4 +1,4 @@
-"""A run's charts in a real browser: zoomed, paused, by time, and clicked."""
+"""A run's charts in a real browser: zoomed, frozen, by time, and clicked."""
 
 from __future__ import annotations
 
@@ -81,16 +81,16 @@ def test_a_zoom_is_read_anew_so_that_every_step_of_it_is_drawn(visit: Visit, cha
     assert page.evaluate(band, chart) >= tallest > 10  # the whole kept the spike, too
 
 
-def test_a_pause_holds_the_charts_and_says_how_far_behind(visit: Visit, chart: ElementHandle, run: ScriptedRun) -> None:
+def test_frozen_charts_stand_still_and_say_how_far_behind(visit: Visit, chart: ElementHandle, run: ScriptedRun) -> None:
     page = visit.page
-    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Freeze charts").click()
     expect(page.get_by_text("The charts stand still at step")).to_be_visible()
     before, held = run.step, page.evaluate(NEWEST, chart)
     run.send(25)
     expect(page.get_by_text("The run is 25 steps further.")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text(str(before + 24))  # numbers stay live
     assert page.evaluate(NEWEST, chart) == held
-    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Follow").click()
     page.wait_for_function(f"([node, held]) => ({NEWEST})(node) > held", arg=[chart, held])
     expect(page.get_by_text("The charts stand still")).to_have_count(0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -17,6 +18,20 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Announced:
+    """A lock that tells that somebody is about to wait for it."""
+
+    def __init__(self, lock: threading.Lock, waits: threading.Event) -> None:
+        self._lock, self._waits = lock, waits
+
+    def __enter__(self) -> None:
+        self._waits.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def test_within_a_moment_two_visitors_cost_one_read_and_later_another_one() -> None:
@@ -48,7 +63,36 @@ def test_who_asks_meanwhile_waits_for_the_answer_that_is_on_its_way() -> None:
     assert answers == ["the first one's"] * 2
 
 
-def test_an_error_is_the_askers_own_and_is_not_kept() -> None:
+def test_who_waited_shares_the_error_instead_of_waiting_once_more() -> None:
+    shared = SharedReads(clock=Clock())
+    asking, may_fail, waits = threading.Event(), threading.Event(), threading.Event()
+    errors: list[str] = []
+
+    def fails() -> str:
+        asking.set()
+        assert may_fail.wait(10)
+        raise OSError("away")
+
+    def ask(what: Callable[[], str]) -> None:
+        try:
+            errors.append(shared.read("run", what))
+        except OSError as error:
+            errors.append(str(error))
+
+    first = threading.Thread(target=ask, args=(fails,))
+    second = threading.Thread(target=ask, args=(lambda: "asked itself",))
+    first.start()
+    assert asking.wait(10)
+    shared._places["run"].lock = Announced(shared._places["run"].lock, waits)  # type: ignore[assignment]
+    second.start()
+    assert waits.wait(10)
+    may_fail.set()
+    first.join(10)
+    second.join(10)
+    assert errors == ["away"] * 2
+
+
+def test_an_error_is_not_kept_for_who_asks_later() -> None:
     shared = SharedReads(clock=Clock())
 
     def fails() -> str:

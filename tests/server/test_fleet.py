@@ -55,6 +55,7 @@ async def test_a_spike_of_one_step_in_thousands_shows_in_the_line(look: Look, st
     assert 20 <= len(run["norm_spark"]["high"]) <= 40
     assert [value for value in run["norm_spark"]["high"] if value != 1.0] == [250.0]
     assert set(run["norm_spark"]["low"]) == {1.0}
+    assert 1.0 < max(run["norm_spark"]["mean"]) < 5.0  # the bucket's 75 steps or more
     assert run["loss_spark"]["high"][0] == 10.0
     assert run["loss_spark"]["low"][-1] == pytest.approx(10 - 2999 / 500, rel=1e-3)
     await agent.send([3000], raw_norm=300.0)
@@ -70,7 +71,7 @@ async def test_a_run_without_steps_has_no_lines_and_one_whose_norm_is_never_fini
     await agent.send(range(4), raw_norm=float("nan"))
     by_name = {run["name"]: run for run in (await look())["runs"]}
     assert by_name["waiting"]["norm_spark"] is None
-    assert by_name["broken"]["norm_spark"] == {"low": [None] * 4, "high": [None] * 4}
+    assert by_name["broken"]["norm_spark"] == {"low": [None] * 4, "high": [None] * 4, "mean": [None] * 4}
     assert by_name["broken"]["loss_spark"]["high"] == [2.0] * 4
 
 
@@ -83,7 +84,7 @@ async def test_lines_that_are_not_ready_in_time_come_with_a_later_answer(look: L
     assert set(await sparks.of(records)) == {"late-1"}
 
 
-async def test_runs_in_trouble_come_first_and_ended_ones_last(look: Look, start: Any, clock: Any) -> None:
+async def test_runs_in_trouble_come_first_and_finished_ones_last(look: Look, start: Any, clock: Any) -> None:
     for name, state in (("failed", "failed"), ("finished", "finished")):
         agent = await start(name)
         await agent.send([1], nonfinite=1)
@@ -95,10 +96,36 @@ async def test_runs_in_trouble_come_first_and_ended_ones_last(look: Look, start:
     await (await start("spiking")).send([1], spikes=1, spike_ratio_max=20.0)
     await (await start("nonfinite")).send([1], nonfinite=1)
     answer = await look()
-    assert names(answer) == ["nonfinite", "spiking", "throttled", "silent", "calm", "failed", "finished"]
+    assert names(answer) == ["nonfinite", "failed", "spiking", "throttled", "silent", "calm", "finished"]
     assert answer["healths"] == {"nonfinite": 1, "spiking": 1, "throttled": 1, "disconnected": 1, "calm": 1}
     assert answer["states"] == {"running": 4, "stalled": 1, "failed": 1, "finished": 1}
     assert names(await look(health="nonfinite", state="running")) == ["nonfinite"]
+
+
+async def test_a_run_that_failed_stands_on_top_for_a_day_and_the_answer_says_when_the_last_one_did(
+    look: Look, start: Any, clock: Any
+) -> None:
+    before = await look()
+    assert (before["failed_lately"], before["failed_last"]) == (0, None)
+    for name in ("one", "two"):
+        agent = await start(name)
+        await agent.send([1])
+        await agent.client.post(f"{agent.run}/finish", json={"state": "failed"})
+        clock.now += 50_000
+    await (await start("throttled")).send([1], target_min=0.1)
+    answer = await look()
+    assert names(answer) == ["two", "throttled", "one"]
+    assert (answer["failed_lately"], answer["failed_last"]) == (1, clock.now - 50_000)
+
+
+async def test_a_search_of_more_words_than_anybody_types_is_refused_and_repeated_ones_count_once(
+    look: Look, start: Any, api: httpx.AsyncClient
+) -> None:
+    await start("found")
+    assert names(await look(search="found " * 60)) == ["found"]
+    answer = await api.get("/fleet", params={"search": " ".join(f"w{at}" for at in range(17))})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "search may hold at most 16 different words: got 17. Leave some out."
 
 
 async def test_a_run_that_was_silent_for_a_day_stands_below_what_happens_now(

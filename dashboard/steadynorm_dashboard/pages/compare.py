@@ -102,8 +102,8 @@ def _heads(runs: Sequence[RunDetail]) -> None:
         with column, st.container(border=True, gap="xxsmall"):
             header.link(f"**{text.markdown(label, 80)}**", run.run_id, help=text.markdown(run.run_id))
             with st.container(horizontal=True, gap="small"):
-                header.badge(status.state_of(run))
-                header.badge(status.health_of(run))
+                for look in status.looks_of(run):
+                    header.badge(look)
             st.caption(
                 f"step {run.step:,} · loss {units.number(run.loss)} · {run.counters.spikes:,} spikes · "
                 f"{text.markdown(status.settings_words(run))}"

@@ -9,8 +9,8 @@ import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError
 from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState
-from steadynorm_dashboard import first, guidance, header, marks, route, session, snapshot, tables, text, units
+from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, RunDetail
+from steadynorm_dashboard import first, guidance, header, marks, route, session, shown, snapshot, tables, text, units
 from steadynorm_dashboard.heat import heat_figure
 from steadynorm_dashboard.live_chart import live_chart
 from steadynorm_dashboard.outbreak import outbreak_figure
@@ -19,6 +19,17 @@ __all__ = ["render"]
 
 _EVENTS = 2000
 _NEAR_STEPS = 1000
+_CHART_STEPS = 200  # to each side, where the run's charts are opened
+_RUNBOOK = {
+    EventKind.SPIKE: "SteadynormSpikeStorm",
+    EventKind.NONFINITE: "SteadynormNonfinite",
+    EventKind.THROTTLED: "SteadynormThrottled",
+    EventKind.STALLED: "SteadynormStalled",
+    EventKind.REJECTED: "SteadynormChangeNotApplied",
+    EventKind.RANK_MISMATCH: "SteadynormRankMismatch",
+    EventKind.RANK_FAILED: "SteadynormAgentFailed",
+    EventKind.AGENT_ERROR: "SteadynormAgentFailed",
+}
 _OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
 _TITLES = {
     EventKind.SPIKE: "Spike",
@@ -51,11 +62,28 @@ def render(run_id: str, event_id: str) -> None:
         f"{text.markdown(run.name)} · {units.moment(event.time, time.time(), st.context.timezone)} · "
         f"{text.markdown(event.message, 400)}"
     )
+    _ways(run, event)
     _facts(run_id, event)
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     entries = audit.entries if audit else []
     _recorded(run_id, event, entries)
     _changes(event, entries)
+
+
+def _ways(run: RunDetail, event: Event) -> None:
+    """To what to do about it, and to the run's charts of that time."""
+    around = (max(0, event.step - _CHART_STEPS), min(event.step + _CHART_STEPS, max(run.step, event.step)))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if alert := _RUNBOOK.get(event.kind):
+            route.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
+        if st.button(
+            "The run at that time",
+            icon=":material/show_chart:",
+            type="tertiary",
+            help=f"its charts from step {around[0]:,} to {around[1]:,}",
+        ):
+            shown.aim(run.run_id, *around)
+            route.go(run=run.run_id)
 
 
 def _facts(run_id: str, event: Event) -> None:
@@ -87,7 +115,16 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         return
     bad = first.struck(norms, ratios, targets)
     st.subheader("Who went first", anchor=False)
-    if bad:
+    if event.step not in norms.step:
+        # Of what is left the first one came later: to name it would accuse the wrong one.
+        named = f" The event itself names **{text.markdown(event.parameter, 200)}**." if event.parameter else ""
+        st.info(
+            f"The rows of step {event.step:,} are not kept, so nobody can "
+            f"tell from them who went first.{named} What follows is of the steps around it that are kept, "
+            f"{norms.step[0]:,} to {norms.step[-1]:,}.",
+            icon=":material/history:",
+        )
+    elif bad and bad[0].step <= event.step:
         others = sum(one.step == bad[0].step for one in bad) - 1
         together = f", in the same step as {others} other{'s' if others > 1 else ''}" if others else ""
         st.markdown(
@@ -95,16 +132,17 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
             f"{len(norms.parameters):,} parameters spiked or were not finite in steps {norms.step[0]:,} to "
             f"{norms.step[-1]:,}."
         )
+    else:
+        st.caption(f"No parameter spiked up to step {event.step:,} in the rows that are kept.")
+    if bad:
         st.dataframe(
-            tables.struck_rows(bad, event.step),
+            tables.struck_rows(bad, event.step, ordered=event.step in norms.step),
             key=f"{key}/table",
             hide_index=True,
             height=min(420, 38 + 35 * len(bad)),
             placeholder=units.MISSING,
             column_config=_columns(),
         )
-    else:
-        st.caption("No parameter spiked in the rows that are kept of these steps.")
     if figure := outbreak_figure(norms, targets, bad, event, entries):
         live_chart(figure, key=f"{key}/chart", options=_OPTIONS)
     st.markdown("**All layers** around it; each cell one step. A click opens the parameter.")

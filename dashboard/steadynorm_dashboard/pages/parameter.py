@@ -33,18 +33,20 @@ def _numbers(run_id: str, name: str) -> None:
         if error is not None:
             guidance.explain(error)
         return
-    if error is not None:
-        guidance.held()
     found = next((one for one in answer.parameters if one.name == name), None)
     if found is None:
         st.error("This run has no parameter of that name. Open it from the run's table.", icon=":material/search_off:")
         return
     at = f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet"
     shape = " × ".join(map(str, found.shape)) or "scalar"
-    st.caption(
+    about = (
         f"{text.markdown(run.name)} · {shape} · {found.numel:,} values · {text.markdown(found.dtype)} · {at} · "
         f"a row every {run.detail_every} steps, and each step around a spike"
     )
+    if error is None:
+        st.caption(about)
+    else:
+        guidance.held()
     metrics = _metrics(found)
     for column, (label, value, words) in zip(st.columns(len(metrics)), metrics, strict=True):
         column.metric(label, value, help=words)

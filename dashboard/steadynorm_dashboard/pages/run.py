@@ -7,14 +7,14 @@ import time
 import streamlit as st
 
 from steadynorm_contract.client import ClientError
-from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail, RunState
+from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
 from steadynorm_dashboard import (
     automatic,
     charts,
     controls,
-    grafana,
     guidance,
     header,
+    headline,
     heat_panel,
     marks,
     route,
@@ -56,8 +56,8 @@ def render(run_id: str) -> None:
 
 def _page(run: RunDetail) -> None:
     run_id = run.run_id
-    _headline(run_id)
-    charts_column, settings_column = st.columns([2.75, 1], gap="medium")
+    headline.panel(run_id)
+    charts_column, settings_column = st.columns([2.2, 1], gap="medium")
     with charts_column:
         _charts(run_id)
         heat_panel.panel(run_id)
@@ -88,58 +88,6 @@ def _wait_for(run_id: str) -> None:
     answer, error = _read_run(run_id)
     if answer is not None and error is None:
         st.rerun()
-
-
-@st.fragment(run_every=1)
-def _headline(run_id: str) -> None:
-    run, error = _read_run(run_id)
-    if run is None:
-        guidance.explain(error or ClientError("no answer"))
-        return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.title(text.markdown(run.name), anchor=False, width="content")
-        header.badge(status.state_of(run))
-        header.badge(status.health_of(run))
-        for key, value in list(run.tags.items())[:6]:
-            st.badge(text.badge(f"{key}={value}", 60), color="gray")
-        route.link("compare", icon=":material/stacked_line_chart:", help="with other runs", compare=run_id)
-    st.caption(_about(run))
-    if there := grafana.run_address(run):
-        st.link_button(
-            "Grafana", there, icon=":material/monitoring:", type="tertiary", help="this run, beside your other metrics"
-        )
-    if error is not None:
-        guidance.held()
-    if run.end_reason:
-        tell = st.error if run.state is RunState.FAILED else st.info
-        tell(text.markdown(run.end_reason, 400), icon=":material/flag:")
-    metrics = (
-        ("step", units.number(run.step), "optimizer steps"),
-        ("steps/s", units.number(run.steps_per_s, 3), "over the last batches"),
-        ("loss", units.number(run.loss), "as the training loop logged it last"),
-        ("raw norm", units.number(run.raw_norm), "L2 over all parameters, before the stabilizer"),
-        ("stabilized norm", units.number(run.stabilized_norm), "the same, after it"),
-        ("smallest target", units.number(run.target_min, 3), "of all parameters; below 0.3 the run is throttled"),
-        ("spikes", units.number(run.counters.spikes), "(parameter, step) pairs above 10 times the RMS norm"),
-        ("non-finite", units.number(run.counters.nonfinite), "(parameter, step) pairs with NaN or infinite gradients"),
-    )
-    for column, (label, value, words) in zip(st.columns(len(metrics)), metrics, strict=True):
-        column.metric(label, value, help=words)
-
-
-def _about(run: RunDetail) -> str:
-    parts = [
-        run.run_id,
-        f"{run.parameters:,} parameter tensors",
-        run.framework,
-        f"{run.world_size} ranks" if run.world_size > 1 else "",
-        f"on {run.host}" if run.host else "",
-        f"started {units.duration(time.time() - run.started)} ago",
-        f"last seen {units.duration(time.time() - run.last_seen)} ago",
-        f"settings {status.settings_words(run)}",
-        f"{run.counters.dropped:,} records dropped" if run.counters.dropped else "",
-    ]
-    return " · ".join(text.markdown(part) for part in parts if part)
 
 
 @st.fragment(run_every=1)
@@ -246,6 +194,7 @@ def _parameters(run_id: str) -> None:
         placeholder=units.MISSING,
         column_config={
             "parameter": st.column_config.TextColumn(width="medium"),
+            "note": st.column_config.TextColumn(width=120),
             "raw norm": number(format="%.4g", help="L2 norm of the gradient, before the stabilizer"),
             "mean": number(format="%.4g", help="decayed mean of the norms (gamma1)"),
             "RMS": number(format="%.4g", help="decayed root mean square of the norms (gamma2)"),
@@ -273,6 +222,13 @@ def _audit(run_id: str) -> None:
         tables.audit_rows(answer.entries, time.time(), st.context.timezone),
         key=f"{run_id}/audit",
         hide_index=True,
+        column_config={
+            "revision": st.column_config.TextColumn(width=70),
+            "when": st.column_config.TextColumn(width=85),
+            "state": st.column_config.TextColumn(width=190),
+            "before → after": st.column_config.TextColumn(width=210),
+            "who": st.column_config.TextColumn(width=85),
+        },
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
     )
@@ -294,7 +250,13 @@ def _events(run_id: str) -> None:
         tables.event_rows(answer.events, time.time(), st.context.timezone),
         key=f"{run_id}/events",
         hide_index=True,
-        column_config={"value": st.column_config.NumberColumn(format="%.4g")},
+        column_config={
+            "when": st.column_config.TextColumn(width=85),
+            "step": st.column_config.NumberColumn(width=70),
+            "event": st.column_config.TextColumn(width=85),
+            "what happened": st.column_config.TextColumn(width=590),
+            "value": st.column_config.NumberColumn(format="%.4g", width=75),
+        },
         on_select="rerun",
         selection_mode=["single-row", "single-cell"],
     )

@@ -8,7 +8,7 @@ import streamlit as st
 
 from steadynorm_contract.fleet import FleetAnswer, FleetSort
 from steadynorm_contract.views import Health, RunState
-from steadynorm_dashboard import fleet_filters, fleet_rows, guidance, header, route, session, snapshot, status
+from steadynorm_dashboard import fleet_filters, fleet_rows, guidance, header, route, session, snapshot, status, units
 from steadynorm_dashboard.fleet_filters import Filters
 from steadynorm_dashboard.fleet_table import fleet_table, wish
 
@@ -16,7 +16,7 @@ __all__ = ["render"]
 
 _PAGE = 200
 _SORT, _LIMIT = "fleet/sort", "fleet/limit"
-_LIVE = (RunState.RUNNING.value, RunState.STALLED.value)
+_LIVE = (RunState.RUNNING, RunState.STALLED)
 
 
 def render() -> None:
@@ -55,7 +55,7 @@ def _fleet() -> None:
     if error is not None:
         guidance.held()
     else:
-        st.markdown(_summary(answer))
+        st.markdown(_summary(answer, time.time()))
     chosen = fleet_filters.show(answer)
     if chosen != filters:  # a widget said so in this very run: what was read is not what is asked for
         st.rerun(scope="fragment")
@@ -68,17 +68,27 @@ def _fleet() -> None:
         st.button(f"Show {min(left, _PAGE)} more of {left:,}", on_click=_show_more, width="content")
 
 
-def _summary(answer: FleetAnswer) -> str:
-    """The one sentence that says whether somebody has to do something."""
-    live = sum(answer.states.get(state, 0) for state in _LIVE)
-    if not live:
-        return f"No run trains at the moment; {answer.total:,} ended."
+def _summary(answer: FleetAnswer, now: float) -> str:
+    """The one sentence that says whether somebody has to do something. What is silent does not train."""
+    train, silent = (answer.states.get(state.value, 0) for state in _LIVE)
     trouble = [
-        f":{look.color}-badge[{look.icon} {count:,} {look.word}]"
+        _badge(look, f"{count:,} {look.word}")
         for health in Health
         if health is not Health.CALM and (count := answer.healths.get(health.value)) and (look := status.health(health))
     ]
-    return f"**{live:,}** of {answer.total:,} runs train: " + (" ".join(trouble) if trouble else "all calm.")
+    if answer.failed_last is not None:
+        ago = units.duration(now - answer.failed_last)
+        look = status.state(RunState.FAILED)
+        lately = answer.failed_lately
+        trouble.insert(0, _badge(look, f"{lately:,} failed{', the last one' if lately > 1 else ''} {ago} ago"))
+    badges = ": " + " ".join(trouble) if trouble else ": all calm." if train else "."
+    if train or silent:
+        return f"**{train:,}** of {answer.total:,} runs train{badges}"
+    return f"No run trains at the moment; {answer.total:,} ended{badges}"
+
+
+def _badge(look: status.Status, words: str) -> str:
+    return f":{look.color}-badge[{look.icon} {words}]"
 
 
 def _no_match(filters: Filters) -> None:

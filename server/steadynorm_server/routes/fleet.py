@@ -29,7 +29,9 @@ async def show_fleet(
     health: Annotated[list[Health], Query(description="Any of these")] = [],  # noqa: B006
     name: Annotated[str | None, Query(max_length=200, description="Pattern of the whole name: * and ?")] = None,
     tag: Annotated[list[str], Query(max_length=16, description="KEY or KEY=VALUE; all of them")] = [],  # noqa: B006
-    search: Annotated[str, Query(max_length=500, description="Words; each in the name, the id or a tag")] = "",
+    search: Annotated[
+        str, Query(max_length=500, description="At most 16 words; each in the name, the id or a tag")
+    ] = "",
     sort: FleetSort = FleetSort.TROUBLE,
     limit: Annotated[int, Query(ge=1, le=MAX_RUNS, description="Runs in the answer")] = 200,
 ) -> Response:

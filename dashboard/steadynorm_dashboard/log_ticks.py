@@ -1,0 +1,40 @@
+"""Labels of logarithmic axes: powers of ten where the values span one, so that a low panel's do not overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["settle"]
+
+_LABEL_PX = 20
+"""Of an axis' height for one label."""
+_PADDED = 1.12
+"""What plotly leaves free beyond the values."""
+
+
+def settle(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> None:
+    """Give each logarithmic y axis of `layout` as many labels as it has room for.
+
+    Left to itself plotly writes the digits 2 to 9 between powers of ten too, whatever `nticks` says.
+    """
+    values: dict[str, list[float]] = {}
+    for trace in traces:
+        name = f"yaxis{trace.get('yaxis', 'y')[1:]}"
+        if layout.get(name, {}).get("type") != "log":
+            continue
+        positive = [value for value in trace.get("y", ()) if value is not None and 0 < value < math.inf]
+        if positive:
+            values.setdefault(name, []).extend((min(positive), max(positive)))
+    for name, ends in values.items():
+        axis = layout[name]
+        decades = _PADDED * (math.log10(max(ends)) - math.log10(min(ends)))
+        low, high = axis.get("domain", (0.0, 1.0))
+        room = max(2, int(layout["height"] * (high - low) / _LABEL_PX))
+        if decades < 1:
+            axis["nticks"] = min(axis.get("nticks", room), room)  # even steps, as on any other axis
+        elif room > 3 * decades:
+            axis["dtick"] = "D2"  # 1, 2, 5
+        else:
+            axis["dtick"] = math.ceil(decades / room)

@@ -1,0 +1,120 @@
+"""Before a server that hangs: one read waits and the others do not, and nobody sees what another token was shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from steadynorm_contract.client import Client, ServerUnreachable
+from steadynorm_dashboard import session, snapshot
+from steadynorm_dashboard.absence import Absence
+from steadynorm_dashboard.shared_reads import SharedReads
+from steadynorm_server.up import House
+
+if TYPE_CHECKING:
+    from tests.conftest import Eventually
+    from tests.dashboard.conftest import OpenPage, StartRun
+
+TIMEOUT_S = 1.0
+LAST = "this is what it said last"
+
+
+@pytest.fixture(scope="module")
+def server(plain_server: House) -> House:
+    """These tests run the app in their own process."""
+    return plain_server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that gives up sooner than a visitor's, and does without what others read a moment ago."""
+    monkeypatch.setattr(session, "_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(snapshot, "_SHARED", SharedReads(fresh_s=0))
+
+
+@contextmanager
+def hung(server: House) -> Iterator[None]:
+    """The server's process stands still: it takes connections, and answers none."""
+    pid = server._children[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.error, app.code)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def test_a_page_waits_once_for_a_server_that_hangs_and_goes_on_by_itself(
+    server: House, start_run: StartRun, open_page: OpenPage, eventually: Eventually
+) -> None:
+    run = start_run("hangs")
+    page = open_page(run.run_id)
+    before = {metric.label: metric.value for metric in page.metric}
+    with hung(server):
+        begun = time.monotonic()
+        page.run()
+        assert time.monotonic() - begun < 3 * TIMEOUT_S  # its parts read nine times
+        assert LAST in said(page)
+        assert {metric.label: metric.value for metric in page.metric} == before
+        begun = time.monotonic()
+        page.run()
+        assert time.monotonic() - begun < TIMEOUT_S
+        new = open_page(run.run_id)
+        assert "No steadynorm server answers at" in said(new)
+        assert "it hangs, or has too much to do" in said(new)
+        assert "steadynorm up" not in said(new)
+    eventually(lambda: LAST not in said(page.run()))
+
+
+def test_another_token_begins_with_nothing(
+    server: House, start_run: StartRun, open_page: OpenPage, eventually: Eventually
+) -> None:
+    run = start_run("of the first token alone")
+    page = open_page(run.run_id)
+    eventually(lambda: "of the first token alone" in said(page.run()))
+    with hung(server):
+        page.query_params["token"] = "another-token-for-tests"
+        page.run()
+        assert "of the first token alone" not in said(page)
+        assert "No steadynorm server answers at" in said(page)
+    eventually(lambda: "does not accept this token" in said(page.run()))
+    assert "of the first token alone" not in said(page)
+
+
+def test_a_session_keeps_a_bounded_number_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def app() -> None:
+        import streamlit as st
+
+        from steadynorm_dashboard import session, snapshot
+
+        session.sign_in("token")
+        for at in range(200):
+            snapshot.read(f"run/series/{at}", lambda _, at=at: at)  # type: ignore[misc]  # bound now
+        st.write(",".join(session.seen()))
+
+    monkeypatch.setenv("STEADYNORM_SERVER", "http://127.0.0.1:2")  # it is not asked
+    shown = AppTest.from_function(app).run()
+    kept = str(shown.markdown[0].value).split(",")
+    assert len(kept) == snapshot._KEPT
+    assert kept[-1] == "run/series/199"
+
+
+def test_a_server_that_nobody_looks_at_any_more_is_not_asked_for_ever(eventually: Eventually) -> None:
+    absence, client = Absence(pause_s=0.01, patience_s=0.05), Client("http://127.0.0.1:9", "token")
+    with pytest.raises(ServerUnreachable) as refused:
+        client.me()
+    absence.begin(client, refused.value)
+    assert absence.of(client.server) is refused.value
+    eventually(lambda: not absence._away)
+    assert absence.of(client.server) is None

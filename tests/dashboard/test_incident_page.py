@@ -1,0 +1,100 @@
+"""The page of an incident as Streamlit runs it: who went first, who is not accused, and where it leads to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from steadynorm_contract.heatmap import Heatmap
+from steadynorm_contract.views import Event, EventKind
+from steadynorm_dashboard import runbook
+from steadynorm_dashboard.pages import incident
+from steadynorm_server.up import House
+
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import OpenPage, ScriptedRun
+
+
+@pytest.fixture(scope="module")
+def server(plain_server: House) -> House:
+    """These tests run the app in their own process."""
+    return plain_server
+
+
+@pytest.fixture(scope="module")
+def run(plain_server: House, scripted_run: type[ScriptedRun]) -> ScriptedRun:
+    """A run that spiked in three parameters of step 120."""
+    return scripted_run(plain_server, "spiked", steps=200)
+
+
+@pytest.fixture
+def spike(run: ScriptedRun, plain_server: House) -> Event:
+    """Its spike."""
+    events = plain_server.client().events(run.run_id).events
+    return next(event for event in events if event.kind is EventKind.SPIKE)
+
+
+def said(app: AppTest) -> str:
+    kinds = (app.title, app.subheader, app.markdown, app.caption, app.info)
+    return "\n".join(str(element.value) for kind in kinds for element in kind).replace("\\", "")
+
+
+def table(app: AppTest) -> Any:
+    return next(each.value for each in app.dataframe if "order" in each.value)
+
+
+def test_those_of_the_events_own_step_went_first_together(open_page: OpenPage, run: ScriptedRun, spike: Event) -> None:
+    page = open_page(run.run_id, incident=spike.id)
+    assert "at step 120, in the same step as 2 others" in said(page)
+    assert list(table(page)["order"]) == [1, 1, 1]
+
+
+def without(step: int, whole: Heatmap) -> Heatmap:
+    """The matrix as it is when the rows up to `step` were let go."""
+    left = [at for at, each in enumerate(whole.step) if each > step]
+    return Heatmap(
+        whole.signal,
+        whole.parameters,
+        [whole.step[at] for at in left],
+        [1] * len(left),
+        [0.0] * len(left),
+        [[row[at] for at in left] for row in whole.extreme],
+    )
+
+
+def test_nobody_of_a_later_step_is_accused_where_the_events_own_rows_are_gone(
+    open_page: OpenPage, run: ScriptedRun, spike: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = incident._read
+
+    def read(*asked: Any) -> tuple[Heatmap, ...]:
+        norms, ratios, targets = (without(spike.step, one) for one in whole(*asked))
+        ratios.extreme[-1][0] = 40.0  # the head spikes afterwards
+        return norms, ratios, targets
+
+    monkeypatch.setattr(incident, "_read", read)
+    page = open_page(run.run_id, incident=spike.id)
+    assert "The rows of step 120 are not kept, so nobody can tell from them who went first." in said(page)
+    assert f"The event itself names **{spike.parameter}**" in said(page)
+    assert "**head.weight** at step" not in said(page)
+    assert list(table(page)["parameter"]) == ["head.weight"]
+    assert table(page)["order"].isna().all()
+
+
+def test_it_leads_to_the_runbook_and_back_to_the_charts_of_that_time(
+    open_page: OpenPage, run: ScriptedRun, spike: Event
+) -> None:
+    page = open_page(run.run_id, incident=spike.id)
+    links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
+    assert "runbook=SteadynormSpikeStorm" in links["What to do"]
+    assert f"run={run.run_id}" in links["What to do"]
+    next(button for button in page.button if button.label == "The run at that time").click().run()
+    assert not page.exception, page.exception
+    assert "incident" not in page.query_params
+    assert "Steps 0 to 199, read anew at this zoom." in said(page)
+
+
+def test_every_runbook_that_an_incident_leads_to_is_there() -> None:
+    assert set(incident._RUNBOOK.values()) <= set(runbook.titles())
