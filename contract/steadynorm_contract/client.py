@@ -246,7 +246,7 @@ class Client:
                 size += file.write(chunk)
             return size
         except urllib3.exceptions.HTTPError as error:
-            raise ServerUnreachable(f"the export of {run_id} ended early ({type(error).__name__}).") from error
+            raise ClientError(f"the export of {run_id} ended early ({type(error).__name__}). Ask again.") from error
         finally:
             answer.release_conn()
 

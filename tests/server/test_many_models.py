@@ -32,7 +32,7 @@ async def test_a_scrape_of_many_models_takes_few_round_trips_and_names_each_para
 
     store.redis.get, store.redis.get_all = one, several
     text = (await api.get("http://test/metrics")).text
-    told = {}
+    told: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):
         if family.name == "steadynorm_parameter_spike_ratio":
             told |= {(each.labels["run_id"], each.labels["parameter"]): each.value for each in family.samples}
