@@ -56,9 +56,9 @@ def held() -> None:
 
     One line, in the place of one that cannot be right at the moment, so that nothing jumps from under a hand.
     """
-    st.caption(
-        ":orange-badge[:material/cloud_off: The server does not answer: this is what it said last.] It was at "
-        f"{text.markdown(session.server())}; this page goes on by itself when it is back."
+    st.markdown(
+        ":orange-badge[:material/cloud_off: The server does not answer: this is what it said last.] :small[It was at "
+        f"{text.markdown(session.server())}; this page goes on by itself when it is back.]"
     )
 
 

@@ -26,7 +26,7 @@ def note(run_id: str) -> None:
     entry = audit.entries[0]
     with st.container(gap="xxsmall"):
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-            st.markdown(f"**r{entry.revision}**", width="content")
+            st.markdown(f"r{entry.revision}", width="content")
             badge(entry)
         st.caption(
             f"{text.markdown(marks.change_words(entry), 200)} · {text.markdown(entry.actor, 60)} · "

@@ -76,7 +76,7 @@ def layout(
     }
     return {
         "height": height,
-        "margin": {"l": 50, "r": 12, "t": 46, "b": 44},
+        "margin": {"l": 50, "r": 12, "t": 64, "b": 44},  # above the labels of changes is room for the buttons
         "hovermode": "x unified",
         "hoversubplots": "axis",
         "legend": {

@@ -30,16 +30,13 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
     with st.expander("Undo", icon=":material/undo:"):
         if locked:
             st.info(session.why_locked(), icon=":material/lock:")
-        since = f"{run.run_id}/undo/since"
-        if st.session_state.get(since) != run.desired.revision:
-            # Else the choice would stay where it stood before the newest change, which is the one to undo.
-            st.session_state[since] = run.desired.revision
-            st.session_state[f"{run.run_id}/undo/revision"] = revisions[0]
         which, why, go = st.columns([1, 2, 0.8], vertical_alignment="bottom")
         revision = which.selectbox(
             "Back to",
             revisions,
-            key=f"{run.run_id}/undo/revision",
+            # Another box for each newest change, which is the one to undo. Were one box told to choose it, a value that
+            # the browser sent before would look like an operator's choice of another revision.
+            key=f"{run.run_id}/undo/revision/{run.desired.revision}",
             format_func=lambda at: f"r{at}" if at else "as registered",
             disabled=locked,
         )

@@ -195,9 +195,9 @@ def test_an_earlier_revision_comes_back_as_a_change(visit: OpenPage, start_run: 
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     server.client().change(run.run_id, {"gamma1": 0.7, "gamma2": 0.95}, revision=1)
     page = visit(run.run_id)
-    assert page.selectbox(key=f"{run.run_id}/undo/revision").options == ["r1", "as registered"]
+    assert page.selectbox(key=f"{run.run_id}/undo/revision/2").options == ["r1", "as registered"]
     assert "gamma2: 0.95 → **0.99**" in plain(page)
-    page.selectbox(key=f"{run.run_id}/undo/revision").set_value(0).run()
+    page.selectbox(key=f"{run.run_id}/undo/revision/2").set_value(0).run()
     assert "gamma2: 0.95 → **0.999**" in plain(page)
     page.text_input(key=f"{run.run_id}/undo/reason").set_value("worse").run()
     page.button(key=f"{run.run_id}/undo/go").click().run()

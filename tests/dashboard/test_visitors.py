@@ -99,7 +99,7 @@ def test_a_viewer_is_told_that_only_operators_change_settings(
     names = ("gamma1", "gamma2", "lr_scale", "eps", "spike_limit")
     assert all(page.number_input(key=f"{run.run_id}/{name}").disabled for name in names)
     assert all(page.segmented_control(key=f"{run.run_id}/{name}").disabled for name in ("mode", "transfer"))
-    assert page.selectbox(key=f"{run.run_id}/undo/revision").disabled
+    assert page.selectbox(key=f"{run.run_id}/undo/revision/1").disabled
     assert all(
         page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
     )
