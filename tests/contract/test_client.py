@@ -112,7 +112,7 @@ def test_nobody_there_says_how_to_start_one() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(ServerUnreachable, match=rf"{address}.*`steadynorm up`"):
+        with pytest.raises(ServerUnreachable, match=rf"{address}.*Start one with: steadynorm up"):
             Client(address, timeout_s=5).runs()
 
 

@@ -86,7 +86,7 @@ async def test_an_entry_removed_or_rewritten_in_the_store_shows(agent: Any, stor
 
 
 async def test_a_capped_list_verifies_from_its_oldest_entry(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desired, "_MAX_AUDIT", 3)
+    monkeypatch.setattr(desired, "MAX_AUDIT", 3)
     audit = await change_often(agent, 6)
     assert [entry.revision for entry in audit.entries] == [6, 5, 4]
     assert audit.entries[-1].previous != ""

@@ -12,6 +12,8 @@ import redis
 from steadynorm_contract.records import RevisionOutcome
 from steadynorm_contract.settings import Settings
 from steadynorm_server.events import MAX_AUDIT
+from steadynorm_server.principals import Principal
+from steadynorm_server.registry import register
 from steadynorm_server.store import Store
 
 from .conftest import applied, registration
@@ -96,8 +98,9 @@ async def test_an_agents_word_is_kept_on_so_many_revisions_as_the_audit_has(agen
 
 
 async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_list(
-    agent: Any, store: Store, store_url: str, monkeypatch: pytest.MonkeyPatch
+    store: Store, anyone: Principal, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    await register(store, registration(), anyone)
     remove = store.redis.remove_from_index
     with redis.Redis.from_url(store_url, protocol=2) as client:
         copy = client.dump("steadynorm:{tiny-1}:run")

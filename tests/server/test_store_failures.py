@@ -27,7 +27,7 @@ RUN = API + "/runs/{run_id}"
 WITHIN_S = 2.0
 
 READS = {
-    ("GET", API + "/runs"), ("GET", RUN), ("GET", RUN + "/settings"), ("GET", RUN + "/series"),
+    ("GET", API + "/runs"), ("GET", API + "/fleet"), ("GET", RUN), ("GET", RUN + "/settings"), ("GET", RUN + "/series"),
     ("GET", RUN + "/heatmap"), ("GET", RUN + "/parameters"), ("GET", RUN + "/events"), ("GET", RUN + "/audit"),
     ("GET", RUN + "/export"), ("GET", RUN + "/schedules"), ("GET", RUN + "/rules"), ("GET", "/metrics"),
 }  # fmt: skip
