@@ -1,11 +1,11 @@
 """The widgets of the settings panel, each with its error beneath.
 
-They live in the session state under `{run_id}/{setting}`; `controls` fills and reads them there.
+What they hold is in the session state under `{run_id}/{setting}`; `controls` fills and reads it there.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import streamlit as st
 
@@ -61,47 +61,35 @@ class Fields:
 
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
+        key = self._key(name)
+        held = _Hands.of(key)
         value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
-        with value:
-            typed = st.number_input(
-                name,
-                key=self._key(name),
-                step=0.001,
-                format="%.7g",
-                disabled=self._disabled(name),
-                help=self._help(words + " 0 ≤ decay < 1.", name),
-            )
-        valid = typed is not None and 0 <= typed < 1
-        with memory.container(gap="xxsmall"):
-            st.caption(units.half_life(typed) if typed is not None and valid else units.MISSING)
-            self._slider(name, typed)
-        self._error(name)
-
-    def _slider(self, name: str, typed: float | None) -> None:
-        """A hand on the number. It stands at the nearest of its stops, which never change.
-
-        The browser sends every widget's value with each request, also one from before the newest answer came. Were
-        the slider told where to stand, such a late value would look like a move of it and overwrite what is typed.
-        So nobody tells it: after each edit of the number there is another slider, which begins at the right stop, and
-        a value that differs from its own first one is an operator's move.
-        """
-        number, place = self._key(name), self._key(f"{name}/slider")
-        edits, begin, stands_for = st.session_state.get(f"{place}/at", (-1, 0.0, math.nan))
-        if stands_for != typed:
-            edits, begin = edits + 1, nearest_stop(typed)
-            st.session_state[f"{place}/at"] = (edits, begin, typed)
-        slider = f"{place}/{edits}"
-        st.select_slider(
-            f"{name} slider",
-            DECAYS,
-            value=begin,
-            key=slider,
-            format_func=units.setting,
-            label_visibility="collapsed",
+        value.number_input(
+            name,
+            key=held.number,
+            value=held.number_begins,
+            step=0.001,
+            format="%.7g",
             disabled=self._disabled(name),
-            on_change=_slide,
-            args=(slider, number, place),
+            help=self._help(words + " 0 ≤ decay < 1.", name),
+            on_change=_typed,
+            args=(key, held.number),
         )
+        with memory.container(gap="xxsmall"):
+            valid = held.decay is not None and 0 <= held.decay < 1
+            st.caption(units.half_life(held.decay) if held.decay is not None and valid else units.MISSING)
+            st.select_slider(
+                f"{name} slider",
+                DECAYS,
+                value=held.slider_begins,
+                key=held.slider,
+                format_func=units.setting,
+                label_visibility="collapsed",
+                disabled=self._disabled(name),
+                on_change=_slid,
+                args=(key, held.slider),
+            )
+        self._error(name)
 
     def spike_limit(self) -> None:
         """A switch, and the ratio where it is on."""
@@ -159,9 +147,55 @@ class Fields:
         self._error("transfer")
 
 
-def _slide(slider: str, number: str, place: str) -> None:
-    edits, begin, _ = st.session_state[f"{place}/at"]
-    if slider != f"{place}/{edits}":
-        return  # of a slider that an edit of the number has replaced
-    st.session_state[number] = st.session_state[slider]
-    st.session_state[f"{place}/at"] = (edits, begin, st.session_state[slider])
+@dataclass(slots=True)
+class _Hands:
+    """The number and the slider of one decay: two hands on a value that neither of them holds.
+
+    The browser sends every widget's value with each request, also one from before the newest answer came. Were a hand
+    told where to stand, such a late value would look like a move of it and overwrite what the other one did. So nobody
+    tells them: where one hand moves, the other is replaced by a new one that begins at the right place, and only the
+    hand that stands there now is heard. The hand that moves stays, and keeps the focus.
+    """
+
+    key: str
+    decay: float | None
+    number_begins: float | None
+    slider_begins: float
+    numbers: int = 0
+    sliders: int = 0
+
+    @property
+    def number(self) -> str:
+        """The key of the number that stands there now."""
+        return f"{self.key}/number/{self.numbers}"
+
+    @property
+    def slider(self) -> str:
+        """The key of the slider that stands there now."""
+        return f"{self.key}/slider/{self.sliders}"
+
+    @classmethod
+    def of(cls, key: str) -> _Hands:
+        """The hands on the value under `key`; new ones, if another part of the panel has set it."""
+        decay: float | None = st.session_state[key]
+        held: _Hands | None = st.session_state.get(f"{key}/hands")
+        if held is None:
+            held = cls(key, decay, decay, nearest_stop(decay))
+        elif held.decay != decay:
+            held = cls(key, decay, decay, nearest_stop(decay), held.numbers + 1, held.sliders + 1)
+        st.session_state[f"{key}/hands"] = held
+        return held
+
+
+def _typed(key: str, number: str) -> None:
+    held: _Hands = st.session_state[f"{key}/hands"]
+    if number == held.number:
+        held.decay = st.session_state[key] = st.session_state[number]
+        held.sliders, held.slider_begins = held.sliders + 1, nearest_stop(held.decay)
+
+
+def _slid(key: str, slider: str) -> None:
+    held: _Hands = st.session_state[f"{key}/hands"]
+    if slider == held.slider:
+        held.decay = st.session_state[key] = st.session_state[slider]
+        held.numbers, held.number_begins = held.numbers + 1, held.decay

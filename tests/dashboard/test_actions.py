@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from steadynorm_server.up import House
 
 if TYPE_CHECKING:
+    from streamlit.testing.v1.element_tree import NumberInput
     from tests.dashboard.conftest import OpenPage, StartRun
 
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 def server(plain_server: House) -> House:
     """These tests run the app in their own process."""
     return plain_server
+
+
+def number(app: AppTest, label: str) -> NumberInput:
+    """The number that stands there now: a new one takes its place where something else has set the value."""
+    return next(one for one in app.number_input if one.label == label)
 
 
 def said(app: AppTest) -> str:
@@ -48,12 +54,12 @@ def test_a_checkpoint_is_asked_for_even_while_somebody_else_changes_settings(
 ) -> None:
     run = start_run("kept")
     page = open_page(run.run_id)
-    page.number_input(key=f"{run.run_id}/gamma2").set_value(0.99).run()
+    number(page, "gamma2").set_value(0.99).run()
     server.client().change(run.run_id, {"gamma1": 0.7}, revision=0)
     page.button(key=f"{run.run_id}/checkpoint").click().run()
     desired = server.client().run(run.run_id).desired
     assert (desired.revision, desired.settings.checkpoint_generation, desired.settings.gamma1) == (2, 1, 0.7)
-    assert page.number_input(key=f"{run.run_id}/gamma2").value == 0.99
+    assert number(page, "gamma2").value == 0.99
     page.button(key=f"{run.run_id}/apply").click().run()
     assert "gamma1 0.6 → 0.7" in said(page)
     assert server.client().run(run.run_id).desired.revision == 2
