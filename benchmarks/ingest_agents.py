@@ -28,11 +28,12 @@ from steadynorm_contract.records import (
     TelemetryBatch,
 )
 
-__all__ = ["BATCH_STEPS", "Outcome", "Work", "allow_many_files", "send_all"]
+__all__ = ["BATCH_STEPS", "LATE_S", "Outcome", "Work", "allow_many_files", "send_all"]
 
 BATCH_STEPS = 10
 GIVE_UP_S = 5.0  # after the last batch was due; what was not even sent by then counts as unsent
 ANSWER_S = 60.0
+LATE_S = 0.5
 WAIT_S = 20.0
 PATTERNS = 16
 CONTENT_LENGTH = b"content-length:"
@@ -59,6 +60,7 @@ class Outcome:
     """What came of it."""
 
     latencies: list[float]  # seconds, of every batch that was due: to the answer, or to where it was given up
+    late: Counter[int]  # batches that took longer than LATE_S, by the second in which they were due
     answers: Counter[str]  # "200", another status, "unsent", or what went wrong with the connection
     waits: Counter[str]  # answers to those who waited for settings
     first_error: str
@@ -153,7 +155,7 @@ class Agents:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._patterns = Patterns(work.parameters)
-        self.outcome = Outcome([], Counter(), Counter(), "", 0, 0.0, work.start)
+        self.outcome = Outcome([], Counter(), Counter(), Counter(), "", 0, 0.0, work.start)
 
     async def run(self) -> Outcome:
         """Until every batch is answered or given up."""
@@ -236,6 +238,8 @@ class Agents:
     def _count(self, answer: str, due: float, error: str) -> None:
         now = time.monotonic()
         self.outcome.latencies.append(now - due)
+        if now - due > LATE_S:
+            self.outcome.late[int(due - self._work.start)] += 1
         self.outcome.answers[answer] += 1
         self.outcome.last_answer = max(self.outcome.last_answer, now)
         self.outcome.first_error = self.outcome.first_error or error

@@ -27,7 +27,7 @@ _WITHIN_S = 1.5
 
 Fields = dict[bytes, bytes]
 Script = Literal[
-    "blocks", "change", "commit", "finish", "forget", "heard", "orders", "register", "stall",
+    "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall", "wanted",
     "webhook_compose", "webhook_gather", "webhook_lease", "webhook_outcome", "webhook_take",
     "trim",
 ]  # fmt: skip

@@ -62,18 +62,16 @@ async def desired_after(
     loop = asyncio.get_running_loop()
     # Who began to wait together, as all do when a server was restarted, shall not all come again together.
     deadline = loop.time() + (wait_s if wait_s < _LONG_WAIT_S else random.uniform(0.75, 1.0) * wait_s)
-    told = wait_s <= 0 or Role.AGENT not in sender.roles  # only an agent waits: it lives, even where it takes no steps
+    agent_waits = wait_s > 0 and Role.AGENT in sender.roles  # so it lives, even where it takes no steps
+    listens_until = store.clock() + wait_s if agent_waits else 0.0
     with store.changes.watch(run_id) as changed:
         while True:
             changed.clear()
-            run = await store.find(run_id)
-            sender.require_run(run.name)
-            if not told:
-                await store.heard(run_id, store.clock() + wait_s)
-                told = True
+            wanted = await store.wanted(run_id, sender, listens_until)
             left = deadline - loop.time()
-            if revision is None or run.desired_revision > revision or left <= 0 or stopping.is_set():
-                return run.wanted()
+            if revision is None or wanted.revision > revision or left <= 0 or stopping.is_set():
+                return wanted
+            listens_until = 0.0  # said once
             await _first(changed, stopping, timeout_s=left)
 
 

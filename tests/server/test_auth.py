@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from steadynorm_server.auth import Role, TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.store import Store
 
 OPERATOR, AGENT, VIEWER = ({"Authorization": f"Bearer {name}"} for name in ("op-secret", "ag-secret", "vi-secret"))
 
@@ -53,7 +54,7 @@ async def test_the_audit_names_the_token(guarded: httpx.AsyncClient) -> None:
 
 
 async def test_a_bound_agent_touches_its_own_runs_only(
-    serve: Any, tmp_path: Path, make_agent: Any, body_of: Any, api: httpx.AsyncClient
+    serve: Any, tmp_path: Path, make_agent: Any, body_of: Any, api: httpx.AsyncClient, store: Store
 ) -> None:
     foreign = make_agent(api, name="other", run_id="foreign")
     await foreign.register()
@@ -65,16 +66,20 @@ async def test_a_bound_agent_touches_its_own_runs_only(
     own = make_agent(client)
     await own.register()
     await own.send([1])
-    assert (await client.get("/runs/tiny-1/settings")).status_code == 200
+    waiting = {"after_revision": 0, "wait": 0.01}
+    assert (await client.get("/runs/tiny-1/settings", params=waiting)).status_code == 200
+    assert (await store.find("tiny-1")).listening > 0
 
     intruder = make_agent(client, name="other", run_id="foreign")
     refused = [
         await client.post("/runs", content=body_of(intruder.registration)),
         await intruder.post(intruder.batch(1, [1])),
         await client.get("/runs/foreign/settings"),
+        await client.get("/runs/foreign/settings", params=waiting),
         await client.post("/runs/foreign/finish", json={"state": "failed"}),
     ]
-    assert [answer.status_code for answer in refused] == [403] * 4
+    assert [answer.status_code for answer in refused] == [403] * 5
+    assert (await store.find("foreign")).listening == 0
     assert "'team' is bound to runs named gpt-*, tiny: 'other' is not among them" in refused[0].json()["detail"]
     # Nor under a name of its own.
     hijack = make_agent(client, name="gpt-x", run_id="foreign")
