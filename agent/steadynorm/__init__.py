@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from steadynorm.agent import Agent
     from steadynorm.attachment import attach
     from steadynorm.stabilizer import GradientStabilizer
+    from steadynorm_contract.presets import PRESETS
     from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["Agent", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
+__all__ = ["PRESETS", "Agent", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
 
 _HOMES = {
     "Agent": "steadynorm.agent",
     "GradientStabilizer": "steadynorm.stabilizer",
     "Mode": "steadynorm_contract.settings",
+    "PRESETS": "steadynorm_contract.presets",
     "Settings": "steadynorm_contract.settings",
     "attach": "steadynorm.attachment",
 }

@@ -48,6 +48,7 @@ def check(
     model: object,
     optimizer: object,
     *,
+    preset: str | None,
     settings: Mapping[str, object],
     run: str | None,
     server: str | None,
@@ -64,7 +65,7 @@ def check(
     return Arguments(
         model=_model(model),
         optimizers=_optimizers(optimizer),
-        settings=merge(Settings(), settings),
+        settings=_settings(preset, settings),
         run=name,
         run_id=new_run_id(name),
         run_is_given=run is not None,
@@ -77,6 +78,15 @@ def check(
         buffer_bytes=_whole("buffer_bytes", buffer_bytes, LEAST_BUFFER_BYTES),
         exchange_every=_whole("exchange_every", exchange_every, 1),
     )
+
+
+def _settings(preset: str | None, given: Mapping[str, object]) -> Settings:
+    """`given` is complete, so what differs from the defaults is what somebody chose."""
+    if preset is None:
+        return merge(Settings(), given)
+    defaults = Settings()
+    chosen = {name: value for name, value in given.items() if value != getattr(defaults, name)}
+    return merge(defaults, {"preset": preset, **chosen})
 
 
 def _model(model: object) -> torch.nn.Module:

@@ -25,6 +25,7 @@ def attach(
     run: str | None = None,
     server: str | None = None,
     token: str | None = None,
+    preset: str | None = None,
     mode: Mode | str = Mode.STABILIZE,
     gamma1: float = 0.6,
     gamma2: float = 0.999,
@@ -44,6 +45,7 @@ def attach(
     server: address such as http://127.0.0.1:8470; None: `$STEADYNORM_SERVER`, else the agent works locally.
     token: None: `$STEADYNORM_TOKEN`, else, on loopback, the user's own server's.
     mode, gamma1, gamma2, eps, spike_limit, transfer: settings to begin with, see `Settings`.
+    preset: "paper" or "robust", see `steadynorm.PRESETS`: for those of the settings that are left as they are here.
     observe_steps: steps that are only observed before `stabilize` is entered by bumpless transfer; None: 0, or 100
         when the optimizer has state from an earlier run and no state of the agent comes with it.
     allow: the only settings that may ever be changed from outside; None: all.
@@ -64,6 +66,7 @@ def attach(
         given = arguments.check(
             model,
             optimizer,
+            preset=preset,
             settings={
                 "mode": mode,
                 "gamma1": gamma1,

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from steadynorm_contract.presets import expand
+
 __all__ = ["MAX_SELECTED", "Bulk", "BulkAnswer", "BulkOutcome", "BulkRow", "Selection"]
 
 MAX_SELECTED = 1000
@@ -23,7 +25,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bulk(msgspec.Struct, frozen=True, kw_only=True):
     """Body of POST /settings/bulk.
 
-    settings: only what changes; a counter may be "+1", for one more than each run has.
+    settings: only what changes; a counter may be "+1", for one more than each run has; `preset` as in `Change`.
     dry_run: true asks what would happen. To do it, send the `revisions` that this answered.
     """
 
@@ -32,6 +34,9 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     dry_run: bool = True
     revisions: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class BulkOutcome(enum.StrEnum):

@@ -6,6 +6,8 @@ import enum
 
 import msgspec
 
+from steadynorm_contract.presets import expand
+
 __all__ = ["MAX_SCHEDULES", "NewSchedule", "Schedule", "ScheduleList", "ScheduleState"]
 
 MAX_SCHEDULES = 20
@@ -23,12 +25,16 @@ class ScheduleState(enum.StrEnum):
 class NewSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /runs/{run_id}/schedules.
 
-    from_step: later than where the run is. settings: only what changes; a counter is "+1", one more than it has then.
+    from_step: later than where the run is. settings: only what changes; a counter is "+1", one more than it has then;
+    `preset` as in `Change`.
     """
 
     from_step: int
     settings: dict[str, object]
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

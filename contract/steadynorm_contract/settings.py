@@ -3,6 +3,7 @@
     Settings()                                  the paper's rule with its defaults
     Settings(gamma2=0.99, mode="observe")       checked at once; SettingsError says which field and why
     merge(settings, {"gamma2": 0.99})           a change as an operator sends it: only what changes
+    merge(settings, {"preset": "robust"})       several by the name that `presets` has for them
 
 The server checks every change and the agent checks it again, both by this module, so a value that breaks a rule can
 reach neither the store nor the optimizer.
@@ -16,6 +17,8 @@ import struct
 from collections.abc import Callable, Mapping
 
 import msgspec
+
+from steadynorm_contract.presets import PRESETS, expand
 
 __all__ = ["SETTING_RULES", "FieldError", "Mode", "Settings", "SettingsError", "Transfer", "merge"]
 
@@ -181,10 +184,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """`settings` with `changes` applied. Raises SettingsError naming every unknown, invalid or shrinking field."""
+    """`settings` with `changes` applied, a preset among them by what it stands for.
+
+    Raises SettingsError naming every unknown, invalid or shrinking field.
+    """
+    changes = expand(changes)
     errors: list[FieldError] = []
     for name, value in changes.items():
         if name not in SETTING_RULES:
+            if name == "preset":
+                rule = f"must be {' or '.join(PRESETS)}"
+                errors.append(FieldError(name, rule, f"{name} {rule}: got {_shown(value)}."))
+                continue
             known = ", ".join(SETTING_RULES)
             errors.append(FieldError(str(name), "must be a known setting", f"{name} is not a setting. Known: {known}."))
         elif (error := _problem(name, value)) is not None:
@@ -195,4 +206,4 @@ def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
             errors.append(FieldError(name, rule, message))
     if errors:
         raise SettingsError(errors)
-    return msgspec.structs.replace(settings, **dict(changes))
+    return msgspec.structs.replace(settings, **changes)

@@ -6,6 +6,7 @@ import enum
 
 import msgspec
 
+from steadynorm_contract.presets import expand
 from steadynorm_contract.records import AgentCounters
 from steadynorm_contract.settings import FieldError, Settings
 
@@ -265,10 +266,16 @@ class AuditList(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Body of PATCH /runs/{run_id}/settings: only what changes, and why."""
+    """Body of PATCH /runs/{run_id}/settings: only what changes, and why.
+
+    settings: by name; `preset`, as "robust", stands for several: see `presets`.
+    """
 
     settings: dict[str, object]
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class Me(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ import re
 
 import msgspec
 
+from steadynorm_contract.presets import expand
 from steadynorm_contract.records import SCALAR_COLUMNS
 
 __all__ = [
@@ -66,7 +67,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
     """What is watched, what is done, and how often at most.
 
-    settings: only what changes; a counter is "+1", one more than it has then.
+    settings: only what changes; a counter is "+1", one more than it has then; `preset` as in `Change`.
     max_actions: its budget; when that is spent it does nothing any more, until somebody gives it again.
     lock_steps, lock_s: after an action it neither acts nor counts until so many steps and seconds are over.
     """
@@ -78,6 +79,9 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
     max_actions: int = 1
     lock_steps: int = 100
     lock_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class RuleSet(msgspec.Struct, frozen=True):

@@ -12,16 +12,15 @@ import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden, InvalidChange, Unauthorized
 from steadynorm_contract.records import Desired
-from steadynorm_contract.settings import Mode, Transfer, merge
+from steadynorm_contract.settings import merge
 from steadynorm_contract.views import RunDetail, RunState
 from steadynorm_dashboard import actions, in_force, preview, session, text, units
 from steadynorm_dashboard.draft import FIELDS, Draft, ceiling, rebased
-from steadynorm_dashboard.fields import Fields
+from steadynorm_dashboard.fields import Fields, put
 
 __all__ = ["behind", "panel"]
 
 _LIVE = (RunState.RUNNING, RunState.STALLED)
-_DEFAULT_SPIKE_LIMIT = 10.0
 _CEILING_HELP = (
     "(1 - gamma1) / √(1 - gamma2): the largest magnitude, as a multiple of the usual one, that a spike of any size can "
     "reach in steady state. It moves with the gammas before they are applied."
@@ -60,6 +59,7 @@ def _panel(run: RunDetail) -> None:
         if locked:
             st.info(locked, icon=":material/lock:")
         fields.mode()
+        fields.presets()
         fields.decay("gamma1", "Decay of the mean norm, per step.")
         fields.decay("gamma2", "Decay of the mean squared norm, per step.")
         _ceiling(draft)
@@ -238,11 +238,7 @@ def _hold(run_id: str, draft: Draft) -> None:
     """Keep `draft`, and let the widgets show it."""
     st.session_state[f"{run_id}/draft"] = draft
     for name in FIELDS:
-        value = draft.values[name]
-        if name == "spike_limit":
-            st.session_state[f"{run_id}/spike_limit/on"] = value is not None
-            value = _DEFAULT_SPIKE_LIMIT if value is None else value
-        st.session_state[f"{run_id}/{name}"] = value.value if isinstance(value, Mode | Transfer) else value
+        put(run_id, name, draft.values[name])
 
 
 def _read(run_id: str) -> dict[str, object]:

@@ -5,16 +5,20 @@ What they hold is in the session state under `{run_id}/{setting}`; `controls` fi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
 
+from steadynorm_contract.presets import PRESETS
 from steadynorm_contract.settings import Mode, Transfer
 from steadynorm_contract.views import RunDetail
 from steadynorm_dashboard import text, units
 from steadynorm_dashboard.draft import DECAYS, nearest_stop
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "put"]
+
+_DEFAULT_SPIKE_LIMIT = 10.0
 
 _NUMBER_PX = 140
 """A narrower number has no stepper."""
@@ -58,6 +62,23 @@ class Fields:
             ),
         )
         self._error("mode")
+
+    def presets(self) -> None:
+        """What `presets` has a name for, a button each; the one that the panel shows cannot be pressed."""
+        shown = {name: st.session_state[self._key(name)] for name in ("gamma1", "gamma2", "spike_limit")}
+        if not st.session_state[self._key("spike_limit/on")]:
+            shown["spike_limit"] = None
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown("preset", help="Named settings: a press fills them in below. Nothing is sent before Apply.")
+            for preset, settings in PRESETS.items():
+                st.button(
+                    preset,
+                    key=self._key(f"preset/{preset}"),
+                    help=", ".join(f"{name} {units.setting(value)}" for name, value in settings.items()),
+                    disabled=shown == settings or any(self._disabled(name) for name in settings),
+                    on_click=_fill,
+                    args=(self._run.run_id, settings),
+                )
 
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
@@ -185,6 +206,19 @@ class _Hands:
             held = cls(key, decay, decay, nearest_stop(decay), held.numbers + 1, held.sliders + 1)
         st.session_state[f"{key}/hands"] = held
         return held
+
+
+def put(run_id: str, name: str, value: object) -> None:
+    """Let the panel show this value of a setting."""
+    if name == "spike_limit":
+        st.session_state[f"{run_id}/spike_limit/on"] = value is not None
+        value = _DEFAULT_SPIKE_LIMIT if value is None else value
+    st.session_state[f"{run_id}/{name}"] = value.value if isinstance(value, Mode | Transfer) else value
+
+
+def _fill(run_id: str, settings: Mapping[str, object]) -> None:
+    for name, value in settings.items():
+        put(run_id, name, value)
 
 
 def _typed(key: str, number: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm_contract.settings import SettingsError
+from steadynorm_contract.settings import Settings, SettingsError, merge
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ({"gamma1": "0.6"}, SettingsError, "gamma1"),
         ({"mode": "fast"}, SettingsError, "Use one of off, observe, stabilize"),
         ({"spike_limit": 0.5}, SettingsError, "spike_limit must be null or greater than 1"),
+        ({"preset": "fast"}, SettingsError, "preset must be paper or robust: got 'fast'"),
         ({"server": "127.0.0.1:8470"}, ValueError, "server must be an address such as http://127.0.0.1:8470"),
         ({"server": "ftp://host"}, ValueError, "http or https"),
         ({"server": "http://user:pass@host"}, ValueError, "nothing else"),
@@ -55,6 +56,12 @@ def test_a_wrong_argument_is_refused(
     with pytest.raises(error, match=said):
         steadynorm.attach(**{"model": training.model, "optimizer": training.optimizer, **arguments})
     steadynorm.attach(training.model, training.optimizer).close()  # nothing was left behind
+
+
+def test_a_preset_is_for_the_settings_that_are_left_as_they_are(training: Training) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, preset="robust", gamma1=0.7, mode="observe")
+    assert agent.settings == merge(Settings(), {**steadynorm.PRESETS["robust"], "gamma1": 0.7, "mode": "observe"})
+    agent.close()
 
 
 def test_one_optimizer_given_twice_is_refused(training: Training) -> None:

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from steadynorm_contract.records import RunEnd
+from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.views import RevisionState
 from steadynorm_server.up import House
 
@@ -103,6 +104,21 @@ def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: OpenPa
     assert table["largest"].iloc[0] > 10
     page.text_input(key=f"{run.run_id}/search").set_value("MLP 1").run()
     assert sorted(page.dataframe[0].value["parameter"]) == ["blocks.1.mlp.down.weight", "blocks.1.mlp.up.weight"]
+
+
+def test_a_preset_fills_its_settings_in_and_is_sent_as_them(
+    visit: OpenPage, start_run: StartRun, server: House
+) -> None:
+    run = start_run("preset")
+    page = visit(run.run_id)
+    paper, robust = (page.button(key=f"{run.run_id}/preset/{name}") for name in ("paper", "robust"))
+    assert (paper.disabled, robust.disabled) == (True, False)
+    number(page, "gamma1").set_value(0.9)
+    number(page, "gamma2").set_value(0.99).run()
+    page.button(key=f"{run.run_id}/preset/robust").click().run()
+    assert page.button(key=f"{run.run_id}/preset/robust").disabled
+    page.button(key=f"{run.run_id}/apply").click().run()
+    assert server.client().run(run.run_id).desired.settings == merge(Settings(), {"preset": "robust"})
 
 
 def test_a_change_is_pending_and_then_applied_at_a_step(visit: OpenPage, start_run: StartRun, server: House) -> None:

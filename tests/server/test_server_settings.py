@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from steadynorm_contract.presets import PRESETS
 from steadynorm_contract.settings import SETTING_RULES, Settings
 
 DEFAULTS = msgspec.to_builtins(Settings())
@@ -29,6 +30,15 @@ async def test_a_change_of_nothing_makes_no_revision(agent: Any) -> None:
         answer = await agent.change(0, settings)
         assert (answer.status_code, answer.json()["revision"]) == (200, 0)
     assert (await agent.get("/audit"))["entries"] == []
+
+
+async def test_a_preset_is_stored_as_the_settings_that_it_stands_for(agent: Any) -> None:
+    answer = await agent.change(0, {"preset": "robust", "gamma1": 0.7})
+    assert answer.json()["settings"] == DEFAULTS | PRESETS["robust"] | {"gamma1": 0.7}
+    entry = (await agent.get("/audit"))["entries"][0]
+    assert entry["after"] == {"gamma1": 0.7, "spike_limit": PRESETS["robust"]["spike_limit"]}
+    refused = await agent.change(1, {"preset": "fast"})
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "preset")
 
 
 async def test_of_two_changes_to_one_revision_one_wins(agent: Any) -> None:

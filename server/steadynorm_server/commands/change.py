@@ -28,7 +28,8 @@ NOT_YET = 5
 Changes = Annotated[
     list[str],
     typer.Argument(
-        metavar="NAME=VALUE...", help="Such as gamma2=0.99 mode=observe spike_limit=null reset_generation=+1"
+        metavar="NAME=VALUE...",
+        help="Such as gamma2=0.99 spike_limit=null preset=robust reset_generation=+1",
     ),
 ]
 
