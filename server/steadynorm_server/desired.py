@@ -12,11 +12,11 @@ import msgspec
 from steadynorm_contract.chain import link
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.records import Desired
-from steadynorm_contract.settings import merge
+from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.views import Change
 from steadynorm_server.auth import Principal, Role
 from steadynorm_server.events import MAX_AUDIT, MAX_EVENTS
-from steadynorm_server.keys import CHANGES, RunKeys
+from steadynorm_server.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.problems import ProblemError, RunNotFound, invalid
 
 if TYPE_CHECKING:
@@ -67,12 +67,27 @@ async def desired_after(
     with store.changes.watch(run_id) as changed:
         while True:
             changed.clear()
-            wanted = await store.wanted(run_id, sender, listens_until)
+            wanted = await _wanted(store, run_id, sender, listens_until)
             left = deadline - loop.time()
             if revision is None or wanted.revision > revision or left <= 0 or stopping.is_set():
                 return wanted
             listens_until = 0.0  # said once
             await _first(changed, stopping, timeout_s=left)
+
+
+async def _wanted(store: Store, run_id: str, sender: Principal, listens_until: float = 0.0) -> Desired:
+    """The desired settings alone: a small part of what `find` reads. Raises RunNotFound.
+
+    listens_until: Unix seconds, where the run's agent asks, who is there until then.
+    """
+    if listens_until and sender.runs is not None:
+        await _wanted(store, run_id, sender)  # whose token is bound to other runs says nothing of this one
+    answer = is_run_id(run_id) and await store.redis.script("wanted", [RunKeys(run_id).run], repr(listens_until))
+    if not answer:
+        raise RunNotFound(run_id)
+    name, revision, settings = answer
+    sender.require_run(name.decode())
+    return Desired(int(revision), msgspec.json.decode(settings, type=Settings))
 
 
 async def change(

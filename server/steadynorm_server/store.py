@@ -210,20 +210,6 @@ class Store:
         run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
         return run.wanted()
 
-    async def wanted(self, run_id: str, sender: Principal, listens_until: float = 0.0) -> Desired:
-        """The desired settings alone: a small part of what `find` reads. Raises RunNotFound.
-
-        listens_until: Unix seconds, where the run's agent asks, who is there until then.
-        """
-        if listens_until and sender.runs is not None:
-            await self.wanted(run_id, sender)  # whose token is bound to other runs says nothing of this one
-        answer = is_run_id(run_id) and await self.redis.script("wanted", [RunKeys(run_id).run], repr(listens_until))
-        if not answer:
-            raise RunNotFound(run_id)
-        name, revision, settings = answer
-        sender.require_run(name.decode())
-        return Desired(int(revision), msgspec.json.decode(settings, type=Settings))
-
     async def note_silence(self, runs: Sequence[RunRecord]) -> None:
         """Write the `stalled` event of runs that fell silent, unless somebody did. A store may refuse it for now."""
         now = self.clock()

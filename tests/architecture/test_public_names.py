@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "steadynorm": "Agent GradientStabilizer Mode Settings __version__ attach",
+    "steadynorm": "Agent GradientStabilizer Mode PRESETS Settings __version__ attach",
     "steadynorm_contract.bulk": "MAX_SELECTED Bulk BulkAnswer BulkOutcome BulkRow Selection",
     "steadynorm_contract.chain": "link verify",
     "steadynorm_contract.client": (
@@ -19,6 +19,7 @@ PUBLIC = {
     "steadynorm_contract.counters": "COUNTERS is_more resolve",
     "steadynorm_contract.heatmap": "HEATMAP_SIGNALS Heatmap",
     "steadynorm_contract.home": "DEFAULT_SERVER ServerAddress find_server find_token home is_loopback",
+    "steadynorm_contract.presets": "PRESETS expand",
     "steadynorm_contract.records": (
         "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "
         "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd RunFinish "
