@@ -266,10 +266,7 @@ class AuditList(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Body of PATCH /runs/{run_id}/settings: only what changes, and why.
-
-    settings: by name; `preset`, as "robust", stands for several: see `presets`.
-    """
+    """Body of PATCH /runs/{run_id}/settings: only what changes, by name or as a `preset` of several, and why."""
 
     settings: dict[str, object]
     reason: str = ""
