@@ -120,6 +120,8 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", f"{_RUN}/rules"): _READ,
     ("PUT", f"{_RUN}/rules"): (*_SENT, 404, 409, 412),
     ("DELETE", f"{_RUN}/rules"): _READ,
+    ("GET", f"{_RUN}/retention"): _READ,
+    ("PUT", f"{_RUN}/retention"): (*_SENT, 404, 412),
     ("GET", "/readyz"): (503,),
     ("GET", "/metrics"): (401, 403, 429, 503),
     ("GET", "/healthz"): (),

@@ -43,6 +43,8 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/api/v1/runs/{run_id}/finish"): frozenset({AGENT}),
     ("GET", "/api/v1/runs/{run_id}/heatmap"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/parameters"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/retention"): PEOPLE,
+    ("PUT", "/api/v1/runs/{run_id}/retention"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/rules"): PEOPLE,
     ("PUT", "/api/v1/runs/{run_id}/rules"): frozenset({OPERATOR}),
     ("DELETE", "/api/v1/runs/{run_id}/rules"): frozenset({OPERATOR}),
