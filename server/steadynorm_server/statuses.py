@@ -119,7 +119,6 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
     ("DELETE", f"{_RUN}/schedules/{{schedule_id}}"): _READ,
     ("GET", f"{_RUN}/rules"): _READ,
     ("PUT", f"{_RUN}/rules"): (*_SENT, 404, 409, 412),
-    ("DELETE", f"{_RUN}/rules"): _READ,
     ("GET", f"{_RUN}/retention"): _READ,
     ("PUT", f"{_RUN}/retention"): (*_SENT, 404, 412),
     ("GET", "/readyz"): (503,),

@@ -47,7 +47,6 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("PUT", "/api/v1/runs/{run_id}/retention"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/rules"): PEOPLE,
     ("PUT", "/api/v1/runs/{run_id}/rules"): frozenset({OPERATOR}),
-    ("DELETE", "/api/v1/runs/{run_id}/rules"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/schedules"): PEOPLE,
     ("POST", "/api/v1/runs/{run_id}/schedules"): frozenset({OPERATOR}),
     ("DELETE", "/api/v1/runs/{run_id}/schedules/{schedule_id}"): frozenset({OPERATOR}),
