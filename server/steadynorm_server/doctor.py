@@ -249,7 +249,7 @@ def _judge_memory(used: int, most: int) -> Finding:
     if not most:
         return _ok("memory", f"{_size(used)} used, no maxmemory")
     found = f"{_size(used)} of {_size(most)} used"
-    mend = "raise maxmemory, or keep less: STEADYNORM_RETENTION_DAYS"
+    mend = "raise maxmemory, or keep less: `steadynorm retain`, STEADYNORM_RETENTION_DAYS"
     if used >= most:
         return _fail("memory", found, mend)
     return _warn("memory", found, mend) if used > _MEMORY_WARNING * most else _ok("memory", found)
