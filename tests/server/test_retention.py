@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -192,3 +193,23 @@ async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any) ->
     await retain(agent, keep_days=2)
     await agent.send([3])
     assert seen == [False, False, True]  # the second of them was a guess that the store refused
+
+
+async def test_a_server_that_starts_removes_and_trims_by_these_limits(
+    serve: Any, make_agent: Any, clock: Any, store: Store
+) -> None:
+    api = await serve()
+    gone, kept = (make_agent(api, run_id=name) for name in ("gone", "kept"))
+    for agent in (gone, kept):
+        await agent.register()
+    await retain(kept, keep_days=365, max_mib=1)
+    for first in range(1, 20_000, 2000):
+        await kept.send(range(first, first + 2000))
+    large = (await kept.get())["store_bytes"]
+    assert large > 2**20
+    clock.now += 31 * DAY_S
+    await serve(retention_days=30)
+    async with asyncio.timeout(15):
+        while len(await store.all()) > 1 or (await store.find("kept")).store_bytes == large:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nothing tells of a sweep
+    assert [(run.run_id, run.store_bytes <= 2**20) for run in await store.all()] == [("kept", True)]
