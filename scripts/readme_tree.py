@@ -41,6 +41,7 @@ OTHERS = {
         "notebooks.md": "a run as Parquet: what is in it, and pandas over it",
         "dashboard.md": "its pages in pictures: what stands where, and what a click does",
         "fleet.md": "the page of all runs: health in words, finding, keys, who may do what",
+        "retention.md": "what is kept of a run, how much and for how long",
         "operations.md": "what to do when an alert fires",
         "deploying.md": "tokens, Compose, variables",
         "measurements.md": "figures, with the commands that give them",

@@ -21,18 +21,10 @@ from steadynorm_contract.fleet import FleetAnswer
 from steadynorm_contract.heatmap import Heatmap
 from steadynorm_contract.home import find_server, find_token, is_loopback
 from steadynorm_contract.records import Desired
+from steadynorm_contract.retention import Retention, RetentionSet
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.settings import FieldError
-from steadynorm_contract.views import (
-    AuditList,
-    EventList,
-    Me,
-    ParameterList,
-    Problem,
-    RunDetail,
-    RunList,
-    SeriesAnswer,
-)
+from steadynorm_contract.views import AuditList, EventList, Me, ParameterList, Problem, RunDetail, RunList, SeriesAnswer
 from steadynorm_contract.watch_rules import RuleList, RuleSet, WatchRule
 
 __all__ = [
@@ -233,6 +225,14 @@ class Client:
     def set_rules(self, run_id: str, rules: Sequence[WatchRule], *, revision: int | None = None) -> RuleList:
         """Give a run these rules and no others, if `revision` is that of its list. Raises Conflict, InvalidChange."""
         return self._send("PUT", f"/runs/{quote(run_id, safe='')}/rules", RuleSet(list(rules), revision), RuleList)
+
+    def retention(self, run_id: str) -> Retention:
+        """What the run may take in the store, and how long it is kept."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/retention", Retention)
+
+    def retain(self, run_id: str, wanted: RetentionSet) -> Retention:
+        """Set both, if its `revision` is that of the run's retention. Raises Conflict, InvalidChange."""
+        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", wanted, Retention)
 
     def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters"] = "steps") -> int:
         """Write the run's history to `file` as Parquet. Returns the bytes. After an error `file` may hold a part."""

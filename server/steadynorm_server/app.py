@@ -21,7 +21,7 @@ from steadynorm_server.fleet import Fleet
 from steadynorm_server.mailer import Mailer
 from steadynorm_server.metrics import Meters
 from steadynorm_server.rates import Rates
-from steadynorm_server.retention import forget_old
+from steadynorm_server.retention import Limits, forget_old
 from steadynorm_server.routes import (
     bulk,
     export,
@@ -29,6 +29,7 @@ from steadynorm_server.routes import (
     health,
     heatmap,
     me,
+    retention,
     rules,
     runs,
     schedules,
@@ -51,6 +52,7 @@ def create_app(
     `app.state.stopping` is an event: set it and every long-poll answers at once.
     """
     webhooks = read_webhooks(settings_)
+    limits = Limits.of(settings_)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,8 +64,8 @@ def create_app(
         )
         app.state.fleet = Fleet(store)
         app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, meters.own)
-        store.budgets = room.budgets(settings_.run_mib)
-        sweeper = background("sweeper", lambda: _sweep(store, settings_.retention_days, settings_.run_mib))
+        store.budgets = limits.budgets
+        sweeper = background("sweeper", lambda: _sweep(store, limits))
         async with store.opened(), mailer.running(), sweeper:
             yield
 
@@ -76,10 +78,11 @@ def create_app(
         redoc_url=None,  # it wants scripts and fonts from several places; /docs says the same
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.tokens = settings_, tokens
+    app.state.settings, app.state.tokens, app.state.limits = settings_, tokens, limits
     app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    for module in (telemetry, settings, me, runs, fleet, export, heatmap, bulk, schedules, rules):  # the busiest first
+    busiest_first = (telemetry, settings, me, runs, fleet, export, heatmap, bulk, schedules, rules, retention)
+    for module in busiest_first:
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
 
@@ -95,12 +98,12 @@ def create_app(
     return app
 
 
-async def _sweep(store: Store, keep_days: float | None, run_mib: float) -> None:
+async def _sweep(store: Store, limits: Limits) -> None:
     """Rebuilds the index once, then notes silence even when nobody looks, removes old runs and trims large ones."""
     await store.rebuild_index()
     while True:
         runs = await store.all()
         await store.note_silence(runs)
-        await forget_old(store, runs, keep_days)
-        await room.keep_within(store, runs, run_mib)
+        await forget_old(store, runs, limits)
+        await room.keep_within(store, runs, limits)
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))

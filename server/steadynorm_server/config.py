@@ -13,7 +13,7 @@ STEADYNORM_RATE_PER_RUN, _RATE_PER_TOKEN, _REQUEST_WITHIN_S, _MAX_CONNECTIONS   
 STEADYNORM_LOG, _LOG_LEVEL                        text or json; info: every request too
 STEADYNORM_METRICS_AUTH                           true: /metrics wants a viewer's token
 STEADYNORM_STALLED_AFTER_S, _FORGET_AFTER_S, _TOP_PARAMETERS               judgements and the size of /metrics
-STEADYNORM_RETENTION_DAYS, _RUN_MIB               how long runs are kept, and how much of each
+STEADYNORM_RETENTION_DAYS, _RUN_MIB, _RUN_MIB_CEILING                      how long runs are kept, and how much of each
 STEADYNORM_WEBHOOKS_FILE                          who is told of events, see `webhook_file`
 """
 
@@ -86,9 +86,11 @@ class ServerSettings(BaseSettings):
     forget_after_s: float = Field(default=86_400.0, gt=0)
     """A run stalled for this long leaves /metrics, so that nobody is alerted for ever."""
     retention_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """A run of which nothing was heard for this long is removed with its data. None: never."""
+    """A run of which nothing was heard for this long is removed with its data, see `retention`. None: never."""
     run_mib: float = Field(default=64.0, ge=1, allow_inf_nan=False)
     """What one run may take in the store; beyond it the oldest of its finest history goes first, see `room`."""
+    run_mib_ceiling: float | None = Field(default=None, ge=1, allow_inf_nan=False)
+    """As much as operators may let one run take. None: `run_mib`, so that they can only have a run take less."""
     top_parameters: int = Field(default=10, ge=0, le=1000)
     """How many parameters of a run, by spike ratio, have series of their own in /metrics."""
     shutdown_after_s: int = Field(default=5, ge=1)

@@ -12,9 +12,10 @@ from fastapi import Depends, Request
 
 from steadynorm_server.metrics import Meters
 from steadynorm_server.reading import Reader
+from steadynorm_server.retention import Limits
 from steadynorm_server.store import Store
 
-__all__ = ["MetersOf", "ReaderOf", "StoppingOf", "StoreOf"]
+__all__ = ["LimitsOf", "MetersOf", "ReaderOf", "StoppingOf", "StoreOf"]
 
 
 async def _store(request: Request) -> Store:
@@ -36,8 +37,14 @@ async def _stopping(request: Request) -> asyncio.Event:
     return stopping
 
 
+async def _limits(request: Request) -> Limits:
+    limits: Limits = request.app.state.limits
+    return limits
+
+
 StoreOf = Annotated[Store, Depends(_store)]
 ReaderOf = Annotated[Reader, Depends(_reader)]
 MetersOf = Annotated[Meters, Depends(_meters)]
+LimitsOf = Annotated[Limits, Depends(_limits)]
 StoppingOf = Annotated[asyncio.Event, Depends(_stopping)]
 """Set when the server was told to stop: nothing waits any longer."""

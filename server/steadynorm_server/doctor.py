@@ -166,7 +166,8 @@ def examine_store(url: str) -> list[Finding]:
         ) as client:
             info: dict[str, object] = client.info()
             try:
-                config = {str(key): str(value) for key, value in client.config_get("append*", "maxmemory*").items()}
+                asked = ("append*", "maxmemory*", "save", "stop-writes-on-bgsave-error")
+                config = {str(key): str(value) for key, value in client.config_get(*asked).items()}
             except redis.ResponseError:  # managed stores keep CONFIG to themselves
                 config = {}
     except ValueError:  # its text may hold a part of the password
@@ -197,6 +198,7 @@ def judge_store(info: Mapping[str, object], config: Mapping[str, str], *, wants_
     return [
         _ok("store", f"{name} {version}"),
         *_judge_persistence(info, config),
+        _judge_snapshot(str(info.get("rdb_last_bgsave_status", "ok")), config),
         _judge_policy(config.get("maxmemory-policy", str(info.get("maxmemory_policy", "unknown")))),
         _judge_memory(_number(info, "used_memory"), _number(info, "maxmemory")),
         _judge_role(str(info.get("role", "master"))),
@@ -228,6 +230,15 @@ def _judge_fsync(policy: str | None) -> Finding:
     return _fail("appendfsync", f"{policy}: the kernel decides when data reach the disk", "set `appendfsync always`")
 
 
+def _judge_snapshot(status: str, config: Mapping[str, str]) -> Finding:
+    if status == "ok" or config.get("save") == "":
+        return _ok("snapshots", "the last one succeeded" if status == "ok" else "none are wanted")
+    mend = 'see the store\'s log; let it write to its `dir`, or, with the append-only file on, set `save ""`'
+    if config.get("stop-writes-on-bgsave-error") == "no":
+        return _warn("snapshots", "the last one failed", mend)
+    return _fail("snapshots", "the last one failed, so every write is refused (MISCONF)", mend)
+
+
 def _judge_policy(policy: str) -> Finding:
     if policy == "noeviction":
         return _ok("maxmemory-policy", policy)
@@ -238,7 +249,7 @@ def _judge_memory(used: int, most: int) -> Finding:
     if not most:
         return _ok("memory", f"{_size(used)} used, no maxmemory")
     found = f"{_size(used)} of {_size(most)} used"
-    mend = "raise maxmemory, or keep less: STEADYNORM_RETENTION_DAYS"
+    mend = "raise maxmemory, or keep less: `steadynorm retain`, STEADYNORM_RETENTION_DAYS"
     if used >= most:
         return _fail("memory", found, mend)
     return _warn("memory", found, mend) if used > _MEMORY_WARNING * most else _ok("memory", found)

@@ -29,6 +29,7 @@ from steadynorm_contract.records import (
     TelemetryBatch,
     floats_to_bytes,
 )
+from steadynorm_contract.retention import Keeping, Retention, RetentionChange, RetentionSet
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import (
@@ -189,6 +190,16 @@ _STRUCTS: list[msgspec.Struct] = [
     NewSchedule(from_step=10_000, settings={"gamma2": 0.999}, reason="after the warm-up"),
     _SCHEDULE,
     ScheduleList([_SCHEDULE]),
+    RetentionSet(max_mib=16.0, keep_days=90.0, reason="a sweep's run: its end is what counts"),
+    Retention(
+        revision=1, own=Keeping(16.0, 90.0), in_force=Keeping(16.0, 90.0), ceiling_mib=64.0, store_bytes=1_482_904,
+        expires=_BEGAN + 413.2 + 90 * 86_400,
+        changes=[
+            RetentionChange(
+                _BEGAN + 400, "operator", "a sweep's run: its end is what counts", Keeping(), Keeping(16.0, 90.0)
+            )
+        ],
+    ),
     RuleSet([_RULE]),
     RuleList(
         1,

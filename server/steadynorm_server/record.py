@@ -102,6 +102,7 @@ class RunRecord:
     schedules: bytes = b""  # see `schedules`, `watch_rules` and `watching`; empty without any
     rules: bytes = b""
     watch: bytes = b""
+    retention: bytes = b""  # see `retention`; empty where nothing was set for the run
     put_back_step: int = -1  # where the run was, and when, as its agent last knew of changes that the store had lost
     put_back_time: float = 0.0
 
@@ -141,6 +142,7 @@ class RunRecord:
             schedules=text.get("schedules", b""),
             rules=text.get("rules", b""),
             watch=text.get("watch", b""),
+            retention=text.get("retention", b""),
             put_back_step=int(text.get("put_back_step", -1)),
             put_back_time=float(text.get("put_back_time", 0.0)),
         )

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from steadynorm_server.history import ROWS, SCALARS
 from steadynorm_server.keys import RunKeys
 from steadynorm_server.record import RunRecord
+from steadynorm_server.retention import Limits
 from steadynorm_server.store import Store
 
-__all__ = ["budgets", "keep_within", "trim"]
+__all__ = ["keep_within", "trim"]
 
 _MIB = 2**20
-_DEFAULT_MIB = 64.0
 _AIM = 7 / 8  # of the limit: between two looks a run goes on
 _KEPT = 1 / 16  # of the limit, by each level but the coarsest
 _AT_ONCE = 2000  # entries in one script: some milliseconds, in which the store does nothing else
@@ -33,17 +33,12 @@ _LEVELS = sorted(
 _log = logging.getLogger(__name__)
 
 
-def budgets(limit_mib: float) -> float:
-    """Factor on the levels' budgets: of a limit above the default each level has its part."""
-    return max(1.0, limit_mib / _DEFAULT_MIB)
-
-
-async def keep_within(store: Store, runs: Sequence[RunRecord], limit_mib: float) -> list[str]:
-    """Trim those of `runs` that take more than `limit_mib` each. Returns their ids."""
-    limit = int(limit_mib * _MIB)
-    found = [run.run_id for run in runs if run.store_bytes > limit and await trim(store, run, limit)]
+async def keep_within(store: Store, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
+    """Trim those of `runs` that take more than they may. Returns their ids."""
+    large = [(run, limit) for run in runs if run.store_bytes > (limit := int(limits.mib(run) * _MIB))]
+    found = [run.run_id for run, limit in large if await trim(store, run, limit)]
     if found:
-        _log.info("%d runs took more than %g MiB and were trimmed: %s", len(found), limit_mib, ", ".join(found[:10]))
+        _log.info("%d runs took more than they may and were trimmed: %s", len(found), ", ".join(found[:10]))
     return found
 
 

@@ -18,6 +18,7 @@ from steadynorm_contract.records import (
     TelemetryAnswer,
     TelemetryBatch,
 )
+from steadynorm_contract.retention import Retention, RetentionSet
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.views import (
     AuditList,
@@ -39,7 +40,7 @@ __all__ = ["answers", "answers_file", "body", "install"]
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAnswer, RunFinish, Desired, Change),
     *(RunList, FleetAnswer, RunDetail, SeriesAnswer, Heatmap, ParameterList, EventList, AuditList, Me, Problem),
-    *(Bulk, BulkAnswer, NewSchedule, Schedule, ScheduleList, RuleSet, RuleList),
+    *(Bulk, BulkAnswer, NewSchedule, Schedule, ScheduleList, RuleSet, RuleList, RetentionSet, Retention),
 )
 _TEMPLATE = "#/components/schemas/{name}"
 

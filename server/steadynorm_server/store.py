@@ -66,8 +66,8 @@ class Store:
         self._recent = Recent()
         self.names = Names()
         self._tables: dict[str, list[Parameter]] = {}
-        self.budgets = 1.0
-        """Factor on the bytes that each level of the history may take."""
+        self.budgets: Callable[[RunRecord], float] = lambda _: 1.0
+        """Factor on the bytes that each level of a run's history may take."""
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[Store]:
@@ -127,8 +127,9 @@ class Store:
         await self._left(run_id)
 
     async def forget(self, run: RunRecord) -> bool:
-        """Remove a run unless it was heard of since `run` was read. Returns whether it was removed."""
-        removed = await self.redis.script("forget", _all_keys(run.run_id), repr(run.last_seen))
+        """Remove a run unless it was heard of or changed since `run` was read. Returns whether it was removed."""
+        judged = (repr(run.last_seen), repr(run.listening), str(run.desired_revision), run.retention)
+        removed = await self.redis.script("forget", _all_keys(run.run_id), *judged)
         if removed:
             await self._left(run.run_id)
         return bool(removed)
@@ -198,7 +199,7 @@ class Store:
             "commit",
             [keys.run, keys.events, keys.outcomes, keys.peaks]
             + [keys.history(append.level.name) for append in addition.appends],
-            encode_json({"expected": expected, **_plan(addition, self.budgets)}),
+            encode_json({"expected": expected, **_plan(addition, self.budgets(run))}),
             addition.peaks.encode() if addition.peaks else b"",
             *(append.data for append in addition.appends),
         )

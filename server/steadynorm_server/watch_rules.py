@@ -21,7 +21,7 @@ from steadynorm_server.watching import StoredRule, StoredRules, rules_of, view
 if TYPE_CHECKING:
     from steadynorm_server.store import Store
 
-__all__ = ["FIELD", "clear", "decode", "listed", "replace", "settled"]
+__all__ = ["FIELD", "decode", "listed", "replace", "settled"]
 
 FIELD = "rules"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
@@ -74,16 +74,6 @@ async def replace(store: Store, run_id: str, wanted: RuleSet, made_by: str) -> R
         ]
         if await edit(store, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
             return listed(await store.find(run_id), store.clock())
-    raise busy(run_id)
-
-
-async def clear(store: Store, run_id: str) -> None:
-    """Take all rules from a run, ended or not. Raises RunNotFound."""
-    for _ in range(ATTEMPTS):
-        run = await store.find(run_id)
-        known = rules_of(run)
-        if not known.rules or await edit(store, run, FIELD, encode_json(StoredRules(known.revision + 1))):
-            return
     raise busy(run_id)
 
 

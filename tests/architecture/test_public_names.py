@@ -26,6 +26,7 @@ PUBLIC = {
         "RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAnswer TelemetryBatch "
         "floats_from_bytes floats_to_bytes"
     ),
+    "steadynorm_contract.retention": "Keeping Retention RetentionChange RetentionSet",
     "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
     "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
     "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",

@@ -169,6 +169,7 @@ CONFIG = {"appendfsync": "always", "maxmemory-policy": "noeviction"}
         ({"used_memory": 90}, "memory", Verdict.WARN),
         ({"used_memory": 100}, "memory", Verdict.FAIL),
         ({"cluster_enabled": 1}, "cluster", Verdict.FAIL),
+        ({"rdb_last_bgsave_status": "err"}, "snapshots", Verdict.FAIL),
     ],
 )
 def test_what_is_wrong_with_a_store_is_the_one_finding(
@@ -178,6 +179,17 @@ def test_what_is_wrong_with_a_store_is_the_one_finding(
     wrong = [each for each in judge_store(SOUND | changed, CONFIG) if each.verdict is not Verdict.OK]
     assert [(each.check, each.verdict) for each in wrong] == [(check, verdict)]
     assert wrong[0].mend
+
+
+def test_a_snapshot_that_failed_matters_as_much_as_it_stops_writes() -> None:
+    failed = SOUND | {"rdb_last_bgsave_status": "err"}
+    for more, verdict in (
+        ({"save": "", "stop-writes-on-bgsave-error": "yes"}, Verdict.OK),
+        ({"save": "3600 1", "stop-writes-on-bgsave-error": "no"}, Verdict.WARN),
+        ({"save": "3600 1", "stop-writes-on-bgsave-error": "yes"}, Verdict.FAIL),
+    ):
+        found = {each.check: each.verdict for each in judge_store(failed, CONFIG | more)}
+        assert found["snapshots"] is verdict
 
 
 def test_a_store_that_forbids_config_leaves_the_sync_open() -> None:

@@ -20,6 +20,7 @@ BOUNDED = {
     "Me": "a token has three roles and the patterns of its entry",
     "ScheduleList": "20 that wait, and the last ones that were done",
     "RuleList": "20 rules",
+    "Retention": "the last 20 changes of it",
     "FleetAnswer": "as many runs as `limit` says, 1,000 at most, and how many more there are",
     "Heatmap": "its cells are bounded: more parameters get fewer buckets",
 }

@@ -134,6 +134,7 @@ async def asker(serve: Any, make_agent: Any, tmp_path: Path) -> Asker:
             ("POST", "/api/v1/settings/bulk"): b'{"select": {"name": "*"}, "settings": {"gamma2": 0.9}}',
             ("POST", f"{RUN}/schedules"): b'{"from_step": 9, "settings": {"gamma2": 0.9}}',
             ("PUT", f"{RUN}/rules"): encode_json({"rules": [rule]}),
+            ("PUT", f"{RUN}/retention"): b'{"max_mib": 16}',
         },
         {
             ("POST", "/api/v1/runs"): encode_json(msgspec.structs.replace(agents[0].registration, name="")),
@@ -144,6 +145,7 @@ async def asker(serve: Any, make_agent: Any, tmp_path: Path) -> Asker:
             ("POST", "/api/v1/settings/bulk"): b'{"select": {"name": "*"}, "settings": {"gamma2": 2}}',
             ("POST", f"{RUN}/schedules"): b'{"from_step": 9, "settings": {"gamma2": 2}}',
             ("PUT", f"{RUN}/rules"): encode_json({"rules": [rule | {"settings": {"gamma2": 2}}]}),
+            ("PUT", f"{RUN}/retention"): b'{"max_mib": 0}',
         },
     )
 
@@ -189,6 +191,8 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
             return await asker.ask(route, body=b'{"state": "finished", "incarnation": 9}')
         case 409:
             return await asker.ask(route, run="ended-1")
+        case 412 if path.endswith("/retention"):
+            return await asker.ask(route, body=b'{"revision": 7}')
         case 412 if method == "PUT":
             return await asker.ask(route, body=b'{"rules": [], "revision": 7}')
         case 412:

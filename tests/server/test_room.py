@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from steadynorm_server import room
-from steadynorm_server.room import budgets, keep_within, trim
+from steadynorm_server.retention import Limits
+from steadynorm_server.room import keep_within, trim
 from steadynorm_server.store import Store
 
 STEPS, SPIKE, BATCH = 12_000, 3_333, 600
@@ -77,9 +78,9 @@ async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: A
 
 
 async def test_the_server_trims_what_takes_more_than_it_may(long: Any, store: Store, store_url: str) -> None:
-    assert await keep_within(store, await store.all(), 64) == []
-    assert await keep_within(store, await store.all(), 0.5) == ["tiny-1"]
-    assert await keep_within(store, await store.all(), 0.5) == []
+    assert await keep_within(store, await store.all(), Limits(64)) == []
+    assert await keep_within(store, await store.all(), Limits(0.5)) == ["tiny-1"]
+    assert await keep_within(store, await store.all(), Limits(0.5)) == []
     told = (await long.client.get("/runs")).json()["runs"][0]["store_bytes"]
     assert told == (await long.get())["store_bytes"] <= 2**19
     with redis.Redis.from_url(store_url, protocol=2) as client:
@@ -93,8 +94,9 @@ async def test_the_server_trims_what_takes_more_than_it_may(long: Any, store: St
 
 async def test_each_level_has_its_part_of_what_a_run_may_take(agent: Any) -> None:
     store = agent.client.app.state.store
-    assert (store.budgets, budgets(16), budgets(128)) == (1.0, 1.0, 2.0)
-    store.budgets = 0.01
+    run = await store.find("tiny-1")
+    assert (store.budgets(run), Limits(16).budgets(run), Limits(128).budgets(run)) == (1.0, 1.0, 2.0)
+    store.budgets = lambda _: 0.01
     for first in range(1, 4001, 100):
         await agent.send(range(first, first + 100))
     run = await store.find("tiny-1")

@@ -29,7 +29,8 @@ WITHIN_S = 2.0
 READS = {
     ("GET", API + "/runs"), ("GET", API + "/fleet"), ("GET", RUN), ("GET", RUN + "/settings"), ("GET", RUN + "/series"),
     ("GET", RUN + "/heatmap"), ("GET", RUN + "/parameters"), ("GET", RUN + "/events"), ("GET", RUN + "/audit"),
-    ("GET", RUN + "/export"), ("GET", RUN + "/schedules"), ("GET", RUN + "/rules"), ("GET", "/metrics"),
+    ("GET", RUN + "/export"), ("GET", RUN + "/schedules"), ("GET", RUN + "/rules"), ("GET", RUN + "/retention"),
+    ("GET", "/metrics"),
 }  # fmt: skip
 WRITES = {
     ("POST", API + "/runs"): b"",  # the registration of a new run
@@ -41,7 +42,7 @@ WRITES = {
     ("POST", RUN + "/schedules"): b'{"from_step": 1000, "settings": {"gamma2": 0.5}, "reason": "tried"}',
     ("DELETE", RUN + "/schedules/{schedule_id}"): b"",
     ("PUT", RUN + "/rules"): b'{"rules": []}',
-    ("DELETE", RUN + "/rules"): b"",
+    ("PUT", RUN + "/retention"): b'{"max_mib": 16}',
     ("DELETE", RUN): b"",
     ("GET", "/readyz"): b"",  # it asks whether the store can write
 }

@@ -16,6 +16,7 @@ from steadynorm_server.commands import (
     export,
     house,
     many,
+    retain,
     rules,
     runs,
     schedule,
@@ -61,6 +62,7 @@ app.command("set-many")(many.set_many)
 app.command("schedule")(schedule.schedule)
 app.command("schedules")(schedule.schedules)
 app.command("rules")(rules.rules)
+app.command("retain")(retain.retain)
 app.command("watch")(watch.watch)
 app.command("undo")(undo.undo)
 app.command("events")(events.events)

@@ -27,18 +27,9 @@ async def list_rules(run_id: str, store: StoreOf) -> Response:
 async def replace_rules(
     run_id: str, request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
 ) -> Response:
-    """Give the run these rules and no others. Those that are as they were keep their counts and their budgets."""
+    """Give the run these rules and no others. Those that are as they were keep their counts and their budgets.
+
+    No rules at all is a list too: it takes them from the run, also from one that has ended.
+    """
     wanted = watch_rules.decode(await read_body(request, JSON, MAX_SMALL_BYTES))
     return json_answer(await watch_rules.replace(store, run_id, wanted, sender.name))
-
-
-@router.delete(
-    "/runs/{run_id}/rules",
-    status_code=204,
-    dependencies=[Depends(requires(Role.OPERATOR))],
-    responses=answers(None, 204),
-)
-async def delete_rules(run_id: str, store: StoreOf) -> Response:
-    """Take all rules from the run."""
-    await watch_rules.clear(store, run_id)
-    return Response(status_code=204)

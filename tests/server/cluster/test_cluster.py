@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import signal
 import time
+from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
-from steadynorm_server.keys import INDEX, RunKeys
+from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, WebhookMessage, verify
+from steadynorm_server.keys import INDEX, RunKeys, WebhookKeys
 from steadynorm_server.room import trim
 from steadynorm_server.store import Store
+
+SECRET = b"a-secret-of-the-cluster"
 
 
 async def test_runs_on_all_masters_are_registered_fed_listed_and_shown(agents: list[Any], api: Any) -> None:
@@ -111,6 +118,64 @@ async def test_scripts_come_back_after_a_node_forgot_them(agents: list[Any], clu
             node.script_flush()
     for each in agents:
         assert (await each.send([1]))["acknowledged"] == 1
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[tuple[str, asyncio.Queue[WebhookMessage]]]:
+    """An HTTP server on loopback that takes everything: its address, and what came with a good signature."""
+    taken = asyncio.Queue[WebhookMessage]()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")[1:-2]
+                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+                body = await reader.readexactly(int(headers["content-length"]))
+                message = msgspec.json.decode(body, type=WebhookMessage)
+                if verify(headers[SIGNATURE_HEADER.lower()], body, SECRET) and headers[ID_HEADER.lower()] == message.id:
+                    taken.put_nowait(message)
+                writer.write(b"HTTP/1.1 204 Taken\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook", taken
+    server.close()
+
+
+async def test_events_of_runs_on_every_master_are_delivered_once_whichever_process_took_them_in(
+    serve: Any, make_agent: Any, cluster: Any, receiver: tuple[str, asyncio.Queue[WebhookMessage]], tmp_path: Path
+) -> None:
+    url, taken = receiver
+    (tmp_path / "secret").write_bytes(SECRET)
+    file = tmp_path / "webhooks.toml"
+    file.write_text(
+        f'[[webhook]]\nname = "on-call"\nurl = "{url}"\nsecret_file = "{tmp_path / "secret"}"\n'
+        'kinds = ["nonfinite"]\ninterval_s = 1\n'
+    )
+    servers = [await serve(webhooks_file=file) for _ in range(2)]
+    while await servers[0].app.state.store.redis.get(WebhookKeys.since) is None:  # noqa: ASYNC110 # nothing tells of it
+        await asyncio.sleep(0.01)
+    agents = [make_agent(servers[at % 2], run_id=f"tiny-{at}", name=f"tiny-{at}") for at in range(9)]
+    assert {cluster.holder(RunKeys(each.registration.run_id).run) for each in agents} == set(cluster.ports)
+    for agent in agents:
+        await agent.register()
+        await agent.send([1], nonfinite=1)
+    came = Counter[tuple[str, int]]()
+
+    async def receive_all(wanted: int) -> None:
+        async with asyncio.timeout(15):
+            while len(came) < wanted:
+                message = await taken.get()
+                assert message.counts == {"nonfinite": len(message.events)}
+                came.update((event.run_id, event.step) for event in message.events)
+
+    await receive_all(9)
+    for agent in agents:  # whatever was sent twice would come before these
+        agent.client = servers[agents.index(agent) % 2 - 1]
+        await agent.send(range(2, 200))
+        await agent.send([200], nonfinite=1)
+    await receive_all(18)
+    assert came == {(f"tiny-{at}", step): 1 for at in range(9) for step in (1, 200)}
 
 
 @pytest.mark.parametrize("how", ["hangs", "is gone"])
