@@ -1,9 +1,8 @@
 """A plotly figure that is redrawn in place, so that a visitor's zoom survives the next refresh.
 
 `st.plotly_chart` of Streamlit 1.67 takes a figure with other data for another chart: every refresh builds it anew and
-forgets the zoom, whatever `key` and `uirevision` say. This small component calls `Plotly.react` instead, with plotly's
-own build for charts of two axes, which lies in `library/`: a third of the whole, which a browser that sees it for the
-first time reads for longer than a second. Nothing comes from a foreign host.
+forgets the zoom, whatever `key` and `uirevision` say. This small component calls `Plotly.react` instead, with the
+library from `bundle`, which `serve` hands out; nothing comes from a foreign host.
 """
 
 from __future__ import annotations
@@ -15,15 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
-import streamlit.components.v1
 
+from steadynorm_dashboard import bundle
 from steadynorm_dashboard.figure import Figure
 
-__all__ = ["LIBRARY", "Gesture", "live_chart", "preload"]
-
-LIBRARY = Path(__file__).with_name("library") / "plotly-cartesian.min.js"
-"""plotly.js-cartesian-dist-min 4.1.1 as its makers publish it: its traces are those that the figures here use."""
-_FOLDER = "plotly"
+__all__ = ["Gesture", "live_chart", "preload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +69,16 @@ def preload() -> None:
 
 
 def _mounted(key: str, height: int, data: Mapping[str, object]) -> Any:
-    # Registering serves the folder's files; the first kind of component has no other use here.
-    folder = st.components.v1.declare_component(_FOLDER, path=str(LIBRARY.parent))
     mount = st.components.v2.component(
         "steadynorm_chart",
         html='<div class="steadynorm-chart"></div>',
         js=_script(),
         isolate_styles=False,  # plotly's style sheet lies in the page's head
     )
-    library = f"component/{folder.name}/{LIBRARY.name}"
     return mount(
         key=key,
         height=height,
-        data={"library": library, **data},
+        data={"library": bundle.ADDRESS, **data},
         on_clicked_change=_note,
         on_zoomed_change=_note,
     )

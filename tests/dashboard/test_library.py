@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plotly
 
-from steadynorm_dashboard.live_chart import LIBRARY
+from steadynorm_dashboard.bundle import FILE
 
 PUBLISHED = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
 """SHA-256 of plotly-cartesian.min.js in plotly.js-cartesian-dist-min 4.1.1."""
@@ -21,10 +21,10 @@ def version(source: bytes) -> str:
 
 
 def test_the_library_is_the_published_one_with_its_licence() -> None:
-    assert hashlib.sha256(LIBRARY.read_bytes()).hexdigest() == PUBLISHED
-    assert "MIT" in LIBRARY.with_name("LICENSE").read_text("utf-8")
+    assert hashlib.sha256(FILE.read_bytes()).hexdigest() == PUBLISHED
+    assert "MIT" in FILE.with_name("LICENSE").read_text("utf-8")
 
 
 def test_the_figures_are_checked_by_the_version_that_draws_them() -> None:
     whole = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    assert version(LIBRARY.read_bytes()) == version(whole.read_bytes())
+    assert version(FILE.read_bytes()) == version(whole.read_bytes())
