@@ -18,7 +18,6 @@ __all__ = ["panel", "rule_rows", "schedule_rows"]
 _HOW = "Made by `steadynorm schedule` and `steadynorm rules`; what they did stands under Changes and Events."
 
 
-@st.fragment(run_every=5)
 def panel(run_id: str) -> None:
     """Both tables. They are read here and made elsewhere."""
     schedules, _ = snapshot.read(f"{run_id}/schedules", lambda client: client.schedules(run_id))

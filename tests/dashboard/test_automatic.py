@@ -69,6 +69,7 @@ def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.
     monkeypatch.setenv("STEADYNORM_SERVER", house.server)
     page = AppTest.from_file(str(APP), default_timeout=60)
     page.query_params.update({"run": "automatic-1", "token": house.token})
+    page.session_state["automatic-1/tab"] = "Automatic"
     page.run()
     assert "Nothing changes this run's settings by itself." in [caption.value for caption in page.caption]
     house.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
