@@ -26,8 +26,14 @@ def panel(run_id: str) -> None:
     now, zone = time.time(), st.context.timezone
     if schedules is not None and schedules.schedules:
         waiting = sum(each.state is ScheduleState.WAITING for each in schedules.schedules)
-        st.caption(f"schedules: {waiting} wait for their step, {len(schedules.schedules) - waiting} are over")
-        st.dataframe(schedule_rows(schedules.schedules), key=f"{run_id}/schedules", hide_index=True)
+        verb = "waits for its" if waiting == 1 else "wait for their"
+        st.caption(f"schedules: {waiting} {verb} step, {len(schedules.schedules) - waiting} over")
+        st.dataframe(
+            schedule_rows(schedules.schedules),
+            key=f"{run_id}/schedules",
+            hide_index=True,
+            column_config={"from step": st.column_config.NumberColumn(format="localized")},
+        )
     if rules is not None and rules.rules:
         st.caption(f"{len(rules.rules)} rules watch this run" if len(rules.rules) > 1 else "1 rule watches this run")
         st.dataframe(rule_rows(rules.rules, now, zone), key=f"{run_id}/rules", hide_index=True)

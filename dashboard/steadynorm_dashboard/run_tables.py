@@ -1,4 +1,4 @@
-"""What stands beneath a run's charts, one tab at a time: parameters, changes, events, and what happens by itself."""
+"""What stands beneath a run's charts, one tab at a time: parameters, changes, events, and what happens by itself, files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import streamlit as st
 
 from steadynorm_contract.views import RevisionState
-from steadynorm_dashboard import automatic, route, snapshot, tables, undo, units
+from steadynorm_dashboard import automatic, export_panel, route, snapshot, tables, undo, units
 from steadynorm_dashboard.choice import chosen_row
 
 __all__ = ["panel"]
@@ -16,7 +16,13 @@ __all__ = ["panel"]
 @st.fragment(run_every=3)
 def panel(run_id: str) -> None:
     """The tabs. Only the one that is looked at is read and drawn: it is most of what a page costs a browser."""
-    parts = {"Parameters": _parameters, "Changes": _audit, "Events": _events, "Automatic": automatic.panel}
+    parts = {
+        "Parameters": _parameters,
+        "Changes": _audit,
+        "Events": _events,
+        "Automatic": automatic.panel,
+        "Export": export_panel.panel,
+    }
     for tab, part in zip(st.tabs(list(parts), key=f"{run_id}/tab", on_change="rerun"), parts.values(), strict=True):
         if tab.open:
             with tab:
@@ -103,7 +109,7 @@ def _events(run_id: str) -> None:
         hide_index=True,
         column_config={
             "when": st.column_config.TextColumn(width=85),
-            "step": st.column_config.NumberColumn(width=70),
+            "step": st.column_config.NumberColumn(format="localized", width=85),
             "event": st.column_config.TextColumn(width=85),
             "what happened": st.column_config.TextColumn(width=590),
             "value": st.column_config.NumberColumn(format="%.4g", width=75),

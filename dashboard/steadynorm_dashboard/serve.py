@@ -1,4 +1,4 @@
-"""What Streamlit's server runs: the pages of `app.py`, plotly's library, and files that are packed once and kept."""
+"""What Streamlit's server runs: the pages of `app.py`, plotly's library, downloads, and files that are kept packed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse
 from starlette.routing import Route
 
+from steadynorm_dashboard import downloads
 from steadynorm_dashboard.bundle import ADDRESS, FILE
 from steadynorm_dashboard.kept_files import KeptFiles
 
@@ -22,6 +23,6 @@ async def library(_request: object) -> FileResponse:
 
 app = st.App(  # by this name Streamlit finds it
     Path(__file__).with_name("app.py"),
-    routes=[Route(f"/{ADDRESS}", library)],
+    routes=[Route(f"/{ADDRESS}", library), Route(downloads.PATH, downloads.redeem)],
     middleware=[Middleware(KeptFiles)],
 )

@@ -269,12 +269,7 @@ class OpenPage(Protocol):
     """Type of the fixture `open_page`."""
 
     def __call__(
-        self,
-        run: str | None = None,
-        token: str | None = OPERATOR,
-        at: str | None = None,
-        tab: str = "Parameters",
-        **query: str,
+        self, run: str | None = None, token: str | None = OPERATOR, at: str | None = None, **query: str
     ) -> AppTest: ...
 
 
@@ -287,15 +282,10 @@ def open_page(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
 
-    def open_link(
-        run: str | None = None,
-        token: str | None = OPERATOR,
-        at: str | None = None,
-        tab: str = "Parameters",
-        **query: str,
-    ) -> AppTest:
+    def open_link(run: str | None = None, token: str | None = OPERATOR, at: str | None = None, **query: str) -> AppTest:
         monkeypatch.setenv("STEADYNORM_SERVER", at or server.server)
         app = AppTest.from_file(str(APP), default_timeout=60)
+        tab = query.pop("tab", "Parameters")
         for name, value in {"run": run, "token": token, **query}.items():
             if value:
                 app.query_params[name] = value
