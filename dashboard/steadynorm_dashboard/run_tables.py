@@ -1,4 +1,4 @@
-"""What stands beneath a run's charts, one tab at a time: parameters, changes, events, and what happens by itself, files."""
+"""What stands beneath a run's charts, one tab at a time: parameters, changes, events, what happens by itself."""
 
 from __future__ import annotations
 
