@@ -33,7 +33,7 @@ def settle(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> No
         axis = layout[name]
         decades = _PADDED * (math.log10(max(ends)) - math.log10(min(ends)))
         if _PLAIN[0] <= min(ends) and max(ends) < _PLAIN[1]:
-            axis["exponentformat"] = "none"
+            axis |= {"exponentformat": "none", "separatethousands": True}
         low, high = axis.get("domain", (0.0, 1.0))
         room = max(2, int(layout["height"] * (high - low) / _LABEL_PX))
         if decades < 1:
