@@ -1,12 +1,13 @@
 """The dashboard on a long run: how soon its first chart stands, how soon a control answers, alone and with company.
 
-    python benchmarks/dashboard.py [--steps 1000000] [--parameters 300] [--browsers 1,5] [--clicks 20] [--opens 5]
+    python benchmarks/dashboard.py [--steps 1000000] [--parameters 300] [--browsers 1,5] [--clicks 40] [--opens 5]
 
 A run is stored as `query.py` does it, and goes on at 10 steps a second while real Chromium visitors look at its page.
 For each number of visitors at once: the page is opened `--opens` times by a visitor whose browser has never seen it
-("cold") and again by one whose browser has its files ("warm"), from the request to the first drawn line; then every
-visitor switches the mode `--clicks` times, from the press to the changed words, while all charts go on. How
-often the charts are redrawn meanwhile is counted. All of it is timed inside the browser, by its own clock.
+("cold") and again by one whose browser has its files ("warm"), from the request to the first drawn line; then the
+visitors take turns at switching the mode, `--clicks` times in all, from the press to the changed words, while all
+charts go on. How often the charts are redrawn meanwhile is counted. All of it is timed inside the browser, by its own
+clock. The company comes at once, and says how long it took to settle. `--browsers 5` measures that part alone.
 
 Prints a line for each measurement with median and maximum, then one JSON object.
 """
@@ -117,9 +118,9 @@ def first_chart(page: Page, address: str) -> float:
 
 
 def settled(page: Page) -> None:
-    """The whole page stands."""
+    """The whole page stands, and its charts were drawn again: the first run of its script is over."""
     page.locator(".heatmaplayer image").first.wait_for()
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+    page.wait_for_function("watched.redraws >= 2")
 
 
 def press(page: Page) -> None:
@@ -140,10 +141,14 @@ def visitor(browser: Browser) -> Page:
 
 def measure(browser: Browser, address: str, browsers: int, opens: int, clicks: int) -> Figures:
     """All figures of so many visitors at once."""
+    came = time.monotonic()
     company = [visitor(browser) for _ in range(browsers - 1)]
     for page in company:
-        first_chart(page, address)
+        page.goto(launch.link(address, RUN_ID))
+    for page in company:
         settled(page)
+    if company:
+        print(f"  {len(company)} came at once and were settled after {time.monotonic() - came:.1f} s", flush=True)
     cold, warm = [], []
     for _ in range(opens):
         page = visitor(browser)
@@ -157,10 +162,9 @@ def measure(browser: Browser, address: str, browsers: int, opens: int, clicks: i
     settled(pages[-1])
     pace = random.Random(0)
     before, began = sum(page.evaluate("watched.redraws") for page in pages), time.monotonic()
-    for _ in range(clicks):
-        for page in pages:
-            pages[0].wait_for_timeout(1000 * pace.uniform(0.05, 0.6))  # a hand does not keep time with the refresh
-            press(page)
+    for at in range(clicks):
+        pages[0].wait_for_timeout(1000 * pace.uniform(0.05, 0.6))  # a hand does not keep time with the refresh
+        press(pages[at % len(pages)])
     seconds = time.monotonic() - began
     redraws = sum(page.evaluate("watched.redraws") for page in pages) - before
     answers = [ms for page in pages for ms in page.evaluate("watched.answers")]
@@ -191,7 +195,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=300)
     parser.add_argument("--browsers", default="1,5", help="numbers of visitors at once")
     parser.add_argument("--opens", type=int, default=5, help="times that the page is opened, cold and warm each")
-    parser.add_argument("--clicks", type=int, default=20, help="by each visitor")
+    parser.add_argument("--clicks", type=int, default=40, help="by all visitors together")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, 10)
     with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:

@@ -10,29 +10,37 @@ import streamlit as st
 
 from steadynorm_contract.schedules import Schedule, ScheduleState
 from steadynorm_contract.watch_rules import RuleView
-from steadynorm_dashboard import snapshot, text, units
+from steadynorm_dashboard import automatic_forms, snapshot, text, units
 from steadynorm_dashboard.tables import Row
 
 __all__ = ["panel", "rule_rows", "schedule_rows"]
 
-_HOW = "Made by `steadynorm schedule` and `steadynorm rules`; what they did stands under Changes and Events."
+_HOW = "`steadynorm schedule` and `steadynorm rules` make them too; what they did stands under Changes and Events."
 
 
-@st.fragment(run_every=5)
 def panel(run_id: str) -> None:
-    """Both tables. They are read here and made elsewhere."""
+    """Both tables, and the forms that add to them."""
+    run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     schedules, _ = snapshot.read(f"{run_id}/schedules", lambda client: client.schedules(run_id))
     rules, _ = snapshot.read(f"{run_id}/rules", lambda client: client.rules(run_id))
     now, zone = time.time(), st.context.timezone
     if schedules is not None and schedules.schedules:
         waiting = sum(each.state is ScheduleState.WAITING for each in schedules.schedules)
-        st.caption(f"schedules: {waiting} wait for their step, {len(schedules.schedules) - waiting} are over")
-        st.dataframe(schedule_rows(schedules.schedules), key=f"{run_id}/schedules", hide_index=True)
+        verb = "waits for its" if waiting == 1 else "wait for their"
+        st.caption(f"schedules: {waiting} {verb} step, {len(schedules.schedules) - waiting} over")
+        st.dataframe(
+            schedule_rows(schedules.schedules),
+            key=f"{run_id}/schedules",
+            hide_index=True,
+            column_config={"from step": st.column_config.NumberColumn(format="localized")},
+        )
     if rules is not None and rules.rules:
         st.caption(f"{len(rules.rules)} rules watch this run" if len(rules.rules) > 1 else "1 rule watches this run")
         st.dataframe(rule_rows(rules.rules, now, zone), key=f"{run_id}/rules", hide_index=True)
     if not (schedules and schedules.schedules) and not (rules and rules.rules):
         st.caption("Nothing changes this run's settings by itself.")
+    if run is not None and schedules is not None and rules is not None:
+        automatic_forms.panel(run, schedules.schedules, rules)
     st.caption(_HOW)
 
 

@@ -66,7 +66,7 @@ def _panel(run: RunDetail) -> None:
         fields.spike_limit()
         with st.expander("More", expanded=any(name in errors for name in ("eps", "lr_scale", "transfer"))):
             fields.rest()
-        in_force.note(run.run_id)
+        in_force.note(run.run_id, pending=draft.base.revision > run.applied.revision)
         _changes(draft, errors)
         st.text_input(
             "Reason",

@@ -77,8 +77,9 @@ def sign_in() -> NoReturn:
         if session.refused():
             st.error("The server does not accept this token. It may have been replaced.", icon=":material/key_off:")
         st.write(
-            f"The server at {text.markdown(session.server())} wants a token. The link that `steadynorm up` or "
-            "`steadynorm server` prints carries one; who runs a shared server makes yours with `steadynorm token new`."
+            f"The server at {text.markdown(session.server())} wants a token.\n\n"
+            "The link that `steadynorm up` or `steadynorm server` prints carries one.\n\n"
+            "Who runs a shared server makes yours with `steadynorm token new`."
         )
         with st.form("sign_in", border=False):
             token = st.text_input("Token", type="password", autocomplete="current-password")

@@ -15,7 +15,7 @@ __all__ = ["panel"]
 _METRIC_PX = 146
 
 
-@st.fragment(run_every=1)
+@st.fragment(run_every=2)
 def panel(run_id: str) -> None:
     """What is known of the run, live."""
     run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))

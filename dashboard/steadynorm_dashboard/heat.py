@@ -82,8 +82,8 @@ def heat_figure(
     return Figure(
         [map_, *([crosses] if crosses else [])],
         {
-            "height": max(_FEWEST_PX, 80 + _ROW_PX * len(rows)),
-            "margin": {"l": 210, "r": 12, "t": 6, "b": 42},
+            "height": max(_FEWEST_PX, 104 + _ROW_PX * len(rows)),
+            "margin": {"l": 210, "r": 12, "t": 30, "b": 42},  # above: the buttons, which else cover the scale's end
             "uirevision": revision,
             "dragmode": "zoom",
             "shapes": _borders(rows),

@@ -13,9 +13,12 @@ from steadynorm_dashboard import header, marks, snapshot, status, text, units
 __all__ = ["badge", "note", "running"]
 
 
-@st.fragment(run_every=1)
-def note(run_id: str) -> None:
-    """The newest change, live."""
+def note(run_id: str, *, pending: bool) -> None:
+    """The newest change, live. pending: the run has not taken it up yet; one looks more often then."""
+    st.fragment(_note, run_every=1 if pending else 3)(run_id)
+
+
+def _note(run_id: str) -> None:
     run, _ = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
     audit, _ = snapshot.read(f"{run_id}/audit/newest", lambda client: client.audit(run_id, limit=1))
     if run is None or audit is None:

@@ -2,7 +2,7 @@
 
 `st.plotly_chart` of Streamlit 1.67 takes a figure with other data for another chart: every refresh builds it anew and
 forgets the zoom, whatever `key` and `uirevision` say. This small component calls `Plotly.react` instead, with the
-library that the plotly package carries; nothing comes from a foreign host.
+library from `bundle`, which `serve` hands out; nothing comes from a foreign host.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import plotly
 import streamlit as st
-import streamlit.components.v1
 
+from steadynorm_dashboard import bundle
 from steadynorm_dashboard.figure import Figure
 
 __all__ = ["Gesture", "live_chart", "preload"]
-
-_FOLDER = "plotly"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +69,16 @@ def preload() -> None:
 
 
 def _mounted(key: str, height: int, data: Mapping[str, object]) -> Any:
-    # Registering serves the folder's files; the first kind of component has no other use here.
-    folder = st.components.v1.declare_component(_FOLDER, path=str(Path(plotly.__file__).parent / "package_data"))
     mount = st.components.v2.component(
         "steadynorm_chart",
         html='<div class="steadynorm-chart"></div>',
         js=_script(),
         isolate_styles=False,  # plotly's style sheet lies in the page's head
     )
-    library = f"component/{folder.name}/plotly.min.js"
     return mount(
         key=key,
         height=height,
-        data={"library": library, **data},
+        data={"library": bundle.ADDRESS, **data},
         on_clicked_change=_note,
         on_zoomed_change=_note,
     )

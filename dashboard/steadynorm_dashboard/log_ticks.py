@@ -10,6 +10,8 @@ __all__ = ["settle"]
 
 _LABEL_PX = 20
 """Of an axis' height for one label."""
+_PLAIN = (1e-3, 1e5)
+"""Between these a number is shorter than a power of ten, which plotly writes larger than any other label."""
 _PADDED = 1.12
 """What plotly leaves free beyond the values."""
 
@@ -30,6 +32,8 @@ def settle(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> No
     for name, ends in values.items():
         axis = layout[name]
         decades = _PADDED * (math.log10(max(ends)) - math.log10(min(ends)))
+        if _PLAIN[0] <= min(ends) and max(ends) < _PLAIN[1]:
+            axis |= {"exponentformat": "none", "separatethousands": True}
         low, high = axis.get("domain", (0.0, 1.0))
         room = max(2, int(layout["height"] * (high - low) / _LABEL_PX))
         if decades < 1:

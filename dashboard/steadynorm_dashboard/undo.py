@@ -70,7 +70,7 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
                     for name, value in changes.items()
                 )
             )
-        if told := st.session_state.pop(f"{run.run_id}/undo/told", None):
+        if told := st.session_state.get(f"{run.run_id}/undo/told"):
             st.warning(told)
 
 
@@ -94,5 +94,4 @@ def _send(run_id: str, revision: int, earlier: int, changes: dict[str, object], 
         told = f"Nothing was undone. {text.markdown(str(error), 600)}"
     else:
         st.session_state[f"{run_id}/undo/reason"] = ""
-    if told:
-        st.session_state[f"{run_id}/undo/told"] = told
+    st.session_state[f"{run_id}/undo/told"] = told  # until the next try: the list refreshes itself meanwhile

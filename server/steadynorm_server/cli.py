@@ -25,7 +25,6 @@ EXTRA_OF = {
     "rich": "server",
     "typer": "server",
     "uvicorn": "server",
-    "plotly": "dashboard",
     "streamlit": "dashboard",
     "torch": "demo",
 }

@@ -77,9 +77,8 @@ def stop_signals() -> Iterator[None]:
 
 def launcher() -> ModuleType:
     """The dashboard's `launch` module: the server's package knows it by this one name only. Raises CommandError."""
-    for package in ("streamlit", "plotly"):
-        if importlib.util.find_spec(package) is None:
-            raise CommandError(f"the dashboard needs {package}: pip install 'steadynorm[dashboard]'")
+    if importlib.util.find_spec("streamlit") is None:
+        raise CommandError("the dashboard needs streamlit: pip install 'steadynorm[dashboard]'")
     return importlib.import_module("steadynorm_dashboard.launch")
 
 

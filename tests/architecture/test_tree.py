@@ -62,7 +62,7 @@ def test_every_test_file_has_a_name_of_its_own(root: Path) -> None:
 def test_the_readme_names_everything_at_the_top(root: Path) -> None:
     readme = (root / "README.md").read_text("utf-8")
     top = {path.relative_to(root).parts[0] for path in tracked(root)}
-    unnamed = {"README.md", ".gitignore", ".dockerignore"}  # the page itself, and what only tools read
+    unnamed = {"README.md", ".gitignore", ".gitattributes", ".dockerignore"}  # the page, and what tools read
     assert {"agent", "contract", "server", "dashboard", "Dockerfile"} <= top
     missing = [
         name for name in sorted(top - unnamed) if not re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-])", readme)

@@ -44,7 +44,7 @@ def test_help_lists_every_command() -> None:
         (["server"], "fastapi", "server"),
         (["server"], "redis", "server"),
         (["dashboard"], "streamlit", "dashboard"),
-        (["up"], "plotly", "dashboard"),
+        (["up"], "streamlit", "dashboard"),
         (["demo"], "torch", "demo"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_missing_extra_is_named_with_what_to_install(arguments: list[str], hid
 
 
 def test_listing_runs_needs_no_web_stack() -> None:
-    ended = call("runs", "--server", "http://127.0.0.1:9", hide="fastapi uvicorn redis streamlit plotly torch")
+    ended = call("runs", "--server", "http://127.0.0.1:9", hide="fastapi uvicorn redis streamlit torch")
     assert ended.stderr.startswith("error: no steadynorm server answers")
 
 

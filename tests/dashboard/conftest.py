@@ -275,16 +275,21 @@ class OpenPage(Protocol):
 
 @pytest.fixture
 def open_page(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OpenPage:
-    """open_page("run's id", token="…", at="http://…", parameter="…") -> the app in this process after its first run."""
+    """open_page("run's id", token="…", at="http://…", parameter="…") -> the app in this process after its first run.
+
+    tab: the one that is open beneath the charts of a run's page.
+    """
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.delenv("STEADYNORM_TOKEN", raising=False)
 
     def open_link(run: str | None = None, token: str | None = OPERATOR, at: str | None = None, **query: str) -> AppTest:
         monkeypatch.setenv("STEADYNORM_SERVER", at or server.server)
         app = AppTest.from_file(str(APP), default_timeout=60)
+        tab = query.pop("tab", "Parameters")
         for name, value in {"run": run, "token": token, **query}.items():
             if value:
                 app.query_params[name] = value
+        app.session_state[f"{run}/tab"] = tab
         app.run()
         assert not app.exception, app.exception
         return app

@@ -69,6 +69,7 @@ def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.
     monkeypatch.setenv("STEADYNORM_SERVER", house.server)
     page = AppTest.from_file(str(APP), default_timeout=60)
     page.query_params.update({"run": "automatic-1", "token": house.token})
+    page.session_state["automatic-1/tab"] = "Automatic"
     page.run()
     assert "Nothing changes this run's settings by itself." in [caption.value for caption in page.caption]
     house.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
@@ -76,7 +77,7 @@ def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.
     page.run()
     assert not page.exception
     captions = [caption.value for caption in page.caption]
-    assert "schedules: 1 wait for their step, 0 are over" in captions
+    assert "schedules: 1 waits for its step, 0 over" in captions
     assert "1 rule watches this run" in captions
     shown = [each.value for each in page.dataframe]
     assert [list(each["from step"]) for each in shown if "from step" in each] == [[10_000]]

@@ -231,6 +231,13 @@ def test_a_low_logarithmic_panel_has_powers_of_ten_and_never_more_than_it_has_ro
     assert settled([0.5, 1.0], 0.12)["nticks"] == 3
 
 
+@pytest.mark.parametrize(
+    ("values", "notation"), [([0.08, 900.0], "none"), ([0.0004, 1.0], "power"), ([1.0, 100_000.0], "power")]
+)
+def test_a_logarithmic_axis_writes_short_numbers_out(values: list[float], notation: str) -> None:
+    assert settled(values, 0.5).get("exponentformat", "power") == notation
+
+
 def test_the_digits_between_powers_of_ten_are_not_written_in_any_low_panel_of_a_run() -> None:
     data = recorded()
     data["spike_ratio_max"] = series([0, 1, 2], [0.9, 1.1, 60.0])

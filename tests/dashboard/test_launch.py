@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from steadynorm_dashboard.session import lends_home_token
 def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:
     argv = launch.command(host="127.0.0.1", port=9001, server="http://127.0.0.1:8470")
     assert argv[:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert Path(argv[4]).name == "serve.py"
     for option in (
         "--server.address=127.0.0.1",
         "--server.port=9001",

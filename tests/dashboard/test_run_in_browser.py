@@ -1,14 +1,17 @@
-"""A run's charts in a real browser: zoomed, frozen, by time, and clicked."""
+"""A run's charts in a real browser: served packed, zoomed, frozen, by time, and clicked."""
 
 from __future__ import annotations
 
+import gzip
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import urllib3
 from playwright.sync_api import ElementHandle, Page, expect
 
-from steadynorm_dashboard import launch
+from steadynorm_dashboard import bundle, launch
 from steadynorm_server.up import House
 
 if TYPE_CHECKING:
@@ -118,3 +121,22 @@ def test_a_click_on_the_label_of_a_change_opens_what_is_known_of_it(visit: Visit
     page.locator(".steadynorm-chart .annotation").get_by_text("r1 @ step").click()
     expect(page.get_by_role("heading", name="Change r1")).to_be_visible()
     expect(page.get_by_text("calmer").first).to_be_visible()
+
+
+def test_what_never_changes_of_streamlit_and_plotly_is_served_packed(server: House) -> None:
+    index = urllib3.request("GET", server.dashboard)
+    assert index.headers["Cache-Control"] == "no-cache"
+    script = re.search(r"static/js/index\.[^\"]+\.js", index.data.decode())
+    assert script is not None
+    for path in (script[0], bundle.ADDRESS):
+        for _ in range(1000):  # the first answer is packed beside those that follow
+            answer = urllib3.request(
+                "GET", f"{server.dashboard}/{path}", headers={"Accept-Encoding": "gzip"}, decode_content=False
+            )
+            assert answer.status == 200
+            assert "immutable" in answer.headers["Cache-Control"]
+            if answer.headers.get("Content-Encoding") == "gzip":
+                break
+        else:
+            pytest.fail(f"{path} is never packed")
+        assert gzip.decompress(answer.data).startswith((b"/**\n* plotly.js", b"import", b"const", b"var"))

@@ -93,7 +93,7 @@ def test_a_viewer_is_told_that_only_operators_change_settings(
 ) -> None:
     run = start_run("looked at")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
-    page = visit(run.run_id, token=VIEWER)
+    page = visit(run.run_id, token=VIEWER, tab="Changes")
     # The panel, and the undo beneath the list of changes: both say so before anything is tried.
     assert [info.value for info in page.info].count(LOCKED) == 2
     names = {"gamma1", "gamma2", "lr_scale", "eps", "spike_limit ratio"}

@@ -38,9 +38,11 @@ def _numbers(run_id: str, name: str) -> None:
         st.error("This run has no parameter of that name. Open it from the run's table.", icon=":material/search_off:")
         return
     at = f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet"
-    shape = " × ".join(map(str, found.shape)) or "scalar"
+    sides = " × ".join(map(str, found.shape))
+    values = f"{found.numel:,} values" if found.numel != 1 else "1 value"
+    shape = f"{sides} = {values}" if len(found.shape) > 1 else values
     about = (
-        f"{text.markdown(run.name)} · {shape} · {found.numel:,} values · {text.markdown(found.dtype)} · {at} · "
+        f"{text.markdown(run.name)} · {shape} · {text.markdown(found.dtype)} · {at} · "
         f"a row every {run.detail_every} steps, and each step around a spike"
     )
     if error is None:

@@ -7,9 +7,8 @@ import time
 import streamlit as st
 
 from steadynorm_contract.client import ClientError
-from steadynorm_contract.views import AuditEntry, RevisionState, RunDetail
+from steadynorm_contract.views import AuditEntry, RunDetail
 from steadynorm_dashboard import (
-    automatic,
     charts,
     controls,
     guidance,
@@ -18,16 +17,14 @@ from steadynorm_dashboard import (
     heat_panel,
     marks,
     route,
+    run_tables,
     session,
     shown,
     snapshot,
     status,
-    tables,
     text,
-    undo,
     units,
 )
-from steadynorm_dashboard.choice import chosen_row
 from steadynorm_dashboard.live_chart import live_chart, preload
 
 __all__ = ["render"]
@@ -61,7 +58,7 @@ def _page(run: RunDetail) -> None:
     with charts_column:
         _charts(run_id)
         heat_panel.panel(run_id)
-        _tables(run_id)
+        run_tables.panel(run_id)
     with settings_column:
         controls.panel(run)
         _recent_changes(run_id)
@@ -69,18 +66,6 @@ def _page(run: RunDetail) -> None:
 
 def _read_run(run_id: str) -> tuple[RunDetail | None, ClientError | None]:
     return snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
-
-
-def _tables(run_id: str) -> None:
-    parameters, changes, events, by_itself = st.tabs(["Parameters", "Changes", "Events", "Automatic"])
-    with parameters:
-        _parameters(run_id)
-    with changes:
-        _audit(run_id)
-    with events:
-        _events(run_id)
-    with by_itself:
-        automatic.panel(run_id)
 
 
 @st.fragment(run_every=2)
@@ -135,7 +120,7 @@ def _open(run_id: str, clicked: str) -> None:
             shown.zoom(run_id, int(first), int(last))
 
 
-@st.fragment(run_every=1)
+@st.fragment(run_every=2)
 def _recent_changes(run_id: str) -> None:
     audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     if audit is None or not audit.entries:
@@ -167,98 +152,3 @@ def _follow(run_id: str, newest: AuditEntry) -> None:
     if st.session_state.get(followed) != newest.revision:
         st.session_state[followed] = newest.revision
         st.rerun()
-
-
-@st.fragment(run_every=4)
-def _parameters(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/parameters", lambda client: client.parameters(run_id), share="newest")
-    if answer is None or not answer.parameters:
-        st.caption("No parameters are registered.")
-        return
-    search, at = st.columns([1, 2], vertical_alignment="center")
-    words = search.text_input(
-        "Search parameters", placeholder="part of a name", label_visibility="collapsed", key=f"{run_id}/search"
-    )
-    rows = tables.parameter_rows(answer.parameters, words or "")
-    at.caption(
-        f"{len(rows):,} of {len(answer.parameters):,} parameters"
-        + (f", as of step {answer.step:,}" if answer.step is not None else ", no rows recorded yet")
-        + "; a click opens one"
-    )
-    number = st.column_config.NumberColumn
-    picked = st.dataframe(
-        rows,
-        key=f"{run_id}/parameters",
-        hide_index=True,
-        height=420,
-        placeholder=units.MISSING,
-        column_config={
-            "parameter": st.column_config.TextColumn(width="medium"),
-            "note": st.column_config.TextColumn(width=120),
-            "raw norm": number(format="%.4g", help="L2 norm of the gradient, before the stabilizer"),
-            "mean": number(format="%.4g", help="decayed mean of the norms (gamma1)"),
-            "RMS": number(format="%.4g", help="decayed root mean square of the norms (gamma2)"),
-            "target": number(format="%.3g", help="mean over RMS: about 1 in calm training, throttled below 0.3"),
-            "scale": number(format="%.4g", help="factor on the gradient"),
-            "spike ratio": number(format="%.3g", help="raw norm over the RMS norm before it, now"),
-            "largest": number(format="%.3g", help="the largest spike ratio since the run began"),
-        },
-        on_select="rerun",
-        selection_mode=["single-row", "single-cell"],
-    )
-    if (row := chosen_row(picked)) is not None and row < len(rows):
-        route.go(run=run_id, parameter=tables.full_name(answer.parameters, str(rows[row]["parameter"])))
-
-
-@st.fragment(run_every=2)
-def _audit(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
-    if answer is None or not answer.entries:
-        st.caption("Nobody changed the settings yet.")
-        return
-    pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
-    st.caption(f"{len(answer.entries):,} changes, {pending} pending; a click opens one")
-    picked = st.dataframe(
-        tables.audit_rows(answer.entries, time.time(), st.context.timezone),
-        key=f"{run_id}/audit",
-        hide_index=True,
-        column_config={
-            "revision": st.column_config.TextColumn(width=70),
-            "when": st.column_config.TextColumn(width=85),
-            "state": st.column_config.TextColumn(width=190),
-            "before → after": st.column_config.TextColumn(width=210),
-            "who": st.column_config.TextColumn(width=85),
-        },
-        on_select="rerun",
-        selection_mode=["single-row", "single-cell"],
-    )
-    if (at := chosen_row(picked)) is not None and at < len(answer.entries):
-        route.go(run=run_id, change=str(answer.entries[at].revision))
-    run, _ = _read_run(run_id)
-    if run is not None:
-        undo.panel(run, answer.entries)
-
-
-@st.fragment(run_every=2)
-def _events(run_id: str) -> None:
-    answer, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
-    if answer is None or not answer.events:
-        st.caption("No events yet.")
-        return
-    st.caption("A click on an event opens what the flight recorder kept around it.")
-    picked = st.dataframe(
-        tables.event_rows(answer.events, time.time(), st.context.timezone),
-        key=f"{run_id}/events",
-        hide_index=True,
-        column_config={
-            "when": st.column_config.TextColumn(width=85),
-            "step": st.column_config.NumberColumn(width=70),
-            "event": st.column_config.TextColumn(width=85),
-            "what happened": st.column_config.TextColumn(width=590),
-            "value": st.column_config.NumberColumn(format="%.4g", width=75),
-        },
-        on_select="rerun",
-        selection_mode=["single-row", "single-cell"],
-    )
-    if (at := chosen_row(picked)) is not None and at < len(answer.events):
-        route.go(run=run_id, incident=answer.events[at].id)

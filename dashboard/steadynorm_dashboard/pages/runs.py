@@ -83,7 +83,7 @@ def _summary(answer: FleetAnswer, now: float) -> str:
         trouble.insert(0, _badge(look, f"{lately:,} failed{', the last one' if lately > 1 else ''} {ago} ago"))
     badges = ": " + " ".join(trouble) if trouble else ": all calm." if train else "."
     if train or silent:
-        return f"**{train:,}** of {answer.total:,} runs train{badges}"
+        return f"**{train:,}** of {answer.total:,} runs {'trains' if train == 1 else 'train'}{badges}"
     return f"No run trains at the moment; {answer.total:,} ended{badges}"
 
 

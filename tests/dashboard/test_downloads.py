@@ -1,0 +1,84 @@
+"""A run's history comes as a file, by a link that holds no token and is good once."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import httpx
+import pyarrow.parquet
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from steadynorm_contract.client import Client
+from steadynorm_dashboard.downloads import PATH, TICKETS, Ticket, Tickets, redeem
+from steadynorm_server.up import House
+
+if TYPE_CHECKING:
+    from tests.dashboard.conftest import OpenPage, StartRun
+
+VIEWER = "viewer-token-for-tests"
+APP = Starlette(routes=[Route(PATH, redeem)])
+
+
+@pytest.fixture(scope="module")
+def server(plain_server: House) -> House:
+    """These tests run the app in their own process."""
+    return plain_server
+
+
+async def get(path: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://dashboard") as client:
+        return await client.get(path)
+
+
+async def test_a_viewer_downloads_both_tables_by_the_links_on_the_page(
+    open_page: OpenPage, start_run: StartRun
+) -> None:
+    run_id = start_run("exported").run_id
+    page = open_page(run_id, VIEWER, tab="Export")
+    links = [button.proto.url for button in page.get("link_button")]
+    assert len(links) == 2
+    assert not any(VIEWER in link for link in links)
+    page.run()
+    assert [button.proto.url for button in page.get("link_button")] == links  # nothing moves under a hand
+    rows = []
+    for link, name in zip(links, ("steps", "parameters"), strict=True):
+        answer = await get(f"/{link}")
+        assert answer.status_code == 200
+        assert answer.headers["content-disposition"] == f'attachment; filename="{run_id}-{name}.parquet"'
+        assert answer.headers["cache-control"] == "no-store"
+        rows.append(pyarrow.parquet.read_table(io.BytesIO(answer.content)).num_rows)
+    assert rows[0] == 400
+    assert rows[1] >= 400
+    page.run()
+    assert not set(links) & {button.proto.url for button in page.get("link_button")}  # used: there are new ones
+    assert (await get(f"/{links[0]}")).status_code == 410
+
+
+async def test_what_the_server_refuses_is_told_with_its_status(server: House) -> None:
+    for client, run_id, status in (
+        (Client(server.server, VIEWER), "nobody-00000000", 404),
+        (Client(server.server, "wrong"), "nobody-00000000", 401),
+        (Client("http://127.0.0.1:9", VIEWER), "nobody-00000000", 502),
+    ):
+        ticket = TICKETS.make(Ticket(client, run_id, "steps"))
+        answer = await get(PATH.format(ticket=ticket))
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
+
+
+def test_a_ticket_is_good_once_and_not_for_long() -> None:
+    now = 0.0
+    tickets = Tickets(good_s=60.0, limit=2, clock=lambda: now)
+    ticket = Ticket(Client("http://127.0.0.1:9", None), "run", "steps")
+    first, second = tickets.make(ticket), tickets.make(ticket)
+    assert first != second
+    assert tickets.take(first) is ticket
+    assert tickets.take(first) is None
+    assert tickets.good(second, 59.0)
+    assert not tickets.good(second, 60.0)
+    now = 60.0
+    assert tickets.take(second) is None
+    names = [tickets.make(ticket) for _ in range(3)]
+    assert [tickets.take(name) for name in names] == [None, ticket, ticket]
