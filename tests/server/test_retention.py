@@ -13,6 +13,7 @@ import redis
 from steadynorm_contract.codec import encode_json
 from steadynorm_server import room
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.keys import RunKeys
 from steadynorm_server.record import RunRecord
 from steadynorm_server.retention import Limits, forget_old
 from steadynorm_server.store import Store
@@ -44,6 +45,11 @@ async def test_runs_that_were_silent_for_longer_are_removed_whole(
         assert client.keys("steadynorm:{old}:*") == []
 
 
+async def listens(store: Store, until: float) -> None:
+    """As a wait for settings does that ends at this Unix second."""
+    await store.redis.script("wanted", [RunKeys("tiny-1").run], repr(until))
+
+
 @pytest.mark.parametrize("meanwhile", ["telemetry", "listening", "a pause", "more time"])
 async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
     store: Store, agent: Any, clock: Any, meanwhile: str
@@ -55,7 +61,7 @@ async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
         case "telemetry":
             await agent.send([2])
         case "listening":
-            await store.heard("tiny-1", clock.now + 25)
+            await listens(store, clock.now + 25)
         case "a pause":
             assert (await agent.change(0, {"paused": True})).status_code == 200
         case _:
@@ -80,7 +86,7 @@ async def test_a_paused_run_stays_however_silent_it_is_until_it_is_resumed_or_en
 async def test_a_run_that_ended_paused_is_kept_from_its_end_on(store: Store, agent: Any, clock: Any) -> None:
     await agent.send([1])
     await agent.change(0, {"paused": True})
-    await store.heard("tiny-1", clock.now + 90 * DAY_S)
+    await listens(store, clock.now + 90 * DAY_S)
     clock.now += 30 * DAY_S
     await agent.client.post(f"{agent.run}/finish", content=b'{"state": "stopped"}')
     clock.now += 6.9 * DAY_S
