@@ -82,7 +82,7 @@ def rates(rows: Rows) -> Answer:
         )  # fmt: skip
     ranked = sorted(totals.items(), key=lambda item: -sum(item[1]))
     told = "; ".join(f"{method} {sum(counts)}" for method, counts in ranked)
-    summary = f"Rates that train under AdamW, over all {len(ranked[0][1]) if ranked else 0} tasks: {told}.\n"
+    summary = f"Rates that train under AdamW, summed over the tasks: {told}.\n"
     return Answer(
         "\n".join([summary, "![score by learning rate](images/study/rates.svg)\n", *texts]), {"rates.svg": draw(panels)}
     )
@@ -127,7 +127,7 @@ def spikes(rows: Rows) -> Answer:
 def throttling(rows: Rows) -> Answer:
     """Steps below target 0.3 after a spike, of the rule on constant norms and as measured."""
     factors = sorted({float(trial.fault.split("/")[0]) for trial, _ in rows})
-    lines = []
+    lines, ends = [], []
     for (method, switch), group in by(rows, "method", "switch").items():
         name = f"{method}, reset after 10 steps" if switch else str(method)
         cells = []
@@ -141,6 +141,8 @@ def throttling(rows: Rows) -> Answer:
             cells.append(f"{number(measured)}{' (all)' if measured >= left else ''} of {left}")
             cells.append(str(theory(str(method), factor, reset_after=10 if switch else None)))
         lines.append([name, *cells])
+        scores = [[o.score for t, o in group if float(t.fault.split("/")[0]) == factor] for factor in factors]
+        ends.append([name, *(with_spread(each) if each else "" for each in scores)])
     head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
     panels = []
     for factor in factors:
@@ -153,8 +155,10 @@ def throttling(rows: Rows) -> Answer:
         "Steps with a smallest target below 0.3 after the spike. Theory: the rule's own floats, norms that are equal "
         "but for the spike, without end; measured: the smallest of all tensors, until the run ended.\n"
     )
-    return Answer("\n".join([text, markdown(head, lines), "![loss after a spike](images/study/throttling.svg)\n"]),
-                  {"throttling.svg": draw(panels)})  # fmt: skip
+    told = "What the same runs had come to at their end, so many steps after the spike:\n"
+    end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
+    picture = "![loss after a spike](images/study/throttling.svg)\n"
+    return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
 
 
 def weight_decay(rows: Rows) -> Answer:
