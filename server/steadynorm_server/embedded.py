@@ -105,6 +105,8 @@ def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]
         "appendonly": "yes",
         "appendfsync": "always",  # an answer that was given is on the disk: docs/decisions/0005-durability.md
         "save": "",
+        # When the log is rewritten the child needs a core for as long: floats hardly shrink, and packing is most of it.
+        "rdbcompression": "no",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",
         "logfile": str(folder / "store.log"),
