@@ -105,7 +105,7 @@ def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]
         "appendonly": "yes",
         "appendfsync": "always",  # an answer that was given is on the disk: docs/decisions/0005-durability.md
         "save": "",
-        # When the log is rewritten the child needs a core for as long: floats hardly shrink, and packing is most of it.
+        # A rewrite of the log needs a core that the server wants; most of it was packing floats, which saves a fifth.
         "rdbcompression": "no",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",
