@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\nended; the same command goes on where it was", file=sys.stderr)
             return 130
-    report.write(folder, page)
+    report.write(folder, page, scale)
     print(f"the report is {page}", file=sys.stderr)
     return 0
 

@@ -9,8 +9,8 @@ from study.answers import ANSWERS
 from study.faults import EXTENTS, Fault
 from study.methods import METHODS
 from study.optimizers import OPTIMIZERS
-from study.questions import QUESTIONS
-from study.runner import file_of
+from study.questions import QUESTIONS, Question, Scale
+from study.runner import file_of, missing
 from study.tables import Rows, markdown
 from study.tasks.registry import TASKS
 from study.trial import Trial, read
@@ -30,8 +30,8 @@ size.
 """
 
 
-def write(folder: Path, page: Path) -> None:
-    """The page, and its pictures in images/study beside it."""
+def write(folder: Path, page: Path, scale: Scale) -> None:
+    """The page, and its pictures in images/study beside it. scale: what `folder` is to hold in the end."""
     images = page.parent / "images" / "study"
     parts = [_HEAD]
     for index, (name, question) in enumerate(QUESTIONS.items(), 1):
@@ -42,7 +42,9 @@ def write(folder: Path, page: Path) -> None:
             parts.append(f"Not measured yet: `python benchmarks/study --questions '{name}'`.\n")
             continue
         seeds = len({trial.seed for trial, _ in rows})
-        parts.append(f"{len(rows):,} runs, {seeds} {'seeds' if seeds > 1 else 'seed'}.\n")
+        parts.append(
+            f"{len(rows):,} runs, {seeds} {'seeds' if seeds > 1 else 'seed'}.{_still(folder, question, scale)}\n"
+        )
         answer = ANSWERS[name](rows)
         parts.append(answer.text)
         for file, picture in answer.pictures.items():
@@ -54,6 +56,14 @@ def write(folder: Path, page: Path) -> None:
     parts.append(_owed())
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _still(folder: Path, question: Question, scale: Scale) -> str:
+    """What is not measured yet of a question."""
+    left = len(missing(folder, question.trials(scale)))
+    if not left:
+        return ""
+    return f" **{left:,} more are owed**: `python benchmarks/study --questions '{question.name}'` goes on with them."
 
 
 def _order(trial: Trial) -> tuple[object, ...]:

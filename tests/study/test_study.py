@@ -57,6 +57,7 @@ def test_every_question_gets_its_rows_its_tables_and_its_pictures(results: Path)
         section = page.split(f"{question.title}\n", 1)[1].split("\n## ", 1)[0]
         assert "|---|---:|" in section, name
     assert "Not measured yet" not in page
+    assert "more are owed" not in page
     pictures = sorted((results / "images" / "study").iterdir())
     assert [file.name for file in pictures] == ["rates.svg", "spikes.svg", "throttling.svg"]
     for file in pictures:
@@ -65,7 +66,7 @@ def test_every_question_gets_its_rows_its_tables_and_its_pictures(results: Path)
 
 
 def test_the_same_rows_make_the_same_page(results: Path, tmp_path: Path) -> None:
-    report.write(results, tmp_path / "study.md")
+    report.write(results, tmp_path / "study.md", SLICE)
     assert (tmp_path / "study.md").read_bytes() == (results / "study.md").read_bytes()
 
 
@@ -76,6 +77,8 @@ def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path
     file_of(tmp_path, "rates").write_text(text[: text.rindex(",", 0, len(text) - 40)], "utf-8")
     (left,) = missing(tmp_path, trials)
     assert left == trials[-1]
+    report.write(tmp_path, tmp_path / "study.md", SLICE)
+    assert "**1 more are owed**: `python benchmarks/study --questions 'rates'`" in (tmp_path / "study.md").read_text()
     append(file_of(tmp_path, "rates"), left, run(left))
     assert missing(tmp_path, trials) == []
 
