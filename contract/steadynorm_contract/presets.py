@@ -14,7 +14,7 @@ __all__ = ["PRESETS", "expand"]
 PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "paper": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": None}),
-        "robust": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 10.0}),
+        "robust": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 3.0}),
     }
 )
 """By name: the settings that it stands for. What it does not name stays as it is."""
