@@ -69,7 +69,7 @@ class Fields:
         if not st.session_state[self._key("spike_limit/on")]:
             shown["spike_limit"] = None
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(":small[preset]", help="Named settings: a press fills them in below. Nothing is sent before Apply.")
+            st.markdown(":small[preset]", help="Named settings: a press fills them in. Nothing is sent before Apply.")
             for preset, settings in PRESETS.items():
                 st.button(
                     preset,
