@@ -120,6 +120,16 @@ class RuleList(msgspec.Struct, frozen=True):
     revision: int
     rules: list[RuleView]
 
+    def with_rule(self, new: WatchRule) -> list[WatchRule]:
+        """These rules, and `new`: in the place of the one of its id, else as the last."""
+        rules = [each.rule for each in self.rules]
+        place = next((at for at, rule in enumerate(rules) if rule.id == new.id), len(rules))
+        return [*rules[:place], new, *rules[place + 1 :]]
+
+    def without(self, rule_id: str) -> list[WatchRule]:
+        """These rules but the one of that id."""
+        return [each.rule for each in self.rules if each.rule.id != rule_id]
+
 
 _TEXT = re.compile(
     r"\s*(?P<scalar>[a-z0-9_]+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[^\s,]+?)\s*"

@@ -12,10 +12,10 @@ import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden, Unauthorized
 from steadynorm_contract.schedules import Schedule, ScheduleState
+from steadynorm_contract.typed_changes import typed_changes
 from steadynorm_contract.views import RunDetail, RunState
 from steadynorm_contract.watch_rules import RuleList, WatchRule, parse_condition
 from steadynorm_dashboard import session, text
-from steadynorm_dashboard.typed_changes import typed_changes
 
 __all__ = ["panel"]
 
@@ -144,9 +144,7 @@ def _add_rule(run_id: str, form: str) -> None:
             lock_steps=int(state[f"{form}/rest"]),
         )
         known = client.rules(run_id)
-        kept = [each.rule for each in known.rules]
-        place = next((at for at, rule in enumerate(kept) if rule.id == new.id), len(kept))
-        client.set_rules(run_id, [*kept[:place], new, *kept[place + 1 :]], revision=known.revision)
+        client.set_rules(run_id, known.with_rule(new), revision=known.revision)
 
     _do(run_id, add, "rule")
 
@@ -157,7 +155,7 @@ def _remove(run_id: str, kind: str, name: str) -> None:
             client.unschedule(run_id, name)
             return
         known = client.rules(run_id)
-        client.set_rules(run_id, [one.rule for one in known.rules if one.rule.id != name], revision=known.revision)
+        client.set_rules(run_id, known.without(name), revision=known.revision)
 
     _do(run_id, remove)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_dashboard.typed_changes import typed_changes
+from steadynorm_contract.typed_changes import typed_changes
 from steadynorm_server.up import House
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ import msgspec
 import typer
 
 from steadynorm_contract.client import Client, Conflict
+from steadynorm_contract.counters import resolve
 from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.typed_changes import typed_changes
 from steadynorm_contract.views import AuditEntry, RevisionState, RunSummary
 from steadynorm_server.cli import CommandError
 from steadynorm_server.commands.options import AsJson, Run, Server, find_run
@@ -90,39 +92,16 @@ def send(
 
 
 def parse_changes(texts: list[str], present: Settings) -> dict[str, object]:
-    """NAME=VALUE texts as a change. Values are JSON where they parse as such, else strings; `+1` adds to a counter.
-
-    Names and limits are the server's to check. Raises CommandError for what is not NAME=VALUE.
-    """
-    changes: dict[str, object] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise CommandError(f"a change must be NAME=VALUE: got {text!r}. Such as gamma2=0.99 or mode=observe.", 2)
-        if name in changes:
-            raise CommandError(f"{name} is given twice. Say it once.", 2)
-        changes[name] = _value(name, value, present)
-    return changes
+    """NAME=VALUE texts as a change of `present`. Raises CommandError for what is no change."""
+    return resolve(parse_unresolved(texts), present)
 
 
 def parse_unresolved(texts: list[str]) -> dict[str, object]:
     """The same for a run or a moment that is not known here: `+1` stays as it is, for the server to add."""
-    changes = parse_changes(texts, Settings())
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name.endswith("_generation") and value.startswith("+"):
-            changes[name] = value
-    return changes
-
-
-def _value(name: str, text: str, present: Settings) -> object:
-    if name.endswith("_generation") and text.startswith("+") and text[1:].isdigit():
-        return int(getattr(present, name, 0)) + int(text[1:])
     try:
-        value: object = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text
-    return value
+        return typed_changes(" ".join(texts))
+    except ValueError as error:
+        raise CommandError(str(error), 2) from None
 
 
 def await_outcome(client: Client, run_id: str, revision: int, wait_s: float, every_s: float = 0.2) -> AuditEntry | None:

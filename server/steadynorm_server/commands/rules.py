@@ -57,14 +57,11 @@ def rules(
             id=add, when=condition, settings=parse_unresolved(changes), reason=reason, max_actions=max_actions,
             lock_steps=lock_steps, lock_s=lock_s,
         )  # fmt: skip
-        kept = [each.rule for each in known.rules]
-        place = next((at for at, rule in enumerate(kept) if rule.id == add), len(kept))
-        known = _replace(client, run_id, [*kept[:place], new, *kept[place + 1 :]], known.revision)
+        known = _replace(client, run_id, known.with_rule(new), known.revision)
     elif remove is not None:
         if not any(each.rule.id == remove for each in known.rules):
             raise CommandError(f"{run_id} has no rule {remove!r}: `steadynorm rules {run_id}` lists them.")
-        kept = [each.rule for each in known.rules if each.rule.id != remove]
-        known = _replace(client, run_id, kept, known.revision)
+        known = _replace(client, run_id, known.without(remove), known.revision)
     if as_json:
         typer.echo(msgspec.json.encode(known))
     elif known.rules:

@@ -1,4 +1,4 @@
-"""Changes as a person types them, here as on the command line: `gamma2=0.99 mode=observe reset_generation=+1`."""
+"""Changes as a person types them, on the command line and in the dashboard: `gamma2=0.99 reset_generation=+1`."""
 
 from __future__ import annotations
 
