@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["autocast", "fp4", "simulate_fp4"]
+__all__ = ["PRECISIONS", "autocast", "fp4", "simulate_fp4"]
+
+PRECISIONS = ("float32", "float16", "fp4")
 
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _BLOCK = 16

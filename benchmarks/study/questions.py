@@ -12,6 +12,7 @@ from itertools import product
 from study.faults import DIRECTIONS, EXTENTS
 from study.methods import METHODS
 from study.optimizers import RATES
+from study.precision import PRECISIONS
 from study.tasks.registry import TASKS
 from study.trial import Trial
 
@@ -154,12 +155,15 @@ def switching(scale: Scale) -> Iterator[Trial]:
 
 
 def low_bit(scale: Scale) -> Iterator[Trial]:
-    """Weights and activations of 4 bits, and float16 with a scaler on a GPU, at rates up to far too fast."""
-    precisions = ("float32", "float16", "fp4") if scale.on_gpu else ("float32", "fp4")
+    """Float16 with a loss scaler, and weights and activations of 4 bits, at rates up to far too fast."""
     task = next((one for one in ("language-large", "language") if one in scale.tasks), scale.tasks[0])
-    rates = RATES["adamw"][1::2][: 3 if scale.every == 1 else 1]
-    for precision, method, rate, seed in product(precisions, scale.chosen(FEW), rates, range(scale.seeds)):
-        yield _with(_base("low bit", task, "adamw", method, seed, scale), lr=rate, precision=precision)
+    for optimizer, rates in (("adamw", RATES["adamw"][1:6:2]), ("sgd", RATES["sgd"][4::2])):
+        if optimizer not in TASKS[task].rates:
+            continue
+        for precision, method, rate, seed in product(
+            PRECISIONS, scale.chosen(FEW), rates[: 1 if scale.every > 1 else None], range(scale.seeds)
+        ):
+            yield _with(_base("low bit", task, optimizer, method, seed, scale), lr=rate, precision=precision)
 
 
 QUESTIONS = {

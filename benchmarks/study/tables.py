@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from study.trial import Outcome, Trial
 
-__all__ = ["Rows", "by", "markdown", "mean", "number", "spread", "twins", "with_spread"]
+__all__ = ["Answer", "Rows", "by", "markdown", "mean", "number", "spread", "twins", "with_spread"]
 
 Rows = list[tuple[Trial, Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """text: Markdown; pictures: SVG by file name."""
+
+    text: str
+    pictures: dict[str, str] = field(default_factory=dict)
 
 
 def by(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
@@ -55,13 +64,29 @@ def number(value: float, *, sign: bool = False) -> str:
 
 
 def with_spread(values: Sequence[float], *, sign: bool = False) -> str:
-    """Mean ± spread, and how many did not end well where some did not."""
+    """Mean ± spread, both to the second digit of the spread, and how many did not end well where some did not."""
     good = [value for value in values if math.isfinite(value)]
     lost = len(values) - len(good)
     if not good:
         return "diverged" if values else ""
-    told = number(statistics.fmean(good), sign=sign) + (f" ± {number(spread(good))}" if len(good) > 1 else "")
+    middle, around = statistics.fmean(good), spread(good)
+    if len(good) == 1:
+        told = number(middle, sign=sign)
+    else:
+        digits = _decimals(around or middle)
+        told = f"{_fixed(middle, digits, '+' if sign else '')} ± {_fixed(around, digits)}"
     return f"{told} ({lost} of {len(values)} diverged)" if lost else told
+
+
+def _decimals(value: float) -> int:
+    """Places after the point that show two digits of `value`: from 0 to 4, which is finer than anything here is."""
+    return min(max(1 - math.floor(math.log10(abs(value))), 0), 4) if value else 4
+
+
+def _fixed(value: float, digits: int, plus: str = "") -> str:
+    """Without the sign of a zero that rounding made."""
+    rounded = round(value, digits)
+    return format(rounded or 0.0, f"{plus if rounded else ''},.{digits}f")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

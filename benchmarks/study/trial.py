@@ -19,7 +19,7 @@ class Trial:
     """What one run is made of. All of it together is its identity: a row that is there already is not run again.
 
     method: a name of `methods.METHODS`. fault: "" or FACTOR/EXTENT/DIRECTION/AT, see `faults`. switch: "" or
-    DIRECTION/AT/TRANSFER, see `run`. precision: "float32", "float16" or "fp4".
+    DIRECTION/AT/TRANSFER, see `run`. precision: one of `precision.PRECISIONS`.
     """
 
     question: str

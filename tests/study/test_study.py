@@ -17,11 +17,12 @@ from torch import nn
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from study import answers, methods, optimizers, plan, precision, report  # noqa: E402
+from study import methods, optimizers, plan, precision, report  # noqa: E402
 from study.faults import Fault  # noqa: E402
 from study.questions import FULL, QUESTIONS, QUICK, SLICE  # noqa: E402
 from study.run import run  # noqa: E402
 from study.runner import file_of, missing  # noqa: E402
+from study.spike_answers import recovery, spikes, theory  # noqa: E402
 from study.tables import identity, with_spread  # noqa: E402
 from study.tasks.registry import TASKS  # noqa: E402
 from study.trial import Outcome, Trial, append, read  # noqa: E402
@@ -172,10 +173,10 @@ def test_what_throttles_in_theory_is_the_rule_itself() -> None:
     # After the spike v is 1 + 0.001 · A² · 0.999^k in units of a calm square: below 0.3 while that is above 1 / 0.09.
     expected = math.log(0.001 * 1e6 / (1 / 0.09 - 1)) / -math.log(0.999)
     # Weights that are tracked from a start at rest make both a little larger.
-    assert answers.theory("paper", 1000) == pytest.approx(expected, rel=0.5)
-    assert answers.theory("paper, limit 10", 1000) == 0
-    assert answers.theory("paper", 1000, reset_after=10) < 12
-    assert answers.theory("paper", 10) == 0
+    assert theory("paper", 1000) == pytest.approx(expected, rel=0.5)
+    assert theory("paper, limit 10", 1000) == 0
+    assert theory("paper", 1000, reset_after=10) < 12
+    assert theory("paper", 10) == 0
 
 
 def test_recovery_is_when_the_loss_is_back_at_that_of_the_run_without_the_spike() -> None:
@@ -183,14 +184,23 @@ def test_recovery_is_when_the_loss_is_back_at_that_of_the_run_without_the_spike(
     calm = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;2;2;2")
     late = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;3;2")
     never = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;9;9")
-    assert answers.recovery(spiked, late, calm) == 20
-    assert answers.recovery(spiked, never, calm) == math.inf
-    assert answers.recovery(spiked, calm, calm) == 0
+    assert recovery(spiked, late, calm) == 20
+    assert recovery(spiked, never, calm) == math.inf
+    assert recovery(spiked, calm, calm) == 0
+    whole = replace(spiked, fault="")
+    assert "| 100×, all, kept | 20 |" in spikes([(whole, calm), (spiked, late)]).text
+    assert "| 100×, all, kept | > 30 |" in spikes([(whole, calm), (spiked, never)]).text
     assert identity(spiked, "fault", "steps") == identity(BASE, "fault", "steps")
 
 
-def test_a_cell_says_how_many_runs_were_lost() -> None:
-    assert with_spread([1.0, 2.0, 3.0]) == "2 ± 1"
-    assert with_spread([1.0, math.inf, 3.0]) == "2 ± 1.41 (1 of 3 diverged)"
-    assert with_spread([math.inf]) == "diverged"
+def test_a_cell_shows_two_digits_of_the_spread_and_as_many_places_of_the_mean() -> None:
+    assert with_spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
+    assert with_spread([2.04, 2.05, 2.06]) == "2.050 ± 0.010"
+    assert with_spread([5000.0, 6000.0], sign=True) == "+5,500 ± 707"
+    assert with_spread([-1e-17, 1e-17, 0.0], sign=True) == "0.0000 ± 0.0000"
     assert with_spread([-1234.0]) == "-1,234"
+
+
+def test_a_cell_says_how_many_runs_were_lost() -> None:
+    assert with_spread([1.0, math.inf, 3.0]) == "2.0 ± 1.4 (1 of 3 diverged)"
+    assert with_spread([math.inf]) == "diverged"

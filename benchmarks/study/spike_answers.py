@@ -1,0 +1,165 @@
+"""What a spike costs, and how long it throttles: tables, pictures, and what theory says to it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from study.faults import Fault
+from study.svg import Line, Panel, draw
+from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
+from study.tasks.registry import TASKS
+from study.trial import CURVE_STEPS, Outcome, Trial
+
+from steadynorm_contract.rule import TensorState, advance
+from steadynorm_contract.settings import Mode, Settings
+
+__all__ = ["recovery", "spikes", "theory", "throttling"]
+
+RECOVERED = 0.02
+"""A run has recovered when its loss is this near to that of the one without a spike, as a share of that one's way."""
+
+RULES = {
+    "paper": Settings(),
+    "paper, limit 3": Settings(spike_limit=3.0),
+    "paper, limit 10": Settings(spike_limit=10.0),
+    "paper, 0.7/0.9": Settings(gamma1=0.7, gamma2=0.9),
+    "paper, 0.85/0.99999": Settings(gamma1=0.85, gamma2=0.99999),
+}
+
+
+def spikes(rows: Rows) -> Answer:
+    """Extra score and steps to recover against the same run without the spike."""
+    calm = twins([row for row in rows if not row[0].fault], "fault")
+    texts, panels = [], []
+    costs: dict[str, list[float]] = {}
+    for (task, optimizer), group in by(rows, "task", "optimizer").items():
+        spiked = [(t, o, calm[identity(t, "fault")][1]) for t, o in group if t.fault]
+        kinds = list(dict.fromkeys(_kind(trial) for trial, _, _ in spiked))
+        methods = list(dict.fromkeys(trial.method for trial, _, _ in spiked))
+        extra, slow = [], []
+        for kind in kinds:
+            pairs = {method: [one for one in spiked if (one[0].method, _kind(one[0])) == (method, kind)]
+                     for method in methods}  # fmt: skip
+            more = {method: [o.score - twin.score for _, o, twin in each] for method, each in pairs.items()}
+            extra.append([kind, *(with_spread(each, sign=True) for each in more.values())])
+            slow.append([kind, *map(_recovered, pairs.values())])
+            for method, differences in more.items():
+                if differences:
+                    costs.setdefault(method, []).append(mean(differences))
+        unit = TASKS[str(task)].unit
+        texts += [f"**{task}, {optimizer}: score more than without the spike** ({unit})\n"]
+        texts += [markdown(["spike", *methods], extra)]
+        texts += [f"**{task}, {optimizer}: steps until it has recovered** (median; >: not before the end)\n"]
+        texts += [markdown(["spike", *methods], slow)]
+        worst = next((kind for kind in reversed(kinds) if kind.endswith("all, kept")), kinds[-1])
+        drawn = {method: [o for t, o, _ in spiked if (t.method, _kind(t)) == (method, worst)] for method in methods}
+        panels.append(_losses(f"{task}, {optimizer}: {worst}", drawn))
+    ranked = sorted(costs.items(), key=lambda item: _middle(item[1]))
+    told = "; ".join(f"{method} {number(_middle(values), sign=True)}" for method, values in ranked)
+    summary = f"Median extra score over all kinds of spike and tasks: {told}.\n"
+    return Answer(
+        "\n".join([summary, "![loss after a spike](images/study/spikes.svg)\n", *texts]), {"spikes.svg": draw(panels)}
+    )
+
+
+def throttling(rows: Rows) -> Answer:
+    """Steps below target 0.3 after a spike, of the rule on constant norms and as measured."""
+    factors = sorted({float(trial.fault.split("/")[0]) for trial, _ in rows})
+    lines, ends = [], []
+    for (method, switch), group in by(rows, "method", "switch").items():
+        name = f"{method}, reset after 10 steps" if switch else str(method)
+        cells = []
+        for factor in factors:
+            runs = [(t, o) for t, o in group if float(t.fault.split("/")[0]) == factor]
+            if not runs:
+                cells += ["", ""]
+                continue
+            left = runs[0][0].steps - _at(runs[0][0]) - 1
+            measured = mean(o.throttled for _, o in runs)
+            cells.append(f"{number(measured)}{' (all)' if measured >= left else ''} of {left}")
+            cells.append(str(theory(str(method), factor, reset_after=10 if switch else None)))
+        lines.append([name, *cells])
+        scores = [[o.score for t, o in group if float(t.fault.split("/")[0]) == factor] for factor in factors]
+        ends.append([name, *(with_spread(each) if each else "" for each in scores)])
+    head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
+    panels = []
+    for factor in factors:
+        drawn = {
+            f"{method}{', reset' if switch else ''}": [o for t, o in group if float(t.fault.split("/")[0]) == factor]
+            for (method, switch), group in by(rows, "method", "switch").items()
+        }
+        panels.append(_losses(f"{number(factor)}× on all tensors", drawn))
+    text = (
+        "Steps with a smallest target below 0.3 after the spike. Theory: the rule's own floats, norms that are equal "
+        "but for the spike, without end; measured: the smallest of all tensors, until the run ended.\n"
+    )
+    told = "What the same runs had come to at their end, so many steps after the spike:\n"
+    end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
+    picture = "![loss after a spike](images/study/throttling.svg)\n"
+    return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
+
+
+def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
+    """Steps from the fault until the loss is back at that of the run without it; inf: not before the end."""
+    at = _at(trial) // CURVE_STEPS
+    near = RECOVERED * max(calm.first - calm.last, 0.0)
+    pairs = list(zip(outcome.losses(), calm.losses(), strict=False))
+    for place in range(at, len(pairs)):
+        if all(loss <= other + near for loss, other in pairs[place : place + 2]):
+            return float((place - at) * CURVE_STEPS)
+    return math.inf
+
+
+def theory(method: str, factor: float, *, reset_after: int | None = None, limit: int = 100_000) -> int:
+    """Steps with a target below 0.3 after one spike of `factor` among equal norms, by the rule in plain floats."""
+    state, settings = TensorState(), RULES[method]
+    throttled = 0
+    for step in range(limit):
+        target = advance(state, factor if step == 200 else 1.0, settings, Mode.STABILIZE).target
+        if step > 200:
+            throttled += target < 0.3
+            if reset_after and step == 200 + reset_after:
+                state.norm_sum = state.norm_weight = state.square_sum = state.square_weight = 0.0
+            if target >= 0.3 and step > 300:
+                break
+    return throttled
+
+
+def _at(trial: Trial) -> int:
+    fault = Fault.parse(trial.fault)
+    assert fault is not None
+    return fault.at
+
+
+def _losses(title: str, drawn: dict[str, list[Outcome]]) -> Panel:
+    """Mean curves. No higher than where training began: what flies off leaves by the top."""
+    high = max((outcome.first for outcomes in drawn.values() for outcome in outcomes), default=None)
+    return Panel(title, "step", "training loss", [_curve(name, runs) for name, runs in drawn.items()], high=high)
+
+
+def _curve(name: str, outcomes: list[Outcome]) -> Line:
+    curves = [outcome.losses() for outcome in outcomes]
+    length = max(map(len, curves), default=0)
+    points = [[curve[at] if at < len(curve) else math.nan for curve in curves] for at in range(length)]
+    means = [statistics.fmean(each) if all(map(math.isfinite, each)) else math.nan for each in points]
+    return Line(name, [at * CURVE_STEPS for at in range(length)], means)
+
+
+def _kind(trial: Trial) -> str:
+    """A fault but for when it comes, as tables name it: 100×, all, kept."""
+    return trial.fault.rsplit("/", 1)[0].replace("/", "×, ", 1).replace("/", ", ")
+
+
+def _recovered(pairs: list[tuple[Trial, Outcome, Outcome]]) -> str:
+    """The median number of steps; more than were left where it is not before the end."""
+    if not pairs:
+        return ""
+    middle = _middle([recovery(*one) for one in pairs])
+    trial = pairs[0][0]
+    return f"{middle:.0f}" if math.isfinite(middle) else f"> {trial.steps - _at(trial)}"
+
+
+def _middle(values: list[float]) -> float:
+    known = [math.inf if math.isnan(value) else value for value in values]
+    return statistics.median_high(known) if known else math.nan
