@@ -184,8 +184,10 @@ def test_recovery_is_when_the_loss_is_back_at_that_of_the_run_without_the_spike(
     calm = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;2;2;2")
     late = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;3;2")
     never = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;9;9;9")
+    behind = Outcome(1, 4, 2, False, 0, 0, 1, 1, "4;3;2;2;2;3")
+    ended = Outcome(math.inf, 4, math.nan, True, 1, 0, 1, 1, "4;3;2;2;nan")
     assert recovery(spiked, late, calm) == 20
-    assert recovery(spiked, never, calm) == math.inf
+    assert recovery(spiked, never, calm) == recovery(spiked, behind, calm) == recovery(spiked, ended, calm) == math.inf
     assert recovery(spiked, calm, calm) == 0
     whole = replace(spiked, fault="")
     assert "| 100×, all, kept | 20 |" in spikes([(whole, calm), (spiked, late)]).text
