@@ -18,7 +18,8 @@ from steadynorm_dashboard.draft import DECAYS, nearest_stop
 
 __all__ = ["Fields", "put"]
 
-_DEFAULT_SPIKE_LIMIT = 10.0
+_DEFAULT_SPIKE_LIMIT = PRESETS["robust"]["spike_limit"]
+"""What the switch turns on until somebody gives another number."""
 
 _NUMBER_PX = 140
 """A narrower number has no stepper."""

@@ -74,7 +74,7 @@ def test_an_alerts_link_opens_its_section_even_where_server_and_token_are_missin
 ) -> None:
     page = open_page(monkeypatch, tmp_path, runbook="SteadynormSpikeStorm", run="gpt-1")
     assert [title.value for title in page.title] == ["SteadynormSpikeStorm"]
-    assert any("`steadynorm set gpt-1 spike_limit=10`" in text.value for text in page.markdown)
+    assert any("`steadynorm set gpt-1 spike_limit=3`" in text.value for text in page.markdown)
 
 
 def test_a_link_to_an_alert_that_does_not_exist_shows_those_that_do(
