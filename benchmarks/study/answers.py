@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
 from study.precision import PRECISIONS
-from study.spike_answers import spikes, throttling
+from study.spike_answers import COLOUR_ORDER, STRONG, spikes, throttling
 from study.svg import Line, Panel, draw
 from study.tables import Answer, Rows, by, identity, markdown, mean, number, spread, twins, with_spread
 from study.tasks.registry import TASKS
@@ -15,16 +16,20 @@ from study.trial import CURVE_STEPS, Trial
 
 __all__ = ["ANSWERS"]
 
-REACH = 0.1
-"""A rate trains if it comes this near to the best of all methods, as a share of the way from where training began."""
+RETURN = "minus the return"
+REACH, REACH_OF_A_RETURN = 0.1, 0.5
+"""A rate trains if all but so much of the way from where training began to the best of all methods lies behind it. For
+returns of reinforcement learning half of it has to do: their seeds lie further apart than a tenth."""
 
 
 def rates(rows: Rows) -> Answer:
-    """How many of the rates train, by method."""
+    """How many of the rates train, by method, and how much is left of the way at all of them."""
     texts: list[str] = []
     panels: list[Panel] = []
     counts: dict[str, dict[str, int]] = {}
+    left: dict[str, dict[str, list[float]]] = {}
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
+        unit = TASKS[str(task)].unit
         found = {
             method: {rate: [outcome.score for _, outcome in runs] for (rate,), runs in by(runs_, "lr").items()}
             for (method,), runs_ in by(group, "method").items()
@@ -34,8 +39,9 @@ def rates(rows: Rows) -> Answer:
         if not reached:
             continue
         best = min(reached)
-        start = max(reached) if TASKS[str(task)].unit == "minus the return" else mean(o.first for _, o in group)
-        limit = best + REACH * (start - best)
+        slowest = min(trial.lr for trial, _ in group)
+        start = max(reached) if unit == RETURN else mean(o.first for t, o in group if t.lr == slowest)
+        limit = best + (REACH_OF_A_RETURN if unit == RETURN else REACH) * (start - best)
         lines = []
         for method, each in means.items():
             good = [rate for rate, score in each.items() if score <= limit]
@@ -47,47 +53,77 @@ def rates(rows: Rows) -> Answer:
             )  # fmt: skip
             if optimizer == "adamw":
                 counts.setdefault(str(method), {})[str(task)] = len(good)
-        texts.append(f"**{task}, {optimizer}** ({TASKS[str(task)].unit}; a rate trains up to {number(limit)})\n")
+                left.setdefault(str(method), {})[str(task)] = _left(found[method], best, start)
+        texts.append(f"**{task}, {optimizer}** ({unit}; a rate trains up to {number(limit)})\n")
         texts.append(
             markdown(["method", "rates that train", "from … to", "best score", "at rate", "runs that diverged"], lines)
         )
         panels.append(
             Panel(
-                f"{task}, {optimizer}", "learning rate", TASKS[str(task)].unit,
-                [Line(method, list(each), list(each.values()), [spread(found[method][rate]) for rate in each])
+                f"{task}, {optimizer}", "learning rate", unit,
+                [Line(method, list(each), list(each.values()),
+                      [spread(found[method][rate]) for rate in each] if method in STRONG else (), method in STRONG)
                  for method, each in means.items()],
                 log_x=True, low=best - 0.05 * (start - best), high=start,
             )
         )  # fmt: skip
+    picture = "![score by learning rate](images/study/rates.svg)\n"
+    return Answer("\n".join([*_over_tasks(counts, left), picture, *texts]), {"rates.svg": draw(panels, COLOUR_ORDER)})
+
+
+def _left(scores: dict[float, list[float]], best: float, start: float) -> list[float]:
+    """Percent of the way from `start` to `best` that a method still has before it, mean over rates; seed by seed."""
+    seeds = zip(*scores.values(), strict=False)
+    return [
+        statistics.fmean(100 * min(max((score - best) / (start - best), 0.0), 1.0) for score in at_each_rate)
+        for at_each_rate in seeds
+    ]
+
+
+def _over_tasks(counts: dict[str, dict[str, int]], left: dict[str, dict[str, list[float]]]) -> list[str]:
+    """Both measures under AdamW, a column a task, the best method first."""
     tasks = list(dict.fromkeys(task for each in counts.values() for task in each))
-    ranked = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    summary = markdown(
-        ["rates that train under AdamW", *tasks, "all"],
-        [[method, *(str(each.get(task, "")) for task in tasks), str(sum(each.values()))] for method, each in ranked],
-    )
-    return Answer(
-        "\n".join([summary, "![score by learning rate](images/study/rates.svg)\n", *texts]), {"rates.svg": draw(panels)}
-    )
+    trained = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
+    way = {method: list(map(statistics.fmean, zip(*each.values(), strict=False))) for method, each in left.items()}
+    lines = [
+        [
+            method,
+            *(with_spread(left[method].get(task, [])) for task in tasks),
+            with_spread(all_),
+            with_spread([one - other for one, other in zip(all_, way.get("nothing", []), strict=False)], sign=True),
+        ]
+        for method, all_ in sorted(way.items(), key=lambda item: statistics.fmean(item[1]))
+    ]
+    return [
+        "Rates that train under AdamW:\n",
+        markdown(
+            ["method", *tasks, "all"],
+            [
+                [method, *(str(each.get(task, "")) for task in tasks), str(sum(each.values()))]
+                for method, each in trained
+            ],
+        ),
+        "Percent that is left of the way from where training began to the best of all, mean over all rates. It knows no "
+        "threshold; a run that diverged has all of it left. Last column: seed by seed against nothing.\n",
+        markdown(["method", *tasks, "mean", "against nothing"], lines),
+    ]
 
 
 def weight_decay(rows: Rows) -> Answer:
     """Score by strength, and how far the strengths lie apart."""
-    texts, told = [], []
+    texts = ["Width: between the best and the worst strength.\n"]
     for (task,), group in by(rows, "task").items():
         strengths = sorted({trial.weight_decay for trial, _ in group})
         lines = []
         for (method,), runs in by(group, "method").items():
             scores = [[o.score for t, o in runs if t.weight_decay == strength] for strength in strengths]
-            means = [mean(each) for each in scores]
-            width = max(means) - min(means)
-            lines.append([str(method), *map(with_spread, scores), number(width)])
-            told.append((width, f"{method} on {task} {number(width)}"))
+            widths = [max(of_one_seed) - min(of_one_seed) for of_one_seed in zip(*scores, strict=False)]
+            lines.append([str(method), *map(with_spread, scores), with_spread(widths)])
         texts += [
             f"**{task}** ({TASKS[str(task)].unit})\n",
             markdown(["method", *map("{:g}".format, strengths), "width"], lines),
         ]
-    summary = "Between the best and the worst strength: " + "; ".join(text for _, text in sorted(told)) + ".\n"
-    return Answer("\n".join([summary, *texts]))
+    return Answer("\n".join(texts))
 
 
 def switching(rows: Rows) -> Answer:

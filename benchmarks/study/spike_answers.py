@@ -6,6 +6,7 @@ import math
 import statistics
 
 from study.faults import Fault
+from study.methods import METHODS
 from study.svg import Line, Panel, draw
 from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
@@ -14,8 +15,11 @@ from study.trial import CURVE_STEPS, Outcome, Trial
 from steadynorm_contract.rule import TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["recovery", "spikes", "theory", "throttling"]
+__all__ = ["COLOUR_ORDER", "STRONG", "recovery", "spikes", "theory", "throttling"]
 
+STRONG = ("nothing", "paper")
+"""Whose curves stand out."""
+COLOUR_ORDER = (*STRONG, *(name for name in METHODS if name not in STRONG))
 RECOVERED = 0.02
 """A run has recovered when its loss is this near to that of the one without a spike, as a share of that one's way."""
 
@@ -59,7 +63,8 @@ def spikes(rows: Rows) -> Answer:
     told = "; ".join(f"{method} {number(_middle(values), sign=True)}" for method, values in ranked)
     summary = f"Median extra score over all kinds of spike and tasks: {told}.\n"
     return Answer(
-        "\n".join([summary, "![loss after a spike](images/study/spikes.svg)\n", *texts]), {"spikes.svg": draw(panels)}
+        "\n".join([summary, "![loss after a spike](images/study/spikes.svg)\n", *texts]),
+        {"spikes.svg": draw(panels, COLOUR_ORDER)},
     )
 
 
@@ -97,7 +102,9 @@ def throttling(rows: Rows) -> Answer:
     told = "What the same runs had come to at their end, so many steps after the spike:\n"
     end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
     picture = "![loss after a spike](images/study/throttling.svg)\n"
-    return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
+    return Answer(
+        "\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels, COLOUR_ORDER)}
+    )
 
 
 def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
@@ -145,7 +152,7 @@ def _curve(name: str, outcomes: list[Outcome]) -> Line:
     length = max(map(len, curves), default=0)
     points = [[curve[at] if at < len(curve) else math.nan for curve in curves] for at in range(length)]
     means = [statistics.fmean(each) if all(map(math.isfinite, each)) else math.nan for each in points]
-    return Line(name, [at * CURVE_STEPS for at in range(length)], means)
+    return Line(name, [at * CURVE_STEPS for at in range(length)], means, strong=name in STRONG)
 
 
 def _kind(trial: Trial) -> str:

@@ -17,17 +17,21 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 28, 40
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve. spread: half the height of the band around it, point by point. What is not finite is left out."""
+    """One curve. spread: half the height of the band around it, point by point. What is not finite is left out.
+
+    strong: drawn thicker and above the others.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] = ()
+    strong: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart of a picture. low, high: limits of the y axis; None: of what is drawn."""
+    """One chart of a picture. low, high: limits of the y axis, which curves may leave; None: of what is drawn."""
 
     title: str
     x_label: str
@@ -38,9 +42,14 @@ class Panel:
     high: float | None = None
 
 
-def draw(panels: Sequence[Panel]) -> str:
-    """All panels in rows of three, with one legend below: equal names have equal colours."""
-    names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+def draw(panels: Sequence[Panel], known: Sequence[str] = ()) -> str:
+    """All panels in rows of three, with one legend below.
+
+    known: names in the order of their colours, so that each has the same one in all pictures; others come after them.
+    """
+    drawn = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
+    order = list(dict.fromkeys([*known, *drawn]))
+    names = {name: order.index(name) for name in sorted(drawn, key=order.index)}
     columns = min(_COLUMNS, len(panels)) or 1
     rows = math.ceil(len(panels) / columns)
     width, legend_rows = columns * _WIDTH, math.ceil(len(names) / (2 * columns))
@@ -50,20 +59,22 @@ def draw(panels: Sequence[Panel]) -> str:
         'font-family="sans-serif" font-size="11">',
         "<style>svg{background:#fff;color:#222}@media(prefers-color-scheme:dark){svg{background:#111;color:#ddd}}"
         "text{fill:currentColor}.a{stroke:currentColor;stroke-opacity:.25;fill:none}</style>",
+        f'<clipPath id="plot"><rect x="{_LEFT - 3}" y="{_TOP - 3}" width="{_WIDTH - _LEFT - _RIGHT + 6}" '
+        f'height="{_HEIGHT - _TOP - _BOTTOM + 6}"/></clipPath>',
     ]
     for index, panel in enumerate(panels):
         place = (index % columns * _WIDTH, index // columns * _HEIGHT)
         parts.append(f'<g transform="translate({place[0]} {place[1]})">')
         parts += _panel(panel, names)
         parts.append("</g>")
-    for index, name in enumerate(names):
-        x, y = 12 + index % (2 * columns) * _WIDTH // 2, rows * _HEIGHT + 14 + index // (2 * columns) * 18
-        parts.append(f'<path d="M{x} {y - 4}h16" stroke="{_color(index)}" stroke-width="2.5" {_dash(index)}/>')
-        parts.append(f'<text x="{x + 22}" y="{y}">{html.escape(name)}</text>')
+    for at, (name, index) in enumerate(names.items()):
+        x, y = 12 + at % (2 * columns) * _WIDTH // 2, rows * _HEIGHT + 14 + at // (2 * columns) * 18
+        parts.append(f'<path d="M{x} {y - 4}h20" stroke="{_color(index)}" stroke-width="2.5" {_dash(index)}/>')
+        parts.append(f'<text x="{x + 26}" y="{y}">{html.escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _panel(panel: Panel, names: list[str]) -> list[str]:
+def _panel(panel: Panel, names: dict[str, int]) -> list[str]:
     points = [(x, y) for line in panel.lines for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     title = f'<text x="{_LEFT}" y="16" font-weight="bold">{html.escape(panel.title)}</text>'
     if not points:
@@ -76,7 +87,7 @@ def _panel(panel: Panel, names: list[str]) -> list[str]:
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (_scaled(x, panel.log_x) - left) / (right - left)
-        up = (min(max(y, low), high) - low) / (high - low)
+        up = min(max((y - low) / (high - low), -9.0), 9.0)  # out of sight, and short to write
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM)
 
     parts = [title]
@@ -93,9 +104,10 @@ def _panel(panel: Panel, names: list[str]) -> list[str]:
         f'<text transform="translate(11 {_HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">'
         f"{html.escape(panel.y_label)}</text>"
     )
-    for line in panel.lines:
-        parts += _line(line, names.index(line.name), at)
-    return parts
+    parts.append('<g clip-path="url(#plot)">')
+    for line in sorted(panel.lines, key=lambda line: line.strong):
+        parts += _line(line, names[line.name], at)
+    return [*parts, "</g>"]
 
 
 def _line(line: Line, index: int, at: object) -> list[str]:
@@ -108,10 +120,12 @@ def _line(line: Line, index: int, at: object) -> list[str]:
         upper = [at(line.x[place], line.y[place] + line.spread[place]) for place in shown]
         lower = [at(line.x[place], line.y[place] - line.spread[place]) for place in reversed(shown)]
         parts.append(f'<path d="{_path([*upper, *lower])}Z" fill="{_color(index)}" fill-opacity=".12"/>')
-    places = [at(line.x[place], line.y[place]) for place in shown]
-    parts.append(f'<path d="{_path(places)}" fill="none" stroke="{_color(index)}" stroke-width="1.6" {_dash(index)}/>')
+    places, width = [at(line.x[place], line.y[place]) for place in shown], 2.4 if line.strong else 1.4
+    parts.append(
+        f'<path d="{_path(places)}" fill="none" stroke="{_color(index)}" stroke-width="{width}" {_dash(index)}/>'
+    )
     if len(places) <= 12:
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2" fill="{_color(index)}"/>' for x, y in places]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.6}" fill="{_color(index)}"/>' for x, y in places]
     return parts
 
 
