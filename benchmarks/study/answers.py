@@ -90,7 +90,9 @@ def _over_tasks(counts: dict[str, dict[str, int]], left: dict[str, dict[str, lis
             method,
             *(with_spread(left[method].get(task, [])) for task in tasks),
             with_spread(all_),
-            with_spread([one - other for one, other in zip(all_, way.get("nothing", []), strict=False)], sign=True),
+            ""
+            if method == "nothing"
+            else with_spread([a - b for a, b in zip(all_, way["nothing"], strict=False)], sign=True),
         ]
         for method, all_ in sorted(way.items(), key=lambda item: statistics.fmean(item[1]))
     ]
@@ -103,8 +105,8 @@ def _over_tasks(counts: dict[str, dict[str, int]], left: dict[str, dict[str, lis
                 for method, each in trained
             ],
         ),
-        "Percent that is left of the way from where training began to the best of all, mean over all rates. It knows no "
-        "threshold; a run that diverged has all of it left. Last column: seed by seed against nothing.\n",
+        "Percent that is left of the way from where training began to the best of all, mean over all rates. It knows "
+        "no threshold; a run that diverged has all of it left. Last column: seed by seed against nothing.\n",
         markdown(["method", *tasks, "mean", "against nothing"], lines),
     ]
 

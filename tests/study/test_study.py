@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from study import methods, optimizers, plan, precision, report  # noqa: E402
+from study.answers import ANSWERS  # noqa: E402
 from study.faults import Fault  # noqa: E402
 from study.questions import FULL, QUESTIONS, QUICK, SLICE  # noqa: E402
 from study.run import run  # noqa: E402
@@ -193,6 +194,19 @@ def test_recovery_is_when_the_loss_is_back_at_that_of_the_run_without_the_spike(
     assert "| 100×, all, kept | 20 |" in spikes([(whole, calm), (spiked, late)]).text
     assert "| 100×, all, kept | > 30 |" in spikes([(whole, calm), (spiked, never)]).text
     assert identity(spiked, "fault", "steps") == identity(BASE, "fault", "steps")
+
+
+def test_what_is_left_of_the_way_is_a_mean_over_rates_in_which_a_run_that_diverged_has_all_of_it_left() -> None:
+    def row(method: str, lr: float, score: float) -> tuple[Trial, Outcome]:
+        trial = replace(BASE, method=method, lr=lr)
+        return trial, Outcome(score, 3.0, score, not math.isfinite(score), 0, 0, 1, 1, "3")
+
+    rows = [row("nothing", 0.1, 1.0), row("nothing", 1.0, math.inf), row("paper", 0.1, 1.1), row("paper", 1.0, 2.0)]
+    text = ANSWERS["rates"](rows).text
+    assert "| nothing | 1 | 1 |" in text  # below 1.0 + 10 % of the way from 3.0
+    assert "| paper | 1 | 1 |" in text
+    assert "| nothing | 50 | 50 |  |" in text
+    assert "| paper | 27.5 | 27.5 | -22.5 |" in text
 
 
 def test_a_cell_shows_two_digits_of_the_spread_and_as_many_places_of_the_mean() -> None:
