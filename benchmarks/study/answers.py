@@ -7,12 +7,14 @@ import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
+from study import svg
+from study.pictures import apart, draw, scores
 from study.precision import PRECISIONS
-from study.spike_answers import COLOUR_ORDER, STRONG, spikes, throttling
-from study.svg import Line, Panel, draw
-from study.tables import Answer, Rows, by, identity, markdown, mean, number, spread, twins, with_spread
+from study.spike_answers import spikes, throttling
+from study.svg import Panel
+from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
-from study.trial import CURVE_STEPS, Trial
+from study.trial import CURVE_STEPS, Outcome
 
 __all__ = ["ANSWERS"]
 
@@ -59,16 +61,11 @@ def rates(rows: Rows) -> Answer:
             markdown(["method", "rates that train", "from … to", "best score", "at rate", "runs that diverged"], lines)
         )
         panels.append(
-            Panel(
-                f"{task}, {optimizer}", "learning rate", unit,
-                [Line(method, list(each), list(each.values()),
-                      [spread(found[method][rate]) for rate in each] if method in STRONG else (), method in STRONG)
-                 for method, each in means.items()],
-                log_x=True, low=best - 0.05 * (start - best), high=start,
-            )
+            scores(f"{task}, {optimizer}", "learning rate", unit, found, log_x=True,
+                   low=best - 0.05 * (start - best), high=start)
         )  # fmt: skip
     picture = "![score by learning rate](images/study/rates.svg)\n"
-    return Answer("\n".join([*_over_tasks(counts, left), picture, *texts]), {"rates.svg": draw(panels, COLOUR_ORDER)})
+    return Answer("\n".join([*_over_tasks(counts, left), picture, *texts]), {"rates.svg": draw(panels)})
 
 
 def _left(scores: dict[float, list[float]], best: float, start: float) -> list[float]:
@@ -113,68 +110,80 @@ def _over_tasks(counts: dict[str, dict[str, int]], left: dict[str, dict[str, lis
 
 def weight_decay(rows: Rows) -> Answer:
     """Score by strength, and how far the strengths lie apart."""
-    texts = ["Width: between the best and the worst strength.\n"]
+    texts = [
+        "Width: between the best and the worst strength.\n",
+        "![score by strength](images/study/weight-decay.svg)\n",
+    ]
+    panels = []
     for (task,), group in by(rows, "task").items():
+        unit = TASKS[str(task)].unit
         strengths = sorted({trial.weight_decay for trial, _ in group})
+        found = {
+            str(method): {at: [o.score for t, o in runs if t.weight_decay == at] for at in strengths}
+            for (method,), runs in by(group, "method").items()
+        }
         lines = []
-        for (method,), runs in by(group, "method").items():
-            scores = [[o.score for t, o in runs if t.weight_decay == strength] for strength in strengths]
-            widths = [max(of_one_seed) - min(of_one_seed) for of_one_seed in zip(*scores, strict=False)]
-            lines.append([str(method), *map(with_spread, scores), with_spread(widths)])
-        texts += [
-            f"**{task}** ({TASKS[str(task)].unit})\n",
-            markdown(["method", *map("{:g}".format, strengths), "width"], lines),
-        ]
-    return Answer("\n".join(texts))
+        for method, each in found.items():
+            widths = [max(of_one_seed) - min(of_one_seed) for of_one_seed in zip(*each.values(), strict=False)]
+            lines.append([method, *map(with_spread, each.values()), with_spread(widths)])
+        texts += [f"**{task}** ({unit})\n", markdown(["method", *map("{:g}".format, strengths), "width"], lines)]
+        panels.append(scores(f"{task}, adamw", "weight decay", unit, found))
+    return Answer("\n".join(texts), {"weight-decay.svg": draw(panels)})
 
 
 def switching(rows: Rows) -> Answer:
     """Score and largest rise of the loss against the run that stays as this one began."""
     untouched = twins([row for row in rows if not row[0].switch], "switch")
     lines = []
+    drawn: dict[str, dict[str, list[tuple[Outcome, Outcome]]]] = {}
     for (optimizer, switch), group in by([row for row in rows if row[0].switch], "optimizer", "switch").items():
         direction, at, transfer = str(switch).split("/")
         stayed = "nothing" if direction == "on" else "paper"
-        scores, jolts = [], []
-        for trial, outcome in group:
-            twin = untouched[identity(_as(trial, stayed), "switch")][1]
-            scores.append(outcome.score - twin.score)
-            after = int(at) // CURVE_STEPS
-            rises = [one - other for one, other in zip(outcome.losses(), twin.losses(), strict=False)][after:]
-            jolts.append(max(rises, default=math.nan))
-        lines.append(
-            [
-                f"{optimizer}, {direction} at step {at}",
-                transfer,
-                with_spread(scores, sign=True),
-                with_spread(jolts, sign=True),
-            ]
-        )
+        pairs = [(o, untouched[identity(replace(t, method=stayed), "switch")][1]) for t, o in group]
+        differences = [outcome.score - twin.score for outcome, twin in pairs]
+        after = int(at) // CURVE_STEPS
+        rises = [[a - b for a, b in zip(o.losses(), twin.losses(), strict=False)][after:] for o, twin in pairs]
+        jolts = [max(each, default=math.nan) for each in rises]
+        name = f"{optimizer}, {direction} at step {at}"
+        lines.append([name, transfer, with_spread(differences, sign=True), with_spread(jolts, sign=True)])
+        drawn.setdefault(name, {})[transfer] = pairs
     text = (
-        "Against the run of the same seed that goes on as this one began. Jolt: the most that the loss rose above it.\n"
+        "Against the run of the same seed that goes on as this one began, its twin. Jolt: the most that the loss rose "
+        "above it.\n"
     )
-    return Answer("\n".join([text, markdown(["switched", "transfer", "score", "jolt"], lines)]))
+    picture = "![loss above the run that was not switched](images/study/switching.svg)\n"
+    return Answer(
+        "\n".join([text, picture, markdown(["switched", "transfer", "score", "jolt"], lines)]),
+        {"switching.svg": svg.draw(apart(drawn))},
+    )
 
 
 def low_bit(rows: Rows) -> Answer:
     """Score and divergences by precision, rate and method."""
-    texts = []
+    texts = ["![score by learning rate and precision](images/study/low-bit.svg)\n"]
+    panels = []
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
+        unit = TASKS[str(task)].unit
         settings = sorted(by(group, "precision", "lr"), key=lambda one: (one[1], PRECISIONS.index(one[0])))
         lines, lost = [], []
         for (method,), runs in by(group, "method").items():
-            at = {one: [o for t, o in runs if (t.precision, t.lr) == one] for one in settings}
-            lines.append([str(method), *(with_spread([o.score for o in each]) for each in at.values())])
+            at = {one: [o.score for t, o in runs if (t.precision, t.lr) == one] for one in settings}
+            lines.append([str(method), *map(with_spread, at.values())])
             if count := sum(outcome.diverged for _, outcome in runs):
                 lost.append(f"{method} {count} of {len(runs)}")
         head = ["method", *(f"{precision}, {rate:g}" for precision, rate in settings)]
-        texts += [f"**{task}, {optimizer}** ({TASKS[str(task)].unit})\n", markdown(head, lines)]
+        texts += [f"**{task}, {optimizer}** ({unit})\n", markdown(head, lines)]
         texts.append(f"Diverged: {', '.join(lost) if lost else f'none of {len(group)} runs'}.\n")
-    return Answer("\n".join(texts))
-
-
-def _as(trial: Trial, method: str) -> Trial:
-    return replace(trial, method=method)
+        for (precision,), runs in sorted(by(group, "precision").items(), key=lambda one: PRECISIONS.index(one[0][0])):
+            found = {
+                str(method): {rate: [o.score for _, o in each] for (rate,), each in by(of_method, "lr").items()}
+                for (method,), of_method in by(runs, "method").items()
+            }
+            start = mean(outcome.first for _, outcome in group)
+            panels.append(
+                scores(f"{task}, {optimizer}, {precision}", "learning rate", unit, found, log_x=True, high=start)
+            )
+    return Answer("\n".join(texts), {"low-bit.svg": draw(panels)})
 
 
 ANSWERS: dict[str, Callable[[Rows], Answer]] = {

@@ -33,7 +33,7 @@ size.
 def write(folder: Path, page: Path, scale: Scale) -> None:
     """The page, and its pictures in images/study beside it. scale: what `folder` is to hold in the end."""
     images = page.parent / "images" / "study"
-    parts = [_HEAD]
+    parts = [_HEAD, _advice("summary")]
     for index, (name, question) in enumerate(QUESTIONS.items(), 1):
         rows: Rows = sorted(read(file_of(folder, name)), key=lambda row: _order(row[0]))
         parts.append(f"## {index}. {question.title}\n")

@@ -6,8 +6,7 @@ import math
 import statistics
 
 from study.faults import Fault
-from study.methods import METHODS
-from study.svg import Line, Panel, draw
+from study.pictures import draw, losses
 from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
@@ -15,11 +14,8 @@ from study.trial import CURVE_STEPS, Outcome, Trial
 from steadynorm_contract.rule import TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["COLOUR_ORDER", "STRONG", "recovery", "spikes", "theory", "throttling"]
+__all__ = ["recovery", "spikes", "theory", "throttling"]
 
-STRONG = ("nothing", "paper")
-"""Whose curves stand out."""
-COLOUR_ORDER = (*STRONG, *(name for name in METHODS if name not in STRONG))
 RECOVERED = 0.02
 """A run has recovered when its loss is this near to that of the one without a spike, as a share of that one's way."""
 
@@ -58,13 +54,13 @@ def spikes(rows: Rows) -> Answer:
         texts += [markdown(["spike", *methods], slow)]
         worst = next((kind for kind in reversed(kinds) if kind.endswith("all, kept")), kinds[-1])
         drawn = {method: [o for t, o, _ in spiked if (t.method, _kind(t)) == (method, worst)] for method in methods}
-        panels.append(_losses(f"{task}, {optimizer}: {worst}", drawn))
+        panels.append(losses(f"{task}, {optimizer}: {worst}", drawn))
     ranked = sorted(costs.items(), key=lambda item: _middle(item[1]))
     told = "; ".join(f"{method} {number(_middle(values), sign=True)}" for method, values in ranked)
     summary = f"Median extra score over all kinds of spike and tasks: {told}.\n"
     return Answer(
         "\n".join([summary, "![loss after a spike](images/study/spikes.svg)\n", *texts]),
-        {"spikes.svg": draw(panels, COLOUR_ORDER)},
+        {"spikes.svg": draw(panels)},
     )
 
 
@@ -94,7 +90,7 @@ def throttling(rows: Rows) -> Answer:
             f"{method}{', reset' if switch else ''}": [o for t, o in group if float(t.fault.split("/")[0]) == factor]
             for (method, switch), group in by(rows, "method", "switch").items()
         }
-        panels.append(_losses(f"{number(factor)}× on all tensors", drawn))
+        panels.append(losses(f"{number(factor)}× on all tensors", drawn))
     text = (
         "Steps with a smallest target below 0.3 after the spike. Theory: the rule's own floats, norms that are equal "
         "but for the spike, without end; measured: the smallest of all tensors, until the run ended.\n"
@@ -102,9 +98,7 @@ def throttling(rows: Rows) -> Answer:
     told = "What the same runs had come to at their end, so many steps after the spike:\n"
     end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
     picture = "![loss after a spike](images/study/throttling.svg)\n"
-    return Answer(
-        "\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels, COLOUR_ORDER)}
-    )
+    return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
 
 
 def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
@@ -139,20 +133,6 @@ def _at(trial: Trial) -> int:
     fault = Fault.parse(trial.fault)
     assert fault is not None
     return fault.at
-
-
-def _losses(title: str, drawn: dict[str, list[Outcome]]) -> Panel:
-    """Mean curves. No higher than where training began: what flies off leaves by the top."""
-    high = max((outcome.first for outcomes in drawn.values() for outcome in outcomes), default=None)
-    return Panel(title, "step", "training loss", [_curve(name, runs) for name, runs in drawn.items()], high=high)
-
-
-def _curve(name: str, outcomes: list[Outcome]) -> Line:
-    curves = [outcome.losses() for outcome in outcomes]
-    length = max(map(len, curves), default=0)
-    points = [[curve[at] if at < len(curve) else math.nan for curve in curves] for at in range(length)]
-    means = [statistics.fmean(each) if all(map(math.isfinite, each)) else math.nan for each in points]
-    return Line(name, [at * CURVE_STEPS for at in range(length)], means, strong=name in STRONG)
 
 
 def _kind(trial: Trial) -> str:

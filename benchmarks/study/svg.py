@@ -80,6 +80,9 @@ def _panel(panel: Panel, names: dict[str, int]) -> list[str]:
     if not points:
         return [title, f'<text x="{_LEFT}" y="60">no run reached a number</text>']
     xs, ys = [_scaled(x, panel.log_x) for x, _ in points], [y for _, y in points]
+    for line in panel.lines:
+        around = zip(line.y, line.spread, strict=bool(line.spread))
+        ys += [y + side * half for y, half in around if math.isfinite(y) for side in (-1, 1)]
     left, right = min(xs), max(xs)
     low = min(ys) if panel.low is None else panel.low
     high = max(ys) if panel.high is None else panel.high
@@ -156,4 +159,10 @@ def _x_ticks(values: list[float], log: bool) -> list[float]:
     if log:
         decades = [value for value in values if abs(math.log10(value) - round(math.log10(value))) < 0.01]
         return decades or values[:: max(1, len(values) // 4)]
-    return values if len(values) <= 5 else _ticks(values[0], values[-1])
+    if len(values) > 5:
+        return _ticks(values[0], values[-1])
+    shown: list[float] = []
+    for value in values:  # each whose label has room beside the one before
+        if not shown or value - shown[-1] > 0.09 * (values[-1] - values[0]):
+            shown.append(value)
+    return shown
