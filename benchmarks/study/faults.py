@@ -2,6 +2,8 @@
 
 Fault.parse("100/all/kept/150")     from step 150 on, once: all tensors' gradients 100 times as large
 Fault.parse("1000/one/random/150")  one tensor's: 1000 times as large, and in a random direction
+
+The one is a matrix: a bias, which most tensors are, would hardly matter.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ class Fault:
         """Change the gradients if this is the step. The tensors are chosen by `generator`, for all methods alike."""
         if step != self.at:
             return
+        if self.extent == "one":
+            parameters = [parameter for parameter in parameters if parameter.ndim > 1] or parameters
         count = {"one": 1, "30%": max(1, round(0.3 * len(parameters))), "all": len(parameters)}[self.extent]
         for index in torch.randperm(len(parameters), generator=generator)[:count].tolist():
             grad = parameters[index].grad

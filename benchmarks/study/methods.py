@@ -69,7 +69,10 @@ class ValueClip(_Stateless):
 
 
 class ZClip(_Stateless):
-    """ZClip, arXiv 2504.02507, with its defaults: alpha 0.97, z 2.5, warm-up 25 steps, reciprocal clipping."""
+    """ZClip, arXiv 2504.02507, with its defaults: alpha 0.97, z 2.5, warm-up 25 steps, reciprocal clipping.
+
+    Without the fixed limit that its released code can set on top of it.
+    """
 
     ALPHA, Z, WARM_UP = 0.97, 2.5, 25
 

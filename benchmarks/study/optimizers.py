@@ -26,7 +26,9 @@ class Lion(Optimizer):
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
-                momentum = state.setdefault("momentum", torch.zeros_like(parameter))
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"]
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(torch.sign(momentum.lerp(parameter.grad, 1 - beta1)), alpha=group["lr"])
                 momentum.lerp_(parameter.grad, 1 - beta2)
@@ -40,7 +42,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 RATES: dict[str, tuple[float, ...]] = {
     "adamw": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-    "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
+    "sgd": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0),
     "lion": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
 }
 """Half a decade apart, from too slow to too fast for most."""

@@ -77,6 +77,10 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
         if fault:
             fault.plant(step, parameters, faults)
         switch.act(step)
+        if scaler.is_enabled() and not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
+            scaler.step(optimizer)  # skips it, and so does the agent, whose hook is the optimizer's
+            scaler.update()
+            continue
         method.apply()
         if isinstance(method, methods.Stabilizer) and (fault is None or step > fault.at):
             target = method.smallest_target()

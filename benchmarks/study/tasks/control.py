@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal
 from torch.nn import functional
@@ -52,7 +53,9 @@ class Control:
         self._worst = -1700.0 if pendulum else 0.0
         self._shift, self._scale = (8.0, 0.125) if pendulum else (0.0, 1.0)  # of rewards: values stay near 1
         self._discount = 0.9 if pendulum else 0.99  # a pendulum tells at once how well it stands
-        self._games = gymnasium.make_vec(name, num_envs=ENVIRONMENTS, vectorization_mode="sync")
+        self._games = gymnasium.make_vec(
+            name, ENVIRONMENTS, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
+        )
         self._seen, _ = self._games.reset(seed=seed)
         shape = self._games.single_observation_space.shape
         assert shape
@@ -86,17 +89,16 @@ class Control:
             policy, values = self.model(observed)
             acted = self._draw(policy, generator)
             moves: Any = acted.numpy()
-            self._seen, rewards, ended, cut, _ = self._games.step(2 * moves if self._continuous else moves)
+            self._seen, rewards, ended, cut, more = self._games.step(2 * moves if self._continuous else moves)
             over = ended | cut
             self._running += rewards
             self._returns.extend(self._running[over].tolist())
             self._running[over] = 0.0
-            rows.append(
-                (
-                    observed, acted, self._log_probability(policy, acted), values,
-                    torch.as_tensor(self._scale * (rewards + self._shift), dtype=torch.float32), torch.as_tensor(over),
-                )
-            )  # fmt: skip
+            earned = torch.as_tensor(self._scale * (rewards + self._shift), dtype=torch.float32)
+            if (cut & ~ended).any():  # such a game would have gone on: what its last state is worth stands for the rest
+                lasts = torch.as_tensor(np.stack(more["final_obs"][cut & ~ended]), dtype=torch.float32)
+                earned[torch.as_tensor(cut & ~ended)] += self._discount * self.model(lasts)[1]
+            rows.append((observed, acted, self._log_probability(policy, acted), values, earned, torch.as_tensor(over)))
         _, following = self.model(torch.as_tensor(self._seen, dtype=torch.float32))
         observed, acted, old, values, rewards_, over_ = (torch.stack(column) for column in zip(*rows, strict=True))
         advantages, later = torch.zeros_like(values), torch.zeros(ENVIRONMENTS)
