@@ -44,7 +44,7 @@ OTHERS = {
         "retention.md": "what is kept of a run, how much and for how long",
         "operations.md": "what to do when an alert fires",
         "deploying.md": "tokens, Compose, variables",
-        "study.md": "does it stabilize, and when: seven questions, other methods beside it, advice",
+        "study.md": "does it stabilize, and when: eight questions, other methods beside it, advice",
         "measurements.md": "figures, with the commands that give them",
         "decisions, log.md": "why it is as it is, and what did not work",
     },

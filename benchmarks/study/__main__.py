@@ -7,7 +7,7 @@
     python benchmarks/study --scale gpu --device cuda        # what a machine without a GPU still owes
 
 Needs `pip install 'steadynorm[study]'`. Rows go to benchmarks/study/results, one CSV file a question; those of other
-scales to a folder beside it.
+scales to a folder beside it, and a GPU's to the same page.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # `python benchmarks/study` knows the folder's inside only
 
-from study import cost, report  # noqa: E402
+from study import cost, machine, report  # noqa: E402
 from study.plan import plan  # noqa: E402
 from study.questions import QUESTIONS, SCALES  # noqa: E402
 from study.runner import missing, work  # noqa: E402
@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each; 0: this process")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="folder of the CSV files; default: results, results-quick, …")
-    parser.add_argument("--page", type=Path, help="where the report goes; default: docs/study.md of the full scale")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        help="where the report goes; default: docs/study.md, of the quick scale or with --out beside the rows",
+    )
     parser.add_argument("--plan", action="store_true", help="print trials and time, and run nothing")
     parser.add_argument("--report", action="store_true", help="write the report from what is there, and run nothing")
     options = parser.parse_args(arguments)
@@ -46,9 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     questions = [QUESTIONS[name] for name in options.questions.split(",")]
     if scale.on_gpu and options.questions == ",".join(QUESTIONS):
         questions = [question for question in questions if question.owed]
-    full = scale.name == "full"
-    folder: Path = options.out or HERE / ("results" if full else f"results-{scale.name}")
-    page: Path = options.page or (HERE.parents[1] / "docs" / "study.md" if full else folder / "study.md")
+    folder: Path = options.out or HERE / ("results" if scale.name == "full" else f"results-{scale.name}")
+    published = options.out is None and scale.name in ("full", "gpu")
+    page: Path = options.page or (HERE.parents[1] / "docs" / "study.md" if published else folder / "study.md")
 
     if options.plan:
         print(plan(questions, scale, options.workers))
@@ -57,12 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
         trials = missing(folder, (trial for question in questions for trial in question.trials(scale)))
         print(f"{len(trials)} trials to run; rows go to {folder}", file=sys.stderr)
         try:
+            machine.note(folder, options.device)
             work(folder, trials, workers=options.workers, device=options.device)
-            cost.measure(folder, options.device, repeats=3 if scale.name == "slice" else 20)
+            if not cost.read(folder):
+                cost.measure(folder, options.device, repeats=5 if scale.name == "quick" else 20)
         except KeyboardInterrupt:
             print("\nended; the same command goes on where it was", file=sys.stderr)
             return 130
-    report.write(folder, page, scale)
+    if published:
+        report.write(HERE / "results", page, SCALES["full"], gpu=HERE / "results-gpu")
+    else:
+        report.write(folder, page, scale)
     print(f"the report is {page}", file=sys.stderr)
     return 0
 

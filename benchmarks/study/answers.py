@@ -1,4 +1,4 @@
-"""Each question's answer: tables, pictures, and a sentence that is computed from the rows."""
+"""Each question's answer: tables and pictures, computed from the rows."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from study.pictures import apart, draw, scores
 from study.precision import PRECISIONS
 from study.spike_answers import spikes, throttling
 from study.svg import Panel
-from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
+from study.tables import Answer, Rows, by, identity, lost, markdown, mean, number, twins, untrained, with_spread
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome
 
 __all__ = ["ANSWERS"]
 
-RETURN = "minus the return"
-REACH, REACH_OF_A_RETURN = 0.1, 0.5
-"""A rate trains if all but so much of the way from where training began to the best of all methods lies behind it. For
-returns of reinforcement learning half of it has to do: their seeds lie further apart than a tenth."""
+REACHES = (5, 10, 20)
+"""A rate trains if no more than so many percent of the way from no training to the best of all methods are left."""
+JOLT_STEPS = 40
+"""What the loss does in these after a switch is the switch's own doing."""
 
 
 def rates(rows: Rows) -> Answer:
-    """How many of the rates train, by method, and how much is left of the way at all of them."""
+    """How much is left of the way at all rates, how many of them train, and the best of each method."""
     texts: list[str] = []
     panels: list[Panel] = []
-    counts: dict[str, dict[str, int]] = {}
-    left: dict[str, dict[str, list[float]]] = {}
+    left: dict[str, dict[str, list[list[float]]]] = {}
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
-        unit = TASKS[str(task)].unit
+        unit, start = TASKS[str(task)].unit, untrained(group)
         found = {
             method: {rate: [outcome.score for _, outcome in runs] for (rate,), runs in by(runs_, "lr").items()}
             for (method,), runs_ in by(group, "method").items()
@@ -41,71 +40,78 @@ def rates(rows: Rows) -> Answer:
         if not reached:
             continue
         best = min(reached)
-        slowest = min(trial.lr for trial, _ in group)
-        start = max(reached) if unit == RETURN else mean(o.first for t, o in group if t.lr == slowest)
-        limit = best + (REACH_OF_A_RETURN if unit == RETURN else REACH) * (start - best)
+        limit = best + REACHES[1] / 100 * (start - best)
         lines = []
         for method, each in means.items():
             good = [rate for rate, score in each.items() if score <= limit]
             top = min(each, key=lambda rate: each[rate])
-            lost = sum(outcome.diverged for trial, outcome in group if trial.method == method)
+            gone = sum(lost(*row, start) for row in group if row[0].method == method)
             lines.append(
                 [method, f"{len(good)} of {len(each)}", f"{min(good):g} … {max(good):g}" if good else "none",
-                 with_spread(found[method][top]), f"{top:g}", str(lost)]
+                 with_spread(found[method][top]), f"{top:g}", str(gone)]
             )  # fmt: skip
             if optimizer == "adamw":
-                counts.setdefault(str(method), {})[str(task)] = len(good)
-                left.setdefault(str(method), {})[str(task)] = _left(found[method], best, start)
-        texts.append(f"**{task}, {optimizer}** ({unit}; a rate trains up to {number(limit)})\n")
+                ways = [[_percent(score, best, start) for score in scores] for scores in found[method].values()]
+                left.setdefault(str(method), {})[str(task)] = ways
         texts.append(
-            markdown(["method", "rates that train", "from … to", "best score", "at rate", "runs that diverged"], lines)
+            f"**{task}, {optimizer}** ({unit}; untrained {number(start)}, a rate trains up to {number(limit)})\n"
         )
+        texts.append(markdown(["method", "rates that train", "from … to", "best score", "at rate", "runs lost"], lines))
         panels.append(
             scores(f"{task}, {optimizer}", "learning rate", unit, found, log_x=True,
                    low=best - 0.05 * (start - best), high=start)
         )  # fmt: skip
     picture = "![score by learning rate](images/study/rates.svg)\n"
-    return Answer("\n".join([*_over_tasks(counts, left), picture, *texts]), {"rates.svg": draw(panels)})
+    return Answer("\n".join([*_over_tasks(left), picture, *texts]), {"rates.svg": draw(panels)})
 
 
-def _left(scores: dict[float, list[float]], best: float, start: float) -> list[float]:
-    """Percent of the way from `start` to `best` that a method still has before it, mean over rates; seed by seed."""
-    seeds = zip(*scores.values(), strict=False)
-    return [
-        statistics.fmean(100 * min(max((score - best) / (start - best), 0.0), 1.0) for score in at_each_rate)
-        for at_each_rate in seeds
-    ]
+def _percent(score: float, best: float, start: float) -> float:
+    """What is left of the way from `start` to `best`, from 0 to 100; all of it where a run diverged."""
+    return 100 * min(max((score - best) / (start - best), 0.0), 1.0)
 
 
-def _over_tasks(counts: dict[str, dict[str, int]], left: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Both measures under AdamW, a column a task, the best method first."""
-    tasks = list(dict.fromkeys(task for each in counts.values() for task in each))
-    trained = sorted(counts.items(), key=lambda item: -sum(item[1].values()))
-    way = {method: list(map(statistics.fmean, zip(*each.values(), strict=False))) for method, each in left.items()}
-    lines = [
+def _over_tasks(left: dict[str, dict[str, list[list[float]]]]) -> list[str]:
+    """Two measures over all rates under AdamW. left: percent by method, task, rate and seed."""
+    tasks = list(dict.fromkeys(task for each in left.values() for task in each))
+    of_seed = {  # mean over rates, by method and task
+        method: {task: [*map(statistics.fmean, zip(*ways, strict=False))] for task, ways in each.items()}
+        for method, each in left.items()
+    }
+    way = {method: [*map(statistics.fmean, zip(*each.values(), strict=False))] for method, each in of_seed.items()}
+    against = {
+        method: [one - other for one, other in zip(all_, way.get("nothing", ()), strict=False)]
+        for method, all_ in way.items()
+    }
+    ranked = sorted(way, key=lambda method: statistics.fmean(way[method]))
+    ways = [
         [
             method,
-            *(with_spread(left[method].get(task, [])) for task in tasks),
-            with_spread(all_),
-            ""
-            if method == "nothing"
-            else with_spread([a - b for a, b in zip(all_, way["nothing"], strict=False)], sign=True),
+            *(with_spread(of_seed[method].get(task, [])) for task in tasks),
+            with_spread(way[method]),
+            "" if method == "nothing" else with_spread(against[method], sign=True),
         ]
-        for method, all_ in sorted(way.items(), key=lambda item: statistics.fmean(item[1]))
+        for method in ranked
+    ]
+    counts = [
+        [
+            method,
+            *(str(_trained(left[method].get(task, []), REACHES[1])) for task in tasks),
+            *(str(sum(_trained(ways_, reach) for ways_ in left[method].values())) for reach in REACHES),
+        ]
+        for method in ranked
     ]
     return [
-        "Rates that train under AdamW:\n",
-        markdown(
-            ["method", *tasks, "all"],
-            [
-                [method, *(str(each.get(task, "")) for task in tasks), str(sum(each.values()))]
-                for method, each in trained
-            ],
-        ),
-        "Percent that is left of the way from where training began to the best of all, mean over all rates. It knows "
-        "no threshold; a run that diverged has all of it left. Last column: seed by seed against nothing.\n",
-        markdown(["method", *tasks, "mean", "against nothing"], lines),
+        "Percent that is left of the way from no training to the best of all, mean over all rates under AdamW; a run "
+        "that diverged has all of it left. Last column: seed by seed against nothing.\n",
+        markdown(["method", *tasks, "mean", "against nothing"], ways),
+        f"Rates that train under AdamW: no more than {REACHES[1]} % of the way are left in the mean. Last columns: all "
+        f"of them, where {', '.join(map(str, REACHES))} % may be left.\n",
+        markdown(["method", *tasks, *(f"all, {reach} %" for reach in REACHES)], counts),
     ]
+
+
+def _trained(ways: list[list[float]], reach: float) -> int:
+    return sum(statistics.fmean(seeds) <= reach for seeds in ways)
 
 
 def weight_decay(rows: Rows) -> Answer:
@@ -141,15 +147,15 @@ def switching(rows: Rows) -> Answer:
         stayed = "nothing" if direction == "on" else "paper"
         pairs = [(o, untouched[identity(replace(t, method=stayed), "switch")][1]) for t, o in group]
         differences = [outcome.score - twin.score for outcome, twin in pairs]
-        after = int(at) // CURVE_STEPS
-        rises = [[a - b for a, b in zip(o.losses(), twin.losses(), strict=False)][after:] for o, twin in pairs]
+        after = slice(int(at) // CURVE_STEPS, (int(at) + JOLT_STEPS) // CURVE_STEPS)
+        rises = [[a - b for a, b in zip(o.losses(), twin.losses(), strict=False)][after] for o, twin in pairs]
         jolts = [max(each, default=math.nan) for each in rises]
         name = f"{optimizer}, {direction} at step {at}"
         lines.append([name, transfer, with_spread(differences, sign=True), with_spread(jolts, sign=True)])
         drawn.setdefault(name, {})[transfer] = pairs
     text = (
-        "Against the run of the same seed that goes on as this one began, its twin. Jolt: the most that the loss rose "
-        "above it.\n"
+        "Against the run of the same seed that goes on as this one began, its twin: score at the end, and jolt, the "
+        f"most that the loss rose above the twin's within {JOLT_STEPS} steps.\n"
     )
     picture = "![loss above the run that was not switched](images/study/switching.svg)\n"
     return Answer(
@@ -165,21 +171,24 @@ def low_bit(rows: Rows) -> Answer:
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
         unit = TASKS[str(task)].unit
         settings = sorted(by(group, "precision", "lr"), key=lambda one: (one[1], PRECISIONS.index(one[0])))
-        lines, lost = [], []
+        start = untrained([row for row in group if row[0].precision == "float32"] or group)
+        lines, gone = [], []
         for (method,), runs in by(group, "method").items():
             at = {one: [o.score for t, o in runs if (t.precision, t.lr) == one] for one in settings}
             lines.append([str(method), *map(with_spread, at.values())])
-            if count := sum(outcome.diverged for _, outcome in runs):
-                lost.append(f"{method} {count} of {len(runs)}")
+            if count := sum(lost(*row, start) for row in runs):
+                gone.append(f"{method} {count} of {len(runs)}")
         head = ["method", *(f"{precision}, {rate:g}" for precision, rate in settings)]
         texts += [f"**{task}, {optimizer}** ({unit})\n", markdown(head, lines)]
-        texts.append(f"Diverged: {', '.join(lost) if lost else f'none of {len(group)} runs'}.\n")
+        texts.append(
+            f"Lost, by a loss that was not finite or a score above {number(start)}, that of no training: "
+            f"{', '.join(gone) if gone else f'none of {len(group)} runs'}.\n"
+        )
         for (precision,), runs in sorted(by(group, "precision").items(), key=lambda one: PRECISIONS.index(one[0][0])):
             found = {
                 str(method): {rate: [o.score for _, o in each] for (rate,), each in by(of_method, "lr").items()}
                 for (method,), of_method in by(runs, "method").items()
             }
-            start = mean(outcome.first for _, outcome in group)
             panels.append(
                 scores(f"{task}, {optimizer}, {precision}", "learning rate", unit, found, log_x=True, high=start)
             )

@@ -1,6 +1,7 @@
 """The questions, and the trials that answer each.
 
-A scale says how much of it: `FULL` answers, `QUICK` is a miniature of the same shape, `SLICE` proves that all works.
+A scale says how much of it: `FULL` answers, `QUICK` is a miniature of the same shape, which proves that all works, and
+`GPU` is what is left to a larger machine.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from study.precision import PRECISIONS
 from study.tasks.registry import TASKS
 from study.trial import Trial
 
-__all__ = ["FULL", "QUESTIONS", "QUICK", "SCALES", "SLICE", "Question", "Scale"]
+__all__ = ["FULL", "QUESTIONS", "QUICK", "SCALES", "Question", "Scale"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,14 @@ class Scale:
 SMALL = ("language", "digits-cnn", "digits-vit", "co2", "cartpole", "pendulum")
 FULL = Scale("full", 5, 1.0, 1, SMALL, tuple(METHODS))
 QUICK = Scale(
-    "quick", 1, 0.2, 2, ("language", "digits-cnn", "co2", "cartpole"), ("nothing", "clip 1", "paper", "paper, limit 10")
+    "quick",
+    1,
+    0.1,
+    3,
+    ("language", "digits-cnn", "cartpole"),
+    ("nothing", "clip 1", "paper", "paper, limit 10"),
+    (100,),
 )
-SLICE = Scale("slice", 1, 0.05, 6, ("digits-cnn",), ("nothing", "paper", "paper, limit 10"), (100,))
 GPU = Scale(
     "gpu",
     5,
@@ -56,7 +62,7 @@ GPU = Scale(
     ("nothing", "clip 1", "zclip", "adagc", "paper", "paper, limit 3", "paper, limit 10"),
     on_gpu=True,
 )
-SCALES = {scale.name: scale for scale in (FULL, QUICK, SLICE, GPU)}
+SCALES = {scale.name: scale for scale in (FULL, QUICK, GPU)}
 
 FEW = ("nothing", "clip 1", "zclip", "adagc", "paper", "paper, limit 3", "paper, limit 10")
 AGAINST_SPIKES = (

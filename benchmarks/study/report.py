@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from study import cost
+from study import cost, machine
 from study.answers import ANSWERS
 from study.faults import EXTENTS, Fault
 from study.methods import METHODS
 from study.optimizers import OPTIMIZERS
-from study.questions import QUESTIONS, Question, Scale
+from study.questions import QUESTIONS, SCALES, Question, Scale
 from study.runner import file_of, missing
 from study.tables import Rows, markdown
 from study.tasks.registry import TASKS
@@ -23,21 +23,29 @@ ADVICE = Path(__file__).resolve().parent / "advice"
 _HEAD = """# The study: does it stabilize, and when?
 
 Made by `python benchmarks/study --report` from `benchmarks/study/results`; `python benchmarks/study` makes those. Every
-method has the same seeds, weights and batches. A score is measured on data that was not trained on, lower is better; a
-cell is the mean ± the standard deviation over seeds. Sources of the methods stand beside their few lines in
-`benchmarks/study/methods.py`. Models are as small as the machine: what holds here need not hold at a thousand times the
-size.
+method has the same seeds, weights and batches. A score is measured on data that was not trained on (of a policy: on its
+last games), lower is better; a cell is the mean ± the standard deviation over seeds, and of a difference that of the
+differences, seed by seed. Sources of the methods stand beside their few lines in `benchmarks/study/methods.py`. Models
+are as small as the machine: what holds here need not hold at a thousand times the size.
 """
 
 
-def write(folder: Path, page: Path, scale: Scale) -> None:
-    """The page, and its pictures in images/study beside it. scale: what `folder` is to hold in the end."""
+def write(folder: Path, page: Path, scale: Scale, gpu: Path | None = None) -> None:
+    """The page, and its pictures in images/study beside it.
+
+    scale: what `folder` is to hold in the end. gpu: the folder of a GPU's rows, for the published page, which has
+    people's advice and says what is owed.
+    """
     images = page.parent / "images" / "study"
-    parts = [_HEAD, _advice("summary")]
+    folders = [folder] if gpu is None else [folder, gpu]
+    parts = [_HEAD, f"Measured with {'; '.join(line for one in folders for line in machine.read(one))}.\n"]
+    advice = _advice if gpu else _none
+    parts.append(advice("summary"))
     for index, (name, question) in enumerate(QUESTIONS.items(), 1):
-        rows: Rows = sorted(read(file_of(folder, name)), key=lambda row: _order(row[0]))
+        found = [row for one in folders for row in read(file_of(one, name))]
+        rows: Rows = sorted(found, key=lambda row: _order(row[0]))
         parts.append(f"## {index}. {question.title}\n")
-        parts.append(_advice(name))
+        parts.append(advice(name))
         if not rows:
             parts.append(f"Not measured yet: `python benchmarks/study --questions '{name}'`.\n")
             continue
@@ -50,10 +58,9 @@ def write(folder: Path, page: Path, scale: Scale) -> None:
         for file, picture in answer.pictures.items():
             images.mkdir(parents=True, exist_ok=True)
             (images / file).write_text(picture, encoding="utf-8")
-    parts += [f"## {len(QUESTIONS) + 1}. What does it cost?\n", _advice("cost"), _cost(folder)]
-    if argued := _advice("defaults"):
-        parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", argued]
-    parts.append(_owed())
+    parts += [f"## {len(QUESTIONS) + 1}. What does it cost?\n", advice("cost"), *map(_cost, folders)]
+    if gpu:
+        parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", advice("defaults"), _owed(gpu)]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
@@ -80,25 +87,39 @@ def _advice(name: str) -> str:
     return file.read_text("utf-8") if file.exists() else ""
 
 
+def _none(_name: str) -> str:
+    return ""
+
+
 def _cost(folder: Path) -> str:
     rows = cost.read(folder)
     if not rows:
-        return "Not measured yet.\n"
+        return ""
     first = rows[0]
+    whole, own = float(first["step_ms"]), float(first["optimizer_ms"])
     text = (
-        f"One call beside AdamW's step of {float(first['optimizer_ms']):.3g} ms: a GPT of {int(first['weights']):,} "
-        f"weights in {first['tensors']} tensors, on {first['device']}, one thread. Medians; state beside the "
-        "model's and the optimizer's.\n"
+        f"One call in a training step of {whole:.3g} ms, of which AdamW takes {own:.3g}: a GPT of "
+        f"{int(first['weights']):,} weights in {first['tensors']} tensors, on {first['device']}, by one thread. "
+        "Medians; state is what stays from step to step beside the model's and the optimizer's.\n"
     )
-    lines = [[row["method"], f"{float(row['apply_ms']):.3g}", f"{int(row['state_bytes']):,}"] for row in rows]
-    return text + "\n" + markdown(["method", "ms a step", "bytes of state"], lines)
+    lines = [
+        [row["method"], f"{float(row['apply_ms']):.3g}", f"{100 * float(row['apply_ms']) / whole:.2g} %",
+         f"{int(row['state_bytes']):,}"]
+        for row in rows
+    ]  # fmt: skip
+    return text + "\n" + markdown(["method", "ms a step", "of the step", "bytes of state"], lines)
 
 
-def _owed() -> str:
-    owed = ", ".join(question.title for question in QUESTIONS.values() if question.owed)
+def _owed(gpu: Path) -> str:
+    owed = [question for question in QUESTIONS.values() if question.owed]
+    left = sum(len(missing(gpu, question.trials(SCALES["gpu"]))) for question in owed)
+    if not left and cost.read(gpu):
+        return ""
+    titles = " ".join(question.title for question in owed)
     return (
         "## Owed\n\n"
-        "On a GPU, with a GPT of 26 million weights, in float16 with a GradScaler and in simulated FP4: "
-        f"{owed} Given by\n\n"
-        "    python benchmarks/study --scale gpu --device cuda --workers 1\n"
+        f"On a GPU, with a GPT of 26 million weights, in float16 with a GradScaler and in simulated FP4: {titles} And "
+        f"what it costs there. {left} runs are left of\n\n"
+        "    python benchmarks/study --scale gpu --device cuda --workers 1\n\n"
+        "which adds its rows to this page.\n"
     )

@@ -11,13 +11,16 @@ from study.tables import Answer, Rows, by, identity, markdown, mean, number, twi
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
 
-from steadynorm_contract.rule import TensorState, advance
+from steadynorm_contract.rule import TensorState, advance, reset
 from steadynorm_contract.settings import Mode, Settings
 
 __all__ = ["recovery", "spikes", "theory", "throttling"]
 
 RECOVERED = 0.02
 """A run has recovered when its loss is this near to that of the one without a spike, as a share of that one's way."""
+
+FOREVER = 100_000
+"""Steps that are as good as no end."""
 
 RULES = {
     "paper": Settings(),
@@ -37,7 +40,8 @@ def spikes(rows: Rows) -> Answer:
         spiked = [(t, o, calm[identity(t, "fault")][1]) for t, o in group if t.fault]
         kinds = list(dict.fromkeys(_kind(trial) for trial, _, _ in spiked))
         methods = list(dict.fromkeys(trial.method for trial, _, _ in spiked))
-        extra, slow = [], []
+        calmly = [[o.score for t, o in group if (t.method, t.fault) == (method, "")] for method in methods]
+        extra, slow = [["none: the score", *map(with_spread, calmly)]], []
         for kind in kinds:
             pairs = {method: [one for one in spiked if (one[0].method, _kind(one[0])) == (method, kind)]
                      for method in methods}  # fmt: skip
@@ -65,39 +69,40 @@ def spikes(rows: Rows) -> Answer:
 
 
 def throttling(rows: Rows) -> Answer:
-    """Steps below target 0.3 after a spike, of the rule on constant norms and as measured."""
-    factors = sorted({float(trial.fault.split("/")[0]) for trial, _ in rows})
+    """Steps below target 0.3 after a spike, of the rule on constant norms and as measured, and what they cost."""
+    calm = twins([row for row in rows if not row[0].fault], "fault", "switch")
+    spiked = [(t, o, calm[identity(t, "fault", "switch")][1]) for t, o in rows if t.fault]
+    factors = sorted({_fault(trial).factor for trial, _, _ in spiked})
     lines, ends = [], []
-    for (method, switch), group in by(rows, "method", "switch").items():
-        name = f"{method}, reset after 10 steps" if switch else str(method)
-        cells = []
+    drawn: dict[float, dict[str, list[Outcome]]] = {factor: {} for factor in factors}
+    for name in dict.fromkeys(_treated(trial) for trial, _, _ in spiked):
+        cells, extra = [], []
         for factor in factors:
-            runs = [(t, o) for t, o in group if float(t.fault.split("/")[0]) == factor]
+            runs = [one for one in spiked if (_treated(one[0]), _fault(one[0]).factor) == (name, factor)]
+            extra.append(with_spread([outcome.score - twin.score for _, outcome, twin in runs], sign=True))
+            drawn[factor][name] = [outcome for _, outcome, _ in runs]
             if not runs:
                 cells += ["", ""]
                 continue
-            left = runs[0][0].steps - _at(runs[0][0]) - 1
-            measured = mean(o.throttled for _, o in runs)
-            cells.append(f"{number(measured)}{' (all)' if measured >= left else ''} of {left}")
-            cells.append(str(theory(str(method), factor, reset_after=10 if switch else None)))
+            trial, at = runs[0][0], _fault(runs[0][0]).at
+            after = 10 if trial.switch else None
+            inside = theory(trial.method, factor, at, trial.steps - at - 1, reset_after=after)
+            whole = theory(trial.method, factor, at, FOREVER, reset_after=after)
+            cells.append(number(mean(outcome.throttled for _, outcome, _ in runs)))
+            cells.append(str(inside) + (f" ({whole:,})" if whole > inside else ""))
         lines.append([name, *cells])
-        scores = [[o.score for t, o in group if float(t.fault.split("/")[0]) == factor] for factor in factors]
-        ends.append([name, *(with_spread(each) if each else "" for each in scores)])
-    head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
-    panels = []
-    for factor in factors:
-        drawn = {
-            f"{method}{', reset' if switch else ''}": [o for t, o in group if float(t.fault.split("/")[0]) == factor]
-            for (method, switch), group in by(rows, "method", "switch").items()
-        }
-        panels.append(losses(f"{number(factor)}× on all tensors", drawn))
+        ends.append([name, *extra])
+    trial = spiked[0][0]
+    left = trial.steps - _fault(trial).at - 1
     text = (
-        "Steps with a smallest target below 0.3 after the spike. Theory: the rule's own floats, norms that are equal "
-        "but for the spike, without end; measured: the smallest of all tensors, until the run ended.\n"
+        f"Steps of the {left} after the spike in which the smallest target of all tensors was below 0.3; and theory: "
+        "the rule in plain floats on norms that are equal but for the spike. In brackets: if the run had no end.\n"
     )
-    told = "What the same runs had come to at their end, so many steps after the spike:\n"
+    head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
+    told = "Score more than in the same run without the spike:\n"
     end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
     picture = "![loss after a spike](images/study/throttling.svg)\n"
+    panels = [losses(f"{number(factor)}× on all tensors", each) for factor, each in drawn.items()]
     return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
 
 
@@ -106,7 +111,7 @@ def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
 
     To stay counts: a run whose updates are throttled falls behind little by little after a spike that did not show.
     """
-    at = _at(trial) // CURVE_STEPS
+    at = _fault(trial).at // CURVE_STEPS
     near = RECOVERED * max(calm.first - calm.last, 0.0)
     losses, others = outcome.losses(), calm.losses()
     off = [place for place in range(at, len(losses)) if not losses[place] <= others[place] + near]
@@ -114,25 +119,29 @@ def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
     return float((back - at) * CURVE_STEPS) if back < len(others) == len(losses) else math.inf
 
 
-def theory(method: str, factor: float, *, reset_after: int | None = None, limit: int = 100_000) -> int:
-    """Steps with a target below 0.3 after one spike of `factor` among equal norms, by the rule in plain floats."""
+def theory(method: str, factor: float, at: int, steps: int, *, reset_after: int | None = None) -> int:
+    """Of `steps` after one spike of `factor` in step `at` among equal norms: those with a target below 0.3."""
     state, settings = TensorState(), RULES[method]
     throttled = 0
-    for step in range(limit):
-        target = advance(state, factor if step == 200 else 1.0, settings, Mode.STABILIZE).target
-        if step > 200:
+    for step in range(at + 1 + steps):
+        if reset_after and step == at + reset_after:
+            reset(state)
+        target = advance(state, factor if step == at else 1.0, settings, Mode.STABILIZE).target
+        if step > at:
             throttled += target < 0.3
-            if reset_after and step == 200 + reset_after:
-                state.norm_sum = state.norm_weight = state.square_sum = state.square_weight = 0.0
-            if target >= 0.3 and step > 300:
+            if target >= 0.3 and step > at + 100:  # the mean norm has long forgotten; from here it only rises
                 break
     return throttled
 
 
-def _at(trial: Trial) -> int:
+def _fault(trial: Trial) -> Fault:
     fault = Fault.parse(trial.fault)
     assert fault is not None
-    return fault.at
+    return fault
+
+
+def _treated(trial: Trial) -> str:
+    return f"{trial.method}, reset after 10 steps" if trial.switch else trial.method
 
 
 def _kind(trial: Trial) -> str:
@@ -146,7 +155,7 @@ def _recovered(pairs: list[tuple[Trial, Outcome, Outcome]]) -> str:
         return ""
     middle = _middle([recovery(*one) for one in pairs])
     trial = pairs[0][0]
-    return f"{middle:.0f}" if math.isfinite(middle) else f"> {trial.steps - _at(trial)}"
+    return f"{middle:.0f}" if math.isfinite(middle) else f"> {trial.steps - _fault(trial).at}"
 
 
 def _middle(values: list[float]) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 __all__ = ["COLORS", "Line", "Panel", "draw"]
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#b2a000")
-"""Okabe and Ito's, which colour-blind people can tell apart."""
+"""Six of Okabe and Ito's, which colour-blind people can tell apart, a grey and an olive."""
 _WIDTH, _HEIGHT, _COLUMNS = 300, 220, 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 28, 40
 
@@ -113,22 +114,26 @@ def _panel(panel: Panel, names: dict[str, int]) -> list[str]:
     return [*parts, "</g>"]
 
 
-def _line(line: Line, index: int, at: object) -> list[str]:
-    assert callable(at)
-    shown = [place for place, y in enumerate(line.y) if math.isfinite(y)]
-    if not shown:
-        return []
+def _line(line: Line, index: int, at: Callable[[float, float], tuple[float, float]]) -> list[str]:
+    """In pieces: a point that is missing is a gap, not a bridge."""
+    width = 2.4 if line.strong else 1.4
     parts = []
-    if line.spread:
-        upper = [at(line.x[place], line.y[place] + line.spread[place]) for place in shown]
-        lower = [at(line.x[place], line.y[place] - line.spread[place]) for place in reversed(shown)]
-        parts.append(f'<path d="{_path([*upper, *lower])}Z" fill="{_color(index)}" fill-opacity=".12"/>')
-    places, width = [at(line.x[place], line.y[place]) for place in shown], 2.4 if line.strong else 1.4
-    parts.append(
-        f'<path d="{_path(places)}" fill="none" stroke="{_color(index)}" stroke-width="{width}" {_dash(index)}/>'
-    )
-    if len(places) <= 12:
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.6}" fill="{_color(index)}"/>' for x, y in places]
+    for finite, piece in groupby(range(len(line.y)), key=lambda place: math.isfinite(line.y[place])):
+        shown = list(piece)
+        if not finite:
+            continue
+        if line.spread:
+            upper = [at(line.x[place], line.y[place] + line.spread[place]) for place in shown]
+            lower = [at(line.x[place], line.y[place] - line.spread[place]) for place in reversed(shown)]
+            parts.append(f'<path d="{_path([*upper, *lower])}Z" fill="{_color(index)}" fill-opacity=".12"/>')
+        places = [at(line.x[place], line.y[place]) for place in shown]
+        parts.append(
+            f'<path d="{_path(places)}" fill="none" stroke="{_color(index)}" stroke-width="{width}" {_dash(index)}/>'
+        )
+        if len(line.y) <= 12:
+            parts += [
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{width + 0.6}" fill="{_color(index)}"/>' for x, y in places
+            ]
     return parts
 
 
