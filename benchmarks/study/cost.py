@@ -37,13 +37,15 @@ def measure(folder: Path, device: str, *, repeats: int) -> None:
     applied: dict[str, list[float]] = {name: [] for name in methods}
     stepped: list[float] = []
     passed: list[float] = []
+    order = list(methods)
     for _ in range(_WARM_UP + repeats):
+        order = [*order[1:], order[0]]  # whoever comes first finds colder caches
         passed.append(_timed(partial(_pass, model, device), device))
         kept = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
-        for name, method in methods.items():
+        for name in order:
             for parameter, gradient in zip(parameters, kept, strict=True):
                 parameter.grad = gradient.clone()
-            applied[name].append(_timed(method.apply, device))
+            applied[name].append(_timed(methods[name].apply, device))
         stepped.append(_timed(optimizer.step, device))
     optimizer_ms, pass_ms = (1000 * statistics.median(times[_WARM_UP:]) for times in (stepped, passed))
     folder.mkdir(parents=True, exist_ok=True)
