@@ -6,7 +6,7 @@ import math
 import statistics
 
 from study.faults import Fault
-from study.pictures import draw, losses
+from study.pictures import apart, draw, losses
 from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
@@ -74,13 +74,13 @@ def throttling(rows: Rows) -> Answer:
     spiked = [(t, o, calm[identity(t, "fault", "switch")][1]) for t, o in rows if t.fault]
     factors = sorted({_fault(trial).factor for trial, _, _ in spiked})
     lines, ends = [], []
-    drawn: dict[float, dict[str, list[Outcome]]] = {factor: {} for factor in factors}
+    drawn: dict[float, dict[str, list[tuple[Outcome, Outcome]]]] = {factor: {} for factor in factors}
     for name in dict.fromkeys(_treated(trial) for trial, _, _ in spiked):
         cells, extra = [], []
         for factor in factors:
             runs = [one for one in spiked if (_treated(one[0]), _fault(one[0]).factor) == (name, factor)]
             extra.append(with_spread([outcome.score - twin.score for _, outcome, twin in runs], sign=True))
-            drawn[factor][name] = [outcome for _, outcome, _ in runs]
+            drawn[factor][name] = [(outcome, twin) for _, outcome, twin in runs]
             if not runs:
                 cells += ["", ""]
                 continue
@@ -101,8 +101,8 @@ def throttling(rows: Rows) -> Answer:
     head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
     told = "Score more than in the same run without the spike:\n"
     end = markdown(["method", *(f"{factor:g}×" for factor in factors)], ends)
-    picture = "![loss after a spike](images/study/throttling.svg)\n"
-    panels = [losses(f"{number(factor)}× on all tensors", each) for factor, each in drawn.items()]
+    picture = "![loss above the run without the spike](images/study/throttling.svg)\n"
+    panels = apart({f"{number(factor)}× on all tensors": each for factor, each in drawn.items()})
     return Answer("\n".join([text, markdown(head, lines), told, end, picture]), {"throttling.svg": draw(panels)})
 
 

@@ -14,6 +14,8 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f
 """Six of Okabe and Ito's, which colour-blind people can tell apart, a grey and an olive."""
 _WIDTH, _HEIGHT, _COLUMNS = 300, 220, 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 28, 40
+_SHORT = 20
+"""Characters of a name that leave room for two beside each other below a panel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def draw(panels: Sequence[Panel], known: Sequence[str] = ()) -> str:
     names = {name: order.index(name) for name in sorted(drawn, key=order.index)}
     columns = min(_COLUMNS, len(panels)) or 1
     rows = math.ceil(len(panels) / columns)
-    width, legend_rows = columns * _WIDTH, math.ceil(len(names) / (2 * columns))
+    wide = any(len(name) > _SHORT for name in names)
+    width, beside = columns * _WIDTH, columns if wide else 2 * columns
+    legend_rows = math.ceil(len(names) / beside)
     height = rows * _HEIGHT + 18 * legend_rows + 8
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -69,7 +73,7 @@ def draw(panels: Sequence[Panel], known: Sequence[str] = ()) -> str:
         parts += _panel(panel, names)
         parts.append("</g>")
     for at, (name, index) in enumerate(names.items()):
-        x, y = 12 + at % (2 * columns) * _WIDTH // 2, rows * _HEIGHT + 14 + at // (2 * columns) * 18
+        x, y = 12 + at % beside * width // beside, rows * _HEIGHT + 14 + at // beside * 18
         parts.append(f'<path d="M{x} {y - 4}h20" stroke="{_color(index)}" stroke-width="2.5" {_dash(index)}/>')
         parts.append(f'<text x="{x + 26}" y="{y}">{html.escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
