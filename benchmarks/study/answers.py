@@ -145,7 +145,10 @@ def switching(rows: Rows) -> Answer:
     for (optimizer, switch), group in by([row for row in rows if row[0].switch], "optimizer", "switch").items():
         direction, at, transfer = str(switch).split("/")
         stayed = "nothing" if direction == "on" else "paper"
-        pairs = [(o, untouched[identity(replace(t, method=stayed), "switch")][1]) for t, o in group]
+        found = [(o, untouched.get(identity(replace(t, method=stayed), "switch"))) for t, o in group]
+        pairs = [(outcome, twin[1]) for outcome, twin in found if twin]
+        if not pairs:
+            continue
         differences = [outcome.score - twin.score for outcome, twin in pairs]
         after = slice(int(at) // CURVE_STEPS, (int(at) + JOLT_STEPS) // CURVE_STEPS)
         rises = [[a - b for a, b in zip(o.losses(), twin.losses(), strict=False)][after] for o, twin in pairs]

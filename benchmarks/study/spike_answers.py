@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 
 from study.faults import Fault
 from study.pictures import apart, draw, losses
-from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
+from study.tables import Answer, Row, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
 
@@ -37,7 +38,9 @@ def spikes(rows: Rows) -> Answer:
     texts, panels = [], []
     costs: dict[str, list[float]] = {}
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
-        spiked = [(t, o, calm[identity(t, "fault")][1]) for t, o in group if t.fault]
+        spiked = _beside(group, calm, "fault")
+        if not spiked:
+            continue
         kinds = list(dict.fromkeys(_kind(trial) for trial, _, _ in spiked))
         methods = list(dict.fromkeys(trial.method for trial, _, _ in spiked))
         calmly = [[o.score for t, o in group if (t.method, t.fault) == (method, "")] for method in methods]
@@ -71,7 +74,9 @@ def spikes(rows: Rows) -> Answer:
 def throttling(rows: Rows) -> Answer:
     """Steps below target 0.3 after a spike, of the rule on constant norms and as measured, and what they cost."""
     calm = twins([row for row in rows if not row[0].fault], "fault", "switch")
-    spiked = [(t, o, calm[identity(t, "fault", "switch")][1]) for t, o in rows if t.fault]
+    spiked = _beside(rows, calm, "fault", "switch")
+    if not spiked:
+        return Answer("No run has its twin yet.\n")
     factors = sorted({_fault(trial).factor for trial, _, _ in spiked})
     lines, ends = [], []
     drawn: dict[float, dict[str, list[tuple[Outcome, Outcome]]]] = {factor: {} for factor in factors}
@@ -132,6 +137,12 @@ def theory(method: str, factor: float, at: int, steps: int, *, reset_after: int 
             if target >= 0.3 and step > at + 100:  # the mean norm has long forgotten; from here it only rises
                 break
     return throttled
+
+
+def _beside(rows: Rows, calm: Mapping[tuple[object, ...], Row], *changed: str) -> list[tuple[Trial, Outcome, Outcome]]:
+    """The rows with a fault, each with its twin's outcome; of a study that was ended some have none yet."""
+    twin = {trial: calm.get(identity(trial, *changed)) for trial, _ in rows if trial.fault}
+    return [(trial, outcome, found[1]) for trial, outcome in rows if (found := twin.get(trial))]
 
 
 def _fault(trial: Trial) -> Fault:

@@ -13,10 +13,11 @@ from study.tasks.registry import TASKS
 from study.trial import Outcome, Trial
 
 __all__ = [
-    "Answer", "Rows", "by", "lost", "markdown", "mean", "number", "spread", "twins", "untrained", "with_spread",
+    "Answer", "Row", "Rows", "by", "lost", "markdown", "mean", "number", "spread", "twins", "untrained", "with_spread",
 ]  # fmt: skip
 
-Rows = list[tuple[Trial, Outcome]]
+Row = tuple[Trial, Outcome]
+Rows = list[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def by(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:
     return {group: list(members) for group, members in groupby(ordered, key=lambda row: key[id(row)])}
 
 
-def twins(rows: Rows, *changed: str) -> dict[tuple[object, ...], tuple[Trial, Outcome]]:
+def twins(rows: Rows, *changed: str) -> dict[tuple[object, ...], Row]:
     """Rows by all that they are but `changed`: what a run is compared with has the same."""
     return {identity(trial, *changed): (trial, outcome) for trial, outcome in rows}
 

@@ -85,6 +85,17 @@ def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path
     assert missing(tmp_path, trials) == []
 
 
+def test_a_study_that_was_ended_before_a_runs_twin_has_its_page_all_the_same(results: Path, tmp_path: Path) -> None:
+    for name in ("spikes", "throttling", "switching"):
+        head, *rows = file_of(results, name).read_text("utf-8").splitlines(keepends=True)
+        kept = [row for row in rows if "/kept/" in row or "/random/" in row or "/bumpless" in row or "/plain" in row]
+        assert 0 < len(kept) < len(rows)
+        file_of(tmp_path, name).write_text(head + "".join(kept), "utf-8")
+    report.write(tmp_path, tmp_path / "study.md", QUICK)
+    page = (tmp_path / "study.md").read_text("utf-8")
+    assert "4 more are owed" in page.split(QUESTIONS["switching"].title, 1)[1]
+
+
 def test_a_row_comes_back_as_it_was_written(tmp_path: Path) -> None:
     outcome = Outcome(math.inf, 2.5, math.nan, True, 3, 0, math.inf, 0.25, "2.5;nan")
     append(tmp_path / "rates.csv", BASE, outcome)
