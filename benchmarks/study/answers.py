@@ -62,7 +62,11 @@ def rates(rows: Rows) -> Answer:
                    low=best - 0.05 * (start - best), high=start)
         )  # fmt: skip
     picture = "![score by learning rate](images/study/rates.svg)\n"
-    return Answer("\n".join([*_over_tasks(left), picture, *texts]), {"rates.svg": draw(panels)})
+    told = (
+        "Lost: runs with a loss or a score that was not finite, or, but for policies, with a score worse than "
+        "untrained: the mean loss of the first steps at the slowest rate.\n"
+    )
+    return Answer("\n".join([*_over_tasks(left), picture, told, *texts]), {"rates.svg": draw(panels)})
 
 
 def _percent(score: float, best: float, start: float) -> float:
@@ -184,7 +188,8 @@ def low_bit(rows: Rows) -> Answer:
         head = ["method", *(f"{precision}, {rate:g}" for precision, rate in settings)]
         texts += [f"**{task}, {optimizer}** ({unit})\n", markdown(head, lines)]
         texts.append(
-            f"Lost, by a loss that was not finite or a score above {number(start)}, that of no training: "
+            f"Lost, by a loss that was not finite or a score above {number(start)}, that of the first steps at the "
+            "slowest rate here: "
             f"{', '.join(gone) if gone else f'none of {len(group)} runs'}.\n"
         )
         for (precision,), runs in sorted(by(group, "precision").items(), key=lambda one: PRECISIONS.index(one[0][0])):

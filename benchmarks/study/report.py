@@ -38,7 +38,7 @@ def write(folder: Path, page: Path, scale: Scale, gpu: Path | None = None) -> No
     """
     images = page.parent / "images" / "study"
     folders = [folder] if gpu is None else [folder, gpu]
-    parts = [_HEAD, f"Measured with {'; '.join(line for one in folders for line in machine.read(one))}.\n"]
+    parts = [_HEAD, _measured(folders)]
     advice = _advice if gpu else _none
     parts.append(advice("summary"))
     for index, (name, question) in enumerate(QUESTIONS.items(), 1):
@@ -63,6 +63,14 @@ def write(folder: Path, page: Path, scale: Scale, gpu: Path | None = None) -> No
         parts += [f"## {len(QUESTIONS) + 2}. Which defaults?\n", advice("defaults"), _owed(gpu)]
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text("\n".join(part for part in parts if part), encoding="utf-8")
+
+
+def _measured(folders: list[Path]) -> str:
+    machines = "; ".join(line for folder in folders for line in machine.read(folder))
+    return (
+        f"Measured with {machines}, on several days: where training is chaotic, the same trial of two questions may "
+        "differ.\n"
+    )
 
 
 def _still(folder: Path, question: Question, scale: Scale) -> str:
@@ -118,7 +126,7 @@ def _owed(gpu: Path) -> str:
     titles = " ".join(question.title for question in owed)
     return (
         "## Owed\n\n"
-        f"On a GPU, with a GPT of 26 million weights, in float16 with a GradScaler and in simulated FP4: {titles} And "
+        f"On a GPU, with a GPT of 25 million weights, in float16 with a GradScaler and in simulated FP4: {titles} And "
         f"what it costs there. {left} runs are left of\n\n"
         "    python benchmarks/study --scale gpu --device cuda --workers 1\n\n"
         "which adds its rows to this page.\n"

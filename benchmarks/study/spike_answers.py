@@ -63,8 +63,8 @@ def spikes(rows: Rows) -> Answer:
         drawn = {method: [o for t, o, _ in spiked if (t.method, _kind(t)) == (method, worst)] for method in methods}
         panels.append(losses(f"{task}, {optimizer}: {worst}", drawn))
     ranked = sorted(costs.items(), key=lambda item: _middle(item[1]))
-    told = "; ".join(f"{method} {number(_middle(values), sign=True)}" for method, values in ranked)
-    summary = f"Median extra score over all kinds of spike and tasks: {told}.\n"
+    told = "; ".join(f"{method} {_middle(values):+.5f}" for method, values in ranked)
+    summary = f"Median of all tables' means, of extra score: {told}.\n"
     return Answer(
         "\n".join([summary, "![loss after a spike](images/study/spikes.svg)\n", *texts]),
         {"spikes.svg": draw(panels)},
