@@ -5,18 +5,33 @@ from __future__ import annotations
 import csv
 import statistics
 import time
+import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from study.methods import METHODS, make
 from study.tasks.language import GPT
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["FILE", "measure", "read"]
 
 FILE = "cost.csv"
-_COLUMNS = ("device", "tensors", "weights", "method", "apply_ms", "optimizer_ms", "step_ms", "state_bytes")
+_COLUMNS = (
+    "device",
+    "tensors",
+    "weights",
+    "method",
+    "apply_ms",
+    "optimizer_ms",
+    "step_ms",
+    "state_bytes",
+    "peak_bytes",
+)
 _WARM_UP = 30
 """Rounds that are not counted: more than the 25 steps in which ZClip and AdaGC do something else than later."""
 _BATCH, _CONTEXT = 16, 64
@@ -24,7 +39,8 @@ _BATCH, _CONTEXT = 16, 64
 
 def measure(folder: Path, device: str, *, repeats: int) -> None:
     """Write the file anew: median times of apply(), of AdamW's step and of a whole step of training without a method,
-    in turns, so that all meet the same machine. Each round has other gradients.
+    in turns, so that all meet the same machine; and memory: what a method keeps, and the most that one call of it
+    allocates for a while. Each round has other gradients.
 
     By one thread, as the trials: two that wait for each other measure whatever else the machine does.
     """
@@ -57,8 +73,45 @@ def measure(folder: Path, device: str, *, repeats: int) -> None:
             took, own, whole = (
                 f"{ms:.4g}" for ms in (1000 * statistics.median(times[_WARM_UP:]), optimizer_ms, optimizer_ms + pass_ms)
             )
-            state = methods[name].state_bytes
-            writer.writerow((device, len(parameters), weights, name, took, own, whole, state))
+            state, peak = methods[name].state_bytes, _peak(methods[name].apply, device)
+            writer.writerow((device, len(parameters), weights, name, took, own, whole, state, peak))
+
+
+class _Allocated(TorchDispatchMode):
+    """The most bytes of tensors at one time that are made within it. Views of what was there before are none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self._alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in _tensors((args, kwargs))}
+        for tensor in _tensors(made):
+            place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+            if size and place not in given and place not in self._alive:
+                self._alive[place] = size
+                self.peak = max(self.peak, sum(self._alive.values()))
+                weakref.finalize(tensor, self._alive.pop, place, None)
+        return made
+
+
+def _tensors(tree: object) -> Iterator[torch.Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+
+
+def _peak(apply: Callable[[], None], device: str) -> int:
+    if device == "cpu":
+        with _Allocated() as allocated:
+            apply()
+        return allocated.peak
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    apply()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
 
 
 def _pass(model: GPT, device: str) -> None:
@@ -78,8 +131,7 @@ def read(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def _timed(act: object, device: str) -> float:
-    assert callable(act)
+def _timed(act: Callable[[], object], device: str) -> float:
     if device != "cpu":
         torch.cuda.synchronize()
     began = time.perf_counter()

@@ -108,14 +108,15 @@ def _cost(folder: Path) -> str:
     text = (
         f"One call in a training step of {whole:.3g} ms, of which AdamW takes {own:.3g}: a GPT of "
         f"{int(first['weights']):,} weights in {first['tensors']} tensors, on {first['device']}, by one thread. "
-        "Medians; state is what stays from step to step beside the model's and the optimizer's.\n"
+        "Medians. Kept: from step to step, beside the model's and the optimizer's; for a while: the most that one call "
+        "allocates beside it.\n"
     )
     lines = [
         [row["method"], f"{float(row['apply_ms']):.3g}", f"{100 * float(row['apply_ms']) / whole:.2g} %",
-         f"{int(row['state_bytes']):,}"]
+         f"{int(row['state_bytes']):,}", f"{int(row['peak_bytes']):,}"]
         for row in rows
     ]  # fmt: skip
-    return text + "\n" + markdown(["method", "ms a step", "of the step", "bytes of state"], lines)
+    return text + "\n" + markdown(["method", "ms a step", "of the step", "bytes kept", "bytes for a while"], lines)
 
 
 def _owed(gpu: Path) -> str:
