@@ -103,7 +103,8 @@ def _tensors(tree: object) -> Iterator[torch.Tensor]:
 
 def _peak(apply: Callable[[], None], device: str) -> int:
     if device == "cpu":
-        with _Allocated() as allocated:
+        allocated = _Allocated()
+        with allocated:
             apply()
         return allocated.peak
     torch.cuda.synchronize()
@@ -111,7 +112,7 @@ def _peak(apply: Callable[[], None], device: str) -> int:
     before = torch.cuda.memory_allocated()
     apply()
     torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - before)
+    return torch.cuda.max_memory_allocated() - before
 
 
 def _pass(model: GPT, device: str) -> None:
