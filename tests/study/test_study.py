@@ -25,6 +25,7 @@ from study.run import run  # noqa: E402
 from study.runner import file_of, missing  # noqa: E402
 from study.spike_answers import recovery, spikes, theory  # noqa: E402
 from study.tables import identity, lost, with_spread  # noqa: E402
+from study.tasks.control import ENVIRONMENTS, Control  # noqa: E402
 from study.tasks.registry import TASKS  # noqa: E402
 from study.trial import Outcome, Trial, append, read  # noqa: E402
 
@@ -121,6 +122,14 @@ def test_every_task_trains_and_every_method_begins_from_the_same_weights_and_bat
     begun = [run(trial).first, run(replace(trial, method="paper")).first]
     assert begun[0] == begun[1]
     assert math.isfinite(run(replace(trial, steps=2)).score)
+
+
+def test_policies_learn_to_balance_a_pole_and_no_step_of_theirs_is_a_reset() -> None:
+    """In gymnasium's own mode an episode is followed by a step whose action is ignored and whose reward is 0."""
+    assert run(Trial("rates", "cartpole", "adamw", "nothing", 1e-2, TASKS["cartpole"].steps, 0)).score < -400
+    games = Control("cpu", pendulum=True)._games  # whose episodes have 200 steps
+    still = torch.zeros(ENVIRONMENTS, 1).numpy()
+    assert [step for step in range(1, 401) if games.step(still)[3].all()] == [200, 400]
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
