@@ -7,6 +7,7 @@ Starts a house of its own on free ports in a temporary folder, and Debian's Chro
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -110,7 +111,9 @@ class Camera:
 
 def main() -> None:
     """Train, look, keep."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=IMAGES, help="where they go; default: docs/images")
+    folder: Path = parser.parse_args().folder
     folder.mkdir(exist_ok=True)
     # Small enough for two busy cores; the layers keep their names.
     char_gpt.WIDTH, char_gpt.BATCH, char_gpt.CONTEXT = 64, 8, 32

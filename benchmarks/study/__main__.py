@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
         trials = missing(folder, (trial for question in questions for trial in question.trials(scale)))
         print(f"{len(trials)} trials to run; rows go to {folder}", file=sys.stderr)
         try:
-            machine.note(folder, options.device)
+            if trials:
+                machine.note(folder, options.device)
             work(folder, trials, workers=options.workers, device=options.device)
             if not cost.read(folder):
                 cost.measure(folder, options.device, repeats=6 if scale.name == "quick" else 60)

@@ -12,11 +12,11 @@ from study.pictures import apart, draw, scores
 from study.precision import PRECISIONS
 from study.spike_answers import spikes, throttling
 from study.svg import Panel
-from study.tables import Answer, Rows, by, identity, lost, markdown, mean, number, twins, untrained, with_spread
+from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
-from study.trial import CURVE_STEPS, Outcome
+from study.trial import CURVE_STEPS, Outcome, Trial
 
-__all__ = ["ANSWERS"]
+__all__ = ["ANSWERS", "lost"]
 
 REACHES = (5, 10, 20)
 """A rate trains if no more than so many percent of the way from no training to the best of all methods are left."""
@@ -24,37 +24,52 @@ JOLT_STEPS = 40
 """What the loss does in these after a switch is the switch's own doing."""
 
 
+def untrained(rows: Rows) -> float:
+    """The score before training, of rows of one task: their first losses at the slowest rate, or that of chance."""
+    by_chance = TASKS[rows[0][0].task].by_chance
+    slowest = min(trial.lr for trial, _ in rows)
+    return mean(outcome.first for trial, outcome in rows if trial.lr == slowest) if by_chance is None else by_chance
+
+
+def lost(trial: Trial, outcome: Outcome, before: float) -> bool:
+    """Whether a loss or the score was not finite, or training left the model worse than it was `before`.
+
+    Returns may well be worse than chance for a while: of those only what is not finite counts.
+    """
+    worse = TASKS[trial.task].by_chance is None and outcome.score > before
+    return outcome.diverged or outcome.bad_steps > 0 or worse
+
+
 def rates(rows: Rows) -> Answer:
     """How much is left of the way at all rates, how many of them train, and the best of each method."""
     texts: list[str] = []
     panels: list[Panel] = []
-    left: dict[str, dict[str, list[list[float]]]] = {}
+    left: dict[str, dict[str, list[float]]] = {}
+    trained: dict[str, dict[str, list[int]]] = {}
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
         unit, start = TASKS[str(task)].unit, untrained(group)
-        found = {
-            method: {rate: [outcome.score for _, outcome in runs] for (rate,), runs in by(runs_, "lr").items()}
-            for (method,), runs_ in by(group, "method").items()
-        }
-        means = {method: {rate: mean(scores) for rate, scores in each.items()} for method, each in found.items()}
+        found = _found(group, "lr")
+        means = {method: {rate: mean(seeds) for rate, seeds in each.items()} for method, each in found.items()}
         reached = [score for each in means.values() for score in each.values() if math.isfinite(score)]
         if not reached:
             continue
         best = min(reached)
-        limit = best + REACHES[1] / 100 * (start - best)
+        limits = [best + reach / 100 * (start - best) for reach in REACHES]
         lines = []
         for method, each in means.items():
-            good = [rate for rate, score in each.items() if score <= limit]
+            good = [[rate for rate, score in each.items() if score <= limit] for limit in limits]
+            near = good[1]
             top = min(each, key=lambda rate: each[rate])
             gone = sum(lost(*row, start) for row in group if row[0].method == method)
             lines.append(
-                [method, f"{len(good)} of {len(each)}", f"{min(good):g} … {max(good):g}" if good else "none",
+                [method, f"{len(near)} of {len(each)}", f"{min(near):g} … {max(near):g}" if near else "none",
                  with_spread(found[method][top]), f"{top:g}", str(gone)]
             )  # fmt: skip
             if optimizer == "adamw":
-                ways = [[_percent(score, best, start) for score in scores] for scores in found[method].values()]
-                left.setdefault(str(method), {})[str(task)] = ways
+                left.setdefault(method, {})[task] = _left(found[method], best, start)
+                trained.setdefault(method, {})[task] = [*map(len, good)]
         texts.append(
-            f"**{task}, {optimizer}** ({unit}; untrained {number(start)}, a rate trains up to {number(limit)})\n"
+            f"**{task}, {optimizer}** ({unit}; untrained {number(start)}, a rate trains up to {number(limits[1])})\n"
         )
         texts.append(markdown(["method", "rates that train", "from … to", "best score", "at rate", "runs lost"], lines))
         panels.append(
@@ -66,44 +81,43 @@ def rates(rows: Rows) -> Answer:
         "Lost: runs with a loss or a score that was not finite, or, but for policies, with a score worse than "
         "untrained: the mean loss of the first steps at the slowest rate.\n"
     )
-    return Answer("\n".join([*_over_tasks(left), picture, told, *texts]), {"rates.svg": draw(panels)})
+    return Answer("\n".join([*_over_tasks(left, trained), picture, told, *texts]), {"rates.svg": draw(panels)})
 
 
-def _percent(score: float, best: float, start: float) -> float:
-    """What is left of the way from `start` to `best`, from 0 to 100; all of it where a run diverged."""
-    return 100 * min(max((score - best) / (start - best), 0.0), 1.0)
+def _found(rows: Rows, name: str) -> dict[str, dict[float, list[float]]]:
+    """Scores of the seeds, by method and by a field of the trials."""
+    return {
+        method: {at: [outcome.score for _, outcome in runs] for (at,), runs in by(of_method, name).items()}
+        for (method,), of_method in by(rows, "method").items()
+    }
 
 
-def _over_tasks(left: dict[str, dict[str, list[list[float]]]]) -> list[str]:
-    """Two measures over all rates under AdamW. left: percent by method, task, rate and seed."""
+def _left(found: dict[float, list[float]], best: float, start: float) -> list[float]:
+    """Percent of the way from `start` to `best` that a method has before it, mean over rates; seed by seed.
+
+    From 0 to 100 at each rate: all of it where a run diverged.
+    """
+    return [
+        statistics.fmean(100 * min(max((score - best) / (start - best), 0.0), 1.0) for score in of_one_seed)
+        for of_one_seed in zip(*found.values(), strict=False)
+    ]
+
+
+def _over_tasks(left: dict[str, dict[str, list[float]]], trained: dict[str, dict[str, list[int]]]) -> list[str]:
+    """Two measures over all rates under AdamW. left: by method, task and seed. trained: by method, task and reach."""
     tasks = list(dict.fromkeys(task for each in left.values() for task in each))
-    of_seed = {  # mean over rates, by method and task
-        method: {task: [*map(statistics.fmean, zip(*ways, strict=False))] for task, ways in each.items()}
-        for method, each in left.items()
-    }
-    way = {method: [*map(statistics.fmean, zip(*each.values(), strict=False))] for method, each in of_seed.items()}
-    against = {
-        method: [one - other for one, other in zip(all_, way.get("nothing", ()), strict=False)]
-        for method, all_ in way.items()
-    }
+    way = {method: [*map(statistics.fmean, zip(*each.values(), strict=False))] for method, each in left.items()}
     ranked = sorted(way, key=lambda method: statistics.fmean(way[method]))
-    ways = [
-        [
-            method,
-            *(with_spread(of_seed[method].get(task, [])) for task in tasks),
-            with_spread(way[method]),
-            "" if method == "nothing" else with_spread(against[method], sign=True),
-        ]
-        for method in ranked
-    ]
-    counts = [
-        [
-            method,
-            *(str(_trained(left[method].get(task, []), REACHES[1])) for task in tasks),
-            *(str(sum(_trained(ways_, reach) for ways_ in left[method].values())) for reach in REACHES),
-        ]
-        for method in ranked
-    ]
+    ways, counts = [], []
+    for method in ranked:
+        against = [one - other for one, other in zip(way[method], way["nothing"], strict=False)]
+        ways.append(
+            [method, *(with_spread(left[method].get(task, [])) for task in tasks), with_spread(way[method]),
+             "" if method == "nothing" else with_spread(against, sign=True)]
+        )  # fmt: skip
+        each = trained[method]
+        sums = [sum(of_reach) for of_reach in zip(*each.values(), strict=True)]
+        counts.append([method, *(str(each[task][1]) if task in each else "" for task in tasks), *map(str, sums)])
     return [
         "Percent that is left of the way from no training to the best of all, mean over all rates under AdamW; a run "
         "that diverged has all of it left. Last column: seed by seed against nothing.\n",
@@ -112,10 +126,6 @@ def _over_tasks(left: dict[str, dict[str, list[list[float]]]]) -> list[str]:
         f"of them, where {', '.join(map(str, REACHES))} % may be left.\n",
         markdown(["method", *tasks, *(f"all, {reach} %" for reach in REACHES)], counts),
     ]
-
-
-def _trained(ways: list[list[float]], reach: float) -> int:
-    return sum(statistics.fmean(seeds) <= reach for seeds in ways)
 
 
 def weight_decay(rows: Rows) -> Answer:
@@ -127,11 +137,8 @@ def weight_decay(rows: Rows) -> Answer:
     panels = []
     for (task,), group in by(rows, "task").items():
         unit = TASKS[str(task)].unit
+        found = _found(group, "weight_decay")
         strengths = sorted({trial.weight_decay for trial, _ in group})
-        found = {
-            str(method): {at: [o.score for t, o in runs if t.weight_decay == at] for at in strengths}
-            for (method,), runs in by(group, "method").items()
-        }
         lines = []
         for method, each in found.items():
             widths = [max(of_one_seed) - min(of_one_seed) for of_one_seed in zip(*each.values(), strict=False)]
@@ -155,8 +162,7 @@ def switching(rows: Rows) -> Answer:
             continue
         differences = [outcome.score - twin.score for outcome, twin in pairs]
         after = slice(int(at) // CURVE_STEPS, (int(at) + JOLT_STEPS) // CURVE_STEPS)
-        rises = [[a - b for a, b in zip(o.losses(), twin.losses(), strict=False)][after] for o, twin in pairs]
-        jolts = [max(each, default=math.nan) for each in rises]
+        jolts = [max(outcome.above(twin)[after], default=math.nan) for outcome, twin in pairs]
         name = f"{optimizer}, {direction} at step {at}"
         lines.append([name, transfer, with_spread(differences, sign=True), with_spread(jolts, sign=True)])
         drawn.setdefault(name, {})[transfer] = pairs
@@ -189,17 +195,11 @@ def low_bit(rows: Rows) -> Answer:
         texts += [f"**{task}, {optimizer}** ({unit})\n", markdown(head, lines)]
         texts.append(
             f"Lost, by a loss that was not finite or a score above {number(start)}, that of the first steps at the "
-            "slowest rate here: "
-            f"{', '.join(gone) if gone else f'none of {len(group)} runs'}.\n"
+            f"slowest rate here: {', '.join(gone) if gone else f'none of {len(group)} runs'}.\n"
         )
         for (precision,), runs in sorted(by(group, "precision").items(), key=lambda one: PRECISIONS.index(one[0][0])):
-            found = {
-                str(method): {rate: [o.score for _, o in each] for (rate,), each in by(of_method, "lr").items()}
-                for (method,), of_method in by(runs, "method").items()
-            }
-            panels.append(
-                scores(f"{task}, {optimizer}, {precision}", "learning rate", unit, found, log_x=True, high=start)
-            )
+            name = f"{task}, {optimizer}, {precision}"
+            panels.append(scores(name, "learning rate", unit, _found(runs, "lr"), log_x=True, high=start))
     return Answer("\n".join(texts), {"low-bit.svg": draw(panels)})
 
 

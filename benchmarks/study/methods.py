@@ -14,8 +14,9 @@ from torch import nn
 
 from steadynorm import GradientStabilizer
 from steadynorm.statistics import RING_COLUMNS
+from steadynorm_contract.settings import Settings
 
-__all__ = ["METHODS", "AdaGC", "Method", "Stabilizer", "ZClip", "make"]
+__all__ = ["METHODS", "RULES", "AdaGC", "Method", "Stabilizer", "ZClip", "make"]
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -147,8 +148,10 @@ class AdaGC(_Stateless):
 class Stabilizer:
     """The paper's rule, arXiv 2502.17055, as this repository has it, with what it adds. See docs/algorithm.md."""
 
-    def __init__(self, named: list[tuple[str, nn.Parameter]], **settings: object) -> None:
-        self.stabilizer = GradientStabilizer(named, **settings)  # type: ignore[arg-type]  # checked by it
+    def __init__(self, named: list[tuple[str, nn.Parameter]], settings: Settings) -> None:
+        self.stabilizer = GradientStabilizer(
+            named, gamma1=settings.gamma1, gamma2=settings.gamma2, spike_limit=settings.spike_limit
+        )
         self.state_bytes = sum(row.nbytes for row in self.stabilizer.state_dict()["parameters"].values())
 
     def apply(self) -> None:
@@ -163,9 +166,18 @@ def _plain(kind: Callable[..., Method], *arguments: float) -> Callable[[list[tup
     return lambda named: kind([parameter for _, parameter in named], *arguments)
 
 
-def _rule(**settings: object) -> Callable[[list[tuple[str, nn.Parameter]]], Method]:
-    return lambda named: Stabilizer(named, **settings)
+def _rule(settings: Settings) -> Callable[[list[tuple[str, nn.Parameter]]], Method]:
+    return lambda named: Stabilizer(named, settings)
 
+
+RULES = {
+    "paper": Settings(),
+    "paper, limit 3": Settings(spike_limit=3.0),
+    "paper, limit 10": Settings(spike_limit=10.0),
+    "paper, 0.7/0.9": Settings(gamma1=0.7, gamma2=0.9),
+    "paper, 0.85/0.99999": Settings(gamma1=0.85, gamma2=0.99999),
+}
+"""The stabilizer's settings by the name of the method that has them."""
 
 METHODS: dict[str, Callable[[list[tuple[str, nn.Parameter]]], Method]] = {
     "nothing": _plain(Nothing),
@@ -175,11 +187,7 @@ METHODS: dict[str, Callable[[list[tuple[str, nn.Parameter]]], Method]] = {
     "value clip 0.1": _plain(ValueClip, 0.1),
     "zclip": _plain(ZClip),
     "adagc": _plain(AdaGC),
-    "paper": _rule(),
-    "paper, limit 3": _rule(spike_limit=3.0),
-    "paper, limit 10": _rule(spike_limit=10.0),
-    "paper, 0.7/0.9": _rule(gamma1=0.7, gamma2=0.9),
-    "paper, 0.85/0.99999": _rule(gamma1=0.85, gamma2=0.99999),
+    **{name: _rule(settings) for name, settings in RULES.items()},
 }
 """Every method by the name that tables show."""
 

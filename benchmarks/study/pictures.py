@@ -33,10 +33,7 @@ def losses(title: str, drawn: Mapping[str, list[Outcome]]) -> Panel:
 def apart(drawn: Mapping[str, Mapping[str, list[tuple[Outcome, Outcome]]]]) -> list[Panel]:
     """How far the loss is above that of a run's twin, step by step; one scale for all panels."""
     lines = {
-        title: [
-            _curve(name, [[a - b for a, b in zip(run.losses(), twin.losses(), strict=False)] for run, twin in pairs])
-            for name, pairs in each.items()
-        ]
+        title: [_curve(name, [run.above(twin) for run, twin in pairs]) for name, pairs in each.items()]
         for title, each in drawn.items()
     }
     points = [y for each in lines.values() for line in each for y in line.y if math.isfinite(y)]
@@ -52,7 +49,8 @@ def scores(
     lines = []
     for method, each in found.items():
         means = [mean(seeds) for seeds in each.values()]
-        bands = [spread(seeds) if at <= (high or at) else 0.0 for at, seeds in zip(means, each.values(), strict=True)]
+        seen = [high is None or at <= high for at in means]
+        bands = [spread(seeds) if inside else 0.0 for inside, seeds in zip(seen, each.values(), strict=True)]
         strong = method in STRONG
         lines.append(Line(method, list(each), means, bands if strong else (), strong))
     return Panel(title, label, unit, lines, log_x=log_x, low=low, high=high)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from study.faults import DIRECTIONS, EXTENTS
-from study.methods import METHODS
+from study.methods import METHODS, RULES
 from study.optimizers import RATES
 from study.precision import PRECISIONS
 from study.tasks.registry import TASKS
@@ -130,9 +130,8 @@ def spikes(scale: Scale) -> Iterator[Trial]:
 def throttling(scale: Scale) -> Iterator[Trial]:
     """A spike on all tensors after a third; the statistics reset ten steps later, or kept from it, or neither; and the
     same run without the spike."""
-    rules = ("paper", "paper, limit 3", "paper, limit 10", "paper, 0.7/0.9", "paper, 0.85/0.99999")
     task = "language" if "language" in scale.tasks else scale.tasks[0]
-    for method, seed in product(scale.chosen(rules), range(scale.seeds)):
+    for method, seed in product(scale.chosen(tuple(RULES)), range(scale.seeds)):
         once = _base("throttling", task, "adamw", method, seed, scale)
         calm = _with(once, steps=2 * once.steps)
         yield calm

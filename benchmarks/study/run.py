@@ -12,6 +12,7 @@ from study.faults import Fault
 from study.precision import autocast, simulate_fp4
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
+from torch import nn
 
 __all__ = ["THROTTLED", "run"]
 
@@ -77,15 +78,12 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
         if fault:
             fault.plant(step, parameters, faults)
         switch.act(step)
-        if scaler.is_enabled() and not all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None):
-            scaler.step(optimizer)  # skips it, and so does the agent, whose hook is the optimizer's
-            scaler.update()
-            continue
-        method.apply()
-        if isinstance(method, methods.Stabilizer) and (fault is None or step > fault.at):
-            target = method.smallest_target()
-            throttled += target < THROTTLED
-            smallest = min(smallest, target)
+        if not (scaler.is_enabled() and _overflowed(parameters)):  # what the scaler skips reaches no hook of the agent
+            method.apply()
+            if isinstance(method, methods.Stabilizer) and (fault is None or step > fault.at):
+                target = method.smallest_target()
+                throttled += target < THROTTLED
+                smallest = min(smallest, target)
         scaler.step(optimizer)
         scaler.update()
     seconds = time.process_time() - began
@@ -105,6 +103,10 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
         seconds=seconds,
         curve=";".join(f"{point:.4g}" for point in points),
     )
+
+
+def _overflowed(parameters: list[nn.Parameter]) -> bool:
+    return not all(bool(parameter.grad.isfinite().all()) for parameter in parameters if parameter.grad is not None)
 
 
 def _mean(values: list[float]) -> float:

@@ -7,13 +7,15 @@ import statistics
 from collections.abc import Mapping
 
 from study.faults import Fault
+from study.methods import RULES
 from study.pictures import apart, draw, losses
+from study.run import THROTTLED
 from study.tables import Answer, Row, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
 
 from steadynorm_contract.rule import TensorState, advance, reset
-from steadynorm_contract.settings import Mode, Settings
+from steadynorm_contract.settings import Mode
 
 __all__ = ["recovery", "spikes", "theory", "throttling"]
 
@@ -22,14 +24,6 @@ RECOVERED = 0.02
 
 FOREVER = 100_000
 """Steps that are as good as no end."""
-
-RULES = {
-    "paper": Settings(),
-    "paper, limit 3": Settings(spike_limit=3.0),
-    "paper, limit 10": Settings(spike_limit=10.0),
-    "paper, 0.7/0.9": Settings(gamma1=0.7, gamma2=0.9),
-    "paper, 0.85/0.99999": Settings(gamma1=0.85, gamma2=0.99999),
-}
 
 
 def spikes(rows: Rows) -> Answer:
@@ -72,7 +66,7 @@ def spikes(rows: Rows) -> Answer:
 
 
 def throttling(rows: Rows) -> Answer:
-    """Steps below target 0.3 after a spike, of the rule on constant norms and as measured, and what they cost."""
+    """Steps with a target below THROTTLED after a spike, as measured and by the rule's theory, and what they cost."""
     calm = twins([row for row in rows if not row[0].fault], "fault", "switch")
     spiked = _beside(rows, calm, "fault", "switch")
     if not spiked:
@@ -100,7 +94,8 @@ def throttling(rows: Rows) -> Answer:
     trial = spiked[0][0]
     left = trial.steps - _fault(trial).at - 1
     text = (
-        f"Steps of the {left} after the spike in which the smallest target of all tensors was below 0.3; and theory: "
+        f"Steps of the {left} after the spike in which the smallest target of all tensors was below "
+        f"{THROTTLED}; and theory: "
         "the rule in plain floats on norms that are equal but for the spike. In brackets: if the run had no end.\n"
     )
     head = ["method", *(f"{factor:g}×: {what}" for factor in factors for what in ("measured", "theory"))]
@@ -125,7 +120,7 @@ def recovery(trial: Trial, outcome: Outcome, calm: Outcome) -> float:
 
 
 def theory(method: str, factor: float, at: int, steps: int, *, reset_after: int | None = None) -> int:
-    """Of `steps` after one spike of `factor` in step `at` among equal norms: those with a target below 0.3."""
+    """Of `steps` after one spike of `factor` in step `at` among equal norms: those with a target below THROTTLED."""
     state, settings = TensorState(), RULES[method]
     throttled = 0
     for step in range(at + 1 + steps):
@@ -133,8 +128,8 @@ def theory(method: str, factor: float, at: int, steps: int, *, reset_after: int 
             reset(state)
         target = advance(state, factor if step == at else 1.0, settings, Mode.STABILIZE).target
         if step > at:
-            throttled += target < 0.3
-            if target >= 0.3 and step > at + 100:  # the mean norm has long forgotten; from here it only rises
+            throttled += target < THROTTLED
+            if target >= THROTTLED and step > at + 100:  # the mean norm has long forgotten; from here it only rises
                 break
     return throttled
 

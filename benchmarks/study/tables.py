@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from study.tasks.registry import TASKS
 from study.trial import Outcome, Trial
 
-__all__ = [
-    "Answer", "Row", "Rows", "by", "lost", "markdown", "mean", "number", "spread", "twins", "untrained", "with_spread",
-]  # fmt: skip
+__all__ = ["Answer", "Row", "Rows", "by", "identity", "markdown", "mean", "number", "spread", "twins", "with_spread"]
 
 Row = tuple[Trial, Outcome]
 Rows = list[Row]
@@ -26,22 +23,6 @@ class Answer:
 
     text: str
     pictures: dict[str, str] = field(default_factory=dict)
-
-
-def untrained(rows: Rows) -> float:
-    """The score before training, of rows of one task: their first losses at the slowest rate, or that of chance."""
-    by_chance = TASKS[rows[0][0].task].by_chance
-    slowest = min(trial.lr for trial, _ in rows)
-    return mean(outcome.first for trial, outcome in rows if trial.lr == slowest) if by_chance is None else by_chance
-
-
-def lost(trial: Trial, outcome: Outcome, before: float) -> bool:
-    """Whether a loss or the score was not finite, or training left the model worse than it was `before`.
-
-    Returns may well be worse than chance for a while: of those only what is not finite counts.
-    """
-    worse = TASKS[trial.task].by_chance is None and outcome.score > before
-    return outcome.diverged or outcome.bad_steps > 0 or worse
 
 
 def by(rows: Rows, *names: str) -> dict[tuple[Any, ...], Rows]:

@@ -65,6 +65,10 @@ class Outcome:
         """The curve's points."""
         return [float(point) for point in self.curve.split(";")] if self.curve else []
 
+    def above(self, twin: Outcome) -> list[float]:
+        """How far each point of the curve is above that of another run, as far as both go."""
+        return [one - other for one, other in zip(self.losses(), twin.losses(), strict=False)]
+
 
 _TRIAL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, Outcome))
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from steadynorm_contract.presets import PRESETS
 from steadynorm_contract.records import RunEnd
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.views import RevisionState
@@ -149,9 +150,7 @@ def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: 
     page.number_input(key=f"{run.run_id}/lr_scale").set_value(0.5)
     page.number_input(key=f"{run.run_id}/eps").set_value(1e-9)
     page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
-    assert (
-        page.number_input(key=f"{run.run_id}/spike_limit").value == 3.0
-    )  # as the runbook and the preset robust have it
+    assert page.number_input(key=f"{run.run_id}/spike_limit").value == PRESETS["robust"]["spike_limit"] == 3.0
     page.number_input(key=f"{run.run_id}/spike_limit").set_value(4.0)
     page.select_slider(key=f"{run.run_id}/gamma2/slider/0").set_value(0.98).run()
     page.button(key=f"{run.run_id}/apply").click().run()

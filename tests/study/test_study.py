@@ -18,13 +18,13 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from study import methods, optimizers, plan, precision, report  # noqa: E402
-from study.answers import ANSWERS  # noqa: E402
+from study.answers import ANSWERS, lost  # noqa: E402
 from study.faults import Fault  # noqa: E402
 from study.questions import FULL, QUESTIONS, QUICK  # noqa: E402
 from study.run import run  # noqa: E402
 from study.runner import file_of, missing  # noqa: E402
 from study.spike_answers import recovery, spikes, theory  # noqa: E402
-from study.tables import identity, lost, with_spread  # noqa: E402
+from study.tables import identity, with_spread  # noqa: E402
 from study.tasks.control import ENVIRONMENTS, Control  # noqa: E402
 from study.tasks.registry import TASKS  # noqa: E402
 from study.trial import Outcome, Trial, append, read  # noqa: E402
