@@ -33,8 +33,10 @@ def find(alert: str, run_id: str | None = None) -> str | None:
 def _sections() -> dict[str, str]:
     text = next(place for place in _PLACES if place.is_file()).read_text("utf-8")
     parts = re.split(r"^## (\w+)$", text, flags=re.MULTILINE)[1:]
-    # A link within the page would lead nowhere: only one section is shown.
-    return {
-        title: re.sub(r"\[(\w+)\]\(#\w+\)", r"**\1**", body).strip()
-        for title, body in zip(parts[::2], parts[1::2], strict=True)
-    }
+    return {title: _without_links(body).strip() for title, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _without_links(body: str) -> str:
+    """Links lead nowhere from here: only one section is shown, and the other pages of docs/ are not served."""
+    body = re.sub(r"\[([^\]]+)\]\(#\w+\)", r"**\1**", body)
+    return re.sub(r"\[([^\]]+)\]\(([\w-]+\.md)\)", r"\1 (docs/\2)", body)

@@ -56,6 +56,11 @@ def test_what_is_not_a_runs_id_never_gets_into_the_commands(run_id: str) -> None
     assert runbook.find("SteadynormThrottled", run_id) == runbook.find("SteadynormThrottled")
 
 
+def test_no_link_of_a_section_leads_where_the_dashboard_has_nothing() -> None:
+    assert all("](" not in (runbook.find(title) or "](") for title in runbook.titles())
+    assert "the study (docs/study.md) planted" in (runbook.find("SteadynormSpikeStorm") or "")
+
+
 def open_page(monkeypatch: pytest.MonkeyPatch, home: Path, **query: str) -> AppTest:
     """The app at an address, without a token and without a server."""
     monkeypatch.setenv("STEADYNORM_HOME", str(home))
