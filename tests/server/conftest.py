@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 import struct
@@ -89,6 +90,16 @@ async def store(store_url: str, clock: Clock) -> AsyncIterator[Store]:
 def anyone() -> Principal:
     """A sender with every role."""
     return Principal("tester", frozenset(Role))
+
+
+@pytest.fixture
+def without_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers do nothing by themselves: for tests that count round trips, or take from the store what a sweep mends."""
+
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("steadynorm_server.app._sweep", never)
 
 
 Serve = Callable[..., Awaitable[httpx.AsyncClient]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from steadynorm_contract.records import Parameter
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_a_scrape_of_many_models_takes_few_round_trips_and_names_each_parameter_right(
     api: Any, make_agent: Any
 ) -> None:
@@ -41,6 +43,7 @@ async def test_a_scrape_of_many_models_takes_few_round_trips_and_names_each_para
     assert (single, pipelines) == ([], [64, 6])
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_runs_of_one_model_share_what_was_read_once(api: Any, make_agent: Any, store_url: str) -> None:
     for at in range(3):
         agent = make_agent(api, run_id=f"run-{at}", instance=str(at))

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import redis
 
 from steadynorm_contract.records import RunFinish
@@ -18,6 +19,7 @@ def _spiked(agent: Any, step: int, ratio: float) -> dict[str, Any]:
     return {"rows": agent.rows([step], [[[1] * 5, [1, 1, 1, 1, ratio]]])}
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_a_batch_that_follows_on_its_own_last_one_reads_nothing(agent: Any, store_url: str) -> None:
     await agent.send([1], **_spiked(agent, 1, 2))
     with redis.Redis.from_url(store_url, protocol=2) as client:

@@ -147,6 +147,7 @@ async def test_any_name_is_a_good_label(api: Any, make_agent: Any, name: str) ->
     assert families["steadynorm_run_step"].samples[0].labels["run"] == name
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_a_scrape_asks_the_store_as_often_for_many_runs_as_for_one(api: Any, make_agent: Any) -> None:
     async def round_trips() -> int:
         counts = [

@@ -12,8 +12,6 @@ import redis
 from steadynorm_contract.records import Parameter, Registered
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.views import ParameterList, RunDetail, RunList
-from steadynorm_server.auth import Principal
-from steadynorm_server.registry import register
 from steadynorm_server.store import Store
 
 
@@ -185,6 +183,7 @@ async def test_a_run_ends_once_and_begins_again(api: httpx.AsyncClient, agent: A
     assert (shown["state"], shown["end_reason"], shown["incarnation"]) == ("running", "", 1)
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, store_url: str) -> None:
     await agent.send(range(600), rows=agent.rows([1], [[[1] * 5, [20] * 5]]), spikes=1, spike_ratio_max=20)
     await agent.change(0, {"gamma2": 0.9})
@@ -197,11 +196,8 @@ async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, 
     assert answer.status_code == 404
 
 
-async def test_the_index_of_runs_can_be_rebuilt(
-    make_agent: Any, anyone: Principal, store: Store, store_url: str
-) -> None:
-    # Without a server, which rebuilds the index itself when it begins.
-    await register(store, make_agent(None).registration, anyone)
+@pytest.mark.usefixtures("without_sweeper")
+async def test_the_index_of_runs_can_be_rebuilt(agent: Any, store: Store, store_url: str) -> None:
     with redis.Redis.from_url(store_url, protocol=2) as client:
         client.delete("steadynorm:runs")
         assert await store.all() == []
