@@ -129,10 +129,10 @@ class StubServer:
         (run,) = self.runs.values()
         return run
 
-    def wait_for(self, condition: Callable[[], object]) -> None:
-        """Until a request has made `condition` true."""
+    def wait_for(self, condition: Callable[[], object], within_s: float = DEADLINE_S) -> None:
+        """Until a request has made `condition` true. Only requests are looked at: for all else there is `until`."""
         with self.changed:
-            assert self.changed.wait_for(condition, DEADLINE_S), "it did not happen in time"
+            assert self.changed.wait_for(condition, within_s), "it did not happen in time"
 
     def change(self, **changes: object) -> int:
         """As an operator: the next revision. Values are not checked."""

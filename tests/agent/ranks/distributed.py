@@ -197,13 +197,14 @@ def attached(
     state: str | None = None,
     spoil: dict[str, Any] | None = None,
     twice: bool = False,
+    until_off: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Train under an agent until an operator stops it, or for so many steps; what it was at each step.
 
     fault: rank, step and place of an exception inside the agent; once, or from then on. state: a file to load the
     agent's state from, and to save it to. spoil: rank and step at which one gradient is doubled behind the agent.
-    twice: with an optimizer that asks its closure twice a step.
+    twice: with an optimizer that asks its closure twice a step. until_off: ends when the agent has turned itself off.
     """
     rank = dist.get_rank()
     if kind == "ddp":
@@ -222,7 +223,7 @@ def attached(
     share = slice(place * BATCH // parts, (place + 1) * BATCH // parts)
     history: list[tuple[int, int, str, float]] = []
     taken = 0
-    while taken < steps and not agent.should_stop:
+    while taken < steps and not agent.should_stop and not (until_off and agent._faults.off):
         inputs, targets = data(taken)
 
         def backward(inputs: torch.Tensor = inputs, targets: torch.Tensor = targets) -> None:
