@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer
+
+Until = Callable[[Callable[[], object]], None]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of few workers, small logs and the like
 
@@ -109,14 +112,14 @@ def test_accumulated_micro_batches_are_one_step_with_an_undivided_loss(tmp_path:
     assert all(0.5 < loss < 3 for loss in stub.run.column("loss"))
 
 
-def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
+def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until) -> None:
     callback = SteadyNormCallback(server=stub.url)
 
     def ask() -> None:
         assert callback.agent is not None
         assert callback.agent.flush(20)
         stub.change(stop=True)
-        stub.wait_for(lambda: stub.run.reports or not callback.agent or callback.agent._mailbox.seen_revision)
+        until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
     trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
     trainer.fit(Tiny())
@@ -125,14 +128,14 @@ def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
     assert stub.run.finish.state == "stopped"
 
 
-def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer) -> None:
+def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer, until: Until) -> None:
     callback = SteadyNormCallback(server=stub.url, run="resumed")
 
     def ask() -> None:
         assert callback.agent is not None
         assert callback.agent.flush(20)
         stub.change(checkpoint_generation=1)
-        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+        until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
     make_trainer(tmp_path, callback, At(5, ask), max_steps=20).fit(Tiny())
     (saved,) = tmp_path.rglob("steadynorm-step=*.ckpt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer
+
+Until = Callable[[Callable[[], object]], None]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of pinned memory and the like
 
@@ -124,14 +127,14 @@ def test_accumulated_micro_batches_are_one_step(tmp_path: Path, stub: StubServer
     assert stub.run.steps == [1, 2, 3, 4, 5]
 
 
-def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
+def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until) -> None:
     callback = SteadyNormCallback(server=stub.url)
 
     def ask() -> None:
         assert callback.agent is not None
         assert callback.agent.flush(20)
         stub.change(stop=True)
-        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+        until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
     trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
     trainer.train()
@@ -140,14 +143,14 @@ def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer) -> None:
     assert stub.run.finish.state == "stopped"
 
 
-def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer) -> None:
+def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer, until: Until) -> None:
     callback = SteadyNormCallback(server=stub.url, run="resumed")
 
     def ask() -> None:
         assert callback.agent is not None
         assert callback.agent.flush(20)
         stub.change(checkpoint_generation=1)
-        stub.wait_for(lambda: callback.agent and callback.agent._mailbox.seen_revision)
+        until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
     make_trainer(tmp_path, callback, At(5, ask), max_steps=20).train()
     (saved,) = tmp_path.glob("checkpoint-*")
