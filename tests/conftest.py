@@ -13,12 +13,17 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import settings
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from steadynorm_contract.client import Client
 from steadynorm_server.up import House
 
 ROOT = Path(__file__).parents[1]
+
+# A machine that stands still for a moment is no finding.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -83,7 +83,7 @@ sizes = st.one_of(st.floats(0.1, 10.0), st.sampled_from([None, 0.0, math.nan, -m
 history = st.lists(st.tuples(changes, st.booleans(), st.tuples(sizes, sizes, sizes)), min_size=2, max_size=10)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(initial=changes, history=history)
 def test_the_kernels_agree_with_the_reference_over_random_histories(
     initial: dict[str, Any], history: list[tuple[dict[str, Any], bool, tuple[float | None, ...]]]

@@ -102,7 +102,7 @@ class Faults:
         return None if fault == "none" else (int(fault), b"", {"Retry-After": "0"})
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 20), st.lists(st.sampled_from(FAULTS), max_size=4)), min_size=1, max_size=4))
 def test_whatever_fails_for_a_while_every_step_arrives_once(
     stub: StubServer, caplog: pytest.LogCaptureFixture, phases: list[tuple[int, list[str]]]

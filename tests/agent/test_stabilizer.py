@@ -29,7 +29,7 @@ def set_norm(parameter: torch.nn.Parameter, norm: float) -> None:
     parameter.grad = torch.full_like(parameter, norm / math.sqrt(parameter.numel()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     norm=st.floats(1e-6, 1e6),
     gammas=st.lists(st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999), st.integers(1, 40)), min_size=1, max_size=8),

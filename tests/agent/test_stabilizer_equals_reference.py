@@ -111,7 +111,7 @@ def run_both(initial: Settings, history: list[Step], dtype: torch.dtype = torch.
                 torch.testing.assert_close(our.grad, their.grad, rtol=TOLERANCE, atol=0.0, equal_nan=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(initial=changes, history=st.lists(steps, min_size=1, max_size=25))
 def test_fast_and_reference_agree_over_random_histories(initial: dict[str, object], history: list[Step]) -> None:
     run_both(Settings(**initial), history)  # type: ignore[arg-type]  # drawn per field above

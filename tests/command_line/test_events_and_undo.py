@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,6 +48,8 @@ def test_events_are_followed_until_the_run_ends(house: RunningHouse, job: Job, e
         [sys.executable, "-u", "-m", "steadynorm_server", "events", job.run_id, "--follow", "--json"],
         env=house.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    too_late = threading.Timer(60, following.kill)
+    too_late.start()
     with following:
         assert following.stdout is not None
         assert json.loads(following.stdout.readline())["kind"] == "started", "told, so the rest is followed"
@@ -52,6 +57,7 @@ def test_events_are_followed_until_the_run_ends(house: RunningHouse, job: Job, e
         eventually(lambda: "nonfinite" in kinds(house, job))
         job.end()
         rest = [json.loads(line)["kind"] for line in following.stdout]
+    too_late.cancel()
     assert following.returncode == 0
     assert "nonfinite" in rest
     assert rest[-1] == "ended"
@@ -115,7 +121,12 @@ def test_watch_draws_a_run_and_its_newest_events(
 ) -> None:
     job.poison.set()
     eventually(lambda: "nonfinite" in kinds(house, job))
-    seen = steadynorm("watch", job.run_id, "--once")
+    with ThreadPoolExecutor() as pool:
+        watching = pool.submit(steadynorm, "watch", job.run_id, "--once")
+        while not watching.done():  # a run's health forgets after a hundred steps, which take a second
+            job.poison.set()
+            time.sleep(0.2)
+    seen = watching.result()
     assert seen.returncode == 0, seen.stderr
     rows = {line[:16].strip(): line for line in seen.stdout.splitlines()}
     assert "running" in rows["state"]

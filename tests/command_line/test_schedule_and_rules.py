@@ -22,7 +22,7 @@ def test_a_schedule_is_made_listed_and_carried_out_while_the_job_trains(
     late = steadynorm("schedule", job.run_id, "--from-step", "1", "gamma2=0.9")
     assert late.returncode == 1
     assert "from_step must be a step that the run has not reached yet: got 1" in late.stderr
-    soon = house.client.run(job.run_id).step + 150
+    soon = house.client.run(job.run_id).step + 400
     made = steadynorm("schedule", job.run_id, "--from-step", str(soon), "gamma2=0.9", "reset_generation=+1",
                       "--reason", "a longer memory")  # fmt: skip
     assert made.returncode == 0, made.stderr

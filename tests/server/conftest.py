@@ -27,6 +27,7 @@ from steadynorm_contract.records import (
     floats_to_bytes,
 )
 from steadynorm_contract.settings import Settings
+from steadynorm_server import connection
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import Principal, Role, Tokens
 from steadynorm_server.config import ServerSettings
@@ -64,13 +65,35 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["valkey", "debian_redis"])
-def store_url(request: pytest.FixtureRequest) -> str:
-    """Address of an empty store; the test runs once for each kind."""
-    url: str = request.getfixturevalue(request.param)
+def emptied(url: str) -> str:
+    """The same address."""
     with redis.Redis.from_url(url, protocol=2) as client:
         client.execute_command("FLUSHALL", "SYNC")
     return url
+
+
+@pytest.fixture
+def empty_valkey(valkey: str) -> str:
+    """Address of the embedded Valkey, empty: for tests to which one kind of store is enough."""
+    return emptied(valkey)
+
+
+@pytest.fixture(params=["valkey", "debian_redis"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """Address of an empty store; the test runs once for each kind."""
+    return emptied(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def store_within_s() -> float:
+    """Seconds within which servers must have their store's answer. Machines of tests stand still now and then; tests of
+    stores that fail have it as shipped, by a fixture of their own."""
+    return 15.0
+
+
+@pytest.fixture(autouse=True)
+def _patience_with_stores(store_within_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_WITHIN_S", store_within_s)
 
 
 @pytest.fixture

@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import redis
 
+from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.embedded import embedded_store
+
+
+@pytest.fixture
+def store_within_s() -> float:
+    """As shipped."""
+    return _WITHIN_S
 
 
 def process_of(url: str) -> int:

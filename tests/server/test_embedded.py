@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -102,7 +101,5 @@ def _await_end(descriptor: int) -> None:
 
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    began = time.monotonic()
     assert poll.poll(20_000), "the store outlived its parent"
-    assert time.monotonic() - began < 20
     os.close(descriptor)

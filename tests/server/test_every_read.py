@@ -28,13 +28,9 @@ BOUNDED = {
 
 
 @pytest.fixture
-def store_url(valkey: str) -> str:
+def store_url(empty_valkey: str) -> str:
     """One kind of store is enough here."""
-    import redis
-
-    with redis.Redis.from_url(valkey, protocol=2) as client:
-        client.execute_command("FLUSHALL", "SYNC")
-    return valkey
+    return empty_valkey
 
 
 @pytest.mark.parametrize("path", READS)

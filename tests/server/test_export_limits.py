@@ -46,10 +46,13 @@ async def test_nothing_is_made_for_a_client_that_has_gone(agent: Any, monkeypatc
     async def gone() -> Any:
         return {"type": "http.disconnect"}
 
-    async def send(_: Any) -> None: ...
+    async def send(message: Any) -> None:
+        sent.append(message)
 
+    sent: list[Any] = []
     await call(agent.client, send, gone)
     assert made == []
+    assert sent[0]["status"] == 400, "not for another reason"
 
 
 async def test_who_would_wait_behind_many_is_told_to_come_again(agent: Any) -> None:

@@ -98,7 +98,7 @@ class Servers:
 
 
 @pytest.fixture
-async def servers(tmp_path: Path, valkey: str, receiver: Receiver) -> AsyncIterator[Servers]:
+async def servers(tmp_path: Path, empty_valkey: str, receiver: Receiver) -> AsyncIterator[Servers]:
     """None runs yet. They tell the receiver of what happens."""
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "webhooks.toml").write_text(
@@ -107,7 +107,7 @@ async def servers(tmp_path: Path, valkey: str, receiver: Receiver) -> AsyncItera
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
     own = {
-        "REDIS_URL": valkey, "STEADYNORM_OPERATOR_TOKEN": TOKEN, "STEADYNORM_AGENT_TOKEN": TOKEN + "-agent",
+        "REDIS_URL": empty_valkey, "STEADYNORM_OPERATOR_TOKEN": TOKEN, "STEADYNORM_AGENT_TOKEN": TOKEN + "-agent",
         "STEADYNORM_WEBHOOKS_FILE": str(tmp_path / "webhooks.toml"),
     }  # fmt: skip
     made = Servers(tmp_path, inherited | own)

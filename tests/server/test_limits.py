@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -193,13 +192,16 @@ def test_a_body_that_does_not_arrive_is_told_so(impatient_server: tuple[int, str
 
 
 def test_a_head_without_end_is_refused_before_it_fills_memory(impatient_server: tuple[int, str]) -> None:
-    said, _ = said_until_closed(impatient_server[0], b"GET / HTTP/1.1\r\nX-A: " + b"a" * 200_000)
+    said, seconds = said_until_closed(impatient_server[0], b"GET / HTTP/1.1\r\nX-A: " + b"a" * 200_000)
     assert not said or said.startswith(b"HTTP/1.1 431")
+    assert seconds < 6
 
 
 def test_a_head_of_many_small_lines_is_refused_too(impatient_server: tuple[int, str]) -> None:
-    said, _ = said_until_closed(impatient_server[0], b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 20_000, b"X-A: a\r\n")
+    head = b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 20_000
+    said, seconds = said_until_closed(impatient_server[0], head, b"X-A: a\r\n")
     assert not said or said.startswith(b"HTTP/1.1 431")
+    assert seconds < 6
 
 
 def test_what_is_no_http_is_refused_at_once(impatient_server: tuple[int, str]) -> None:
@@ -221,19 +223,12 @@ def test_200_half_open_connections_do_not_keep_a_client_out(impatient_server: tu
 
 
 def test_an_agent_takes_429_for_later(tmp_path: Path, make_agent: Any) -> None:
-    with impatient(tmp_path, rate=1) as (port, token):
+    with impatient(tmp_path, rate=0.1) as (port, token):
         transport = Transport(f"http://127.0.0.1:{port}", token)
         agent = make_agent(None)
-        headers = {"Authorization": f"Bearer {token}"}
-        transport.register(agent.registration)
-        with (
-            httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", headers=headers, timeout=30) as http,
-            ThreadPoolExecutor(12) as pool,
-        ):
-            asked = [pool.submit(http.get, "/me") for _ in range(12)]
-            assert 429 in (future.result().status_code for future in as_completed(asked))  # at once: others still wait
-            with pytest.raises(Unreachable) as later:
-                transport.send("tiny-1", encode_batch(agent.batch(1, [1])))
+        transport.register(agent.registration)  # the next one may come in 8 seconds
+        with pytest.raises(Unreachable) as later:
+            transport.send("tiny-1", encode_batch(agent.batch(1, [1])))
         assert later.value.retry_after_s is not None
         assert later.value.retry_after_s >= 1
         transport.close()

@@ -47,13 +47,9 @@ SENDS = {"POST", "PATCH", "PUT"}
 
 
 @pytest.fixture
-def store_url(valkey: str) -> str:
+def store_url(empty_valkey: str) -> str:
     """One kind of store is enough here."""
-    import redis
-
-    with redis.Redis.from_url(valkey, protocol=2) as client:
-        client.execute_command("FLUSHALL", "SYNC")
-    return valkey
+    return empty_valkey
 
 
 def test_every_route_says_what_it_can_answer_with(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ async def test_no_run_takes_more_than_the_ceiling_whatever_was_set_for_it(serve:
     assert Limits.of(ServerSettings(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_size_and_age_follow_what_was_set_for_each_run(
     store: Store, api: httpx.AsyncClient, make_agent: Any, clock: Any
 ) -> None:
@@ -208,11 +209,11 @@ async def test_a_server_that_starts_removes_and_trims_by_these_limits(
     gone, kept = (make_agent(api, run_id=name) for name in ("gone", "kept"))
     for agent in (gone, kept):
         await agent.register()
-    await retain(kept, keep_days=365, max_mib=1)
     for first in range(1, 20_000, 2000):
         await kept.send(range(first, first + 2000))
     large = (await kept.get())["store_bytes"]
     assert large > 2**20
+    await retain(kept, keep_days=365, max_mib=1)
     clock.now += 31 * DAY_S
     await serve(retention_days=30)
     async with asyncio.timeout(15):

@@ -99,14 +99,10 @@ async def guarded(serve: Any, tmp_path: Path, make_agent: Any) -> Guarded:
     )
 
 
-@pytest.fixture(params=["valkey"])
-def store_url(request: pytest.FixtureRequest, valkey: str) -> str:
+@pytest.fixture
+def store_url(empty_valkey: str) -> str:
     """One kind of store is enough here: it never decides who may ask."""
-    import redis
-
-    with redis.Redis.from_url(valkey, protocol=2) as client:
-        client.execute_command("FLUSHALL", "SYNC")
-    return valkey
+    return empty_valkey
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str]]:

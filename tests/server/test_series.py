@@ -72,7 +72,7 @@ def histories(draw: st.DrawFn) -> list[list[Record]]:
     return batches
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=histories(), ends=st.tuples(st.integers(0, 8000), st.integers(0, 8000)), points=st.integers(1, 200))
 async def test_any_span_of_any_history_is_answered_exactly(
     agent: Any, batches: list[list[Record]], ends: tuple[int, int], points: int

@@ -123,7 +123,8 @@ def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent:
             url = "/runs/tiny-1/settings?after_revision=0&wait=60"
             waiting = threading.Thread(target=lambda: answers.append(http.get(url)))
             waiting.start()
-            time.sleep(0.5)  # nothing tells that a request has arrived; too early, and the test passes for less
+            while "steadynorm_server_waiting_requests 1.0" not in httpx.get(f"{address}/metrics").text:
+                time.sleep(0.02)
             _, seconds = stop(server)
             waiting.join(30)
             assert seconds < 4
@@ -170,8 +171,8 @@ def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:
         assert (tmp_path / "server.json").exists()
 
 
-def test_configured_tokens_and_store_are_used(tmp_path: Path, valkey: str) -> None:
-    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="see", REDIS_URL=valkey) as (_, announced):
+def test_configured_tokens_and_store_are_used(tmp_path: Path, empty_valkey: str) -> None:
+    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="see", REDIS_URL=empty_valkey) as (_, announced):
         address = announced[0].split()[-1]
         assert not (tmp_path / "token").exists()
         assert not (tmp_path / "store").exists()

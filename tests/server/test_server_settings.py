@@ -261,9 +261,8 @@ async def test_a_wrong_wait_is_refused(agent: Any, query: dict[str, str]) -> Non
 
 
 async def _until_watched(agent: Any) -> None:
-    """The long-poll has read the settings and waits."""
-    watchers = agent.client.app.state.store.changes._watchers
+    """The long-poll has read the settings, which notes until when somebody listens, and waits."""
+    store = agent.client.app.state.store
     async with asyncio.timeout(10):  # nothing tells that a request has begun to wait
-        while agent.registration.run_id not in watchers:  # noqa: ASYNC110
+        while not (await store.find(agent.registration.run_id)).listening:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)  # its read follows; a change before it would be found as well

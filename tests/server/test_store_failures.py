@@ -20,6 +20,7 @@ from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import Tokens
 from steadynorm_server.config import ServerSettings
+from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.embedded import embedded_store
 
 API = "/api/v1"
@@ -48,6 +49,12 @@ WRITES = {
 }
 REMOVAL = ("DELETE", RUN)
 NO_STORE = {("GET", path) for path in ("/", "/docs", "/openapi.json", "/healthz", API + "/me")}
+
+
+@pytest.fixture
+def store_within_s() -> float:
+    """As shipped."""
+    return _WITHIN_S
 
 
 class Broken(NamedTuple):

@@ -47,10 +47,10 @@ def start(data: Path, store: str) -> Running:
 
 
 @pytest.fixture
-def two(valkey: str, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
+def two(empty_valkey: str, tmp_path: Path) -> Iterator[tuple[Running, Running]]:
     """Two processes over one store."""
     with contextlib.ExitStack() as stack:
-        running = [start(tmp_path / name, valkey) for name in ("one", "two")]
+        running = [start(tmp_path / name, empty_valkey) for name in ("one", "two")]
         for each in running:
             stack.callback(each.end)
         yield running[0], running[1]

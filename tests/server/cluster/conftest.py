@@ -18,9 +18,16 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.keys import RunKeys
 
 SLOTS = 16384
+
+
+@pytest.fixture
+def store_within_s() -> float:
+    """As shipped."""
+    return _WITHIN_S
 
 
 @dataclass
@@ -69,8 +76,8 @@ def cluster_of_three(folder: Path) -> Iterator[Cluster]:
     assert binary, "these tests need redis-server: apt-get install redis-server"
     cluster, buses = Cluster(folder), list[int]()
     with contextlib.ExitStack() as stack:
-        for _ in range(3):
-            port, bus = _two_free_ports()
+        free = _free_ports(6)
+        for port, bus in zip(free[:3], free[3:], strict=True):
             home = folder / str(port)
             home.mkdir()
             options = {
@@ -94,14 +101,16 @@ def cluster_of_three(folder: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-def _two_free_ports() -> tuple[int, int]:
+def _free_ports(number: int) -> list[int]:
     """Below those that the kernel gives to whoever connects: these could be gone before the servers have them."""
     found: list[int] = []
-    while len(found) < 2:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
-            found.append(probe.getsockname()[1])
-    return found[0], found[1]
+    with contextlib.ExitStack() as probes:  # all are held until the last is found, or one might be found twice
+        while len(found) < number:
+            probe = probes.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", random.randrange(15_000, 32_000)))
+                found.append(probe.getsockname()[1])
+    return found
 
 
 def _met(node: redis.Redis, addresses: list[tuple[int, int]]) -> bool:

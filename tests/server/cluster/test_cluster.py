@@ -88,6 +88,7 @@ async def test_each_run_is_exported_and_trimmed_where_it_lives(agents: list[Any]
         ] * 2
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_a_deleted_run_leaves_no_key(agents: list[Any], api: Any, cluster: Any) -> None:
     for each in agents:
         await each.send(range(1, 11))
@@ -97,6 +98,7 @@ async def test_a_deleted_run_leaves_no_key(agents: list[Any], api: Any, cluster:
     assert cluster.sizes() == [0, 0, 0]
 
 
+@pytest.mark.usefixtures("without_sweeper")
 async def test_the_index_is_rebuilt_from_all_masters(agents: list[Any], api: Any, cluster: Any) -> None:
     with cluster.node(cluster.holder(INDEX)) as node:
         node.delete(INDEX)

@@ -14,7 +14,6 @@ from unittest import mock
 
 import msgspec
 import pytest
-import redis
 from prometheus_client import CollectorRegistry
 
 from steadynorm_contract.webhooks import WebhookMessage, verify
@@ -88,11 +87,9 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-def store_url(valkey: str) -> str:
+def store_url(empty_valkey: str) -> str:
     """Address of an empty store. One kind is enough here; the cluster's tests have the other."""
-    with redis.Redis.from_url(valkey, protocol=2) as client:
-        client.execute_command("FLUSHALL", "SYNC")
-    return valkey
+    return empty_valkey
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ async def test_a_burst_is_one_message_and_the_next_one_waits_its_time(
     first = await receiver.next()
     await agent.send([1000], spikes=1, spike_ratio_max=99.0)
     second = await receiver.next()
-    assert second.at - first.at > 0.9
+    assert second.at - first.at > 0.5  # without an interval it comes at once
     assert receiver.posts.empty()
     assert first.message.counts["spike"] + second.message.counts["spike"] == 61
     assert len(first.message.events) == 3
