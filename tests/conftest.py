@@ -137,6 +137,7 @@ class Job:
         """Stop training and finish the run."""
         self._ending.set()
         self._thread.join()
+        self.agent.flush(20.0)  # close() waits for 1.5 s, which this machine may stand still for
         self.agent.close()
 
     def _train(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import steadynorm
+from steadynorm import publisher, ring
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
@@ -41,6 +43,24 @@ def test_attached_training_equals_calling_the_stabilizer_oneself(make_training: 
     assert all(torch.equal(a, b) for a, b in zip(by_hand.weights(), attached.weights(), strict=True))
     assert agent.statistics() == stabilizer.statistics()
     agent.close()
+
+
+def test_a_ring_that_is_half_full_wakes_the_publisher_before_steps_are_lost(
+    training: Training, stub: StubServer, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "PERIOD_S", 3600.0)  # nothing else wakes it
+    for bound in ("FEWEST_STEPS", "MOST_STEPS"):
+        monkeypatch.setattr(ring, bound, 16)
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    recorder = agent._recorder
+    assert recorder is not None
+    for _ in range(64):
+        training.step()
+        if recorder.backlog() > 8:
+            until(lambda: recorder.backlog() <= 8)
+    agent.close()
+    assert stub.run.steps == list(range(1, 65))
+    assert agent.counters.dropped == 0
 
 
 def test_every_step_is_stored_once_with_its_numbers(training: Training, stub: StubServer) -> None:

@@ -46,6 +46,7 @@ def test_a_run_is_changed_live_and_stored_whole(training: Training, house: Runni
     assert client.audit(agent.run_id).entries[0].applied_step == 21
 
     training.step()
+    assert agent.flush(20)
     agent.close()
     detail = client.run(agent.run_id)
     assert detail.state is RunState.FINISHED
@@ -84,11 +85,13 @@ def test_a_resumed_run_continues_in_the_server(make_training: type[Training], ho
     for _ in range(12):
         first.step()
     state = agent.state_dict()
+    assert agent.flush(20)
     agent.close()
     again = steadynorm.attach(second.model, second.optimizer, server=house.server, token=house.token)
     again.load_state_dict(state)
     for _ in range(5):
         second.step()
+    assert again.flush(20)
     again.close()
     detail = house.client.run(agent.run_id)
     assert (detail.step, detail.incarnation, detail.state) == (17, 2, RunState.FINISHED)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from steadynorm import ring
 from steadynorm.backoff import Backoff
 from steadynorm.buffer import Buffer
 from steadynorm.listener import Listener
@@ -30,8 +31,12 @@ CAP_BYTES = 1024 * 1024  # scalars of all steps fit; rows of all steps are twice
 
 
 def test_through_a_long_outage_the_buffer_keeps_its_cap_and_every_steps_scalars_arrive_once(
-    stub: StubServer, until: Callable[[Callable[[], object]], None], caplog: pytest.LogCaptureFixture
+    stub: StubServer,
+    until: Callable[[Callable[[], object]], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(ring, "MOST_STEPS", 1024)  # a ring that comes round
     caplog.set_level(logging.ERROR, logger="steadynorm")
     mailbox, recorder = Mailbox(Settings()), Recorder([PARAMETERS], [torch.device("cpu")])
     buffer = Buffer(CAP_BYTES, PARAMETERS)

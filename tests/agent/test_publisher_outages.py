@@ -231,7 +231,7 @@ def test_something_else_at_the_address_is_named(
     until(lambda: "is there another server at this address?" in caplog.text)
 
 
-def test_a_full_ring_wakes_the_publisher_before_steps_are_lost(stub: StubServer, sender: Sender) -> None:
+def test_more_steps_than_a_ring_holds_arrive_a_half_at_a_time(stub: StubServer, sender: Sender) -> None:
     for _ in range(10):
         sender.take_steps(sender.recorder.capacity // 2)
         assert sender.publisher.flush(20)

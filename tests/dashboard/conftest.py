@@ -67,6 +67,7 @@ def house(home: Path, *, dashboard: bool) -> House:
         "STEADYNORM_OPERATOR_TOKEN": OPERATOR,
         "STEADYNORM_AGENT_TOKEN": AGENT,
         "STEADYNORM_VIEWER_TOKEN": VIEWER,
+        "STEADYNORM_STALLED_AFTER_S": "3600",  # runs of these tests speak once, and are looked at for minutes
     }
     return House(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
 

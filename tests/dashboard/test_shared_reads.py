@@ -44,7 +44,8 @@ def test_within_a_moment_two_visitors_cost_one_read_and_later_another_one() -> N
 
 
 def test_who_asks_meanwhile_waits_for_the_answer_that_is_on_its_way() -> None:
-    shared, asking, may_answer = SharedReads(clock=Clock()), threading.Event(), threading.Event()
+    shared = SharedReads(clock=Clock())
+    asking, may_answer, waits = threading.Event(), threading.Event(), threading.Event()
     answers: list[str] = []
 
     def slow() -> str:
@@ -56,7 +57,9 @@ def test_who_asks_meanwhile_waits_for_the_answer_that_is_on_its_way() -> None:
     second = threading.Thread(target=lambda: answers.append(shared.read("run", lambda: "a second one")))
     first.start()
     assert asking.wait(10)
+    shared._places["run"].lock = Announced(shared._places["run"].lock, waits)  # type: ignore[assignment]
     second.start()
+    assert waits.wait(10)
     may_answer.set()
     first.join(10)
     second.join(10)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from steadynorm_contract.records import (
     RunRegistration,
     TelemetryBatch,
 )
+from steadynorm_server.ports import choose_port
 
 if TYPE_CHECKING:
     from tests.conftest import Job, RunJob, RunningHouse, StartJob
@@ -82,9 +82,7 @@ def prometheus(
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{choose_port('127.0.0.1', 0, 0, print)}"
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -183,9 +181,9 @@ class TornRun:
         return answer.data
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def torn(house: RunningHouse) -> Iterator[TornRun]:
-    """A TornRun, ended with the module."""
+    """A TornRun of the test's own."""
     run = TornRun(house)
     yield run
     run.end()
@@ -237,7 +235,7 @@ def test_trouble_in_a_real_job_fires_its_alerts(
     house: RunningHouse, prometheus: Prometheus, start_job: StartJob, eventually: Any
 ) -> None:
     job = start_job(house, "in trouble")
-    assert ("SteadynormServerDown", "") not in prometheus.firing()
+    eventually(lambda: ("SteadynormServerDown", "") not in prometheus.firing())
     job.poison.set()
     eventually(lambda: ("SteadynormNonfinite", job.run_id) in prometheus.firing())
     revision = house.client.settings(job.run_id).revision
