@@ -84,16 +84,19 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return emptied(request.getfixturevalue(request.param))
 
 
-@pytest.fixture
-def store_within_s() -> float:
-    """Seconds within which servers must have their store's answer. Machines of tests stand still now and then; tests of
-    stores that fail have it as shipped, by a fixture of their own."""
-    return 15.0
+_SHIPPED_WITHIN_S = connection._WITHIN_S
 
 
 @pytest.fixture(autouse=True)
-def _patience_with_stores(store_within_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_WITHIN_S", store_within_s)
+def _patience_with_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers wait longer for their store's answer than as shipped: machines of tests stand still now and then."""
+    monkeypatch.setattr(connection, "_WITHIN_S", 10 * _SHIPPED_WITHIN_S)
+
+
+@pytest.fixture
+def impatient_with_stores(_patience_with_stores: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shipped: for tests of stores that fail."""
+    monkeypatch.setattr(connection, "_WITHIN_S", _SHIPPED_WITHIN_S)
 
 
 @pytest.fixture

@@ -13,14 +13,9 @@ import httpx
 import pytest
 import redis
 
-from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.embedded import embedded_store
 
-
-@pytest.fixture
-def store_within_s() -> float:
-    """As shipped."""
-    return _WITHIN_S
+pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
 
 def process_of(url: str) -> int:

@@ -20,8 +20,9 @@ from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.embedded import embedded_store
+
+pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
 API = "/api/v1"
 RUN = API + "/runs/{run_id}"
@@ -49,12 +50,6 @@ WRITES = {
 }
 REMOVAL = ("DELETE", RUN)
 NO_STORE = {("GET", path) for path in ("/", "/docs", "/openapi.json", "/healthz", API + "/me")}
-
-
-@pytest.fixture
-def store_within_s() -> float:
-    """As shipped."""
-    return _WITHIN_S
 
 
 class Broken(NamedTuple):
@@ -184,11 +179,8 @@ class Site(NamedTuple):
         return dict(zip(asked, await asyncio.gather(*(self.ask(*each) for each in asked)), strict=True))
 
 
-RULE = {
-    "id": "low",
-    "when": {"scalar": "target_min", "comparison": "<", "value": 0.3},
-    "settings": {"reset_generation": "+1"},
-}
+WHEN = {"scalar": "target_min", "comparison": "<", "value": 0.3}
+RULE = {"id": "low", "when": WHEN, "settings": {"reset_generation": "+1"}}
 
 
 @pytest.fixture

@@ -18,16 +18,9 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from steadynorm_server.connection import _WITHIN_S
 from steadynorm_server.keys import RunKeys
 
 SLOTS = 16384
-
-
-@pytest.fixture
-def store_within_s() -> float:
-    """As shipped."""
-    return _WITHIN_S
 
 
 @dataclass

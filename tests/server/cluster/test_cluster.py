@@ -21,6 +21,8 @@ from steadynorm_server.keys import INDEX, RunKeys, WebhookKeys
 from steadynorm_server.room import trim
 from steadynorm_server.store import Store
 
+pytestmark = pytest.mark.usefixtures("impatient_with_stores")
+
 SECRET = b"a-secret-of-the-cluster"
 
 

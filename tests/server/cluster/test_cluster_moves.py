@@ -13,6 +13,8 @@ from redis.crc import key_slot
 
 from steadynorm_server.keys import RunKeys
 
+pytestmark = pytest.mark.usefixtures("impatient_with_stores")
+
 
 class Move:
     """A run's slot on its way to another master, as `redis-cli --cluster reshard` does it, step by step."""
