@@ -55,6 +55,7 @@ def test_two_hundred_runs_are_there_at_once_with_the_one_in_trouble_on_top(
     page.goto(launch.link(server.dashboard, token=OPERATOR))
     expect(page.locator(".steadynorm-fleet tbody tr")).to_have_count(RUNS)
     record_property("first_table_s", round(time.monotonic() - began, 2))
+    assert time.monotonic() - began < 15  # on a machine that does much else; alone it takes a second or two
     expect(first(page)).to_have_text("spiked")
     top = row(page, "spiked")
     expect(top.get_by_text("spiking")).to_be_visible()

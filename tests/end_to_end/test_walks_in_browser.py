@@ -83,6 +83,7 @@ def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undon
     expect(page.get_by_role("strong").get_by_text("r3", exact=True)).to_be_visible()
     expect(page.get_by_role("spinbutton", name="gamma1")).to_have_value("0.6")
     eventually(lambda: house.client.run(job.run_id).applied.revision == 3)
+    expect(page.get_by_role("paragraph").get_by_text(re.compile(r"applied @ step \d+")).first).to_be_visible()
     newest = house.client.audit(job.run_id).entries[0]
     assert (newest.revision, newest.after, newest.reason) == (3, {"gamma1": 0.6}, "back to r1")
 
