@@ -66,7 +66,7 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def emptied(url: str) -> str:
-    """The same address."""
+    """Empty the store at this address, which is given back."""
     with redis.Redis.from_url(url, protocol=2) as client:
         client.execute_command("FLUSHALL", "SYNC")
     return url

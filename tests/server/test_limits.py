@@ -227,6 +227,8 @@ def test_an_agent_takes_429_for_later(tmp_path: Path, make_agent: Any) -> None:
         transport = Transport(f"http://127.0.0.1:{port}", token)
         agent = make_agent(None)
         transport.register(agent.registration)  # the next one may come in 8 seconds
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"http://127.0.0.1:{port}/api/v1/me", headers=headers).status_code == 429
         with pytest.raises(Unreachable) as later:
             transport.send("tiny-1", encode_batch(agent.batch(1, [1])))
         assert later.value.retry_after_s is not None

@@ -113,7 +113,7 @@ def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert server.returncode == 0
 
 
-def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent: Any) -> None:
+def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent: Any, eventually: Any) -> None:
     with process(tmp_path) as (server, announced):
         address = announced[0].split()[-1]
         headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
@@ -123,8 +123,7 @@ def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent:
             url = "/runs/tiny-1/settings?after_revision=0&wait=60"
             waiting = threading.Thread(target=lambda: answers.append(http.get(url)))
             waiting.start()
-            while "steadynorm_server_waiting_requests 1.0" not in httpx.get(f"{address}/metrics").text:
-                time.sleep(0.02)
+            eventually(lambda: "steadynorm_server_waiting_requests 1.0" in httpx.get(f"{address}/metrics").text)
             _, seconds = stop(server)
             waiting.join(30)
             assert seconds < 4

@@ -79,9 +79,8 @@ def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path
     text = file_of(results, "rates").read_text("utf-8")
     file_of(tmp_path, "rates").write_text(text[: text.rindex(",", 0, len(text) - 40)], "utf-8")
     (left,) = missing(tmp_path, trials)
-    assert (
-        left == read(file_of(results, "rates"))[-1][0]
-    )  # two processes: the last to end need not be the last to begin
+    last, _ = read(file_of(results, "rates"))[-1]
+    assert left == last, "of two processes the last to end need not be the last to begin"
     report.write(tmp_path, tmp_path / "study.md", QUICK)
     assert "**1 more are owed**: `python benchmarks/study --questions 'rates'`" in (tmp_path / "study.md").read_text()
     append(file_of(tmp_path, "rates"), left, run(left))
