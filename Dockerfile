@@ -10,6 +10,7 @@ COPY contract contract
 COPY agent agent
 COPY server server
 COPY dashboard dashboard
+COPY cli cli
 COPY examples examples
 COPY docs/operations.md docs/operations.md
 RUN pip wheel --no-deps --wheel-dir /wheels .

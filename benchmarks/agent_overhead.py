@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import steadynorm
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples are no package

@@ -33,11 +33,11 @@ from malformed import served
 from playwright.sync_api import Browser, Page, sync_playwright
 from query import BATCH_STEPS, RUN_ID, History, fill
 
+from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
-from steadynorm_server.auth import Principal, Role
-from steadynorm_server.embedded import embedded_store
-from steadynorm_server.store import Store
-from steadynorm_server.up import House
+from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 CHROMIUM = "/usr/bin/chromium"
 STEPS_A_SECOND = 10

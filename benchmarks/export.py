@@ -27,7 +27,7 @@ from malformed import memory_mb, served
 from query import RUN_ID, SPIKE, History, fill
 
 from steadynorm_contract.client import Client
-from steadynorm_server.embedded import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 
 class Bystander:

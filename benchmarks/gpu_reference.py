@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from steadynorm import GradientStabilizer
-from steadynorm.reference import ReferenceStabilizer
+from steadynorm.stabilizer.reference import ReferenceStabilizer
 
 __all__ = ["CHANGES", "Figures", "compare", "named", "pair"]
 
@@ -61,7 +61,7 @@ def compare(
     steps: int = 22,
 ) -> Figures:
     """Largest errors against the reference, relative to each norm, scale and gradient, over steps with live changes."""
-    from steadynorm.kernel_proof import gradient_error
+    from steadynorm.stabilizer.kernels.verification import gradient_error
 
     reference = ReferenceStabilizer(named(theirs), stabilizer.settings)
     norm_error = scale_error = gradients_error = 0.0

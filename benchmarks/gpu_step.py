@@ -128,7 +128,7 @@ def transformer(parameters: float) -> list[tuple[int, ...]]:
 
 def cost(device: torch.device, dtype: torch.dtype, parameters: float, rounds: int) -> Figures:
     """Device time of a step on a large model, beside clipping and a copy of as many bytes."""
-    from steadynorm.multi_tensor import WAVE_BYTES, MultiTensor
+    from steadynorm.stabilizer.kernels.launcher import WAVE_BYTES, MultiTensor
 
     ours = [nn.Parameter(torch.zeros(s, dtype=dtype, device=device)) for s in transformer(parameters)]
     for parameter in ours:

@@ -38,7 +38,7 @@ import urllib3
 from ingest_agents import BATCH_STEPS, LATE_S, Outcome, Work, allow_many_files, send_all
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.records import Parameter, Registered, RunRegistration
+from steadynorm_contract.telemetry import Parameter, Registered, RunRegistration
 
 READY_S = 2.0  # for a generator to start and connect, and 2 ms an agent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -63,7 +63,7 @@ def started(home: Path, workers: int = 1) -> Iterator[House]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment["STEADYNORM_HOME"] = str(home)
     with (home / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0", "--workers", str(workers)]
+        command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0", "--workers", str(workers)]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         while not (home / "server.json").exists():

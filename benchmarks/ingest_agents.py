@@ -19,12 +19,12 @@ import msgspec
 import numpy as np
 
 from steadynorm_contract.codec import encode_batch
-from steadynorm_contract.records import (
+from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     ParameterRows,
     StepScalars,
-    TelemetryAnswer,
+    TelemetryAck,
     TelemetryBatch,
 )
 
@@ -206,7 +206,7 @@ class Agents:
                 continue
             self._count(str(status), due, "" if status == 200 else answer.decode("utf-8", "replace"))
             if status == 200:
-                sequence = msgspec.json.decode(answer, type=TelemetryAnswer).acknowledged
+                sequence = msgspec.json.decode(answer, type=TelemetryAck).acknowledged
         connection.close()
 
     async def _wait(self, at: int) -> None:

@@ -30,10 +30,9 @@ import msgspec
 from ingest import House, cpu_s, memory_mb, register, started
 from ingest_agents import Connection, allow_many_files
 
-from steadynorm_contract.chain import verify
+from steadynorm_contract.audit import AuditList, verify
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.records import Desired
-from steadynorm_contract.views import AuditList
+from steadynorm_contract.telemetry import Desired
 
 P95_MS = 300.0
 ANSWER_S = 60.0

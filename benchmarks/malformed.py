@@ -38,7 +38,7 @@ import urllib3
 from malformed_requests import Malformed, malformed
 
 from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_contract.records import (
+from steadynorm_contract.telemetry import (
     MAX_BATCH_BYTES,
     SCALAR_COLUMNS,
     Parameter,
@@ -46,7 +46,7 @@ from steadynorm_contract.records import (
     StepScalars,
     TelemetryBatch,
 )
-from steadynorm_server.embedded import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 VICTIM = "victim-1"
 TABLE = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.weight", (4, 16), "float32")]
@@ -58,7 +58,7 @@ def served(store_url: str, home: Path) -> Iterator[tuple[int, str, str]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
     environment |= {"STEADYNORM_HOME": str(home), "REDIS_URL": store_url, "STEADYNORM_STALLED_AFTER_S": "86400"}
     with (home / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"]
+        command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
         process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
         try:
             while not (home / "server.json").exists():

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import MalformedMessage, decode_batch, decode_json, decode_registration
-from steadynorm_contract.records import RunFinish
 from steadynorm_contract.settings import SettingsError
-from steadynorm_contract.views import Change
+from steadynorm_contract.telemetry import RunFinish
 
 __all__ = ["ZIP_BOMB", "Malformed", "malformed"]
 

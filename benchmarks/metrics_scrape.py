@@ -15,14 +15,14 @@ from pathlib import Path
 
 import httpx
 
-from steadynorm_contract.records import Parameter, ParameterRows, RunRegistration, StepScalars, TelemetryBatch
-from steadynorm_contract.records import floats_to_bytes as packed
-from steadynorm_server import registry
+from steadynorm_contract.telemetry import Parameter, ParameterRows, RunRegistration, StepScalars, TelemetryBatch
+from steadynorm_contract.telemetry import floats_to_bytes as packed
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Principal, Role, Tokens
+from steadynorm_server.auth.tokens import Principal, Role, Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.embedded import embedded_store
-from steadynorm_server.store import Store
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.telemetry.registration import register as register_run
 
 COLUMNS = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
 
@@ -38,7 +38,7 @@ async def fill(store: Store, runs: int, parameters: int) -> None:
         names = (f"blocks.{index // 12}.part{index % 12}.model{at}.weight" for index in range(parameters))
         table = [Parameter(name, (64, 64), "float32") for name in names]
         registration = RunRegistration(name=f"run-{at}", run_id=f"run-{at}", instance="one", parameters=table)
-        await registry.register(store, registration, anyone)
+        await register_run(store, registration, anyone)
         await store.ingest(f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import urllib3
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.records import Parameter, RunRegistration
+from steadynorm_contract.telemetry import Parameter, RunRegistration
 
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "server"
 ALONE, LINKED = ("examples", "coverage", "fuzzing"), ("stateful",)
@@ -40,7 +40,7 @@ def served(home: Path) -> Iterator[tuple[str, str]]:
     """A server process, with the runs that the configuration speaks of: its address and its token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
     own = {"STEADYNORM_HOME": str(home), "STEADYNORM_RATE_PER_RUN": "0"}
-    command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"]
+    command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stderr=log, env=kept | own)
     try:

@@ -28,17 +28,17 @@ from pathlib import Path
 import torch
 
 import steadynorm
-from steadynorm.buffer import Buffer
-from steadynorm.listener import Listener
-from steadynorm.mailbox import Mailbox
-from steadynorm.publisher import Publisher
-from steadynorm.recorder import Recorder
-from steadynorm.statistics import RING_COLUMNS
-from steadynorm.transport import Transport
+from steadynorm.recording.recorder import Recorder
+from steadynorm.stabilizer.statistics import RING_COLUMNS
+from steadynorm.transport.http_client import Transport
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.publisher import Publisher
+from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.settings_poller import Listener
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.client import Client
-from steadynorm_contract.records import Parameter, RunEnd, RunFinish, RunRegistration
 from steadynorm_contract.settings import Settings
-from steadynorm_server.up import House
+from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
 CAP_BYTES = 64 * 1024 * 1024
 RUN_ID = "outage-0"

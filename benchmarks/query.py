@@ -31,7 +31,8 @@ import redis
 import urllib3
 from malformed import served
 
-from steadynorm_contract.records import (
+from steadynorm_contract.series import SeriesResponse
+from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     Parameter,
@@ -40,11 +41,10 @@ from steadynorm_contract.records import (
     StepScalars,
     TelemetryBatch,
 )
-from steadynorm_contract.views import SeriesAnswer
-from steadynorm_server import registry
-from steadynorm_server.auth import Principal, Role
-from steadynorm_server.embedded import embedded_store
-from steadynorm_server.store import Store
+from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.telemetry.registration import register as register_run
 
 RUN_ID = "long-1"
 BATCH_STEPS = 1000  # with 300 parameters and a row every 10 steps 0.6 MiB, of the 4 MiB that a body may have
@@ -131,7 +131,7 @@ async def fill(url: str, history: History) -> float:
         registration = RunRegistration(
             name="long", run_id=RUN_ID, parameters=history.table, detail_every=history.detail_every
         )
-        await registry.register(store, registration, anyone)
+        await register_run(store, registration, anyone)
         for batch in history.batches():
             await store.ingest(RUN_ID, batch, anyone)
             if time.monotonic() - told > 10:
@@ -189,7 +189,7 @@ def ask(pool: urllib3.PoolManager, address: str, question: Question, requests: i
         took.append(1000 * (time.perf_counter() - began))
         if answer.status != 200:
             raise SystemExit(f"{question}: status {answer.status}: {answer.data.decode()}")
-    series = msgspec.json.decode(answer.data, type=SeriesAnswer).series[question.names.partition(",")[0]]
+    series = msgspec.json.decode(answer.data, type=SeriesResponse).series[question.names.partition(",")[0]]
     return Answer(
         question=question.label,
         median_ms=round(statistics.median(took[1:]), 1),

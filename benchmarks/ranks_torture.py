@@ -32,10 +32,10 @@ from typing import Any
 import torch
 from rank_processes import WORLD, Part, Ranks, Training, free_port, part_of, wait_for  # beside this file
 
-from steadynorm import ranks
+from steadynorm.distributed import ranks
 from steadynorm_contract.client import Client, ClientError, Conflict, ServerUnreachable
-from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import merge
+from steadynorm_contract.telemetry import Desired
 
 STEPS = 24
 EXCHANGE_EVERY = 3
@@ -68,7 +68,7 @@ SERVER = """
 import sys
 from pathlib import Path
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.serve import serve
+from steadynorm_server.runtime.serve import serve
 serve(ServerSettings(data=Path(sys.argv[1]), port=int(sys.argv[2])))
 """
 

@@ -21,8 +21,8 @@ import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import steadynorm
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.client import Client
-from steadynorm_server.up import House
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 import char_gpt  # the examples are no package

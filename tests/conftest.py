@@ -16,8 +16,8 @@ import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.client import Client
-from steadynorm_server.up import House
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,17 +16,17 @@ from steadynorm_contract import __version__
 if TYPE_CHECKING:
     from steadynorm.agent import Agent
     from steadynorm.attachment import attach
-    from steadynorm.stabilizer import GradientStabilizer
-    from steadynorm_contract.presets import PRESETS
+    from steadynorm.stabilizer.stabilizer import GradientStabilizer
+    from steadynorm_contract.changes import PRESETS
     from steadynorm_contract.settings import Mode, Settings
 
 __all__ = ["PRESETS", "Agent", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
 
 _HOMES = {
     "Agent": "steadynorm.agent",
-    "GradientStabilizer": "steadynorm.stabilizer",
+    "GradientStabilizer": "steadynorm.stabilizer.stabilizer",
     "Mode": "steadynorm_contract.settings",
-    "PRESETS": "steadynorm_contract.presets",
+    "PRESETS": "steadynorm_contract.changes",
     "Settings": "steadynorm_contract.settings",
     "attach": "steadynorm.attachment",
 }

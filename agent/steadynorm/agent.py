@@ -20,27 +20,62 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steadynorm import checkpoint, lifetime
+from steadynorm import checkpoint, lifecycle
 from steadynorm.arguments import Arguments
-from steadynorm.boundary import Boundary, stabilizer_settings
 from steadynorm.detach import Detached, leave
-from steadynorm.exchange import Exchange
-from steadynorm.hooks import Faults, OptimizerHooks
-from steadynorm.logged import batch_name, loss_value
-from steadynorm.mailbox import Mailbox
-from steadynorm.naming import assign, split_by_device
-from steadynorm.newcomers import Newcomers
-from steadynorm.page import page_of
-from steadynorm.publisher import Publisher
-from steadynorm.ranks import Ranks
-from steadynorm.recorder import Recorder
-from steadynorm.sharding import is_sharded
-from steadynorm.stabilizer import GradientStabilizer
-from steadynorm.wiring import connect
-from steadynorm_contract.records import AgentCounters, RunEnd, RunFinish
+from steadynorm.distributed.exchange import Exchange
+from steadynorm.distributed.ranks import Ranks
+from steadynorm.faults import Faults
+from steadynorm.hooks import OptimizerHooks
+from steadynorm.parameters import Newcomers, assign, split_by_device
+from steadynorm.recording.recorder import Recorder
+from steadynorm.stabilizer.sharding import is_sharded
+from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.step_boundary import Boundary
+from steadynorm.transport.factory import connect
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.publisher import Publisher
+from steadynorm_contract.discovery import find_server
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import MAX_BATCH_ID_LENGTH, AgentCounters, RunEnd, RunFinish
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "batch_name", "loss_value", "page_of"]
+
+
+def page_of(server: str, run_id: str) -> str:
+    """Address of the run's page in the dashboard, if the server is the user's own; else of the run at the server."""
+    own = find_server()
+    if own.server == server and own.dashboard:
+        return f"{own.dashboard.rstrip('/')}/?run={run_id}"
+    return f"{server}/api/v1/runs/{run_id}"
+
+
+def loss_value(loss: object) -> float | Tensor:
+    """A number, or a 0-dim tensor that stays on its accelerator. Raises TypeError or ValueError."""
+    if isinstance(loss, Tensor):
+        if loss.numel() != 1:
+            raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
+        if loss.device.type == "cpu":
+            return float(loss.detach())  # in host memory: no wait, where copying it to a device would be one
+        return loss.detach().reshape(())
+    try:
+        return float(loss)  # type: ignore[arg-type]  # numpy's scalars and the like: float() knows
+    except (TypeError, ValueError):
+        raise TypeError(f"loss must be a number or a tensor: got {type(loss).__name__}.") from None
+
+
+def batch_name(batch_id: object) -> str:
+    """What a step's data is called, as text. Raises TypeError or ValueError."""
+    if isinstance(batch_id, bool) or not isinstance(batch_id, str | int):
+        raise TypeError(f"batch_id must be a string or a whole number: got {type(batch_id).__name__}. Use str().")
+    text = batch_id if isinstance(batch_id, str) else str(batch_id)
+    if len(text) > MAX_BATCH_ID_LENGTH:
+        raise ValueError(
+            f"batch_id must have at most {MAX_BATCH_ID_LENGTH} characters: got {len(text)}. "
+            'Name where the data came from, such as "shard3:1042", not the data.'
+        )
+    return text
+
 
 _C = TypeVar("_C", bound=Callable[[int], object])
 _log = logging.getLogger("steadynorm")
@@ -90,7 +125,7 @@ class Agent:
             if self._publisher is not None:
                 hooks.recorder, hooks.wake = self._recorder, self._publisher.wake
             self._hooks.append(hooks)
-        lifetime.watch(self, given.optimizers)
+        lifecycle.watch(self, given.optimizers)
 
     # What a training loop uses.
 
@@ -157,7 +192,7 @@ class Agent:
             hooks.remove()
         if self._boundary.ranks is not None:
             self._boundary.ranks.leave()
-        lifetime.forget(self._given.optimizers)
+        lifecycle.forget(self._given.optimizers)
         if self._publisher is not None:
             self._publisher.close(RunFinish(end, reason=reason[:500]))
 
@@ -184,7 +219,7 @@ class Agent:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        state, reason = lifetime.end_of(error)
+        state, reason = lifecycle.end_of(error)
         self.close(state=state, reason=reason)
 
     # What a checkpoint holds.

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
-from steadynorm_contract.records import MAX_NAME_LENGTH
 from steadynorm_contract.settings import SETTING_RULES, Settings, merge
+from steadynorm_contract.telemetry import MAX_NAME_LENGTH
 
 __all__ = ["Arguments", "check", "new_run_id"]
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch.optim import Optimizer
 
-from steadynorm import arguments, lifetime
+from steadynorm import arguments, lifecycle
 from steadynorm.agent import Agent
 from steadynorm.arguments import Arguments
-from steadynorm.ranks import attach_together
+from steadynorm.distributed.ranks import attach_together
 from steadynorm_contract.settings import Mode, Transfer
 
 __all__ = ["attach"]
@@ -86,7 +86,7 @@ def attach(
             exchange_every=exchange_every,
         )
         for each in given.optimizers:
-            other = lifetime.agent_of(each)
+            other = lifecycle.agent_of(each)
             if other is not None:
                 raise RuntimeError(
                     f"this {type(each).__name__} is attached already, to run {other.run_id}. "

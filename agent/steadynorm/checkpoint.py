@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from steadynorm.boundary import Boundary, stabilizer_settings
-from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.step_boundary import Boundary
 from steadynorm_contract.settings import Settings
 
 __all__ = ["Restored", "restore", "save"]

@@ -18,8 +18,8 @@ from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from steadynorm.hooks import OptimizerHooks
-from steadynorm.stabilizer import GradientStabilizer
-from steadynorm.statistics import STATE_FIELDS
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
 
 __all__ = ["Detached", "Fold", "fold_gains", "gains_of", "leave"]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from steadynorm import GradientStabilizer
-from steadynorm.statistics import RING_COLUMNS
+from steadynorm.stabilizer.statistics import RING_COLUMNS
 from steadynorm_contract.settings import Settings
 
 __all__ = ["METHODS", "RULES", "AdaGC", "Method", "Stabilizer", "ZClip", "make"]

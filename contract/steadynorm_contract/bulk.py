@@ -6,9 +6,9 @@ import enum
 
 import msgspec
 
-from steadynorm_contract.presets import expand
+from steadynorm_contract.changes import expand
 
-__all__ = ["MAX_SELECTED", "Bulk", "BulkAnswer", "BulkOutcome", "BulkRow", "Selection"]
+__all__ = ["MAX_SELECTED", "Bulk", "BulkOutcome", "BulkResponse", "BulkRow", "Selection"]
 
 MAX_SELECTED = 1000
 """Runs of one bulk change."""
@@ -46,9 +46,9 @@ class BulkOutcome(enum.StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"  # it has these settings already
     ENDED = "ended"  # nobody is there to apply a change
-    REFUSED = "refused"  # its agent does not take these settings, or a counter would shrink
-    MOVED = "moved"  # somebody changed it since the preview, or it was not in it
-    GONE = "gone"  # deleted since the preview
+    REJECTED = "rejected"  # its agent does not take these settings, or a counter would shrink
+    CONFLICT = "conflict"  # somebody changed it since the preview, or it was not in it
+    NOT_FOUND = "not_found"  # deleted since the preview
     UNKNOWN = "unknown"  # the store did not answer: it may be changed, or change when the store is back
 
 
@@ -64,7 +64,7 @@ class BulkRow(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""  # nothing changes
 
 
-class BulkAnswer(msgspec.Struct, frozen=True):
+class BulkResponse(msgspec.Struct, frozen=True):
     """Answer to POST /settings/bulk, in the order of GET /runs. `revisions`: to send back, of the runs to change."""
 
     dry_run: bool

@@ -16,15 +16,19 @@ from urllib.parse import quote, urlencode
 import msgspec
 import urllib3
 
-from steadynorm_contract.bulk import Bulk, BulkAnswer
-from steadynorm_contract.fleet import FleetAnswer
-from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.home import find_server, find_token, is_loopback
-from steadynorm_contract.records import Desired
-from steadynorm_contract.retention import Retention, RetentionSet
+from steadynorm_contract.audit import AuditList
+from steadynorm_contract.bulk import Bulk, BulkResponse
+from steadynorm_contract.discovery import find_server, find_token, is_loopback
+from steadynorm_contract.events import EventList
+from steadynorm_contract.fleet import FleetResponse
+from steadynorm_contract.problems import Problem
+from steadynorm_contract.retention import Retention, RetentionUpdate
+from steadynorm_contract.runs import RunDetail, RunList
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
+from steadynorm_contract.series import Heatmap, ParameterList, SeriesResponse
 from steadynorm_contract.settings import FieldError
-from steadynorm_contract.views import AuditList, EventList, Me, ParameterList, Problem, RunDetail, RunList, SeriesAnswer
+from steadynorm_contract.telemetry import Desired
+from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import RuleList, RuleSet, WatchRule
 
 __all__ = [
@@ -113,9 +117,9 @@ class Client:
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8
         )
 
-    def me(self) -> Me:
+    def me(self) -> TokenInfo:
         """Whose token this is, and what it may do."""
-        return self._get("/me", Me)
+        return self._get("/me", TokenInfo)
 
     def runs(
         self,
@@ -140,12 +144,12 @@ class Client:
         name: str | None = None,
         tag: Sequence[str] = (),
         search: str = "",
-        sort: str = "trouble",
+        sort: str = "severity",
         limit: int = 200,
-    ) -> FleetAnswer:
+    ) -> FleetResponse:
         """Runs with sparklines and last changes, those in trouble first. search: words in name, id or tags."""
         query = {"state": state, "health": health, "name": name, "tag": tag, "search": search or None, "limit": limit}
-        return self._get("/fleet", FleetAnswer, query | ({} if sort == "trouble" else {"sort": sort}))
+        return self._get("/fleet", FleetResponse, query | ({} if sort == "severity" else {"sort": sort}))
 
     def run(self, run_id: str) -> RunDetail:
         """One run."""
@@ -159,10 +163,10 @@ class Client:
         start: int | None = None,
         stop: int | None = None,
         points: int = 1000,
-    ) -> SeriesAnswer:
+    ) -> SeriesResponse:
         """Series in at most `points` buckets each, over the steps start..stop (both inclusive; None: all)."""
         query = {"name": list(names), "from": start, "to": stop, "points": points}
-        return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesAnswer, query)
+        return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesResponse, query)
 
     def heatmap(
         self,
@@ -201,9 +205,9 @@ class Client:
         headers = {"If-Match": f'"{revision}"', "Content-Type": "application/json"}
         return _decode(self._request("PATCH", path, body=body, headers=headers), Desired)
 
-    def change_many(self, bulk: Bulk) -> BulkAnswer:
+    def change_many(self, bulk: Bulk) -> BulkResponse:
         """Preview a change of many runs, or make it: see `Bulk`. Raises InvalidChange."""
-        return self._send("POST", "/settings/bulk", bulk, BulkAnswer)
+        return self._send("POST", "/settings/bulk", bulk, BulkResponse)
 
     def schedules(self, run_id: str) -> ScheduleList:
         """Changes that wait for a step, the next one first, then the last ones that were made."""
@@ -230,7 +234,7 @@ class Client:
         """What the run may take in the store, and how long it is kept."""
         return self._get(f"/runs/{quote(run_id, safe='')}/retention", Retention)
 
-    def retain(self, run_id: str, wanted: RetentionSet) -> Retention:
+    def retain(self, run_id: str, wanted: RetentionUpdate) -> Retention:
         """Set both, if its `revision` is that of the run's retention. Raises Conflict, InvalidChange."""
         return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", wanted, Retention)
 

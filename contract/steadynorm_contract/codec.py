@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
-from steadynorm_contract.records import SCHEMA_VERSION, RunRegistration, TelemetryBatch
 from steadynorm_contract.settings import SettingsError
+from steadynorm_contract.telemetry import SCHEMA_VERSION, RunRegistration, TelemetryBatch
 
 __all__ = [
     "MalformedMessage",

@@ -1,8 +1,4 @@
-"""The fleet: every run in one answer, with its sparklines and its last change. GET /api/v1/fleet
-
-client.fleet(health=["spiking"])            those in trouble now
-client.fleet(search="gpt team=speech")      every word in the name, the id or a tag
-"""
+"""TODO"""
 
 from __future__ import annotations
 
@@ -10,15 +6,15 @@ import enum
 
 import msgspec
 
-from steadynorm_contract.views import RevisionState, RunSummary
+from steadynorm_contract.runs import RevisionState, RunSummary
 
-__all__ = ["FleetAnswer", "FleetRun", "FleetSort", "LastChange", "Spark"]
+__all__ = ["FleetResponse", "FleetRun", "FleetSort", "LastChange", "Spark"]
 
 
 class FleetSort(enum.StrEnum):
     """In which order. A minus in front: backwards."""
 
-    TROUBLE = "trouble"
+    SEVERITY = "severity"
     """Runs that need somebody first: live ones by health, those that failed today right after what is not finite, then
     the others; newest first."""
     STARTED = "started"
@@ -68,7 +64,7 @@ class FleetRun(RunSummary, frozen=True, kw_only=True):
     norm_spark: Spark | None = None  # of the raw norm
 
 
-class FleetAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class FleetResponse(msgspec.Struct, frozen=True, kw_only=True):
     """GET /fleet. The counts are of all runs, whatever is filtered, so that a filter says what it would show."""
 
     runs: list[FleetRun]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Keeping", "Retention", "RetentionChange", "RetentionSet"]
+__all__ = ["Retention", "RetentionChange", "RetentionLimits", "RetentionUpdate"]
 
 
-class Keeping(msgspec.Struct, frozen=True):
+class RetentionLimits(msgspec.Struct, frozen=True):
     """max_mib: MiB that a run may take in the store. keep_days: it is removed after so many days of silence.
 
     Null means the server's default where a run's own values are told, and "for ever" (keep_days only) where those are
@@ -18,7 +18,7 @@ class Keeping(msgspec.Struct, frozen=True):
     keep_days: float | None = None
 
 
-class RetentionSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RetentionUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of PUT /runs/{run_id}/retention: both values, null or absent for the server's default.
 
     revision: of the retention that this replaces; null: whatever it is.
@@ -36,16 +36,16 @@ class RetentionChange(msgspec.Struct, frozen=True):
     time: float
     actor: str
     reason: str
-    before: Keeping
-    after: Keeping
+    before: RetentionLimits
+    after: RetentionLimits
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """GET /runs/{run_id}/retention."""
 
     revision: int  # grows with each change; 0: there was none
-    own: Keeping  # what was set for this run; null: the server's default holds
-    in_force: Keeping  # what holds for it now
+    own: RetentionLimits  # what was set for this run; null: the server's default holds
+    in_force: RetentionLimits  # what holds for it now
     ceiling_mib: float  # no run may take more than this, whatever is set for it
     store_bytes: int  # what it takes now
     expires: float | None  # Unix seconds at which it is removed unless it is heard of; null: never, as things stand

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from steadynorm_contract.presets import expand
+from steadynorm_contract.changes import expand
 
 __all__ = ["MAX_SCHEDULES", "NewSchedule", "Schedule", "ScheduleList", "ScheduleState"]
 
@@ -44,8 +44,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     from_step: int
     settings: dict[str, object]
     reason: str
-    made_by: str
-    made_time: float  # Unix seconds
+    created_by: str
+    created_at: float  # Unix seconds
     state: ScheduleState = ScheduleState.WAITING
     revision: int | None = None  # the one that it made; null also where there was nothing to change any more
     step: int | None = None  # the run had reached when it was done

@@ -13,14 +13,45 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from steadynorm_contract.presets import PRESETS, expand
+from steadynorm_contract.changes import PRESETS, expand
 
-__all__ = ["SETTING_RULES", "FieldError", "Mode", "Settings", "SettingsError", "Transfer", "merge"]
+__all__ = [
+    "COUNTERS",
+    "SETTING_RULES",
+    "FieldError",
+    "Mode",
+    "Settings",
+    "SettingsError",
+    "Transfer",
+    "is_increment",
+    "merge",
+    "resolve_increments",
+]
+
+
+COUNTERS = ("reset_generation", "checkpoint_generation")
+_MORE = re.compile(r"\+[0-9]{1,9}")
+
+
+def is_increment(value: object) -> bool:
+    """Whether a counter's value is such as "+1"."""
+    return isinstance(value, str) and _MORE.fullmatch(value) is not None
+
+
+def resolve_increments(settings: Mapping[str, object], present: Settings) -> dict[str, object]:
+    """`settings` with counters such as "+1" added to the present ones."""
+    resolved = dict(settings)
+    for name in COUNTERS:
+        value = settings.get(name)
+        if isinstance(value, str) and is_increment(value):
+            resolved[name] = int(getattr(present, name)) + int(value[1:])
+    return resolved
 
 
 class Mode(enum.StrEnum):

@@ -13,8 +13,8 @@ import re
 
 import msgspec
 
-from steadynorm_contract.presets import expand
-from steadynorm_contract.records import SCALAR_COLUMNS
+from steadynorm_contract.changes import expand
+from steadynorm_contract.telemetry import SCALAR_COLUMNS
 
 __all__ = [
     "MAX_RULES",
@@ -69,7 +69,7 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: only what changes; a counter is "+1", one more than it has then; `preset` as in `Change`.
     max_actions: its budget; when that is spent it does nothing any more, until somebody gives it again.
-    lock_steps, lock_s: after an action it neither acts nor counts until so many steps and seconds are over.
+    cooldown_steps, cooldown_s: after an action it neither acts nor counts until so many steps and seconds are over.
     """
 
     id: str
@@ -77,8 +77,8 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, object]
     reason: str = ""
     max_actions: int = 1
-    lock_steps: int = 100
-    lock_s: float = 0.0
+    cooldown_steps: int = 100
+    cooldown_s: float = 0.0
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "settings", expand(self.settings))
@@ -101,14 +101,14 @@ class RuleView(msgspec.Struct, frozen=True, kw_only=True):
 
     rule: WatchRule
     condition: str  # in words
-    made_by: str
-    made_time: float  # Unix seconds
+    created_by: str
+    created_at: float  # Unix seconds
     count: int  # steps so far, of `needed`
     needed: int
     actions: int
     actions_left: int
-    locked_until_step: int | None = None  # null: not locked by steps
-    locked_until_time: float | None = None  # Unix seconds; null: not locked by time
+    cooldown_until_step: int | None = None  # null: not locked by steps
+    cooldown_until_time: float | None = None  # Unix seconds; null: not locked by time
     last_step: int | None = None  # at which it acted last
     last_revision: int | None = None  # that it made last
     stopped: bool = False  # the store was put back to an older state: give the rule anew, if it shall go on

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from steadynorm_contract.views import EventKind
+from steadynorm_contract.events import EventKind
 
 __all__ = ["ID_HEADER", "SIGNATURE_HEADER", "TOLERANCE_S", "WebhookEvent", "WebhookMessage", "sign", "verify"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from steadynorm_dashboard import route, session
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.data import session
 from steadynorm_dashboard.pages import change, compare, incident, parameter, run, runbook, runs
 
 ICON = Path(__file__).with_name("icon.svg")  # a Material icon would be fetched from a foreign host
@@ -41,5 +42,5 @@ def show() -> None:
 # One page with the run in the query, so that `/?run=…` is the whole of a link. A path of its own (`/run?run=…`) would
 # make the browser ask for Streamlit's files below that path first, and log an error for each.
 page = st.Page(show, title="steadynorm", default=True)
-st.session_state[route.PAGE] = page
+st.session_state[navigation.PAGE] = page
 st.navigation([page], position="hidden").run()

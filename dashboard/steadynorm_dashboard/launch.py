@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-from steadynorm_contract.home import is_loopback
+from steadynorm_contract.discovery import is_loopback
 
 __all__ = ["HEALTH_PATH", "command", "link"]
 
@@ -38,7 +38,7 @@ def command(*, host: str = "127.0.0.1", port: int = 8501, server: str | None = N
         # process did. Python's own collections go on.
         "runner.postScriptGC": "false",
     }
-    argv = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("serve.py"))]
+    argv = [sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("server.py"))]
     argv += [f"--{name}={value}" for name, value in options.items()]
     if is_loopback(f"http://{host}"):
         # A loopback dashboard lends the user's own token to its visitors. A web page whose name was made to resolve to

@@ -1,1 +1,1 @@
-"""The server: FastAPI over Redis, Prometheus metrics, the command line. Keeps no state of its own."""
+"""The server: FastAPI over Redis, and Prometheus metrics. Keeps no state of its own. Never torch, never the CLI."""

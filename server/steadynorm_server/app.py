@@ -11,24 +11,12 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from steadynorm_contract import __version__
-from steadynorm_server import headers, problems, request_log, room, schema
-from steadynorm_server.auth import Tokens
-from steadynorm_server.background import background
-from steadynorm_server.conditional import Conditional
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.exports import Exports
-from steadynorm_server.fleet import Fleet
-from steadynorm_server.mailer import Mailer
-from steadynorm_server.metrics import Meters
-from steadynorm_server.rates import Rates
-from steadynorm_server.retention import Limits, forget_old
-from steadynorm_server.routes import (
-    bulk,
+from steadynorm_server.api import problem_details
+from steadynorm_server.api.openapi import schema
+from steadynorm_server.api.routes import (
     export,
     fleet,
     health,
-    heatmap,
-    me,
     retention,
     rules,
     runs,
@@ -36,8 +24,21 @@ from steadynorm_server.routes import (
     settings,
     telemetry,
 )
-from steadynorm_server.store import Store
-from steadynorm_server.webhook_file import read_webhooks
+from steadynorm_server.api.routes import tokens as tokens_route
+from steadynorm_server.auth.rate_limit import Rates
+from steadynorm_server.auth.tokens import Tokens
+from steadynorm_server.background import background
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.export.downloads import Exports
+from steadynorm_server.metrics.instruments import Meters
+from steadynorm_server.middleware import request_log, security_headers
+from steadynorm_server.middleware.etag import Conditional
+from steadynorm_server.retention import trimming
+from steadynorm_server.retention.policy import Limits, forget_old
+from steadynorm_server.runs.fleet import Fleet
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.webhooks.config import read_webhooks
+from steadynorm_server.webhooks.dispatcher import Mailer
 
 __all__ = ["create_app"]
 
@@ -81,7 +82,7 @@ def create_app(
     app.state.settings, app.state.tokens, app.state.limits = settings_, tokens, limits
     app.state.meters = Meters(settings_.dashboard_url)
     app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
-    busiest_first = (telemetry, settings, me, runs, fleet, export, heatmap, bulk, schedules, rules, retention)
+    busiest_first = (telemetry, settings, tokens_route, runs, fleet, export, schedules, rules, retention)
     for module in busiest_first:
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
@@ -90,10 +91,10 @@ def create_app(
     async def home() -> RedirectResponse:
         return RedirectResponse(settings_.dashboard_url or "/docs")
 
-    problems.install(app)
+    problem_details.install(app)
     schema.install(app)
     app.add_middleware(Conditional)
-    headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
+    security_headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
     request_log.install(app, app.state.meters)
     return app
 
@@ -105,5 +106,5 @@ async def _sweep(store: Store, limits: Limits) -> None:
         runs = await store.all()
         await store.note_silence(runs)
         await forget_old(store, runs, limits)
-        await room.keep_within(store, runs, limits)
+        await trimming.keep_within(store, runs, limits)
         await asyncio.sleep(min(10.0, store.stalled_after_s / 2))

@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from steadynorm_contract.home import home
+from steadynorm_contract.discovery import data_dir
 
 __all__ = ["ServerSettings"]
 
@@ -42,7 +42,7 @@ class ServerSettings(BaseSettings):
     """0: any free port. The address is printed and stands in server.json."""
     workers: int = Field(default=1, ge=1, le=256)
     """Processes on this port: what one of them can take, a core more takes as much again. See `workers`."""
-    data: Path = Field(default_factory=home)
+    data: Path = Field(default_factory=data_dir)
     """Folder of the token, server.json and the embedded store. Made if absent, readable by the owner only."""
     redis_url: str | None = Field(
         default=None, validation_alias=AliasChoices("STEADYNORM_REDIS_URL", "REDIS_URL", "redis_url")

@@ -19,16 +19,16 @@ import pytest
 import torch
 
 from steadynorm_contract.codec import decode_batch, decode_registration, encode_json
-from steadynorm_contract.records import (
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import (
     AppliedReport,
     Desired,
     Registered,
     RunFinish,
     RunRegistration,
-    TelemetryAnswer,
+    TelemetryAck,
     TelemetryBatch,
 )
-from steadynorm_contract.settings import Settings
 
 DEADLINE_S = 20.0  # for what takes milliseconds on a machine that has nothing else to do
 Answer = tuple[int, bytes, dict[str, str]]
@@ -186,7 +186,7 @@ class StubServer:
             run.came_to[run.registrations[-1].instance] = batch.sequence
             run.batches.append(batch)
             run.reports += batch.applied
-        return json_answer(TelemetryAnswer(run.acknowledged, self._desired(run)))
+        return json_answer(TelemetryAck(run.acknowledged, self._desired(run)))
 
     def _settings(self, run: StoredRun, body: bytes, query: dict[str, list[str]]) -> Answer:
         after = int(query["after_revision"][0])

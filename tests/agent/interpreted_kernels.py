@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadynorm import kernel_proof
-from steadynorm.addresses import Addresses
-from steadynorm.kernels import ABSENT, BLOCK, CHUNK, ELSEWHERE
-from steadynorm.multi_tensor import MultiTensor
-from steadynorm.reference import ReferenceStabilizer
-from steadynorm.stabilizer import GradientStabilizer
-from steadynorm.statistics import RING_COLUMNS, Knobs, Statistics
+from steadynorm.stabilizer.kernels import verification
+from steadynorm.stabilizer.kernels.addresses import Addresses
+from steadynorm.stabilizer.kernels.launcher import MultiTensor
+from steadynorm.stabilizer.kernels.triton import ABSENT, BLOCK, CHUNK, ELSEWHERE
+from steadynorm.stabilizer.reference import ReferenceStabilizer
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.statistics import RING_COLUMNS, Knobs, Statistics
 from steadynorm_contract.settings import Mode, Settings
 
 assert os.environ.get("TRITON_INTERPRET") == os.environ.get("STEADYNORM_KERNELS") == "1"
@@ -57,14 +57,14 @@ def assert_agree(ours: Any, theirs: Any, what: str, keys: tuple[str, ...] = KEYS
 
 
 def test_every_dtype_mode_and_boundary_of_a_chunk_agrees_with_the_reference() -> None:
-    assert kernel_proof.differences(CPU) == []
+    assert verification.differences(CPU) == []
 
 
 def test_the_proof_finds_a_rule_that_is_a_little_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_proof, "SIZES", (5,))
+    monkeypatch.setattr(verification, "SIZES", (5,))
     fill = Knobs.fill
     monkeypatch.setattr(Knobs, "fill", lambda self, settings: fill(self, Settings(gamma1=0.601, mode=settings.mode)))
-    assert "scale" in kernel_proof.differences(CPU)[0]
+    assert "scale" in verification.differences(CPU)[0]
 
 
 modes = st.sampled_from(["off", "observe", "stabilize"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
-from steadynorm_contract.records import RunEnd
+from steadynorm_contract.telemetry import RunEnd
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm_contract.records import RevisionOutcome, RunEnd
+from steadynorm_contract.telemetry import RevisionOutcome, RunEnd
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training

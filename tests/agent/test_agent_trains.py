@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm import publisher, ring
+from steadynorm.recording import ring_buffer
+from steadynorm.transport import publisher
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
@@ -50,7 +51,7 @@ def test_a_ring_that_is_half_full_wakes_the_publisher_before_steps_are_lost(
 ) -> None:
     monkeypatch.setattr(publisher, "PERIOD_S", 3600.0)  # nothing else wakes it
     for bound in ("FEWEST_STEPS", "MOST_STEPS"):
-        monkeypatch.setattr(ring, bound, 16)
+        monkeypatch.setattr(ring_buffer, bound, 16)
     agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
     recorder = agent._recorder
     assert recorder is not None

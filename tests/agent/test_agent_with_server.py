@@ -9,7 +9,7 @@ import pytest
 
 import steadynorm
 from steadynorm_contract.client import NotFound
-from steadynorm_contract.views import RevisionState, RunState
+from steadynorm_contract.runs import RevisionState, RunState
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Training

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm import naming
-from steadynorm.gradients import Gradients
-from steadynorm.stabilizer import GradientStabilizer
+from steadynorm import parameters
+from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
@@ -181,7 +181,7 @@ def test_parameters_on_several_devices_have_a_stabilizer_each_and_are_recorded_a
     whole, (one, expected) = train("one device")
     # There is one device here: let matrices and vectors count as being on two.
     split = lambda pairs: [[pair for pair in pairs if pair[1].dim() == dim] for dim in (1, 2)]  # noqa: E731
-    assert len(naming.split_by_device([("p", torch.zeros(1)), ("q", torch.zeros(1, device="meta"))])) == 2
+    assert len(parameters.split_by_device([("p", torch.zeros(1)), ("q", torch.zeros(1, device="meta"))])) == 2
     monkeypatch.setattr("steadynorm.agent.split_by_device", split)
     parts, (two, found) = train("two devices")
     assert (one, two) == (1, 2)

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm.buffer import Buffer
-from steadynorm.outbox import Outbox
+from steadynorm.transport.batches import Outbox
+from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
-from steadynorm_contract.records import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, SCALAR_COLUMNS
+from steadynorm_contract.telemetry import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, SCALAR_COLUMNS
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
     from tests.conftest import RunningHouse
 
-from steadynorm.mailbox import Mailbox
+from steadynorm.transport.mailbox import Mailbox
 from steadynorm_contract.settings import Settings
 
 

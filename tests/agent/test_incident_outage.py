@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from steadynorm import ring
-from steadynorm.backoff import Backoff
-from steadynorm.buffer import Buffer
-from steadynorm.listener import Listener
-from steadynorm.mailbox import Mailbox
-from steadynorm.publisher import Publisher
-from steadynorm.recorder import Recorder
-from steadynorm.statistics import RING_COLUMNS
-from steadynorm.transport import Transport
-from steadynorm_contract.records import Parameter, RunEnd, RunFinish, RunRegistration
+from steadynorm.recording import ring_buffer
+from steadynorm.recording.recorder import Recorder
+from steadynorm.stabilizer.statistics import RING_COLUMNS
+from steadynorm.transport.backoff import Backoff
+from steadynorm.transport.http_client import Transport
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.publisher import Publisher
+from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.settings_poller import Listener
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_through_a_long_outage_the_buffer_keeps_its_cap_and_every_steps_scalars_
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ring, "MOST_STEPS", 1024)  # a ring that comes round
+    monkeypatch.setattr(ring_buffer, "MOST_STEPS", 1024)  # a ring that comes round
     caplog.set_level(logging.ERROR, logger="steadynorm")
     mailbox, recorder = Mailbox(Settings()), Recorder([PARAMETERS], [torch.device("cpu")])
     buffer = Buffer(CAP_BYTES, PARAMETERS)

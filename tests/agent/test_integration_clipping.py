@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm.ceiling import STEPS, Ceiling
+from steadynorm.recording.clipping import STEPS, Ceiling
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training

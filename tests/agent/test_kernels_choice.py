@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steadynorm import kernel_choice
-from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.kernels import selection
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
 COMPILE = """
 import json, re
@@ -22,7 +22,7 @@ from triton import compile
 from triton import language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from steadynorm.kernels import BLOCK, CHUNK, OPTIONS, step_kernel
+from steadynorm.stabilizer.kernels.triton import BLOCK, CHUNK, OPTIONS, step_kernel
 
 numbers = ("count", "scale_first", "scale_stop", "measure_first")
 types = {"addresses": "*i64", "sizes": "*i64", "first_chunks": "*i32", "chunk_counts": "*i32", "columns": "*i32"}
@@ -69,11 +69,11 @@ def test_a_device_is_proven_once_a_process_and_a_failed_proof_says_so_once(
             raise OSError("no compiler here")
         return ["step 3: a scale of 2"] if outcome == "differs" else []
 
-    monkeypatch.setattr(kernel_choice, "_proven", {})
-    monkeypatch.setattr(importlib.import_module("steadynorm.kernel_proof"), "differences", differences)
+    monkeypatch.setattr(selection, "_proven", {})
+    monkeypatch.setattr(importlib.import_module("steadynorm.stabilizer.kernels.selection"), "differences", differences)
     device = torch.device("cuda", 1)
     with caplog.at_level(logging.WARNING, "steadynorm"):
-        assert [kernel_choice._is_proven(device) for _ in range(3)] == [outcome == "agrees"] * 3
+        assert [selection._is_proven(device) for _ in range(3)] == [outcome == "agrees"] * 3
     assert asked == [device]
     told = {"agrees": [], "differs": ["a scale of 2"], "raises": ["OSError: no compiler here"]}[outcome]
     assert len(caplog.messages) == len(told)

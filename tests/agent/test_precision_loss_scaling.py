@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
 SCALE = 1024.0  # a power of two: scaling is exact
 MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadynorm.buffer import Buffer
-from steadynorm.mailbox import Mailbox
-from steadynorm.outbox import Outbox
+from steadynorm.transport.batches import Outbox
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
-from steadynorm_contract.records import MAX_BATCH_BYTES, ROW_COLUMNS, SCALAR_COLUMNS, TelemetryBatch
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import MAX_BATCH_BYTES, ROW_COLUMNS, SCALAR_COLUMNS, TelemetryBatch
 
 PARAMETERS = 3
 SCALARS = bytes(4 * len(SCALAR_COLUMNS))

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
-from steadynorm.buffer import Buffer
-from steadynorm.mailbox import Mailbox
-from steadynorm.outbox import Outbox
+from steadynorm.transport.batches import Outbox
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
-from steadynorm_contract.records import SCALAR_COLUMNS, AgentCounters
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import SCALAR_COLUMNS, AgentCounters
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Answer, StubServer, Training

@@ -12,16 +12,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadynorm.backoff import Backoff
-from steadynorm.buffer import Buffer
-from steadynorm.listener import Listener
-from steadynorm.mailbox import Mailbox
-from steadynorm.publisher import Publisher
-from steadynorm.recorder import Recorder
-from steadynorm.statistics import RING_COLUMNS
-from steadynorm.transport import Transport
-from steadynorm_contract.records import Parameter, RunEnd, RunFinish, RunRegistration
+from steadynorm.recording.recorder import Recorder
+from steadynorm.stabilizer.statistics import RING_COLUMNS
+from steadynorm.transport.backoff import Backoff
+from steadynorm.transport.http_client import Transport
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.publisher import Publisher
+from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.settings_poller import Listener
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Answer, StubServer

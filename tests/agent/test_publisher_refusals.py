@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
-from steadynorm.buffer import Buffer
-from steadynorm.mailbox import Mailbox
-from steadynorm.outbox import Outbox
+from steadynorm.transport.batches import Outbox
+from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
-from steadynorm_contract.records import (
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     AgentCounters,
@@ -23,7 +24,6 @@ from steadynorm_contract.records import (
     RevisionOutcome,
     TelemetryBatch,
 )
-from steadynorm_contract.settings import Settings
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Answer, StubServer, Training

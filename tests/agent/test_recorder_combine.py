@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm.flight import STEPS_AFTER, STEPS_BEFORE, FlightRecorder
-from steadynorm.recorder import StepRecord, combine
-from steadynorm.ring import Mark
-from steadynorm_contract.records import SCALAR_COLUMNS, floats_from_bytes
+from steadynorm.recording.flight_recorder import STEPS_AFTER, STEPS_BEFORE, FlightRecorder
+from steadynorm.recording.recorder import StepRecord, combine
+from steadynorm.recording.ring_buffer import Mark
+from steadynorm_contract.telemetry import SCALAR_COLUMNS, floats_from_bytes
 
 
 def combined_step(*stabilizers: steadynorm.GradientStabilizer) -> StepRecord:

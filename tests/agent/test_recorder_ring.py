@@ -8,10 +8,10 @@ import threading
 import pytest
 import torch
 
-from steadynorm import ring
-from steadynorm.recorder import Recorder, StepRecord
-from steadynorm.statistics import RING_COLUMNS
-from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS, floats_from_bytes
+from steadynorm.recording import ring_buffer
+from steadynorm.recording.recorder import Recorder, StepRecord
+from steadynorm.stabilizer.statistics import RING_COLUMNS
+from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS, floats_from_bytes
 
 CPU = torch.device("cpu")
 ROW = len(ROW_COLUMNS)
@@ -74,8 +74,8 @@ def test_a_step_number_may_go_back_while_rounds_go_on(recorder: Recorder) -> Non
 
 
 def test_a_writer_that_overtakes_the_reader_never_gets_records_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring, "FEWEST_STEPS", 8)
-    monkeypatch.setattr(ring, "MOST_STEPS", 8)
+    monkeypatch.setattr(ring_buffer, "FEWEST_STEPS", 8)
+    monkeypatch.setattr(ring_buffer, "MOST_STEPS", 8)
     recorder = Recorder([40], [CPU])
     assert recorder.capacity == 8
     written = 20_000
@@ -126,6 +126,6 @@ def test_an_optimizer_that_did_not_step_is_left_out() -> None:
 
 @pytest.mark.parametrize(("parameters", "least"), [(1, 16_384), (300, 2300), (5000, 139), (50_000, 128)])
 def test_capacity_follows_the_size_of_a_step(parameters: int, least: int) -> None:
-    capacity = ring.capacity_for(parameters)
+    capacity = ring_buffer.capacity_for(parameters)
     assert capacity >= least
     assert capacity == 128 or capacity * parameters * len(RING_COLUMNS) * 4 <= 16 * 1024 * 1024

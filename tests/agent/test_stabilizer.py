@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steadynorm.reference import ReferenceStabilizer
-from steadynorm.stabilizer import GradientStabilizer
-from steadynorm.summary import summarize
-from steadynorm_contract.records import SCALAR_COLUMNS
+from steadynorm.stabilizer.reference import ReferenceStabilizer
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.summary import summarize
 from steadynorm_contract.rule import spike_ceiling
 from steadynorm_contract.settings import SettingsError
+from steadynorm_contract.telemetry import SCALAR_COLUMNS
 
 
 def one_parameter(size: int = 8) -> torch.nn.Parameter:

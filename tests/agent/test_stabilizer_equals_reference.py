@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadynorm.reference import ReferenceStabilizer
-from steadynorm.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.reference import ReferenceStabilizer
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.settings import Settings
 
 SHAPES = [(3, 4), (7,), (2, 3, 2), ()]

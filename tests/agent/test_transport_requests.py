@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from steadynorm.backoff import Backoff
-from steadynorm.transport import (
+from steadynorm.transport.backoff import Backoff
+from steadynorm.transport.http_client import (
     BatchRefused,
     Outdated,
     Refused,
@@ -22,8 +22,8 @@ from steadynorm.transport import (
     Unreachable,
     VersionRefused,
 )
-from steadynorm_contract.records import Desired, RunRegistration
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import Desired, RunRegistration
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer

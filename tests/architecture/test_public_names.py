@@ -8,37 +8,40 @@ import pytest
 
 PUBLIC = {
     "steadynorm": "Agent GradientStabilizer Mode PRESETS Settings __version__ attach",
-    "steadynorm_contract.bulk": "MAX_SELECTED Bulk BulkAnswer BulkOutcome BulkRow Selection",
-    "steadynorm_contract.chain": "link verify",
+    "steadynorm_contract.audit": "AuditChain AuditEntry AuditList entry_hash revert_to verify",
+    "steadynorm_contract.bulk": "Bulk BulkOutcome BulkResponse BulkRow MAX_SELECTED Selection",
+    "steadynorm_contract.changes": "Change PRESETS expand parse_assignments",
     "steadynorm_contract.client": (
         "Client ClientError Conflict Forbidden InvalidChange NotFound ServerUnreachable Unauthorized"
     ),
     "steadynorm_contract.codec": (
         "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encode_batch encode_json"
     ),
-    "steadynorm_contract.counters": "COUNTERS is_more resolve",
-    "steadynorm_contract.heatmap": "HEATMAP_SIGNALS Heatmap",
-    "steadynorm_contract.home": "DEFAULT_SERVER ServerAddress find_server find_token home is_loopback",
-    "steadynorm_contract.presets": "PRESETS expand",
-    "steadynorm_contract.records": (
+    "steadynorm_contract.discovery": ("DEFAULT_SERVER ServerAddress data_dir find_server find_token is_loopback"),
+    "steadynorm_contract.events": "Event EventKind EventList",
+    "steadynorm_contract.fleet": "FleetResponse FleetRun FleetSort LastChange Spark",
+    "steadynorm_contract.problems": "Problem UNSUPPORTED_VERSION",
+    "steadynorm_contract.retention": "Retention RetentionChange RetentionLimits RetentionUpdate",
+    "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
+    "steadynorm_contract.runs": (
+        "Applied DesiredView Health RevisionState RunCounters RunDetail RunList RunState RunSummary"
+    ),
+    "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
+    "steadynorm_contract.series": "HEATMAP_SIGNALS Heatmap ParameterList ParameterView Series SeriesResponse",
+    "steadynorm_contract.settings": (
+        "COUNTERS FieldError Mode SETTING_RULES Settings SettingsError Transfer is_increment merge resolve_increments"
+    ),
+    "steadynorm_contract.telemetry": (
         "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "
-        "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd RunFinish "
-        "RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAnswer TelemetryBatch "
+        "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd "
+        "RunFinish RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAck TelemetryBatch "
         "floats_from_bytes floats_to_bytes"
     ),
-    "steadynorm_contract.retention": "Keeping Retention RetentionChange RetentionSet",
-    "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
-    "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
-    "steadynorm_contract.settings": "FieldError Mode SETTING_RULES Settings SettingsError Transfer merge",
-    "steadynorm_contract.undo": "back_to",
-    "steadynorm_contract.views": (
-        "Applied AuditChain AuditEntry AuditList Change DesiredView Event EventKind EventList Health Me "
-        "ParameterList ParameterView Problem RevisionState RunCounters RunDetail RunList RunState RunSummary "
-        "Series SeriesAnswer UNSUPPORTED_VERSION"
-    ),
+    "steadynorm_contract.tokens": "TokenInfo",
     "steadynorm_contract.watch_rules": (
         "Comparison Condition MAX_RULES RuleList RuleSet RuleView WATCHED WatchRule parse_condition show_condition"
     ),
+    "steadynorm_contract.webhooks": ("ID_HEADER SIGNATURE_HEADER TOLERANCE_S WebhookEvent WebhookMessage sign verify"),
 }
 
 

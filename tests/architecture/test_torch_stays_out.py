@@ -62,7 +62,7 @@ def test_importing_the_agent_loads_no_torch() -> None:
 
 
 def test_listing_runs_loads_neither_the_web_stack_nor_torch() -> None:
-    loaded = loaded_by(["steadynorm_server.commands", "steadynorm_server.commands.runs"])
+    loaded = loaded_by(["steadynorm_cli.commands", "steadynorm_cli.commands.runs"])
     assert {"torch", "fastapi", "pydantic", "redis", "uvicorn", "streamlit", "pandas"}.isdisjoint(loaded)
 
 

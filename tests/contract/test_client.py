@@ -21,9 +21,11 @@ from steadynorm_contract.client import (
     Unauthorized,
 )
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.records import Desired
+from steadynorm_contract.problems import Problem
+from steadynorm_contract.runs import RunList
+from steadynorm_contract.series import SeriesResponse
 from steadynorm_contract.settings import FieldError, Settings
-from steadynorm_contract.views import Problem, RunList, SeriesAnswer
+from steadynorm_contract.telemetry import Desired
 
 
 class Recorder(BaseHTTPRequestHandler):
@@ -125,7 +127,7 @@ def test_requests_carry_token_revision_and_quoted_names(client: Client) -> None:
     assert headers["If-Match"] == '"3"'
     assert msgspec.json.decode(sent) == {"settings": {"gamma2": 0.9}, "reason": "why"}
 
-    Recorder.body = encode_json(SeriesAnswer({}))
+    Recorder.body = encode_json(SeriesResponse({}))
     client.series("tiny-1", ["loss", "raw_norm/a.b"], start=5, points=10)
     assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/series?name=loss&name=raw_norm%2Fa.b&from=5&points=10"
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import (
     MalformedMessage,
     UnsupportedVersion,
@@ -22,7 +23,9 @@ from steadynorm_contract.codec import (
     encode_batch,
     encode_json,
 )
-from steadynorm_contract.records import (
+from steadynorm_contract.series import Series
+from steadynorm_contract.settings import Settings, SettingsError
+from steadynorm_contract.telemetry import (
     AgentCounters,
     Desired,
     ParameterRows,
@@ -32,8 +35,6 @@ from steadynorm_contract.records import (
     floats_from_bytes,
     floats_to_bytes,
 )
-from steadynorm_contract.settings import Settings, SettingsError
-from steadynorm_contract.views import Change, Series
 
 GOOD = encode_batch(TelemetryBatch(incarnation=1, sequence=1))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from steadynorm_contract.counters import resolve
-from steadynorm_contract.records import SCALAR_COLUMNS
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Settings, resolve_increments
+from steadynorm_contract.telemetry import SCALAR_COLUMNS
 from steadynorm_contract.watch_rules import WATCHED, Comparison, Condition, parse_condition, show_condition
 
 
@@ -46,6 +45,9 @@ def test_places_of_parameters_are_not_watched() -> None:
 
 def test_only_counters_are_added_to_what_is_there() -> None:
     present = Settings(reset_generation=4)
-    assert resolve({"reset_generation": "+2", "gamma2": 0.9}, present) == {"reset_generation": 6, "gamma2": 0.9}
+    assert resolve_increments({"reset_generation": "+2", "gamma2": 0.9}, present) == {
+        "reset_generation": 6,
+        "gamma2": 0.9,
+    }
     untouched = {"reset_generation": 7, "checkpoint_generation": "+", "mode": "+1", "x_generation": "+1"}
-    assert resolve(untouched, present) == untouched
+    assert resolve_increments(untouched, present) == untouched

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steadynorm_contract.home import DEFAULT_SERVER, ServerAddress, find_server, find_token, home, is_loopback
+from steadynorm_contract.discovery import DEFAULT_SERVER, ServerAddress, data_dir, find_server, find_token, is_loopback
 
 LOCAL = "http://127.0.0.1:8470"
 
@@ -21,12 +21,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_folder_is_the_variables_or_the_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert home() == folder
+    assert data_dir() == folder
     for unset in ("", None):
         monkeypatch.setenv("STEADYNORM_HOME", "") if unset == "" else monkeypatch.delenv("STEADYNORM_HOME")
-        assert home() == Path.home() / ".steadynorm"
+        assert data_dir() == Path.home() / ".steadynorm"
     monkeypatch.setenv("STEADYNORM_HOME", "~/elsewhere")
-    assert home() == Path.home() / "elsewhere"
+    assert data_dir() == Path.home() / "elsewhere"
 
 
 def test_the_server_is_the_variables_then_the_folders_then_the_default(

@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from steadynorm_contract.bulk import Bulk, Selection
-from steadynorm_contract.presets import PRESETS
+from steadynorm_contract.changes import PRESETS, Change
 from steadynorm_contract.schedules import NewSchedule
 from steadynorm_contract.settings import Mode, Settings, SettingsError, merge
-from steadynorm_contract.views import Change
 from steadynorm_contract.watch_rules import WatchRule, parse_condition
 
 ROBUST = dict(PRESETS["robust"])

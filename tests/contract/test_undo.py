@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from steadynorm_contract.audit import AuditEntry, revert_to
+from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.settings import Mode, Settings
-from steadynorm_contract.undo import back_to
-from steadynorm_contract.views import AuditEntry, RevisionState
 
 
 def change(revision: int, before: dict[str, object], after: dict[str, object]) -> AuditEntry:
@@ -23,17 +23,17 @@ ENTRIES = [
 
 
 def test_changes_are_taken_back_as_far_as_the_revision_and_no_further() -> None:
-    assert back_to(3, NOW, ENTRIES) == {}
-    assert back_to(2, NOW, ENTRIES) == {"gamma2": 0.99, "mode": "stabilize"}
-    assert back_to(1, NOW, ENTRIES) == {"gamma1": 0.6, "gamma2": 0.99, "mode": "stabilize"}
-    assert back_to(0, NOW, ENTRIES) == {"gamma1": 0.6, "gamma2": 0.999, "mode": "stabilize"}
+    assert revert_to(3, NOW, ENTRIES) == {}
+    assert revert_to(2, NOW, ENTRIES) == {"gamma2": 0.99, "mode": "stabilize"}
+    assert revert_to(1, NOW, ENTRIES) == {"gamma1": 0.6, "gamma2": 0.99, "mode": "stabilize"}
+    assert revert_to(0, NOW, ENTRIES) == {"gamma1": 0.6, "gamma2": 0.999, "mode": "stabilize"}
 
 
 def test_an_action_that_was_run_is_never_taken_back() -> None:
-    assert "reset_generation" not in (back_to(0, NOW, ENTRIES) or {})
+    assert "reset_generation" not in (revert_to(0, NOW, ENTRIES) or {})
 
 
 def test_a_list_with_a_revision_missing_answers_nothing_rather_than_something_wrong() -> None:
-    assert back_to(0, NOW, [entry for entry in ENTRIES if entry.revision != 2]) is None
-    assert back_to(0, NOW, ENTRIES[:2]) is None
-    assert back_to(2, NOW, ENTRIES[:2]) == {"gamma2": 0.99, "mode": "stabilize"}
+    assert revert_to(0, NOW, [entry for entry in ENTRIES if entry.revision != 2]) is None
+    assert revert_to(0, NOW, ENTRIES[:2]) is None
+    assert revert_to(2, NOW, ENTRIES[:2]) == {"gamma2": 0.99, "mode": "stabilize"}

@@ -16,8 +16,26 @@ import msgspec
 import pytest
 
 from steadynorm_contract import codec
-from steadynorm_contract.home import ServerAddress
-from steadynorm_contract.records import (
+from steadynorm_contract.audit import AuditEntry, AuditList
+from steadynorm_contract.changes import Change
+from steadynorm_contract.discovery import ServerAddress
+from steadynorm_contract.events import Event, EventKind, EventList
+from steadynorm_contract.problems import Problem
+from steadynorm_contract.runs import (
+    Applied,
+    DesiredView,
+    Health,
+    RevisionState,
+    RunCounters,
+    RunDetail,
+    RunList,
+    RunState,
+    RunSummary,
+)
+from steadynorm_contract.schedules import Schedule, ScheduleList, ScheduleState
+from steadynorm_contract.series import ParameterList, ParameterView, Series, SeriesResponse
+from steadynorm_contract.settings import FieldError, Mode, Settings, Transfer
+from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     SCHEMA_VERSION,
@@ -34,33 +52,9 @@ from steadynorm_contract.records import (
     RunFinish,
     RunRegistration,
     StepScalars,
-    TelemetryAnswer,
+    TelemetryAck,
     TelemetryBatch,
     floats_to_bytes,
-)
-from steadynorm_contract.schedules import Schedule, ScheduleList, ScheduleState
-from steadynorm_contract.settings import FieldError, Mode, Settings, Transfer
-from steadynorm_contract.views import (
-    Applied,
-    AuditEntry,
-    AuditList,
-    Change,
-    DesiredView,
-    Event,
-    EventKind,
-    EventList,
-    Health,
-    ParameterList,
-    ParameterView,
-    Problem,
-    RevisionState,
-    RunCounters,
-    RunDetail,
-    RunList,
-    RunState,
-    RunSummary,
-    Series,
-    SeriesAnswer,
 )
 from steadynorm_contract.watch_rules import Comparison, Condition, RuleList, RuleView, WatchRule
 
@@ -107,7 +101,12 @@ def _json(file: str, value: object) -> Example:
 
 
 SCHEDULE = Schedule(
-    id="1f2e3d4c", from_step=10_000, settings={"gamma2": 0.999}, reason="", made_by="operator", made_time=1700000000.0
+    id="1f2e3d4c",
+    from_step=10_000,
+    settings={"gamma2": 0.999},
+    reason="",
+    created_by="operator",
+    created_at=1700000000.0,
 )
 RULE = WatchRule(
     id="high",
@@ -158,7 +157,7 @@ EXAMPLES = [
     ),
     Example("empty_telemetry.msgpack", TelemetryBatch(incarnation=1, sequence=1), codec.decode_batch),
     _json("registered.json", Registered("gpt-small-1f2e3d4c", 2, 7, Desired(3, SETTINGS), 6)),
-    _json("telemetry_answer.json", TelemetryAnswer(7, Desired(3, SETTINGS))),
+    _json("telemetry_ack.json", TelemetryAck(7, Desired(3, SETTINGS))),
     _json("desired.json", Desired(0, Settings())),
     _json("finish.json", RunFinish(RunEnd.FAILED, 2, "out of memory")),
     _json("change.json", Change({"gamma2": 0.99, "mode": "observe"}, "spikes since step 4000")),
@@ -169,7 +168,7 @@ EXAMPLES = [
     ),
     _json(
         "series.json",
-        SeriesAnswer(
+        SeriesResponse(
             {"loss": Series([0, 8], [8, 3], [1.5, None], [2.0, None], [2.5, None], [1700000000.0, 1700000008.0])}
         ),
     ),
@@ -238,13 +237,13 @@ EXAMPLES = [
                 RuleView(
                     rule=RULE,
                     condition="loss > 20, 3 times",
-                    made_by="operator",
-                    made_time=1700000000.0,
+                    created_by="operator",
+                    created_at=1700000000.0,
                     count=2,
                     needed=3,
                     actions=1,
                     actions_left=4,
-                    locked_until_step=500,
+                    cooldown_until_step=500,
                     last_step=400,
                     last_revision=2,
                 )

@@ -17,8 +17,11 @@ import urllib3
 from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
-from steadynorm_contract.records import (
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
     AppliedReport,
@@ -31,13 +34,10 @@ from steadynorm_contract.records import (
     RunFinish,
     RunRegistration,
     StepScalars,
-    TelemetryAnswer,
+    TelemetryAck,
     TelemetryBatch,
     floats_to_bytes,
 )
-from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
-from steadynorm_contract.settings import Settings
-from steadynorm_server.up import House
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 EVIL_NAME = "<img src=x onerror=alert(1)>"
@@ -185,7 +185,7 @@ class ScriptedRun:
             batch_ids=dict.fromkeys(scalars.steps, self._batch_id) if scalars and self._batch_id else {},
         )
         answer = self._post(f"/runs/{self.run_id}/telemetry", encode_batch(batch), "application/msgpack")
-        desired = decode_json(answer, TelemetryAnswer).desired
+        desired = decode_json(answer, TelemetryAck).desired
         if desired.revision > self._revision and self.follows.is_set():
             self._obey(desired)
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.client import Client, ServerUnreachable
-from steadynorm_dashboard import session, snapshot
-from steadynorm_dashboard.absence import Absence
-from steadynorm_dashboard.shared_reads import SharedReads
-from steadynorm_server.up import House
+from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.data.availability import Absence
+from steadynorm_dashboard.data.shared_cache import SharedReads
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually
@@ -36,7 +36,7 @@ def server(plain_server: House) -> House:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that gives up sooner than a visitor's, and does without what others read a moment ago."""
     monkeypatch.setattr(session, "_TIMEOUT_S", TIMEOUT_S)
-    monkeypatch.setattr(snapshot, "_SHARED", SharedReads(fresh_s=0))
+    monkeypatch.setattr(queries, "_SHARED", SharedReads(fresh_s=0))
 
 
 @contextmanager
@@ -96,17 +96,17 @@ def test_a_session_keeps_a_bounded_number_of_answers(monkeypatch: pytest.MonkeyP
     def app() -> None:
         import streamlit as st
 
-        from steadynorm_dashboard import session, snapshot
+        from steadynorm_dashboard.data import queries, session
 
         session.sign_in("token")
         for at in range(200):
-            snapshot.read(f"run/series/{at}", lambda _, at=at: at)  # type: ignore[misc]  # bound now
+            queries.read(f"run/series/{at}", lambda _, at=at: at)  # type: ignore[misc]  # bound now
         st.write(",".join(session.seen()))
 
     monkeypatch.setenv("STEADYNORM_SERVER", "http://127.0.0.1:2")  # it is not asked
     shown = AppTest.from_function(app).run(timeout=60)
     kept = str(shown.markdown[0].value).split(",")
-    assert len(kept) == snapshot._KEPT
+    assert len(kept) == queries._KEPT
     assert kept[-1] == "run/series/199"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
 
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput

@@ -11,10 +11,10 @@ from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.records import RunRegistration
 from steadynorm_contract.schedules import Schedule, ScheduleState
+from steadynorm_contract.telemetry import RunRegistration
 from steadynorm_contract.watch_rules import RuleView, WatchRule, parse_condition
-from steadynorm_dashboard.automatic import rule_rows, schedule_rows
+from steadynorm_dashboard.panels.automation import rule_rows, schedule_rows
 
 if TYPE_CHECKING:
     from tests.conftest import RunningHouse
@@ -29,7 +29,7 @@ def view(**changes: Any) -> RuleView:
         id="low", when=parse_condition("target_min < 0.3 for 200 steps"), settings={"reset_generation": "+1"},
         reason=EVIL, max_actions=3,
     )  # fmt: skip
-    stands = {"made_by": EVIL, "made_time": NOW, "count": 150, "needed": 200, "actions": 1, "actions_left": 2}
+    stands = {"created_by": EVIL, "created_at": NOW, "count": 150, "needed": 200, "actions": 1, "actions_left": 2}
     return RuleView(rule=rule, **{"condition": "target_min < 0.3 for 200 steps", **stands, **changes})
 
 
@@ -37,9 +37,9 @@ def view(**changes: Any) -> RuleView:
     ("changes", "shown"),
     [
         ({}, "watches"),
-        ({"locked_until_step": 1300}, "rests until step 1,300"),
-        ({"locked_until_time": NOW + 60}, "rests until 22:14:20"),
-        ({"actions_left": 0, "locked_until_step": 1300}, "spent"),
+        ({"cooldown_until_step": 1300}, "rests until step 1,300"),
+        ({"cooldown_until_time": NOW + 60}, "rests until 22:14:20"),
+        ({"actions_left": 0, "cooldown_until_step": 1300}, "spent"),
     ],
 )
 def test_a_rule_says_where_it_stands(changes: dict[str, Any], shown: str) -> None:
@@ -51,9 +51,10 @@ def test_a_rule_says_where_it_stands(changes: dict[str, Any], shown: str) -> Non
 
 def test_a_schedule_says_what_it_waits_for_or_made() -> None:
     waits = Schedule(
-        id="1f", from_step=9, settings={"gamma2": 0.9, "mode": "off"}, reason="", made_by="me", made_time=NOW
+        id="1f", from_step=9, settings={"gamma2": 0.9, "mode": "off"}, reason="", created_by="me", created_at=NOW
     )
-    done = Schedule(id="2f", from_step=5, settings={}, reason=EVIL, made_by="me", made_time=NOW, revision=4, step=1006,
+    done = Schedule(id="2f", from_step=5, settings={}, reason=EVIL, created_by="me", created_at=NOW,
+        revision=4, step=1006,
                     state=ScheduleState.DONE)  # fmt: skip
     first, second = schedule_rows([waits, done])
     assert (first["change"], first["state"], first["outcome"]) == ("gamma2 = 0.9, mode = off", "waiting", "")

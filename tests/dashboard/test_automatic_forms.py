@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_contract.typed_changes import typed_changes
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.changes import parse_assignments
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import OpenPage, StartRun
@@ -41,7 +41,7 @@ def test_a_schedule_is_made_with_its_reason_and_taken_back(
     fill(page, f"{run_id}/schedule/0", step=10_000, change="gamma2=0.99, mode=observe", reason="[later](x)")
     (made,) = server.client().schedules(run_id).schedules
     assert (made.from_step, made.settings, made.reason) == (10_000, {"gamma2": 0.99, "mode": "observe"}, "[later](x)")
-    assert made.made_by == "operator"
+    assert made.created_by == "operator"
     assert page.text_input(key=f"{run_id}/schedule/1/change").value == ""  # room for the next one
     page.button(key=f"{run_id}/automatic/away").click().run()
     assert server.client().schedules(run_id).schedules == []
@@ -56,8 +56,8 @@ def test_a_rule_is_given_replaced_and_taken_away_and_leaves_the_others(
     fill(page, f"{run_id}/rule/1", id="low", when="target_min < 0.3 for 200 steps", change="reset_generation=+1")
     fill(page, f"{run_id}/rule/2", id="broken", when="nonfinite > 0", change="paused=true", actions=2, rest=7)
     broken, low = (each.rule for each in server.client().rules(run_id).rules)
-    assert (broken.id, broken.max_actions, broken.lock_steps, broken.when.times) == ("broken", 2, 7, None)
-    assert (low.id, low.settings, low.lock_steps) == ("low", {"reset_generation": "+1"}, 100)
+    assert (broken.id, broken.max_actions, broken.cooldown_steps, broken.when.times) == ("broken", 2, 7, None)
+    assert (low.id, low.settings, low.cooldown_steps) == ("low", {"reset_generation": "+1"}, 100)
     page.button(key=f"{run_id}/automatic/away").click().run()
     assert [each.rule.id for each in server.client().rules(run_id).rules] == ["low"]
 
@@ -106,7 +106,7 @@ def test_a_run_that_has_ended_offers_no_form(open_page: OpenPage, start_run: Sta
 
 def test_typed_values_are_json_where_they_parse_as_such() -> None:
     typed = "gamma2=0.99, mode=observe spike_limit=null paused=true reset_generation=+1"
-    assert typed_changes(typed) == {
+    assert parse_assignments(typed) == {
         "gamma2": 0.99, "mode": "observe", "spike_limit": None, "paused": True, "reset_generation": "+1",
     }  # fmt: skip
 
@@ -123,4 +123,4 @@ def test_typed_values_are_json_where_they_parse_as_such() -> None:
 )
 def test_what_is_no_change_is_refused_with_the_rule(typed: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        typed_changes(typed)
+        parse_assignments(typed)

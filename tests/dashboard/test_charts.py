@@ -9,9 +9,13 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.rule import THROTTLED_TARGET
-from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, Series
-from steadynorm_dashboard import charts, colors, log_ticks, shown
+from steadynorm_contract.runs import RevisionState
+from steadynorm_contract.series import Series
+from steadynorm_dashboard.charts import colors, log_ticks, run
+from steadynorm_dashboard.panels import chart_controls
 
 
 def series(steps: Sequence[int], values: Sequence[float | None], *, count: int = 1, spread: float = 0.0) -> Series:
@@ -25,7 +29,7 @@ def series(steps: Sequence[int], values: Sequence[float | None], *, count: int =
 def recorded(buckets: int = 20, count: int = 10) -> dict[str, Series]:
     """A calm run."""
     steps = [index * count for index in range(buckets)]
-    levels = dict.fromkeys(charts.NAMES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
+    levels = dict.fromkeys(run.NAMES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
     return {
         name: series(steps, [level] * buckets, count=count, spread=0.1 * level * (count > 1))
         for name, level in levels.items()
@@ -50,7 +54,7 @@ def spike(step: int, ratio: float, parameter: str) -> Event:
 
 
 def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: Sequence[Event] = ()) -> dict[str, Any]:
-    figure = charts.run_figure(data, audit, events, revision="a run")
+    figure = run.run_figure(data, audit, events, revision="a run")
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
     go.Figure(drawn)  # raises on what plotly does not know
@@ -68,8 +72,8 @@ def trace(figure: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_before_the_first_step_there_is_no_figure() -> None:
-    assert charts.run_figure({}, [], [], revision="a run") is None
-    assert charts.run_figure({"loss": series([], [])}, [], [], revision="a run") is None
+    assert run.run_figure({}, [], [], revision="a run") is None
+    assert run.run_figure({"loss": series([], [])}, [], [], revision="a run") is None
 
 
 def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
@@ -82,15 +86,15 @@ def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
 
 
 def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> None:
-    data = recorded(charts.BUCKETS, 50)
+    data = recorded(run.BUCKETS, 50)
     ratios = data["spike_ratio_max"]
     data["spike_ratio_max"] = series(ratios.step, [40.0] * len(ratios.step), count=50)
     data["nonfinite"] = series(ratios.step, [2.0] * len(ratios.step), count=50)
-    figure = charts.run_figure(data, [], [], revision="a run")
+    figure = run.run_figure(data, [], [], revision="a run")
     assert figure is not None
     assert {one["type"] for one in figure.data} == {"scatter"}
     points = sum(len(one["x"]) for one in figure.data)
-    assert 0.8 * charts.MAX_POINTS < points <= charts.MAX_POINTS
+    assert 0.8 * run.MAX_POINTS < points <= run.MAX_POINTS
 
 
 def test_a_band_holds_the_extremes_of_each_bucket() -> None:
@@ -249,7 +253,7 @@ def test_the_digits_between_powers_of_ten_are_not_written_in_any_low_panel_of_a_
     [("last 200", 1000, 801), ("last 1k", 300, 0), ("last 10k", 25_000, 15_001), ("all steps", 25_000, None)],
 )
 def test_a_window_is_so_many_steps_up_to_the_newest(window: str, newest: int, first: int | None) -> None:
-    assert shown.first_step(window, newest) == first
+    assert chart_controls.first_step(window, newest) == first
 
 
 @pytest.mark.parametrize("color", [color for color, _ in colors.LOOKS])

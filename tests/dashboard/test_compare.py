@@ -12,11 +12,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
-from steadynorm_contract.views import Series
-from steadynorm_dashboard import comparison, differences
-from steadynorm_dashboard.axis import Along, Axis
-from steadynorm_dashboard.comparison import Compared
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.series import Series
+from steadynorm_dashboard.charts import comparison
+from steadynorm_dashboard.charts.axis import Along, Axis
+from steadynorm_dashboard.charts.comparison import Compared
+from steadynorm_dashboard.formatting import run_differences
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import StartRun
@@ -154,7 +155,7 @@ def test_a_run_that_does_not_exist_is_told_and_the_others_are_compared(visit: Vi
 
 def test_two_runs_of_one_name_are_told_apart(start_run: StartRun, server: House) -> None:
     ids = [start_run("compared-twin", steps=0).run_id for _ in range(2)]
-    labels = differences.labels([server.client().run(one) for one in ids])
+    labels = run_differences.labels([server.client().run(one) for one in ids])
     assert len(set(labels)) == 2
     assert all(label == f"compared-twin ({one[-8:]})" for label, one in zip(labels, ids, strict=True))
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
+from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
-from steadynorm_server.up import House
 
 if TYPE_CHECKING:
     from tests.conftest import Visit

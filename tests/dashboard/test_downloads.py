@@ -11,9 +11,9 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from steadynorm_cli.local_stack import House
 from steadynorm_contract.client import Client
-from steadynorm_dashboard.downloads import PATH, TICKETS, Ticket, Tickets, redeem
-from steadynorm_server.up import House
+from steadynorm_dashboard.data.downloads import PATH, TICKETS, Ticket, Tickets, redeem
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import OpenPage, StartRun

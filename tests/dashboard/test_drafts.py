@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from steadynorm_contract.records import Desired
 from steadynorm_contract.settings import Settings
-from steadynorm_dashboard.draft import DECAYS, Draft, ceiling, nearest_stop, rebased
+from steadynorm_contract.telemetry import Desired
+from steadynorm_dashboard.panels.settings_draft import DECAYS, Draft, ceiling, nearest_stop, rebased
 
 
 def draft(**edits: object) -> Draft:

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
-from steadynorm_server.up import House
 
 if TYPE_CHECKING:
     from tests.conftest import Visit

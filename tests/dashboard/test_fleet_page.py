@@ -8,14 +8,15 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_contract.fleet import FleetAnswer, FleetRun, LastChange
-from steadynorm_contract.records import RunEnd
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.fleet import FleetResponse, FleetRun, LastChange
+from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import Applied, DesiredView, Health, RevisionState, RunCounters, RunState
-from steadynorm_dashboard import fleet_rows, status
-from steadynorm_dashboard.fleet_filters import Filters
+from steadynorm_contract.telemetry import RunEnd
+from steadynorm_dashboard.components import fleet_rows
+from steadynorm_dashboard.formatting import status
 from steadynorm_dashboard.pages import runs
-from steadynorm_server.up import House
+from steadynorm_dashboard.panels.fleet_filters import Filters
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import OpenPage, ScriptedRun
@@ -167,7 +168,7 @@ def test_silence_is_told_apart_from_a_pause_and_from_a_lost_agent() -> None:
 
 
 def test_what_is_silent_does_not_train_and_is_counted_as_what_it_is() -> None:
-    answer = FleetAnswer(
+    answer = FleetResponse(
         runs=[],
         matching=0,
         total=198,

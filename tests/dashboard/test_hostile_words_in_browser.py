@@ -13,9 +13,9 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Locator, expect
 
-from steadynorm_contract.records import Parameter, RunEnd
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.telemetry import Parameter, RunEnd
 from steadynorm_dashboard import launch
-from steadynorm_server.up import House
 
 if TYPE_CHECKING:
     from tests.conftest import Visit

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.views import Event, EventKind
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard import runbook
 from steadynorm_dashboard.pages import incident
-from steadynorm_server.up import House
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import OpenPage, ScriptedRun

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from steadynorm_dashboard.kept_files import KeptFiles
+from steadynorm_dashboard.components.static_files import KeptFiles
 
 SCRIPT = b"const steady = 1;\n" * 500
 FONT = gzip.compress(bytes(range(256)) * 8)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from steadynorm_dashboard import launch
-from steadynorm_dashboard.session import lends_home_token
+from steadynorm_dashboard.data.session import lends_home_token
 
 
 def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:

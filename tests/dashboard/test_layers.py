@@ -8,12 +8,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.views import Event, EventKind, Series
-from steadynorm_dashboard import curves, first, heat, tables
-from steadynorm_dashboard.choice import chosen_row
-from steadynorm_dashboard.layers import MAX_ROWS, block_of, blocks, layers, worst_rows
-from steadynorm_dashboard.outbreak import outbreak_figure
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.series import Heatmap, Series
+from steadynorm_dashboard.charts import heatmap, incident_analysis, parameter
+from steadynorm_dashboard.charts.incident import outbreak_figure
+from steadynorm_dashboard.charts.layers import MAX_ROWS, block_of, blocks, layers, worst_rows
+from steadynorm_dashboard.panels.run_tabs import chosen_row
 
 PARTS = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp.up", "mlp.down")
 LARGE = ["embedding.weight", *(f"blocks.{at}.{part}.weight" for at in range(48) for part in PARTS), "head.weight"]
@@ -63,28 +63,28 @@ def test_a_shared_row_shows_its_worst_member_and_says_which() -> None:
     assert holders[row][1] == culprit
     assert values[row][2] is None
 
-    figure = drawn(heat.heat_figure(matrix(extreme, LARGE), revision="r"))
+    figure = drawn(heatmap.heat_figure(matrix(extreme, LARGE), revision="r"))
     assert figure["data"][0]["customdata"][row][1] == "blocks.7.mlp.up.weight"
     assert "blocks.7 (6)" in figure["layout"]["yaxis"]["ticktext"]
     assert figure["layout"]["xaxis"]["title"]["text"] == "optimizer step"
 
 
 def test_one_block_alone_shows_its_parameters() -> None:
-    figure = drawn(heat.heat_figure(matrix([[1.0]] * len(LARGE), LARGE), revision="r", block="blocks.7"))
+    figure = drawn(heatmap.heat_figure(matrix([[1.0]] * len(LARGE), LARGE), revision="r", block="blocks.7"))
     assert figure["layout"]["yaxis"]["ticktext"] == [f"blocks.7.{part}.weight" for part in PARTS]
 
 
 def test_a_name_that_would_be_markup_is_drawn_as_it_is_written() -> None:
     evil = "<img src=x onerror=alert(1)>"
     event = Event(id="1", kind=EventKind.NONFINITE, step=100, time=0.0, message="", parameter=evil, value=1.0)
-    figure = drawn(heat.heat_figure(matrix([[None, 2.0]], [evil]), [event], revision="r"))
+    figure = drawn(heatmap.heat_figure(matrix([[None, 2.0]], [evil]), [event], revision="r"))
     assert len(figure["data"]) == 2
     words = [figure["data"][0]["text"][0][0], figure["data"][1]["text"][0], *figure["layout"]["yaxis"]["ticktext"]]
     assert all("<img" not in each and "&lt;img" in each for each in words)
 
 
 def test_without_rows_there_is_no_map() -> None:
-    assert heat.heat_figure(Heatmap("raw_norm", ["a"], [], [], [], [[]]), revision="r") is None
+    assert heatmap.heat_figure(Heatmap("raw_norm", ["a"], [], [], [], [[]]), revision="r") is None
 
 
 NAMES = ["calm", "second", "culprit", "poisoned"]
@@ -94,7 +94,9 @@ TARGETS: list[list[float | None]] = [[1.0] * 5, [1.0] * 5, [1, 1, 3, 2, 0.1], [1
 
 
 def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
-    bad = first.struck(matrix(NORMS, NAMES, "raw_norm"), matrix(RATIOS, NAMES), matrix(TARGETS, NAMES, "target"))
+    bad = incident_analysis.struck(
+        matrix(NORMS, NAMES, "raw_norm"), matrix(RATIOS, NAMES), matrix(TARGETS, NAMES, "target")
+    )
     assert [(one.name, one.step, one.nonfinite) for one in bad] == [
         ("culprit", 102, False),
         ("poisoned", 103, True),
@@ -102,9 +104,9 @@ def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
     ]
     assert (bad[0].before, bad[0].peak, bad[0].after) == (2, 99, 3)
     assert (bad[0].ratio, bad[0].lowest_target, bad[0].bad_steps) == (50, 0.1, 2)
-    assert [row["from the event"] for row in tables.struck_rows(bad, 102)] == ["same step", "+1", "+1"]
-    assert [row["order"] for row in tables.struck_rows(bad, 102)] == [1, 2, 2]
-    assert [row["order"] for row in tables.struck_rows(bad, 101, ordered=False)] == [None] * 3
+    assert [row["from the event"] for row in incident_analysis.struck_rows(bad, 102)] == ["same step", "+1", "+1"]
+    assert [row["order"] for row in incident_analysis.struck_rows(bad, 102)] == [1, 2, 2]
+    assert [row["order"] for row in incident_analysis.struck_rows(bad, 101, ordered=False)] == [None] * 3
 
     event = Event(id="1", kind=EventKind.SPIKE, step=102, time=0.0, message="")
     norms, targets = matrix(NORMS, NAMES, "raw_norm"), matrix(TARGETS, NAMES, "target")
@@ -119,9 +121,9 @@ def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
 
 def test_a_histogram_counts_every_finite_step_once() -> None:
     norms = Series([0, 1, 2, 6], [1, 1, 4, 1], [], [1.0, 10.0, 2.0, None], [])
-    figure = drawn(curves.histogram(norms))
+    figure = drawn(parameter.histogram(norms))
     assert sum(figure["data"][0]["y"]) == 6
-    assert curves.histogram(Series([0, 1], [1, 1], [], [3.0, 3.0], [])) is None
+    assert parameter.histogram(Series([0, 1], [1, 1], [], [3.0, 3.0], [])) is None
 
 
 def test_a_click_on_any_cell_of_a_row_chooses_it() -> None:

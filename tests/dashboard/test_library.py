@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plotly
 
-from steadynorm_dashboard.bundle import FILE
+from steadynorm_dashboard.components.plotly_bundle import FILE
 
 PUBLISHED = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
 """SHA-256 of plotly-cartesian.min.js in plotly.js-cartesian-dist-min 4.1.1."""

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_contract.presets import PRESETS
-from steadynorm_contract.records import RunEnd
+from steadynorm_cli.local_stack import House
+from steadynorm_contract.changes import PRESETS
+from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.settings import Settings, merge
-from steadynorm_contract.views import RevisionState
-from steadynorm_server.up import House
+from steadynorm_contract.telemetry import RunEnd
 
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput

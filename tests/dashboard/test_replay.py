@@ -10,8 +10,8 @@ import pytest
 
 from steadynorm_contract.rule import TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
-from steadynorm_dashboard.preview import preview_figure
-from steadynorm_dashboard.replay import Recorded, replay, throttled_share
+from steadynorm_dashboard.charts.replay import Recorded, replay, throttled_share
+from steadynorm_dashboard.panels.preview import preview_figure
 
 NOW = Settings(gamma2=0.99)
 

@@ -11,8 +11,9 @@ import pytest
 import urllib3
 from playwright.sync_api import ElementHandle, Page, expect
 
-from steadynorm_dashboard import bundle, launch
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
+from steadynorm_dashboard import launch
+from steadynorm_dashboard.components import plotly_bundle
 
 if TYPE_CHECKING:
     from tests.conftest import Visit
@@ -128,7 +129,7 @@ def test_what_never_changes_of_streamlit_and_plotly_is_served_packed(server: Hou
     assert index.headers["Cache-Control"] == "no-cache"
     script = re.search(r"static/js/index\.[^\"]+\.js", index.data.decode())
     assert script is not None
-    for path in (script[0], bundle.ADDRESS):
+    for path in (script[0], plotly_bundle.ADDRESS):
         for _ in range(1000):  # the first answer is packed beside those that follow
             answer = urllib3.request(
                 "GET", f"{server.dashboard}/{path}", headers={"Accept-Encoding": "gzip"}, decode_content=False

@@ -11,17 +11,9 @@ import yaml
 from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
+from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState, RunSummary
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import (
-    Applied,
-    DesiredView,
-    Health,
-    RevisionState,
-    RunCounters,
-    RunState,
-    RunSummary,
-)
-from steadynorm_dashboard import grafana, runbook
+from steadynorm_dashboard import grafana_links, runbook
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 RUN = RunSummary(
@@ -93,10 +85,10 @@ def test_a_link_to_an_alert_that_does_not_exist_shows_those_that_do(
 
 def test_the_link_to_grafana_covers_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEADYNORM_GRAFANA_URL", "https://grafana.example/sub/")
-    live = urlsplit(grafana.run_address(RUN) or "")
+    live = urlsplit(grafana_links.run_address(RUN) or "")
     assert (live.netloc, live.path) == ("grafana.example", "/sub/d/steadynorm-run")
     assert parse_qs(live.query) == {"var-run_id": ["gpt-1"], "from": ["999940000"], "to": ["now"]}
-    ended = grafana.run_address(msgspec.structs.replace(RUN, state=RunState.FINISHED))
+    ended = grafana_links.run_address(msgspec.structs.replace(RUN, state=RunState.FINISHED))
     assert ended is not None
     assert ended.endswith("&to=1003660000")
 
@@ -104,10 +96,10 @@ def test_the_link_to_grafana_covers_the_time_of_the_run(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("url", ["", " ", "javascript:alert(1)", "grafana.example"])
 def test_without_an_address_of_the_web_there_is_no_link_to_grafana(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("STEADYNORM_GRAFANA_URL", url)
-    assert grafana.run_address(RUN) is None
+    assert grafana_links.run_address(RUN) is None
 
 
 def test_grafanas_dashboard_of_a_run_is_where_the_link_leads(root: Path) -> None:
     dashboard = msgspec.json.decode((root / "deploy/grafana/dashboards/run.json").read_bytes())
-    assert f"d/{dashboard['uid']}" == grafana._DASHBOARD
+    assert f"d/{dashboard['uid']}" == grafana_links._DASHBOARD
     assert "run_id" in {variable["name"] for variable in dashboard["templating"]["list"]}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from steadynorm_dashboard.shared_reads import SharedReads
+from steadynorm_dashboard.data.shared_cache import SharedReads
 
 
 class Clock:

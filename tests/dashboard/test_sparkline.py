@@ -7,7 +7,7 @@ import re
 import pytest
 
 from steadynorm_contract.fleet import Spark
-from steadynorm_dashboard.sparkline import HEIGHT, WIDTH, paths
+from steadynorm_dashboard.components.sparkline import HEIGHT, WIDTH, paths
 
 
 def points(drawn: str) -> list[tuple[float, float]]:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState, RunSummary
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import (
-    Applied,
-    DesiredView,
-    Event,
-    EventKind,
-    Health,
-    RevisionState,
-    RunCounters,
-    RunState,
-    RunSummary,
-)
-from steadynorm_dashboard import runbook, status
-from steadynorm_dashboard.trouble import ALERTS, Trouble, trouble
+from steadynorm_dashboard import runbook
+from steadynorm_dashboard.formatting import status
+from steadynorm_dashboard.formatting.run_health import ALERTS, Trouble, trouble
 
 NOON = 1_764_000_000.0 - 1_764_000_000 % 86_400 + 12 * 3600
 

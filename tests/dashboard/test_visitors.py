@@ -11,7 +11,7 @@ import pytest
 import streamlit.config
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from steadynorm_dashboard import text, units
+from steadynorm_dashboard.formatting import escaping, numbers
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -19,7 +19,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_no_punctuation_reaches_markdown_unescaped(words: str) -> None:
-    shown = text.markdown(words)
+    shown = escaping.markdown(words)
     unescaped = [
         character
         for before, character in zip("x" + shown, shown, strict=False)
@@ -39,20 +39,20 @@ def test_no_punctuation_reaches_markdown_unescaped(words: str) -> None:
     ],
 )
 def test_short_codes_and_addresses_are_taken_apart(words: str, taken_apart: str) -> None:
-    assert taken_apart in text.markdown(words).replace("\\", "")
+    assert taken_apart in escaping.markdown(words).replace("\\", "")
 
 
 def test_a_step_is_written_as_people_search_for_it() -> None:
-    assert text.markdown("applied @ step 412") == "applied \\@ step 412"
+    assert escaping.markdown("applied @ step 412") == "applied \\@ step 412"
 
 
 def test_plotly_labels_hold_no_html() -> None:
-    assert text.plotly("<b>a</b> & b") == "&lt;b&gt;a&lt;/b&gt; &amp; b"
+    assert escaping.plotly("<b>a</b> & b") == "&lt;b&gt;a&lt;/b&gt; &amp; b"
 
 
 def test_invisible_characters_become_visible_and_long_words_short() -> None:
-    assert text.visible("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
-    assert text.visible("x" * 500, 10) == "x" * 9 + "…"
+    assert escaping.visible("a\u202eb\x00c\nd") == "a\ufffdb\ufffdc d"
+    assert escaping.visible("x" * 500, 10) == "x" * 9 + "…"
 
 
 @pytest.mark.parametrize(
@@ -72,13 +72,13 @@ def test_invisible_characters_become_visible_and_long_words_short() -> None:
     ],
 )
 def test_a_number_keeps_its_significant_digits(value: float | None, shown: str) -> None:
-    assert units.number(value) == shown
+    assert numbers.number(value) == shown
 
 
 def test_a_setting_near_one_is_not_rounded_to_it() -> None:
-    assert units.setting(0.9999999) == "0.9999999"
-    assert units.setting(1e-12) == "1e-12"
-    assert units.setting(None) == "off"
+    assert numbers.setting(0.9999999) == "0.9999999"
+    assert numbers.setting(1e-12) == "1e-12"
+    assert numbers.setting(None) == "off"
 
 
 @pytest.mark.parametrize(
@@ -91,18 +91,18 @@ def test_a_setting_near_one_is_not_rounded_to_it() -> None:
     ],
 )
 def test_a_decay_is_a_half_life_in_steps(gamma: float, words: str) -> None:
-    assert units.half_life(gamma) == words
+    assert numbers.half_life(gamma) == words
 
 
 def test_a_moment_is_told_in_the_visitors_time_zone() -> None:
     noon = 1_700_049_600.0  # 2023-11-15 12:00 UTC
-    assert units.moment(noon, noon + 60, "Europe/Berlin") == "13:00:00"
-    assert units.moment(noon, noon + 86_400, None) == "2023-11-15 12:00"
-    assert units.moment(noon, noon, "not/a zone") == "12:00:00"
+    assert numbers.moment(noon, noon + 60, "Europe/Berlin") == "13:00:00"
+    assert numbers.moment(noon, noon + 86_400, None) == "2023-11-15 12:00"
+    assert numbers.moment(noon, noon, "not/a zone") == "12:00:00"
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-3, "0 s"), (12, "12 s"), (600, "10 min"), (2e4, "5.56 h"), (4e5, "4.63 d")]
 )
 def test_durations_are_short(seconds: float, words: str) -> None:
-    assert units.duration(seconds) == words
+    assert numbers.duration(seconds) == words

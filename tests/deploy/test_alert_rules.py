@@ -12,7 +12,7 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from steadynorm_server.commands import app
+from steadynorm_cli.commands import app
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def run_demo(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """`steadynorm demo --once`."""
     # One thread: a machine with many cores would have trained before anybody could change anything.
     environment = {**environment, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "steadynorm_server", "demo", "--once", "--steps", str(STEPS)]
+    command = [sys.executable, "-m", "steadynorm_cli", "demo", "--once", "--steps", str(STEPS)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 

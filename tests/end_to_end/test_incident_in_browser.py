@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import expect
 
 import steadynorm
-from steadynorm_server.up import House
+from steadynorm_cli.local_stack import House
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually, RunningHouse, Visit

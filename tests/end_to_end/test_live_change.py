@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
-from steadynorm_server.up import House
 
 if TYPE_CHECKING:
     from tests.conftest import Eventually, RunningHouse, StartJob, Visit

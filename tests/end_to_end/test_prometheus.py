@@ -16,7 +16,8 @@ import pytest
 import urllib3
 import yaml
 
-from steadynorm_contract.records import (
+from steadynorm_cli.ports import choose_port
+from steadynorm_contract.telemetry import (
     AgentNote,
     NoteKind,
     Registered,
@@ -25,7 +26,6 @@ from steadynorm_contract.records import (
     RunRegistration,
     TelemetryBatch,
 )
-from steadynorm_server.ports import choose_port
 
 if TYPE_CHECKING:
     from tests.conftest import Job, RunJob, RunningHouse, StartJob

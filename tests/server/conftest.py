@@ -16,7 +16,8 @@ import redis
 from fastapi import FastAPI
 
 from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_contract.records import (
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import (
     AppliedReport,
     Parameter,
     ParameterRows,
@@ -26,13 +27,12 @@ from steadynorm_contract.records import (
     TelemetryBatch,
     floats_to_bytes,
 )
-from steadynorm_contract.settings import Settings
-from steadynorm_server import connection
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Principal, Role, Tokens
+from steadynorm_server.auth.tokens import Principal, Role, Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.embedded import embedded_store, find_binary
-from steadynorm_server.store import Store
+from steadynorm_server.redis import client
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.runtime.embedded_redis import embedded_store, find_binary
 
 TOKEN = "a-token-for-tests"
 STARTED = 1_700_000_000.0
@@ -84,19 +84,19 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return emptied(request.getfixturevalue(request.param))
 
 
-_SHIPPED_WITHIN_S = connection._WITHIN_S
+_SHIPPED_WITHIN_S = client._WITHIN_S
 
 
 @pytest.fixture(autouse=True)
 def _patience_with_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers wait longer for their store's answer than as shipped: machines of tests stand still now and then."""
-    monkeypatch.setattr(connection, "_WITHIN_S", 10 * _SHIPPED_WITHIN_S)
+    monkeypatch.setattr(client, "_WITHIN_S", 10 * _SHIPPED_WITHIN_S)
 
 
 @pytest.fixture
 def impatient_with_stores(_patience_with_stores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As shipped: for tests of stores that fail."""
-    monkeypatch.setattr(connection, "_WITHIN_S", _SHIPPED_WITHIN_S)
+    monkeypatch.setattr(client, "_WITHIN_S", _SHIPPED_WITHIN_S)
 
 
 @pytest.fixture

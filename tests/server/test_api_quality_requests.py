@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steadynorm_server.logs import FORMATS
+from steadynorm_server.runtime.logging import FORMATS
 
 
 @pytest.fixture(params=["json", "text"])

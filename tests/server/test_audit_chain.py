@@ -11,13 +11,13 @@ import msgspec
 import pytest
 import redis
 
-from steadynorm_contract.chain import verify
-from steadynorm_contract.views import AuditEntry, AuditList, Change
-from steadynorm_server import desired
-from steadynorm_server.desired import change
-from steadynorm_server.problems import ProblemError
-from steadynorm_server.reading import Reader
-from steadynorm_server.store import Store
+from steadynorm_contract.audit import AuditEntry, AuditList, verify
+from steadynorm_contract.changes import Change
+from steadynorm_server.errors import ProblemError
+from steadynorm_server.runs.queries import Reader
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.settings import service
+from steadynorm_server.settings.service import change
 
 AUDIT = "steadynorm:{tiny-1}:audit"
 
@@ -86,7 +86,7 @@ async def test_an_entry_removed_or_rewritten_in_the_store_shows(agent: Any, stor
 
 
 async def test_a_capped_list_verifies_from_its_oldest_entry(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desired, "MAX_AUDIT", 3)
+    monkeypatch.setattr(service, "MAX_AUDIT", 3)
     audit = await change_often(agent, 6)
     assert [entry.revision for entry in audit.entries] == [6, 5, 4]
     assert audit.entries[-1].previous != ""

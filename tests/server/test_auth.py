@@ -11,9 +11,9 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from steadynorm_server.auth import Role, TokenError, Tokens, local_token
+from steadynorm_server.auth.tokens import Role, TokenError, Tokens, local_token
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.store import Store
+from steadynorm_server.runs.repository import Store
 
 OPERATOR, AGENT, VIEWER = ({"Authorization": f"Bearer {name}"} for name in ("op-secret", "ag-secret", "vi-secret"))
 

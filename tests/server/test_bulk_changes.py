@@ -46,7 +46,7 @@ async def test_a_preview_says_what_would_happen_to_each_run_and_changes_nothing(
     answer = await ask(api, {"name": "gpt-*"}, {"gamma2": 0.99})
     assert by_run(answer) == {
         "gpt-1": ("change", 0),
-        "gpt-2": ("refused", 0),
+        "gpt-2": ("rejected", 0),
         "gpt-3": ("ended", 0),
         "gpt-4": ("change", 0),
     }
@@ -69,14 +69,14 @@ async def test_the_change_is_made_to_what_was_previewed_with_one_audit_entry_eac
     await fleet["gpt-4"].change(0, {"gamma1": 0.5})  # somebody is faster
     answer = await ask(api, select, settings, dry_run=False, revisions=revisions, reason="spikes everywhere")
     outcomes = by_run(answer)
-    assert (outcomes["gpt-1"], outcomes["gpt-4"]) == (("changed", 2), ("moved", 1))
+    assert (outcomes["gpt-1"], outcomes["gpt-4"]) == (("changed", 2), ("conflict", 1))
     assert (await fleet["gpt-1"].get("/settings"))["settings"]["reset_generation"] == 5
     newest = (await fleet["gpt-1"].get("/audit"))["entries"][0]
     assert (newest["reason"], newest["actor"]) == ("spikes everywhere", "local")
     assert newest["after"] == {"gamma2": 0.99, "reset_generation": 5}
     assert (await fleet["gpt-4"].get("/settings"))["settings"]["gamma2"] == 0.999
     again = await ask(api, select, settings, dry_run=False, revisions=revisions)  # a repeat does no more
-    assert by_run(again)["gpt-1"] == ("moved", 2)
+    assert by_run(again)["gpt-1"] == ("conflict", 2)
     assert len((await fleet["gpt-1"].get("/audit"))["entries"]) == 2
 
 

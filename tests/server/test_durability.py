@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from steadynorm_server.embedded import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 

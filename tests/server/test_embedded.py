@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from steadynorm_server.embedded import EmbeddedStoreError, embedded_store, find_binary
+from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_store, find_binary
 
 
 def connect(url: str) -> redis.Redis:
@@ -77,7 +77,7 @@ def test_without_any_binary_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 def test_a_killed_parent_takes_its_store_along(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from steadynorm_server.embedded import embedded_store
+        from steadynorm_server.runtime.embedded_redis import embedded_store
         import redis
         with embedded_store(Path({str(tmp_path)!r})) as url:
             client = redis.Redis.from_url(url, protocol=2)

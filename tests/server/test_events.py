@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from steadynorm_contract.records import AgentCounters, AgentNote, NoteKind
+from steadynorm_contract.events import Event
 from steadynorm_contract.settings import Mode, Settings
-from steadynorm_contract.views import Event
-from steadynorm_server.events import MAX_EVENTS_A_BATCH, Scalars, Signals, health, observe
+from steadynorm_contract.telemetry import AgentCounters, AgentNote, NoteKind
+from steadynorm_server.runs.events import MAX_EVENTS_A_BATCH, Scalars, Signals, health, observe
 
 STEPS = 200
 

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from steadynorm_contract.records import Parameter
+from steadynorm_contract.telemetry import Parameter
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerSettings
 
 DOCUMENT = create_app(ServerSettings(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
@@ -21,7 +21,7 @@ BOUNDED = {
     "ScheduleList": "20 that wait, and the last ones that were done",
     "RuleList": "20 rules",
     "Retention": "the last 20 changes of it",
-    "FleetAnswer": "as many runs as `limit` says, 1,000 at most, and how many more there are",
+    "FleetResponse": "as many runs as `limit` says, 1,000 at most, and how many more there are",
     "Heatmap": "its cells are bounded: more parameters get fewer buckets",
 }
 """Answers with lists that need no pages, and why."""

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadynorm_contract.records import ROW_COLUMNS, SCALAR_COLUMNS, Parameter
-from steadynorm_server import parquet
-from steadynorm_server.history import ROWS, SCALARS
-from steadynorm_server.spool import serves_from
+from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS, Parameter
+from steadynorm_server.export import parquet
+from steadynorm_server.export.snapshot import serves_from
+from steadynorm_server.timeseries.rollups import ROWS, SCALARS
 
 ODD = ["a,b", 'c"d', "plain.weight"]
 

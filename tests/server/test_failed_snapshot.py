@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
+from steadynorm_cli.health_checks import Verdict, examine_store
 from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_server.doctor import Verdict, examine_store
 
 
 class Refusing:

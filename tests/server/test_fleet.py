@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from steadynorm_server.fleet import Fleet
+from steadynorm_server.runs.fleet import Fleet
 
 Look = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -222,4 +222,4 @@ async def test_many_who_ask_together_read_the_store_once(api: httpx.AsyncClient,
 async def test_an_unknown_order_is_refused_with_those_that_there_are(api: httpx.AsyncClient) -> None:
     answer = await api.get("/fleet", params={"sort": "worst"})
     assert answer.status_code == 422
-    assert "trouble" in answer.text
+    assert "severity" in answer.text

@@ -19,9 +19,9 @@ import httpx
 import msgspec
 import pytest
 
+from steadynorm_cli.commands.webhook_test import webhook_test
+from steadynorm_cli.errors import CommandError
 from steadynorm_contract.webhooks import WebhookMessage, verify
-from steadynorm_server.cli import CommandError
-from steadynorm_server.commands.webhook import webhook_test
 
 TOKEN = "a-token-of-these-tests"
 SECRET = "a-secret-of-these-tests"
@@ -74,7 +74,7 @@ class Servers:
     def start(self) -> tuple[httpx.AsyncClient, httpx.AsyncClient]:
         """One more; gives an agent's and an operator's client of it."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"], stderr=subprocess.PIPE, text=True,
+            [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"], stderr=subprocess.PIPE, text=True,
             env={**self.environment, "STEADYNORM_HOME": str(self.folder / str(len(self.running)))},
         )  # fmt: skip
         self.running.append(process)
@@ -190,7 +190,7 @@ async def test_webhook_test_tells_who_takes_a_message_and_who_does_not(
     file = tmp_path / "webhooks.toml"
     file.write_text(file.read_text() + file.read_text().replace("on-call", "another"))
     receiver.answers += [200, 403]
-    command = [sys.executable, "-m", "steadynorm_server", "webhook-test"]
+    command = [sys.executable, "-m", "steadynorm_cli", "webhook-test"]
     done = await asyncio.to_thread(
         subprocess.run, command, env=servers.environment, capture_output=True, text=True, timeout=60
     )

@@ -16,12 +16,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from steadynorm.transport import Transport, Unreachable
+from steadynorm.transport.http_client import Transport, Unreachable
 from steadynorm_contract.codec import encode_batch
-from steadynorm_server.auth import Principal, Role, Tokens
+from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, Rates
+from steadynorm_server.auth.tokens import Principal, Role, Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.problems import ProblemError
-from steadynorm_server.rates import BURST_S, LONGEST_WAIT_S, Rates
+from steadynorm_server.errors import ProblemError
 
 AGENT = Principal("fleet", frozenset({Role.AGENT}))
 VIEWER = Principal("team", frozenset({Role.VIEWER}))
@@ -121,7 +121,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.serve import serve
+from steadynorm_server.runtime.serve import serve
 serve(ServerSettings(data=Path(sys.argv[1]), port=0, request_within_s=1.5, rate_per_token=float(sys.argv[2])))
 """
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import redis
 
-from steadynorm_contract.views import Problem
+from steadynorm_contract.problems import Problem
 
 COUNT = 600
 

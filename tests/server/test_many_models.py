@@ -8,7 +8,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from steadynorm_contract.records import Parameter
+from steadynorm_contract.telemetry import Parameter
 
 
 @pytest.mark.usefixtures("without_sweeper")

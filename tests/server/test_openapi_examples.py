@@ -12,9 +12,9 @@ import msgspec
 import pytest
 
 from steadynorm_contract.codec import encode_batch
-from steadynorm_contract.records import TelemetryBatch
+from steadynorm_contract.telemetry import TelemetryBatch
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerSettings
 
 DOCUMENT = create_app(ServerSettings(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 
 from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_contract.views import Problem
+from steadynorm_contract.problems import Problem
+from steadynorm_server.api.openapi.responses import ERRORS, PROBLEMS
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.statuses import ERRORS, PROBLEMS
 
 RUN = "/api/v1/runs/{run_id}"
 ROLES = ("operator", "agent", "viewer", "bound")

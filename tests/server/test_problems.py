@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from steadynorm_contract.views import Problem
-from steadynorm_server.embedded import embedded_store
+from steadynorm_contract.problems import Problem
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 UNKNOWN = ["nothing-here", "UPPER", "..%2F..", "%00", "a" * 101, "x" * 5000, "%F0%9F%92%A9", "a%7Db"]
 

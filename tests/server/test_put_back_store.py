@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from steadynorm_contract.records import RevisionOutcome
 from steadynorm_contract.settings import Settings
-from steadynorm_server.events import MAX_AUDIT
-from steadynorm_server.principals import Principal
-from steadynorm_server.registry import register
-from steadynorm_server.store import Store
+from steadynorm_contract.telemetry import RevisionOutcome
+from steadynorm_server.auth.principals import Principal
+from steadynorm_server.runs.events import MAX_AUDIT
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.telemetry.registration import register
 
 from .conftest import applied, registration
 

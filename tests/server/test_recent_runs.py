@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import redis
 
-from steadynorm_contract.records import RunFinish
-from steadynorm_server.ingest import Peaks
-from steadynorm_server.recent import Known, Recent
+from steadynorm_contract.telemetry import RunFinish
+from steadynorm_server.runs.cache import Known, Recent
+from steadynorm_server.timeseries.peaks import Peaks
 
 
 def _spiked(agent: Any, step: int, ratio: float) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_server import room
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.keys import RunKeys
-from steadynorm_server.record import RunRecord
-from steadynorm_server.retention import Limits, forget_old
-from steadynorm_server.store import Store
+from steadynorm_server.redis.keys import RunKeys
+from steadynorm_server.retention import trimming
+from steadynorm_server.retention.policy import Limits, forget_old
+from steadynorm_server.runs.record import RunRecord
+from steadynorm_server.runs.repository import Store
 
 DAY_S = 86_400
 FOR_A_WEEK = Limits(keep_days=7)
@@ -176,7 +176,7 @@ async def test_size_and_age_follow_what_was_set_for_each_run(
     took = (await usual.get())["store_bytes"]
     assert took > 1.1 * 2**20
     assert (await retain(small, max_mib=1, keep_days=3)).status_code == 200
-    assert await room.keep_within(store, await store.all(), Limits()) == ["small"]
+    assert await trimming.keep_within(store, await store.all(), Limits()) == ["small"]
     assert (await small.get())["store_bytes"] <= 2**20
     assert (await usual.get())["store_bytes"] == took
     (series,) = (await small.get("/series", name="raw_norm"))["series"].values()

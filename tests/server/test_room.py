@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 
-from steadynorm_server import room
-from steadynorm_server.retention import Limits
-from steadynorm_server.room import keep_within, trim
-from steadynorm_server.store import Store
+from steadynorm_server.retention import trimming
+from steadynorm_server.retention.policy import Limits
+from steadynorm_server.retention.trimming import keep_within, trim
+from steadynorm_server.runs.repository import Store
 
 STEPS, SPIKE, BATCH = 12_000, 3_333, 600
 
@@ -66,7 +66,7 @@ async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: A
     run = await store.find("tiny-1")
     assert await trim(store, run, 0) == 0
     assert 0 < run.store_bytes < 100_000
-    assert [level.name for level, _ in room._LEVELS] == [
+    assert [level.name for level, _ in trimming._LEVELS] == [
         *("rows1", "scalars1", "scalars16", "rows256", "scalars256", "rows4096"),
         *("rows65536", "scalars4096"),
     ]

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerSettings
 
 AGENT, VIEWER, OPERATOR = "agent", "viewer", "operator"

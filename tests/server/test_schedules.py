@@ -33,7 +33,7 @@ async def test_the_change_is_made_when_the_step_is_reached_and_the_same_answer_c
     made = await order(agent, 100, {"gamma2": 0.99}, reason="long memory from here")
     assert made.status_code == 201, made.text
     assert made.headers["location"] == "/api/v1/runs/tiny-1/schedules"
-    assert (made.json()["state"], made.json()["made_by"]) == ("waiting", "local")
+    assert (made.json()["state"], made.json()["created_by"]) == ("waiting", "local")
     assert (await agent.send(range(90, 100)))["desired"]["revision"] == 0
     answer = await agent.send(range(100, 110))
     assert (answer["desired"]["revision"], answer["desired"]["settings"]["gamma2"]) == (1, 0.99)
@@ -44,7 +44,7 @@ async def test_the_change_is_made_when_the_step_is_reached_and_the_same_answer_c
     (done,) = await schedules(agent)
     assert (done["state"], done["revision"], done["step"]) == ("done", 1, 109)
     (event,) = await agent.events()
-    assert (event["kind"], event["step"], event["value"]) == ("acted", 109, 1)
+    assert (event["kind"], event["step"], event["value"]) == ("automation", 109, 1)
     assert event["message"] == f"schedule {done['id']} from step 100: set gamma2 0.99, as revision 1."
     await agent.change(1, {"gamma2": 0.9})
     assert (await agent.send(range(110, 120)))["desired"]["revision"] == 2  # it is over
@@ -59,7 +59,7 @@ async def test_a_batch_that_comes_again_to_many_servers_at_once_makes_the_change
     assert {answer.status_code for answer in answers} == {200}
     assert (await agent.get("/settings"))["settings"]["reset_generation"] == 1
     assert len((await agent.get("/audit"))["entries"]) == 1
-    assert [event["kind"] for event in await agent.events()] == ["acted"]
+    assert [event["kind"] for event in await agent.events()] == ["automation"]
 
 
 async def test_who_was_stopped_before_the_change_leaves_it_to_the_next_batch(
@@ -67,14 +67,14 @@ async def test_who_was_stopped_before_the_change_leaves_it_to_the_next_batch(
 ) -> None:
     from redis.exceptions import ConnectionError as Away
 
-    from steadynorm_server import orders
+    from steadynorm_server.automation import execution
 
     async def away(*_: Any) -> None:
         raise Away("as if the store went in this moment")
 
     await order(agent, 10, {"gamma2": 0.9})
     with monkeypatch.context() as patch:
-        patch.setattr(orders, "_follow", away)
+        patch.setattr(execution, "_follow", away)
         assert (await agent.send(range(1, 11)))["desired"]["revision"] == 0  # the batch itself is stored
     assert (await agent.send([11]))["desired"]["revision"] == 1
     assert len((await agent.get("/audit"))["entries"]) == 1

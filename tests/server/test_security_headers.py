@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser
 
-from steadynorm_server import headers
+from steadynorm_server.middleware import security_headers
 
 ADDRESSES = [
     "/api/v1/runs",
@@ -49,7 +49,7 @@ async def test_refusals_have_them_too(api: Any) -> None:
 
 async def test_an_answer_to_an_error_of_our_own_has_them_too() -> None:
     app = FastAPI()
-    headers.install(app, tls=True)
+    security_headers.install(app, tls=True)
 
     @app.get("/broken")
     async def broken() -> None:

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadynorm_server.blocks import Block, pack, roll, unpack
-from steadynorm_server.history import SCALARS, HistoryMovedError, Levels, Tail, plan
-from steadynorm_server.store import Store
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.timeseries.blocks import Block, pack, roll, unpack
+from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, Tail, plan
 
 Record = tuple[int, float]  # step, value
 _numbers = itertools.count()

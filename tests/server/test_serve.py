@@ -21,15 +21,15 @@ import pytest
 
 from steadynorm_contract.client import Client, Conflict, InvalidChange, NotFound
 from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_contract.home import ServerAddress
+from steadynorm_contract.discovery import ServerAddress
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.serve import ServeError, serve
+from steadynorm_server.runtime.serve import ServeError, serve
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.serve import ServeError, serve
+from steadynorm_server.runtime.serve import ServeError, serve
 try:
     serve(ServerSettings(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
 except ServeError as error:
@@ -215,5 +215,5 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_server_never_loads_torch() -> None:
-    program = "import sys, steadynorm_server.serve; sys.exit('torch' in sys.modules)"
+    program = "import sys, steadynorm_server.runtime.serve; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ReadOnlyError
 
-from steadynorm_contract.records import AgentCounters
+from steadynorm_contract.telemetry import AgentCounters
 
 DESIGNED = {
     "steadynorm_run_info",

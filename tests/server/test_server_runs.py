@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import redis
 
-from steadynorm_contract.records import Parameter, Registered
+from steadynorm_contract.runs import RunDetail, RunList
+from steadynorm_contract.series import ParameterList
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.views import ParameterList, RunDetail, RunList
-from steadynorm_server.store import Store
+from steadynorm_contract.telemetry import Parameter, Registered
+from steadynorm_server.runs.repository import Store
 
 
 async def test_a_run_shows_what_its_agent_said(api: httpx.AsyncClient, make_agent: Any) -> None:

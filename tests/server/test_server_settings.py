@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from steadynorm_contract.presets import PRESETS
+from steadynorm_contract.changes import PRESETS
 from steadynorm_contract.settings import SETTING_RULES, Settings
 
 DEFAULTS = msgspec.to_builtins(Settings())

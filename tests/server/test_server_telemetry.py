@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from steadynorm_contract.codec import encode_batch
-from steadynorm_contract.records import (
+from steadynorm_contract.problems import UNSUPPORTED_VERSION
+from steadynorm_contract.telemetry import (
     MAX_BATCH_BYTES,
     AgentCounters,
     Parameter,
@@ -21,8 +22,7 @@ from steadynorm_contract.records import (
     TelemetryBatch,
     floats_to_bytes,
 )
-from steadynorm_contract.views import UNSUPPORTED_VERSION
-from steadynorm_server.store import Store
+from steadynorm_server.runs.repository import Store
 
 
 async def everything(agent: Any) -> list[Any]:

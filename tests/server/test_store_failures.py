@@ -18,9 +18,9 @@ import redis
 
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
-from steadynorm_server.auth import Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.embedded import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_store
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 

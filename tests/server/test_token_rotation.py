@@ -13,10 +13,10 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from steadynorm_server.auth import Role, Tokens
-from steadynorm_server.commands import app
+from steadynorm_cli.commands import app
+from steadynorm_server.auth.token_file import LOOK_EVERY_S, TokenFile
+from steadynorm_server.auth.tokens import Role, Tokens
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.token_file import LOOK_EVERY_S, TokenFile
 
 
 def entry(token: str, name: str = "team", role: str = "agent", **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from steadynorm_server.turns import Turns
+from steadynorm_server.redis.limiter import Turns
 
 WITHIN_S = 0.6
 

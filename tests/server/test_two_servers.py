@@ -38,7 +38,7 @@ def start(data: Path, store: str) -> Running:
         "REDIS_URL": store, "STEADYNORM_HOME": str(data), "STEADYNORM_OPERATOR_TOKEN": TOKEN, "STEADYNORM_LOG": "json",
         "STEADYNORM_LOG_LEVEL": "info", "STEADYNORM_AGENT_TOKEN": TOKEN + "-agent",
     }  # fmt: skip
-    command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0"]
+    command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=inherited | own)
     assert process.stderr is not None
     first = process.stderr.readline()

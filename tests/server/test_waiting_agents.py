@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from steadynorm_server.changes import Changes
-from steadynorm_server.connection import Connection
-from steadynorm_server.keys import CHANGES
+from steadynorm_server.redis.change_feed import Changes
+from steadynorm_server.redis.client import Connection
+from steadynorm_server.redis.keys import CHANGES
 
 WAITING = 100
 QUIET_S, ANSWER_S = 0.2, 1.0

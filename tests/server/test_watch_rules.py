@@ -14,7 +14,7 @@ import redis
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.watch_rules import MAX_RULES, WatchRule, parse_condition
-from steadynorm_server import orders
+from steadynorm_server.automation import execution
 
 RUN = "steadynorm:{tiny-1}:run"
 
@@ -62,8 +62,8 @@ async def test_a_low_target_for_so_many_steps_resets_the_statistics_and_says_so(
     assert (await agent.get("/audit"))["chain"]["verified"] is True
     shown = await state(agent)
     assert (shown["count"], shown["actions"], shown["actions_left"]) == (0, 1, 1)
-    assert (shown["last_step"], shown["last_revision"], shown["locked_until_step"]) == (200, 1, 300)
-    acted = [event for event in await agent.events() if event["kind"] == "acted"]
+    assert (shown["last_step"], shown["last_revision"], shown["cooldown_until_step"]) == (200, 1, 300)
+    acted = [event for event in await agent.events() if event["kind"] == "automation"]
     assert [(event["step"], event["value"]) for event in acted] == [(200, 1)]
     assert acted[0]["message"] == ("rule low, target_min < 0.3 for 200 steps: set reset_generation 1, as revision 1.")
 
@@ -112,27 +112,27 @@ async def test_a_target_counts_only_while_the_run_is_stabilized(agent: Any) -> N
 
 
 async def test_the_budget_is_kept_and_given_again_with_the_rule(agent: Any) -> None:
-    await give(agent, rule("loss > 9", max_actions=2, lock_steps=0))
+    await give(agent, rule("loss > 9", max_actions=2, cooldown_steps=0))
     for step in range(1, 6):
         await agent.send([step], loss=10)
     assert await resets(agent) == 2
     assert (await state(agent))["actions_left"] == 0
-    await give(agent, rule("loss > 9", max_actions=2, lock_steps=0))  # as it was: nothing is renewed
+    await give(agent, rule("loss > 9", max_actions=2, cooldown_steps=0))  # as it was: nothing is renewed
     await agent.send([6], loss=10)
     assert await resets(agent) == 2
-    await give(agent, rule("loss > 9", max_actions=3, lock_steps=0))
+    await give(agent, rule("loss > 9", max_actions=3, cooldown_steps=0))
     for step in range(7, 12):
         await agent.send([step], loss=10)
     assert await resets(agent) == 5
 
 
 async def test_after_an_action_it_neither_acts_nor_counts_until_both_locks_are_over(agent: Any, clock: Any) -> None:
-    await give(agent, rule("loss > 9 for 2 steps", max_actions=9, lock_steps=10, lock_s=60))
+    await give(agent, rule("loss > 9 for 2 steps", max_actions=9, cooldown_steps=10, cooldown_s=60))
     await agent.send([1, 2], loss=10)
     assert await resets(agent) == 1
     await agent.send(range(3, 20), loss=10)
     shown = await state(agent)
-    assert (shown["count"], shown["locked_until_step"], shown["locked_until_time"]) == (0, None, clock.now + 60)
+    assert (shown["count"], shown["cooldown_until_step"], shown["cooldown_until_time"]) == (0, None, clock.now + 60)
     clock.now += 61
     await agent.send([20], loss=10)
     assert ((await state(agent))["count"], await resets(agent)) == (1, 1)
@@ -145,7 +145,7 @@ async def test_after_an_action_it_neither_acts_nor_counts_until_both_locks_are_o
 
 async def test_a_batch_that_comes_again_to_many_servers_at_once_counts_and_acts_once(agent: Any, serve: Any) -> None:
     servers = [agent.client, await serve(), await serve()]
-    await give(agent, rule("loss > 9 for 30 steps", max_actions=9, lock_steps=0))
+    await give(agent, rule("loss > 9 for 30 steps", max_actions=9, cooldown_steps=0))
     for sequence in (1, 2, 3):
         sent = agent.batch(sequence, range(sequence * 10, sequence * 10 + 10), loss=10)
         again = [type(agent)(server) for server in servers for _ in range(3)]
@@ -164,7 +164,7 @@ def stopped() -> Iterator[None]:
         raise redis.ConnectionError("as if the store went in this moment")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(orders, "_follow", away)
+        patch.setattr(execution, "_follow", away)
         yield
 
 
@@ -189,7 +189,7 @@ async def test_what_was_due_is_done_by_the_next_batch(agent: Any) -> None:
 async def test_what_was_due_to_the_process_before_is_not_done_to_a_new_one(
     agent: Any, api: Any, make_agent: Any
 ) -> None:
-    await give(agent, rule("loss > 9", lock_steps=0))
+    await give(agent, rule("loss > 9", cooldown_steps=0))
     with stopped():
         await agent.send([1], loss=10)
     again = make_agent(api, instance="two")
@@ -203,7 +203,7 @@ async def test_what_was_due_to_the_process_before_is_not_done_to_a_new_one(
 async def test_a_new_process_of_the_run_counts_anew_and_has_the_budget_that_is_left(
     agent: Any, api: Any, make_agent: Any
 ) -> None:
-    await give(agent, rule("loss > 9 for 2 steps", max_actions=2, lock_steps=0))
+    await give(agent, rule("loss > 9 for 2 steps", max_actions=2, cooldown_steps=0))
     await agent.send([1, 2, 3], loss=10)
     again = make_agent(api, instance="two", applied_revision=1, settings={"reset_generation": 1})
     await again.register()
@@ -259,8 +259,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"settings": {"gamma2": 1}}, 422, "gamma2 must be in"),
     ({"settings": {"checkpoint_generation": 1}}, 422, "must be"),
     ({"max_actions": 0}, 422, "max_actions must be"),
-    ({"lock_steps": -1}, 422, "lock_steps must be"),
-    ({"lock_s": -0.1}, 422, "lock_s must be"),
+    ({"cooldown_steps": -1}, 422, "cooldown_steps must be"),
+    ({"cooldown_s": -0.1}, 422, "cooldown_s must be"),
     ({"reason": "x" * 301}, 422, "reason must have"),
     ({"lock_step": 5}, 422, "lock_step' is no field here: it must be one of id, when,"),
     ({"when": {**GOOD["when"], "for_step": 5}}, 422, "for_step' is no field here: it must be one of scalar,"),

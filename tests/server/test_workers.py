@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.workers import WorkersError, keep_working
+from steadynorm_server.runtime.workers import WorkersError, keep_working
 
 WORKERS = 2
 
@@ -50,7 +50,7 @@ def _until(true: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def _serving(home: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    command = [sys.executable, "-m", "steadynorm_server", "server", "--port", "0", "--workers", str(WORKERS), *options]
+    command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0", "--workers", str(WORKERS), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment(home))
     try:
         assert process.stderr is not None
@@ -139,7 +139,7 @@ def test_however_the_parent_ends_nothing_is_left(tmp_path: Path, ending: signal.
 
 
 def test_a_taken_port_is_not_shared_with_its_owner(serving: tuple[Any, httpx.Client], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "steadynorm_server", "server", "--workers", "2", "--port"]
+    command = [sys.executable, "-m", "steadynorm_cli", "server", "--workers", "2", "--port"]
     command.append(str(serving[1].base_url.port))
     done = subprocess.run(command, capture_output=True, text=True, env=_environment(tmp_path), timeout=60)
     assert done.returncode != 0

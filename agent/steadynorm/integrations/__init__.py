@@ -1,1 +1,1 @@
-"""Callbacks for trainers that own the loop. Each module needs its framework, and says so when that is not there."""
+"""Callbacks for trainers that own the loop. Each module needs its framework, and says so when it is missing."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.session import Session, warn_of_clipping
-from steadynorm.lifetime import end_of
+from steadynorm.integrations.base import Session, warn_of_clipping
+from steadynorm.lifecycle import end_of
 from steadynorm_contract.settings import Mode
 
 try:

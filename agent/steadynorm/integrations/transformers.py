@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.session import Session, warn_of_clipping
+from steadynorm.integrations.base import Session, warn_of_clipping
 from steadynorm_contract.settings import Mode
 
 try:

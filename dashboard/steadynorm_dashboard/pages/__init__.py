@@ -1,1 +1,1 @@
-"""One file a page."""
+"""One thin file a page: which panels it shows, and in what order."""

@@ -7,22 +7,14 @@ from collections.abc import Sequence
 import streamlit as st
 
 from steadynorm_contract.client import NotFound
-from steadynorm_contract.views import RunDetail
-from steadynorm_dashboard import (
-    comparison,
-    differences,
-    guidance,
-    header,
-    route,
-    session,
-    shown,
-    snapshot,
-    status,
-    text,
-    units,
-)
-from steadynorm_dashboard.comparison import Compared
-from steadynorm_dashboard.live_chart import live_chart
+from steadynorm_contract.runs import RunDetail
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.charts import comparison
+from steadynorm_dashboard.charts.comparison import Compared
+from steadynorm_dashboard.components.live_chart import live_chart
+from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.formatting import escaping, numbers, run_differences, status
+from steadynorm_dashboard.panels import chart_controls, messages, page_header
 
 __all__ = ["render"]
 
@@ -32,9 +24,9 @@ _PLACE = "compare"
 
 def render(asked: str) -> None:
     """The page. asked: ids of runs, with commas between."""
-    header.bar(back=True)
+    page_header.bar(back=True)
     if session.client() is None:
-        guidance.sign_in()
+        messages.sign_in()
     st.title("Compare runs", anchor=False)
     chosen = _choose(asked)
     if len(chosen) < 2:
@@ -48,12 +40,12 @@ def render(asked: str) -> None:
 def _choose(asked: str) -> list[str]:
     """The runs to compare, and the way to others. An id that is unknown here stays, and is told."""
     given = list(dict.fromkeys(one.strip() for one in asked.split(",") if one.strip()))
-    listed, _ = snapshot.read("compare/list", lambda client: client.runs())
+    listed, _ = queries.read("compare/list", lambda client: client.runs())
     names = {run.run_id: run.name for run in listed.runs} if listed else {}
 
     def label(run_id: str) -> str:
         name = names.get(run_id)
-        return text.visible(run_id if name is None else f"{name} · {run_id}", 100)
+        return escaping.visible(run_id if name is None else f"{name} · {run_id}", 100)
 
     chosen = st.multiselect(
         "Runs",
@@ -68,7 +60,7 @@ def _choose(asked: str) -> list[str]:
     if len(given) > comparison.MOST:
         st.warning(f"These are the first {comparison.MOST} of {len(given)} runs: more could not be told apart.")
     if chosen != given[: comparison.MOST]:
-        route.go(compare=",".join(chosen))
+        navigation.go(compare=",".join(chosen))
     return chosen
 
 
@@ -81,42 +73,42 @@ def _runs(run_ids: tuple[str, ...]) -> None:
     _chart(found)
     _differences(found)
     st.markdown("**Link** for a colleague; it holds no token")
-    st.code(route.address(compare=",".join(run_ids)), language=None)
+    st.code(navigation.address(compare=",".join(run_ids)), language=None)
 
 
 def _read(run_id: str) -> RunDetail | None:
-    run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    run, error = queries.read(f"{run_id}/run", lambda client: client.run(run_id))
     if isinstance(error, NotFound):
         st.error(
-            f"There is no run {text.markdown(run_id, 100)} on this server. It may have been deleted; the others are "
-            "compared without it.",
+            f"There is no run {escaping.markdown(run_id, 100)} on this server. It may have been deleted; the others "
+            "are compared without it.",
             icon=":material/search_off:",
         )
     elif error is not None:
-        guidance.explain(error)
+        messages.explain(error)
     return run
 
 
 def _heads(runs: Sequence[RunDetail]) -> None:
-    for column, run, label in zip(st.columns(len(runs)), runs, differences.labels(runs), strict=True):
+    for column, run, label in zip(st.columns(len(runs)), runs, run_differences.labels(runs), strict=True):
         with column, st.container(border=True, gap="xxsmall"):
-            header.link(f"**{text.markdown(label, 80)}**", run.run_id, help=text.markdown(run.run_id))
+            page_header.link(f"**{escaping.markdown(label, 80)}**", run.run_id, help=escaping.markdown(run.run_id))
             with st.container(horizontal=True, gap="small"):
                 for look in status.looks_of(run):
-                    header.badge(look)
+                    page_header.badge(look)
             st.caption(
-                f"step {run.step:,} · loss {units.number(run.loss)} · {run.counters.spikes:,} spikes · "
-                f"{text.markdown(status.settings_words(run))}"
+                f"step {run.step:,} · loss {numbers.number(run.loss)} · {run.counters.spikes:,} spikes · "
+                f"{escaping.markdown(status.settings_words(run))}"
             )
 
 
 def _chart(runs: Sequence[RunDetail]) -> None:
-    now = shown.controls(_PLACE, max(run.step for run in runs), pause=False)
+    now = chart_controls.controls(_PLACE, max(run.step for run in runs), pause=False)
     points = comparison.buckets(len(runs))
     compared = []
-    for run, label in zip(runs, differences.labels(runs), strict=True):
-        of = shown.current(_PLACE, run.step, run.run_id)
-        answer, error = snapshot.read(
+    for run, label in zip(runs, run_differences.labels(runs), strict=True):
+        of = chart_controls.current(_PLACE, run.step, run.run_id)
+        answer, error = queries.read(
             f"{_PLACE}/{run.run_id}/{now.window}",
             lambda client, run=run, of=of: client.series(  # type: ignore[misc]  # bound now
                 run.run_id, comparison.NAMES, start=of.start, stop=of.stop, points=points
@@ -125,11 +117,11 @@ def _chart(runs: Sequence[RunDetail]) -> None:
             still=of.still and f"{of.still}/{points}",
         )
         if error is not None:
-            guidance.explain(error)
+            messages.explain(error)
         compared.append(Compared(label, run.started, answer.series if answer else {}))
     unit = comparison.unit(compared)
     axes = {
-        run.run_id: shown.axis(_PLACE, now, each.series.values(), each.began, of=run.run_id, unit=unit)
+        run.run_id: chart_controls.axis(_PLACE, now, each.series.values(), each.began, of=run.run_id, unit=unit)
         for run, each in zip(runs, compared, strict=True)
     }
     ids = "/".join(axes)
@@ -140,15 +132,15 @@ def _chart(runs: Sequence[RunDetail]) -> None:
         st.info("No steps are recorded in this range yet.", icon=":material/hourglass_empty:")
         return
     gesture = live_chart(figure, key=f"{_PLACE}/chart", options=_OPTIONS, zooms=True)
-    shown.follow(_PLACE, gesture, axes)
+    chart_controls.follow(_PLACE, gesture, axes)
 
 
 def _differences(runs: Sequence[RunDetail]) -> None:
     audits = {}
     for run in runs:
-        answer, _ = snapshot.read(f"{run.run_id}/audit", lambda client, run=run: client.audit(run.run_id))  # type: ignore[misc]  # bound now
+        answer, _ = queries.read(f"{run.run_id}/audit", lambda client, run=run: client.audit(run.run_id))  # type: ignore[misc]  # bound now
         audits[run.run_id] = answer.entries if answer else []
-    found = differences.differences(runs, audits)
+    found = run_differences.differences(runs, audits)
     apart = [one for one in found if one.differs]
     head, switch = st.columns([3, 1], vertical_alignment="center")
     head.markdown(f"**In what they differ**: {len(apart)} of {len(found)} settings and facts")
@@ -157,4 +149,4 @@ def _differences(runs: Sequence[RunDetail]) -> None:
     if not listed:
         st.caption("All settings in force are the same, and so is what the runs were started with.")
         return
-    st.dataframe(differences.rows(listed, runs), hide_index=True, key=f"{_PLACE}/differences")
+    st.dataframe(run_differences.rows(listed, runs), hide_index=True, key=f"{_PLACE}/differences")

@@ -7,13 +7,19 @@ from typing import Any
 
 import streamlit as st
 
+from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.client import Client, ClientError
-from steadynorm_contract.heatmap import Heatmap
-from steadynorm_contract.views import AuditEntry, Event, EventKind, RevisionState, RunDetail
-from steadynorm_dashboard import first, guidance, header, marks, route, session, shown, snapshot, tables, text, units
-from steadynorm_dashboard.heat import heat_figure
-from steadynorm_dashboard.live_chart import live_chart
-from steadynorm_dashboard.outbreak import outbreak_figure
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.series import Heatmap
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.charts import incident_analysis
+from steadynorm_dashboard.charts.heatmap import heat_figure
+from steadynorm_dashboard.charts.incident import outbreak_figure
+from steadynorm_dashboard.components.live_chart import live_chart
+from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.formatting import changes, escaping, numbers
+from steadynorm_dashboard.panels import chart_controls, messages, page_header
 
 __all__ = ["render"]
 
@@ -41,14 +47,14 @@ _TITLES = {
 
 def render(run_id: str, event_id: str) -> None:
     """The page. It stands still: what happened does not change any more."""
-    header.bar(run_id=run_id)
+    page_header.bar(run_id=run_id)
     if session.client() is None:
-        guidance.sign_in()
-    run, error = snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
-    events, _ = snapshot.read(f"{run_id}/all events", lambda client: client.events(run_id, limit=_EVENTS))
+        messages.sign_in()
+    run, error = queries.read(f"{run_id}/run", lambda client: client.run(run_id))
+    events, _ = queries.read(f"{run_id}/all events", lambda client: client.events(run_id, limit=_EVENTS))
     if run is None or events is None:
-        guidance.explain(error or ClientError("The server does not answer."))
-        guidance.try_again()
+        messages.explain(error or ClientError("The server does not answer."))
+        messages.try_again()
         return
     event = next((one for one in events.events if one.id == event_id), None)
     if event is None:
@@ -56,15 +62,16 @@ def render(run_id: str, event_id: str) -> None:
         return
     where = f" in {event.parameter}" if event.parameter else ""
     st.title(
-        f"{_TITLES.get(event.kind, event.kind.value)}{text.markdown(where, 200)} @ step {event.step:,}", anchor=False
+        f"{_TITLES.get(event.kind, event.kind.value)}{escaping.markdown(where, 200)} @ step {event.step:,}",
+        anchor=False,
     )
     st.caption(
-        f"{text.markdown(run.name)} · {units.moment(event.time, time.time(), st.context.timezone)} · "
-        f"{text.markdown(event.message, 400)}"
+        f"{escaping.markdown(run.name)} · {numbers.moment(event.time, time.time(), st.context.timezone)} · "
+        f"{escaping.markdown(event.message, 400)}"
     )
     _ways(run, event)
     _facts(run_id, event)
-    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    audit, _ = queries.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     entries = audit.entries if audit else []
     _recorded(run_id, event, entries)
     _changes(event, entries)
@@ -75,15 +82,15 @@ def _ways(run: RunDetail, event: Event) -> None:
     around = (max(0, event.step - _CHART_STEPS), min(event.step + _CHART_STEPS, max(run.step, event.step)))
     with st.container(horizontal=True, vertical_alignment="center"):
         if alert := _RUNBOOK.get(event.kind):
-            route.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
+            navigation.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
         if st.button(
             "The run at that time",
             icon=":material/show_chart:",
             type="tertiary",
             help=f"its charts from step {around[0]:,} to {around[1]:,}",
         ):
-            shown.aim(run.run_id, *around)
-            route.go(run=run.run_id)
+            chart_controls.aim(run.run_id, *around)
+            navigation.go(run=run.run_id)
 
 
 def _facts(run_id: str, event: Event) -> None:
@@ -96,15 +103,15 @@ def _facts(run_id: str, event: Event) -> None:
             st.caption("Not named. Pass `batch_id=` to `agent.log()`, and the next incident says which batch it was.")
     with right:
         st.markdown("**Link** for a colleague; it holds no token")
-        st.code(route.address(run=run_id, incident=event.id), language=None)
+        st.code(navigation.address(run=run_id, incident=event.id), language=None)
 
 
 def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
     key = f"{run_id}/incident/{event.id}"
-    read, error = snapshot.read(key, lambda client: _read(client, run_id, event.step))
+    read, error = queries.read(key, lambda client: _read(client, run_id, event.step))
     if read is None:
-        guidance.explain(error or ClientError("The server does not answer."))
-        guidance.try_again()
+        messages.explain(error or ClientError("The server does not answer."))
+        messages.try_again()
         return
     norms, ratios, targets = read
     if not norms.step:
@@ -113,11 +120,11 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
             icon=":material/history:",
         )
         return
-    bad = first.struck(norms, ratios, targets)
+    bad = incident_analysis.struck(norms, ratios, targets)
     st.subheader("Who went first", anchor=False)
     if event.step not in norms.step:
         # Of what is left the first one came later: to name it would accuse the wrong one.
-        named = f" The event itself names **{text.markdown(event.parameter, 200)}**." if event.parameter else ""
+        named = f" The event itself names **{escaping.markdown(event.parameter, 200)}**." if event.parameter else ""
         st.info(
             f"The rows of step {event.step:,} are not kept, so nobody can "
             f"tell from them who went first.{named} What follows is of the steps around it that are kept, "
@@ -128,7 +135,7 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         others = sum(one.step == bad[0].step for one in bad) - 1
         together = f", in the same step as {others} other{'s' if others > 1 else ''}" if others else ""
         st.markdown(
-            f"**{text.markdown(bad[0].name, 200)}** at step {bad[0].step:,}{together}. {len(bad)} of "
+            f"**{escaping.markdown(bad[0].name, 200)}** at step {bad[0].step:,}{together}. {len(bad)} of "
             f"{len(norms.parameters):,} parameters spiked or were not finite in steps {norms.step[0]:,} to "
             f"{norms.step[-1]:,}."
         )
@@ -136,11 +143,11 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         st.caption(f"No parameter spiked up to step {event.step:,} in the rows that are kept.")
     if bad:
         st.dataframe(
-            tables.struck_rows(bad, event.step, ordered=event.step in norms.step),
+            incident_analysis.struck_rows(bad, event.step, ordered=event.step in norms.step),
             key=f"{key}/table",
             hide_index=True,
             height=min(420, 38 + 35 * len(bad)),
-            placeholder=units.MISSING,
+            placeholder=numbers.MISSING,
             column_config=_columns(),
         )
     if figure := outbreak_figure(norms, targets, bad, event, entries):
@@ -149,13 +156,13 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
     if map_ := heat_figure(ratios, [event], revision=key):
         clicked = live_chart(map_, key=f"{key}/heat", options=_OPTIONS, clicks=True).clicked
         if clicked in ratios.parameters:
-            route.go(run=run_id, parameter=clicked)
+            navigation.go(run=run_id, parameter=clicked)
 
 
 def _read(client: Client, run_id: str, step: int) -> tuple[Heatmap, Heatmap, Heatmap]:
-    start, stop = max(0, step - first.AROUND), step + first.AROUND
+    start, stop = max(0, step - incident_analysis.AROUND), step + incident_analysis.AROUND
     norms, ratios, targets = (
-        client.heatmap(run_id, signal, start=start, stop=stop, points=2 * first.AROUND + 1)
+        client.heatmap(run_id, signal, start=start, stop=stop, points=2 * incident_analysis.AROUND + 1)
         for signal in ("raw_norm", "spike_ratio", "target")
     )
     return norms, ratios, targets
@@ -187,8 +194,8 @@ def _changes(event: Event, entries: list[AuditEntry]) -> None:
     for entry in sorted(near, key=lambda entry: entry.applied_step or 0):
         away = (entry.applied_step or 0) - event.step
         when = f"{abs(away):,} steps {'before' if away < 0 else 'after'}" if away else "at this very step"
-        why = f" · {text.markdown(entry.reason, 200)}" if entry.reason else ""
+        why = f" · {escaping.markdown(entry.reason, 200)}" if entry.reason else ""
         st.markdown(
-            f"**r{entry.revision}** {when}: {text.markdown(marks.change_words(entry), 300)} · "
-            f"{text.markdown(entry.actor, 60)}{why}"
+            f"**r{entry.revision}** {when}: {escaping.markdown(changes.change_words(entry), 300)} · "
+            f"{escaping.markdown(entry.actor, 60)}{why}"
         )

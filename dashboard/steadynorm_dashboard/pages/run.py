@@ -6,26 +6,16 @@ import time
 
 import streamlit as st
 
+from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.client import ClientError
-from steadynorm_contract.views import AuditEntry, RunDetail
-from steadynorm_dashboard import (
-    charts,
-    controls,
-    guidance,
-    header,
-    headline,
-    heat_panel,
-    marks,
-    route,
-    run_tables,
-    session,
-    shown,
-    snapshot,
-    status,
-    text,
-    units,
-)
-from steadynorm_dashboard.live_chart import live_chart, preload
+from steadynorm_contract.runs import RunDetail
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.charts import markers
+from steadynorm_dashboard.charts import run as run_charts
+from steadynorm_dashboard.components.live_chart import live_chart, preload
+from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.formatting import changes, escaping, numbers, status
+from steadynorm_dashboard.panels import chart_controls, heatmap, messages, page_header, run_header, run_tabs, settings
 
 __all__ = ["render"]
 
@@ -35,13 +25,13 @@ _CHART_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "autoScale2d", "resetSc
 
 def render(run_id: str) -> None:
     """The page."""
-    header.bar(back=True)
+    page_header.bar(back=True)
     if session.client() is None:
-        guidance.sign_in()
+        messages.sign_in()
     run, error = _read_run(run_id)
     if run is None:
         if error is not None:
-            guidance.explain(error)
+            messages.explain(error)
         _wait_for(run_id)
         return
     top, end = st.container(), st.container()
@@ -53,19 +43,19 @@ def render(run_id: str) -> None:
 
 def _page(run: RunDetail) -> None:
     run_id = run.run_id
-    headline.panel(run_id)
+    run_header.panel(run_id)
     charts_column, settings_column = st.columns([2.2, 1], gap="medium")
     with charts_column:
         _charts(run_id)
-        heat_panel.panel(run_id)
-        run_tables.panel(run_id)
+        heatmap.panel(run_id)
+        run_tabs.panel(run_id)
     with settings_column:
-        controls.panel(run)
+        settings.panel(run)
         _recent_changes(run_id)
 
 
 def _read_run(run_id: str) -> tuple[RunDetail | None, ClientError | None]:
-    return snapshot.read(f"{run_id}/run", lambda client: client.run(run_id))
+    return queries.read(f"{run_id}/run", lambda client: client.run(run_id))
 
 
 @st.fragment(run_every=2)
@@ -80,18 +70,20 @@ def _charts(run_id: str) -> None:
     run, _ = _read_run(run_id)
     if run is None:
         return
-    now = shown.controls(run_id, run.step)
-    series, _ = snapshot.read(
+    now = chart_controls.controls(run_id, run.step)
+    series, _ = queries.read(
         f"{run_id}/series/{now.window}",
-        lambda client: client.series(run_id, charts.NAMES, start=now.start, stop=now.stop, points=charts.BUCKETS),
+        lambda client: client.series(
+            run_id, run_charts.NAMES, start=now.start, stop=now.stop, points=run_charts.BUCKETS
+        ),
         share=now.question,
         still=now.still,
     )
-    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
-    events, _ = snapshot.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
+    audit, _ = queries.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    events, _ = queries.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     recorded = series.series if series else {}
-    along = shown.axis(run_id, now, recorded.values(), run.started)
-    figure = charts.run_figure(
+    along = chart_controls.axis(run_id, now, recorded.values(), run.started)
+    figure = run_charts.run_figure(
         recorded,
         audit.entries if audit else [],
         events.events if events else [],
@@ -104,25 +96,25 @@ def _charts(run_id: str) -> None:
         return
     gesture = live_chart(figure, key=f"{run_id}/chart", options=_CHART_OPTIONS, clicks=True, zooms=True)
     _open(run_id, gesture.clicked or "")
-    shown.follow(run_id, gesture, along)
+    chart_controls.follow(run_id, gesture, along)
 
 
 def _open(run_id: str, clicked: str) -> None:
     """What a click on a mark asks for."""
     kind, _, which = clicked.partition(":")
     match kind:
-        case marks.INCIDENT:
-            route.go(run=run_id, incident=which)
-        case marks.CHANGE:
-            route.go(run=run_id, change=which)
-        case marks.STEPS:
+        case markers.INCIDENT:
+            navigation.go(run=run_id, incident=which)
+        case markers.CHANGE:
+            navigation.go(run=run_id, change=which)
+        case markers.STEPS:
             first, _, last = which.partition("-")
-            shown.zoom(run_id, int(first), int(last))
+            chart_controls.zoom(run_id, int(first), int(last))
 
 
 @st.fragment(run_every=2)
 def _recent_changes(run_id: str) -> None:
-    audit, _ = snapshot.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    audit, _ = queries.read(f"{run_id}/audit", lambda client: client.audit(run_id))
     if audit is None or not audit.entries:
         return
     _follow(run_id, audit.entries[0])
@@ -130,22 +122,26 @@ def _recent_changes(run_id: str) -> None:
     now = time.time()
     for entry in audit.entries[:_RECENT]:
         with st.container(border=True, gap="xxsmall"):
-            st.markdown(f"**r{entry.revision}** {text.markdown(marks.change_words(entry), 300)}")
+            st.markdown(f"**r{entry.revision}** {escaping.markdown(changes.change_words(entry), 300)}")
             look = status.revision(entry.state)
-            st.badge(text.badge(status.revision_words(entry), 300), color=look.color, icon=look.icon, help=look.help)
-            why = f" · {text.markdown(entry.reason, 200)}" if entry.reason else ""
-            st.caption(f"{text.markdown(entry.actor, 60)} · {units.moment(entry.time, now, st.context.timezone)}{why}")
+            st.badge(
+                escaping.badge(status.revision_words(entry), 300), color=look.color, icon=look.icon, help=look.help
+            )
+            why = f" · {escaping.markdown(entry.reason, 200)}" if entry.reason else ""
+            st.caption(
+                f"{escaping.markdown(entry.actor, 60)} · {numbers.moment(entry.time, now, st.context.timezone)}{why}"
+            )
 
 
 def _follow(run_id: str, newest: AuditEntry) -> None:
     """Somebody else changed the settings: a panel without edits follows, one with edits is told."""
-    draft = controls.behind(run_id, newest.revision)
+    draft = settings.behind(run_id, newest.revision)
     if draft is None:
         return
     if draft.changes():
         st.warning(
-            f"{text.markdown(newest.actor)} set r{newest.revision} while you are editing: "
-            f"{text.markdown(marks.change_words(newest), 300)}. Apply takes it in first, and keeps your edits."
+            f"{escaping.markdown(newest.actor)} set r{newest.revision} while you are editing: "
+            f"{escaping.markdown(changes.change_words(newest), 300)}. Apply takes it in first, and keeps your edits."
         )
         return
     followed = f"{run_id}/followed"

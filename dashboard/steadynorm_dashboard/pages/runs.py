@@ -6,11 +6,15 @@ import time
 
 import streamlit as st
 
-from steadynorm_contract.fleet import FleetAnswer, FleetSort
-from steadynorm_contract.views import Health, RunState
-from steadynorm_dashboard import fleet_filters, fleet_rows, guidance, header, route, session, snapshot, status, units
-from steadynorm_dashboard.fleet_filters import Filters
-from steadynorm_dashboard.fleet_table import fleet_table, wish
+from steadynorm_contract.fleet import FleetResponse, FleetSort
+from steadynorm_contract.runs import Health, RunState
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.components import fleet_rows
+from steadynorm_dashboard.components.fleet_table import fleet_table, wish
+from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.formatting import numbers, status
+from steadynorm_dashboard.panels import fleet_filters, messages, page_header
+from steadynorm_dashboard.panels.fleet_filters import Filters
 
 __all__ = ["render"]
 
@@ -21,9 +25,9 @@ _LIVE = (RunState.RUNNING, RunState.STALLED)
 
 def render() -> None:
     """The page."""
-    header.bar()
+    page_header.bar()
     if session.client() is None:
-        guidance.sign_in()
+        messages.sign_in()
     fleet_filters.begin()
     _fleet()
 
@@ -32,28 +36,28 @@ def render() -> None:
 def _fleet() -> None:
     wanted = wish()
     if wanted.opened:
-        route.go(run=wanted.opened)
+        navigation.go(run=wanted.opened)
     if wanted.compared:
-        route.go(compare=",".join(wanted.compared))
-    sort = wanted.sort or st.session_state.get(_SORT, FleetSort.TROUBLE.value)
+        navigation.go(compare=",".join(wanted.compared))
+    sort = wanted.sort or st.session_state.get(_SORT, FleetSort.SEVERITY.value)
     st.session_state[_SORT] = sort
     filters = fleet_filters.kept()
     limit = st.session_state.get(_LIMIT, _PAGE)
-    answer, error = snapshot.read(
+    answer, error = queries.read(
         f"fleet/{filters}/{sort}/{limit}",
         lambda client: client.fleet(**filters.query(), sort=sort, limit=limit),
         share="",
     )
     if answer is None:
         if error is not None:
-            guidance.explain(error)
+            messages.explain(error)
         return
     if not answer.total:
         if error is None:
-            guidance.no_runs()
+            messages.no_runs()
         return
     if error is not None:
-        guidance.held()
+        messages.held()
     else:
         st.markdown(_summary(answer, time.time()))
     chosen = fleet_filters.show(answer)
@@ -68,7 +72,7 @@ def _fleet() -> None:
         st.button(f"Show {min(left, _PAGE)} more of {left:,}", on_click=_show_more, width="content")
 
 
-def _summary(answer: FleetAnswer, now: float) -> str:
+def _summary(answer: FleetResponse, now: float) -> str:
     """The one sentence that says whether somebody has to do something. What is silent does not train."""
     train, silent = (answer.states.get(state.value, 0) for state in _LIVE)
     trouble = [
@@ -77,7 +81,7 @@ def _summary(answer: FleetAnswer, now: float) -> str:
         if health is not Health.CALM and (count := answer.healths.get(health.value)) and (look := status.health(health))
     ]
     if answer.failed_last is not None:
-        ago = units.duration(now - answer.failed_last)
+        ago = numbers.duration(now - answer.failed_last)
         look = status.state(RunState.FAILED)
         lately = answer.failed_lately
         trouble.insert(0, _badge(look, f"{lately:,} failed{', the last one' if lately > 1 else ''} {ago} ago"))

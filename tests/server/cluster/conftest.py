@@ -18,7 +18,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from steadynorm_server.keys import RunKeys
+from steadynorm_server.redis.keys import RunKeys
 
 SLOTS = 16384
 

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, WebhookMessage, verify
-from steadynorm_server.keys import INDEX, RunKeys, WebhookKeys
-from steadynorm_server.room import trim
-from steadynorm_server.store import Store
+from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
+from steadynorm_server.retention.trimming import trim
+from steadynorm_server.runs.repository import Store
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
@@ -69,7 +69,7 @@ async def test_schedules_and_rules_act_on_every_master(agents: list[Any]) -> Non
         assert (await agent.client.post(f"{agent.run}/schedules", json=schedule)).status_code == 201
         assert (await agent.client.put(f"{agent.run}/rules", json={"rules": [rule]})).status_code == 200
         assert (await agent.send([1000], loss=10))["desired"]["revision"] == 2
-        assert [event["kind"] for event in await agent.events()] == ["acted", "acted"]
+        assert [event["kind"] for event in await agent.events()] == ["automation", "acted"]
 
 
 async def _waits(client: Any, run_id: str) -> None:

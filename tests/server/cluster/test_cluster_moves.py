@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from steadynorm_server.keys import RunKeys
+from steadynorm_server.redis.keys import RunKeys
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 

@@ -17,10 +17,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from steadynorm_contract.webhooks import WebhookMessage, verify
-from steadynorm_server.keys import WebhookKeys
-from steadynorm_server.mailer import Mailer, Pace
-from steadynorm_server.store import Store
-from steadynorm_server.webhook_file import Webhook
+from steadynorm_server.redis.keys import WebhookKeys
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.webhooks.config import Webhook
+from steadynorm_server.webhooks.dispatcher import Mailer, Pace
 
 SECRET = b"a-secret-of-the-tests"
 HURRY = Pace(look_s=0.02, sweep_s=0.04, lease_s=10.0, gather_s=0.04, again_s=0.05)

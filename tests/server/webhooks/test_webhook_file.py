@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from steadynorm_contract.views import EventKind
+from steadynorm_contract.events import EventKind
 from steadynorm_contract.webhooks import sign, verify
 from steadynorm_server.config import ServerSettings
-from steadynorm_server.post import Poster
-from steadynorm_server.reachable import is_forbidden
-from steadynorm_server.serve import ServeError, serve
-from steadynorm_server.webhook_file import DEFAULT_KINDS, Webhook, WebhookError, read
+from steadynorm_server.runtime.serve import ServeError, serve
+from steadynorm_server.webhooks.config import DEFAULT_KINDS, Webhook, WebhookError, is_forbidden, read
+from steadynorm_server.webhooks.sender import Poster
 
 GOOD = 'name = "a"\nurl = "https://hooks.example.org/T0/secret-part"\nsecret_file = "{secret}"\n'
 

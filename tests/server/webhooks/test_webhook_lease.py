@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from steadynorm_server.keys import WebhookKeys
+from steadynorm_server.redis.keys import WebhookKeys
 
 LEASE_S = 1.0
 

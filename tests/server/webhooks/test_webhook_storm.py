@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.views import Event, EventKind
+from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.webhooks import WebhookEvent, WebhookMessage
-from steadynorm_server import digest, outbox
-from steadynorm_server.keys import INDEX, RunKeys, WebhookKeys
-from steadynorm_server.webhook_file import Webhook
+from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
+from steadynorm_server.webhooks import payload, queue
+from steadynorm_server.webhooks.config import Webhook
 
 
 async def happen(sending: Any, run_id: str, kind: EventKind, number: int) -> None:
@@ -40,7 +40,7 @@ async def read_to_the_end(sending: Any, run_id: str) -> None:
 async def test_what_waits_beside_a_storm_is_in_the_next_message(
     send: Any, webhook: Any, receiver: Any, hangs: Any, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
-    monkeypatch.setattr(outbox, "MAX_QUEUE", cap)
+    monkeypatch.setattr(queue, "MAX_QUEUE", cap)
     sending = await send(webhook())
     with hangs(sending, "webhook_gather") as (go_on, _):
         await happen(sending, "noisy", EventKind.SPIKE, 1500)
@@ -85,7 +85,7 @@ def test_the_first_of_each_run_is_shown_before_the_second_of_any(form: Any) -> N
         for at, run in enumerate([f"noisy-{run}" for run in range(19) for _ in range(3)] + ["quiet"])
     ]
     counts = {("spike", event.run): 100 for event in events}
-    body = digest.body(Webhook(name="a", url="https://a.example", format=form), "id", events, counts)
+    body = payload.body(Webhook(name="a", url="https://a.example", format=form), "id", events, counts)
     if form == "slack":
         text = msgspec.json.decode(body)["text"]
         assert all(f"*{run}* `spike`" in text for run in ("noisy-0", "noisy-18", "quiet"))

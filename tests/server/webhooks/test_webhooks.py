@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from steadynorm_contract.views import EventKind
-from steadynorm_server.store import Store
+from steadynorm_contract.events import EventKind
+from steadynorm_server.runs.repository import Store
 
 
 async def test_an_event_is_told_signed_and_with_the_way_to_its_run(

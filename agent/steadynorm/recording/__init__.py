@@ -1,0 +1,3 @@
+"""From device statistics to rows for the server: the ring buffer, the flight recorder and clipping detection. No
+network here.
+"""

@@ -1,0 +1,298 @@
+"""`GradientStabilizer`: all tensors at once, on their device, without a host synchronization.
+
+    stabilizer = GradientStabilizer(model.named_parameters(), gamma2=0.99)
+    loss.backward()
+    stabilizer.apply()          # in place on .grad
+    optimizer.step()
+
+Read `reference.py` first: it is the same rule, one tensor at a time. Here each statistic is one float32 vector over
+all parameters, and every decision is a tensor, so nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.kernels.selection import choose_kernels
+from steadynorm.stabilizer.sharding import is_sharded
+from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, Statistics
+from steadynorm.stabilizer.summary import clean_rows, stabilized_norms
+from steadynorm_contract.settings import Mode, Settings, Transfer, merge
+
+__all__ = ["STABILIZER_SETTINGS", "GradientStabilizer", "stabilizer_settings"]
+
+
+STATISTICS = (
+    "raw_norm",
+    "stabilized_norm",
+    "norm_mean",
+    "norm_rms",
+    "target",
+    "scale",
+    "updates",
+    "nonfinite",
+)
+"""What `statistics()` tells of each parameter."""
+
+_GROUP_BYTES = 16 * 1024 * 1024
+"""On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
+
+
+class GradientStabilizer:
+    """Replaces each gradient's magnitude by a statistically stabilized one and keeps its direction.
+
+    named_parameters: (name, tensor) pairs, as `model.named_parameters()` gives them, all on one device. Tensors that
+    need no gradient are left out. The other arguments are settings, see `steadynorm_contract.settings.Settings`.
+    Raises SettingsError for a setting that breaks its rule, ValueError for parameters it cannot take.
+
+    rows: float32 [parameters, RING_COLUMNS] on the parameters' device, rewritten by every `apply()`: see `summary`.
+    """
+
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, Tensor]],
+        *,
+        mode: Mode | str = Mode.STABILIZE,
+        gamma1: float = 0.6,
+        gamma2: float = 0.999,
+        eps: float = 1e-12,
+        spike_limit: float | None = None,
+        transfer: Transfer | str = Transfer.BUMPLESS,
+    ) -> None:
+        given = {"mode": mode, "gamma1": gamma1, "gamma2": gamma2, "eps": eps}
+        self._settings = merge(Settings(), {**given, "spike_limit": spike_limit, "transfer": transfer})
+        pairs = [(name, tensor) for name, tensor in named_parameters if tensor.requires_grad]
+        self.names = [name for name, _ in pairs]
+        self.parameters = [tensor for _, tensor in pairs]
+        if len(set(self.names)) != len(self.names):
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
+        self.device = _common_device(self.parameters)
+        self._previous_mode = self._settings.mode
+        self._fresh = True  # no step was taken, so a change of mode is no switch: there is no scale to carry over
+        self._scaling = False  # whether the last apply() changed gradients
+        self._gains_moved = False  # whether any gain may differ from 1: until then pass-through touches nothing
+        self._statistics = Statistics.allocate(len(pairs), self.device)
+        self._statistics.knobs.fill(self._settings)
+        self._groups = [
+            (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
+            for start, stop in _group_bounds(self.parameters, self.device)
+        ]
+        self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), device=self.device)
+        # None: torch's operations do everything. Otherwise they do what is left of the flow in apply().
+        self._kernels = choose_kernels(self.parameters, self._statistics, self.rows, self._previous_mode)
+
+    @property
+    def settings(self) -> Settings:
+        """What the next apply() goes by."""
+        return self._settings
+
+    def configure(self, **changes: object) -> None:
+        """Change settings; they take effect at the next apply(). Raises SettingsError and then changes nothing."""
+        self._settings = merge(self._settings, changes)
+        self._statistics.knobs.fill(self._settings)
+        self._statistics.refresh()
+        if self._fresh:
+            self._previous_mode = self._settings.mode
+            if self._kernels is not None:
+                self._kernels.mode = self._previous_mode
+
+    def reset(self) -> None:
+        """Drop the statistics, keep unit and gain: the optimizer sees no jolt."""
+        self._statistics.forget()
+
+    @torch.no_grad()
+    def apply(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+        """One optimizer step: measure, update the statistics, and rescale every `.grad` in place.
+
+        Call between backward() and the optimizer's step(). Gradients that are None take no part.
+        grad_scale, found_inf: tensors of one element that `GradScaler` leaves on a fused optimizer, whose gradients are
+        still multiplied by grad_scale: they stay so, while statistics are of the true norms. Where found_inf is not 0
+        the optimizer will skip this step, and the statistics do not move.
+        """
+        grad_scale, found_inf = self._here(grad_scale), self._here(found_inf)
+        mode, previous = self._settings.mode, self._previous_mode
+        plain = self._settings.transfer is Transfer.PLAIN
+        scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
+        self._scaling = scaling
+        if self._kernels is not None:
+            self._kernels.step(mode, scaling, grad_scale, found_inf)
+            self._moved_on(mode)
+            return
+        for gradients, statistics in self._groups:
+            if mode is Mode.OFF:
+                gradients.sit_out(statistics.raw_norm)
+                present = gradients.collect()
+            else:
+                present = gradients.measure(out=statistics.raw_norm)
+                statistics.unscale(grad_scale, found_inf)
+                statistics.update()
+            if plain:
+                statistics.unit.fill_(1.0)
+                statistics.gain.fill_(1.0)
+            elif mode is not previous:
+                statistics.hand_over(mode, previous)
+            statistics.decide(mode)
+            if gradients.shards is not None and mode is Mode.STABILIZE:
+                statistics.pass_where(gradients.shards.failed, plain=plain)
+            if scaling:
+                gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
+                if grad_scale is not None:
+                    gradients.saturate(present)
+        self._moved_on(mode)
+        if mode is Mode.OFF:
+            self._statistics.raw_norm.fill_(NOT_MEASURED)
+        self._statistics.write_rows(out=self.rows)
+
+    def _here(self, scalar: Tensor | None) -> Tensor | None:
+        """On this device. A scaler has one device, and an optimizer may have several."""
+        if scalar is None or scalar.device == self.device:
+            return scalar
+        return scalar.to(self.device, non_blocking=self.device.type != "cpu")  # into host memory, one must wait
+
+    def _moved_on(self, mode: Mode) -> None:
+        left = self._previous_mode is Mode.STABILIZE is not mode
+        self._gains_moved = self._settings.transfer is not Transfer.PLAIN and (self._gains_moved or left)
+        self._previous_mode = mode
+        self._fresh = False
+
+    @property
+    def collectives(self) -> int:
+        """How many times other ranks that hold shards of the parameters were met; 0 where all of each is here."""
+        return sum(gradients.shards.entered for gradients, _ in self._groups if gradients.shards is not None)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether other ranks hold shards of any parameter, so that steps are made together."""
+        return any(gradients.shards is not None for gradients, _ in self._groups)
+
+    @torch.no_grad()
+    def sit_out(self) -> None:
+        """In place of an `apply()` that did not come to meet the other ranks: they wait for this one."""
+        for gradients, statistics in self._groups:
+            gradients.sit_out(statistics.raw_norm)
+
+    def retire(self) -> None:
+        """All ranks have agreed, at this step, to measure no more: from now on none waits for another."""
+        self._settings = merge(self._settings, {"mode": Mode.OFF})  # also where configure() is what failed
+        self._statistics.knobs.fill(self._settings)
+        for gradients, _ in self._groups:
+            if gradients.shards is not None:
+                gradients.shards.retired = True
+
+    @torch.no_grad()
+    def apply_again(self) -> None:
+        """Another gradient of the same step, from a closure that an optimizer evaluates again (LBFGS): the same scales.
+
+        A line search compares the gradients of one step, so each tensor keeps the scale that apply() decided, and the
+        statistics do not move. In stabilize a gradient that is not finite becomes zero, as in apply().
+        """
+        if not self._scaling and not self.sharded:
+            return
+        for gradients, statistics in self._groups:
+            finite: Tensor | None = None
+            # Where shards are measured, ranks meet: also on one whose apply() failed and knows nothing of its step.
+            if self._previous_mode is Mode.STABILIZE or self.sharded:
+                norms = torch.empty_like(statistics.raw_norm)  # evaluations are rare enough to allocate
+                present = gradients.measure(out=norms)
+                if self._previous_mode is Mode.STABILIZE:
+                    finite = statistics.finite.logical_and(norms < torch.inf)
+            else:
+                present = gradients.collect()
+            if self._scaling:
+                gradients.scale(present, statistics.scale, finite)
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """STATISTICS of each parameter as floats, as they are now; norms and scale are those of the last apply().
+
+        Waits for the device: the one call that does.
+        """
+        self._statistics.write_rows(out=self.rows)  # after a reset or a load they are not those of the last step
+        rows = clean_rows(self.rows.cpu())
+        counts = self._statistics.state[6:].cpu()
+        values = torch.cat([rows, stabilized_norms(rows).unsqueeze(-1), counts.t()], dim=1).tolist()
+        columns = (*RING_COLUMNS, "stabilized_norm", "updates", "nonfinite")
+        wanted = [columns.index(name) for name in STATISTICS]
+        return {
+            name: {STATISTICS[at]: row[index] for at, index in enumerate(wanted)}
+            for name, row in zip(self.names, values, strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
+        rows = self._statistics.save()
+        if self._kernels is not None:
+            self._previous_mode = self._kernels.mode  # a captured graph changes mode without a call of apply()
+        return {
+            "version": 1,
+            "mode": self._previous_mode.value,
+            "settings": msgspec.to_builtins(self._settings),  # plain values, which torch.load(weights_only=True) takes
+            "parameters": dict(zip(self.names, rows.unbind(), strict=True)),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a `state_dict()`. Raises ValueError, changing nothing, when a name is missing or unknown."""
+        if state.get("version") != 1:
+            raise ValueError(f"stabilizer state must have version 1: got {state.get('version')!r}. Upgrade steadynorm.")
+        saved = state["parameters"]
+        missing, unknown = [n for n in self.names if n not in saved], [n for n in saved if n not in set(self.names)]
+        if missing or unknown:
+            raise ValueError(f"stabilizer state does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
+        rows = torch.stack([torch.as_tensor(saved[name], dtype=torch.float32) for name in self.names])
+        if rows.shape[1:] != (len(STATE_FIELDS),):
+            raise ValueError(
+                f"stabilizer state must have {len(STATE_FIELDS)} numbers a parameter: got {rows.shape[1:]}"
+            )
+        settings = Settings(**state["settings"])
+        self._settings = settings
+        self._previous_mode = Mode(state["mode"])
+        self._fresh = False
+        self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
+        self._statistics.knobs.fill(settings)
+        self._statistics.load(rows)
+        if self._kernels is not None:
+            self._kernels.mode = self._previous_mode
+
+
+def _common_device(parameters: list[Tensor]) -> torch.device:
+    if not parameters:
+        raise ValueError("there must be at least one parameter that requires a gradient: got none")
+    devices = {parameter.device for parameter in parameters}
+    if len(devices) > 1:
+        listed = ", ".join(sorted(map(str, devices)))
+        raise ValueError(f"parameters must be on one device: got {listed}. Use a GradientStabilizer for each device.")
+    return devices.pop()
+
+
+def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
+    """Start and stop of consecutive groups of parameters. One group on an accelerator, where launches cost most.
+
+    One group too where ranks hold shards: they meet once a step.
+    """
+    if device.type != "cpu" or any(map(is_sharded, parameters)):
+        return [(0, len(parameters))]
+    bounds, start, size = [], 0, 0
+    for index, parameter in enumerate(parameters):
+        grown = size + parameter.numel() * parameter.element_size()
+        if index > start and grown > _GROUP_BYTES:
+            bounds.append((start, index))
+            start, grown = index, grown - size
+        size = grown
+    return [*bounds, (start, len(parameters))]
+
+
+STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "transfer")
+
+
+def stabilizer_settings(settings: Settings) -> dict[str, Any]:
+    """The part of the settings that a GradientStabilizer knows, as its keyword arguments."""
+    everything = msgspec.structs.asdict(settings)
+    return {name: everything[name] for name in STABILIZER_SETTINGS}

@@ -1,0 +1,309 @@
+"""HTTP from the agent to its server: four calls, and one tree of errors that says what to do next.
+
+A Transport belongs to one thread, except `abort()`, which another thread calls to end a request that is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import weakref
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from steadynorm_contract import __version__
+from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
+from steadynorm_contract.discovery import find_token
+from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
+from steadynorm_contract.settings import SettingsError
+from steadynorm_contract.telemetry import Desired, RunFinish, RunRegistration
+
+__all__ = [
+    "BatchRefused",
+    "Connections",
+    "Offer",
+    "Outdated",
+    "Refused",
+    "RunLost",
+    "Standing",
+    "Transport",
+    "TransportError",
+    "Unacceptable",
+    "Unreachable",
+    "VersionRefused",
+]
+
+
+class Connections:
+    """The open connections of one urllib3 pool."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._shut = False
+
+    def shut(self) -> None:
+        """End every request under way, with an error in its own thread. New connections are refused from now on."""
+        with self._lock:
+            self._shut = True
+            open_now = list(self._open)
+        for connection in open_now:
+            _shutdown(connection)
+
+    def pool_classes(self) -> dict[str, Any]:
+        """For `PoolManager.pool_classes_by_scheme`: urllib3's own pools, with connections that are known here."""
+        connections = self
+
+        class Connection(HTTPConnection):
+            def connect(self) -> None:
+                connections._refuse_if_shut()
+                super().connect()
+                connections._add(self)
+
+        class SecureConnection(HTTPSConnection):
+            def connect(self) -> None:
+                connections._refuse_if_shut()
+                super().connect()
+                connections._add(self)
+
+        class Pool(HTTPConnectionPool):
+            ConnectionCls = Connection
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = SecureConnection
+
+        return {"http": Pool, "https": SecurePool}
+
+    def _refuse_if_shut(self) -> None:
+        if self._shut:
+            raise ConnectionAbortedError("the agent is closing")
+
+    def _add(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            self._open.add(connection)
+        if self._shut:  # it was, while this connection was being made
+            _shutdown(connection)
+
+
+def _shutdown(connection: HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        with contextlib.suppress(OSError):  # the other side was faster
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 5.0
+
+_OF_THE_BODY = (400, 413, 422)  # statuses that speak of what was sent, so that sending it again cannot help
+
+_T = TypeVar("_T")
+
+
+class TransportError(Exception):
+    """A request did not succeed."""
+
+
+class Unreachable(TransportError):
+    """Nobody answers, or the server cannot answer now. Will pass: ask again after a while."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RunLost(TransportError):
+    """The server does not know the run (404): register again."""
+
+
+class Outdated(TransportError):
+    """The server knows a newer incarnation of the run (409): register again."""
+
+
+class Refused(TransportError):
+    """The server will not take it (401, 403, 422, ...): a person has to mend something. status: 0: not an error."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BatchRefused(Refused):
+    """The server knows the run and will never take this very batch (400, 413, 422)."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it might take its parts."""
+        return self.status == 413
+
+
+class VersionRefused(Refused):
+    """Agent and server do not speak the same version: nothing more can be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a server knows of a run. acknowledged: the last sequence stored of this incarnation.
+
+    previous: the last one stored of the registration's `previous_instance`; None: the server cannot tell.
+    """
+
+    incarnation: int
+    acknowledged: int
+    previous: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unacceptable:
+    """A desired revision whose settings break this agent's own rules."""
+
+    revision: int
+    reason: str
+
+
+Offer = Desired | Unacceptable
+"""What the server wants, or why this agent could not even read it."""
+
+
+class Transport:
+    """Speaks to one server.
+
+    server: address such as http://127.0.0.1:8470. token: None: on loopback that of the user's own server, looked up
+    each time, since that server may be started, and make its token, after the training.
+    """
+
+    def __init__(self, server: str, token: str | None = None) -> None:
+        self._root = f"{server.rstrip('/')}/api/v1"
+        self._server, self._token = server, token
+        self._connections = Connections()
+        # `retries=False` hands redirects back as answers too: a telemetry server must not be able to send the token on.
+        self._pool = urllib3.PoolManager(retries=False, maxsize=1)
+        self._pool.pool_classes_by_scheme = self._connections.pool_classes()
+
+    def register(self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S) -> tuple[Standing, Offer]:
+        """Register the run. Returns where it stands at the server, and the desired settings."""
+        body = encode_json(registration)
+        answer = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
+        standing = Standing(answer.incarnation, answer.acknowledged, answer.previous_acknowledged)
+        return standing, _offer(answer.desired)
+
+    def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, Offer]:
+        """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
+        path = f"/runs/{quote(run_id, safe='')}/telemetry"
+        try:
+            answer = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Answer)
+        except Refused as error:
+            if error.status in _OF_THE_BODY and not isinstance(error, VersionRefused):
+                raise BatchRefused(str(error), error.status) from error
+            raise
+        return answer.acknowledged, _offer(answer.desired)
+
+    def poll(self, run_id: str, after_revision: int, wait_s: int) -> Offer | None:
+        """Wait at the server for settings newer than `after_revision`; None when there were none in that time."""
+        path = f"/runs/{quote(run_id, safe='')}/settings?after_revision={after_revision}&wait={wait_s}"
+        data = self._request("GET", path, None, None, wait_s + READ_TIMEOUT_S)
+        if not data:
+            return None
+        offer = _offer(msgspec.Raw(data))
+        return offer if offer.revision > after_revision else None
+
+    def finish(self, run_id: str, end: RunFinish, timeout_s: float = READ_TIMEOUT_S) -> None:
+        """Say that the run ended."""
+        path = f"/runs/{quote(run_id, safe='')}/finish"
+        self._request("POST", path, encode_json(end), "application/json", timeout_s)
+
+    def abort(self) -> None:
+        """End the request under way, from any thread, and refuse further ones: they raise Unreachable."""
+        self._connections.shut()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.clear()
+
+    def _request(self, method: str, path: str, body: bytes | None, kind: str | None, timeout_s: float) -> bytes:
+        headers = {"User-Agent": f"steadynorm-agent/{__version__}"}
+        if kind:
+            headers["Content-Type"] = kind
+        if token := self._token or find_token(self._server):
+            headers["Authorization"] = f"Bearer {token}"
+        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        try:
+            answer = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        if answer.status in (200, 201, 202, 204, 304):
+            return answer.data
+        raise _error(answer.status, answer.data, answer.headers.get("Retry-After"))
+
+
+class _Registered(msgspec.Struct):
+    """`records.Registered`, with the settings still unread: they may break a rule where the rest is sound."""
+
+    incarnation: int
+    acknowledged: int
+    desired: msgspec.Raw
+    previous_acknowledged: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    acknowledged: int
+    desired: msgspec.Raw
+
+
+class _Revision(msgspec.Struct):
+    revision: int
+
+
+def _offer(raw: msgspec.Raw) -> Offer:
+    data = bytes(raw)
+    try:
+        return decode_json(data, Desired)
+    except (SettingsError, MalformedMessage) as error:
+        return Unacceptable(_decode(data, _Revision).revision, f"this agent cannot read the settings: {error}")
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return decode_json(data, kind)
+    except MalformedMessage as error:
+        raise Refused(f"the answer is not steadynorm's ({error}): is there another server at this address?") from error
+
+
+def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+        message = f"{status} {problem.title}: {problem.detail}"
+    except msgspec.MsgspecError:
+        problem, message = None, f"it answered {status}"
+    if status == 404:
+        return RunLost(message)
+    if status == 409:
+        return Outdated(message)
+    if status in (408, 425, 429) or status >= 500:
+        return Unreachable(message, _seconds(retry_after))
+    if problem is not None and (problem.type == UNSUPPORTED_VERSION or problem.detail.startswith("schema version")):
+        return VersionRefused(message, status)  # by its text where the server is older than the type
+    return Refused(message, status)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """A Retry-After header, in either of its forms, as seconds from now."""
+    if not retry_after:
+        return None
+    try:
+        return float(retry_after)
+    except ValueError:
+        pass
+    try:
+        return parsedate_to_datetime(retry_after).timestamp() - time()
+    except ValueError:
+        return None

@@ -1,0 +1,57 @@
+"""`steadynorm export`: a run's history as a Parquet file, for a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steadynorm_cli.commands.options import Run, Server, find_run
+from steadynorm_cli.errors import CommandError
+from steadynorm_contract.client import Client
+
+__all__ = ["export"]
+
+
+class Table(enum.StrEnum):
+    """What is exported."""
+
+    STEPS = "steps"
+    PARAMETERS = "parameters"
+
+
+def export(
+    run: Run,
+    table: Annotated[
+        Table, typer.Option(help="steps: loss, norms and counts of every step. parameters: the rows of each of them.")
+    ] = Table.STEPS,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; - for standard output. Default: RUN-TABLE.parquet.")
+    ] = None,
+    server: Server = None,
+) -> None:
+    """Write a run's history as Parquet: single steps where they are still known, min, mean and max of what is older."""
+    client = Client(server)
+    run_id = find_run(client, run).run_id
+    if output is not None and str(output) == "-":
+        client.export(run_id, sys.stdout.buffer, table.value)
+        return
+    path = output or Path(f"{run_id}-{table.value}.parquet")
+    # Under another name until it is whole: a file that is there can be read.
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        with draft.open("wb") as file:
+            size = client.export(run_id, file, table.value)
+        draft.replace(path)
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written: {error.strerror or error}. Choose another with --output."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+    print(f"{path}: {size} bytes", file=sys.stderr)

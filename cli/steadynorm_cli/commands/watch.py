@@ -1,0 +1,107 @@
+"""`steadynorm watch`: a run as it trains, drawn in the terminal once a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from steadynorm_cli.commands.events import event_line
+from steadynorm_cli.commands.options import Run, Server, console, find_run, number, plain
+from steadynorm_contract.client import Client
+from steadynorm_contract.events import Event
+from steadynorm_contract.runs import RevisionState, RunDetail, RunState
+from steadynorm_contract.series import Series
+
+__all__ = ["sparkline", "watch"]
+
+SERIES = ("loss", "raw_norm", "stabilized_norm")
+STEPS = 240
+"""Steps that a sparkline reaches back."""
+WIDTH = 60
+EVENTS = 8
+EVERY_S = 1.0
+BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def watch(
+    run: Run,
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    server: Server = None,
+) -> None:
+    """Watch a run until it ends, or Ctrl-C: speed, loss, norms, target, health, settings and the newest events."""
+    client = Client(server)
+    run_id = find_run(client, run).run_id
+    screen = console()
+    detail, picture = _look(client, run_id)
+    if once:
+        screen.print(picture)
+        return
+    with Live(picture, console=screen, auto_refresh=False) as live:
+        while detail.state in (RunState.RUNNING, RunState.STALLED):
+            time.sleep(EVERY_S)
+            detail, picture = _look(client, run_id)
+            live.update(picture, refresh=True)
+
+
+def _look(client: Client, run_id: str) -> tuple[RunDetail, Group]:
+    detail = client.run(run_id)
+    series = client.series(run_id, SERIES, start=max(0, detail.step - STEPS), points=WIDTH).series
+    return detail, _picture(detail, series, client.events(run_id, limit=EVENTS).events)
+
+
+def _picture(run: RunDetail, series: dict[str, Series], events: Sequence[Event]) -> Group:
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(justify="right", no_wrap=True)
+    facts.add_column(no_wrap=True)
+    speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g} steps/s"
+    for name, value, more in (
+        ("run", plain(run.run_id), plain(run.name)),
+        ("state", str(run.state), f"health {run.health}"),
+        ("step", str(run.step), speed),
+        ("loss", number(run.loss), _drawn(series, "loss")),
+        ("raw norm", number(run.raw_norm), _drawn(series, "raw_norm", log=True)),
+        ("stabilized norm", number(run.stabilized_norm), _drawn(series, "stabilized_norm", log=True)),
+        ("smallest target", number(run.target_min), ""),
+        ("settings", f"r{run.applied.revision}", _settings(run)),
+    ):
+        facts.add_row(name, Text(value), Text(more))
+    return Group(facts, Text(), *(Text(event_line(event), overflow="ellipsis", no_wrap=True) for event in events))
+
+
+def _settings(run: RunDetail) -> str:
+    since = f"applied since step {run.applied.step}"
+    if run.desired.revision == run.applied.revision or run.desired.state is RevisionState.APPLIED:
+        return since
+    return f"{since}; r{run.desired.revision} {run.desired.state}"
+
+
+def _drawn(series: dict[str, Series], name: str, *, log: bool = False) -> str:
+    return sparkline(series[name].max, log=log) if name in series else ""
+
+
+def sparkline(values: Sequence[float | None], *, log: bool = False) -> str:
+    """One block a value, from the least to the largest; a space where there is none. log: by order of magnitude."""
+    heights = [_height(value, log) for value in values]
+    known = [height for height in heights if height is not None]
+    if not known:
+        return ""
+    low, span = min(known), (max(known) - min(known)) or 1.0
+    top = len(BLOCKS) - 1
+    return "".join(" " if height is None else BLOCKS[round((height - low) / span * top)] for height in heights)
+
+
+def _height(value: float | None, log: bool) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    if not log:
+        return value
+    return math.log10(value) if value > 0 else None

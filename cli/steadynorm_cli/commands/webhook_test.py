@@ -1,0 +1,66 @@
+"""`steadynorm webhook-test`: a test message to the webhooks of a file, from the machine where it is run."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steadynorm_cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from steadynorm_server.webhooks.config import Webhook
+
+__all__ = ["webhook_test"]
+
+
+def webhook_test(
+    name: Annotated[str | None, typer.Argument(help="One webhook of the file. Default: all.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(envvar="STEADYNORM_WEBHOOKS_FILE", help="The webhooks file.", show_envvar=True),
+    ] = None,
+) -> None:
+    """Send a test message to the server's webhooks and print what came of it. Exit code 1 if one did not take it."""
+    from steadynorm_server.webhooks.config import WebhookError, read
+
+    if file is None:
+        raise CommandError("which webhooks? Name their file with --file or STEADYNORM_WEBHOOKS_FILE.", 2)
+    try:
+        webhooks = [each for each in read(file) if name in (None, each.name)]
+    except WebhookError as error:
+        raise CommandError(str(error)) from error
+    if not webhooks:
+        raise CommandError(f"{file} holds no webhook {name or 'at all'}.", 2)
+    if not asyncio.run(_send(webhooks)):
+        raise typer.Exit(1)
+
+
+async def _send(webhooks: list[Webhook]) -> bool:
+    from steadynorm_contract.events import EventKind
+    from steadynorm_contract.webhooks import WebhookEvent
+    from steadynorm_server.webhooks import payload
+    from steadynorm_server.webhooks.sender import Poster
+
+    event = WebhookEvent(
+        run_id="webhook-test",
+        run="webhook-test",
+        id="0-1",
+        kind=EventKind.STARTED,
+        step=0,
+        time=time.time(),
+        message="this is a test of the webhook; nothing happened.",
+    )
+    good = True
+    async with Poster() as poster:
+        for webhook in webhooks:
+            message_id = secrets.token_hex(16)
+            body = payload.body(webhook, message_id, [event], {(event.kind, event.run): 1})
+            answer = await poster.post(webhook, message_id, body)
+            good &= answer.delivered
+            typer.echo(f"{'ok' if answer.delivered else 'fail':<4}  {webhook.name}  {answer.why}")
+    return good

@@ -1,0 +1,13 @@
+"""TODO from steadynorm_cli.main: CommandError."""
+
+from __future__ import annotations
+
+__all__ = ["CommandError"]
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked. The text says why and what to do; `code` is the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code

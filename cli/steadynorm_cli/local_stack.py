@@ -1,0 +1,224 @@
+"""The house: store, server and dashboard as one process tree, for one user on one machine.
+
+    with House(data=home()) as house:
+        print(house.server, house.dashboard)
+        house.check()                       # raises HouseError with the log's end if a part died
+
+The server starts its own store. The house ends the dashboard first and the server last, and if it is killed itself the
+kernel ends both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Self
+
+import msgspec
+import urllib3
+
+from steadynorm_cli.errors import CommandError
+from steadynorm_cli.ports import choose_port
+from steadynorm_contract.client import Client
+from steadynorm_contract.discovery import ServerAddress
+from steadynorm_server.runtime.process import Child
+
+__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "House", "Stopped", "launcher", "running", "stop_signals"]
+
+SERVER_PORT = 8470
+DASHBOARD_PORT = 8501
+START_S = 90.0  # a cold disk, a busy machine
+_CONFIGURED_TOKENS = (
+    "STEADYNORM_OPERATOR_TOKEN",
+    "STEADYNORM_AGENT_TOKEN",
+    "STEADYNORM_VIEWER_TOKEN",
+    "STEADYNORM_TOKENS_FILE",
+)
+"""With any of them the server knows those tokens only, and the folder holds none that is good."""
+
+
+class Stopped(Exception):
+    """Somebody asked this process to end: SIGINT (Ctrl-C), SIGTERM or SIGHUP."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Inside, the first SIGINT, SIGTERM or SIGHUP raises Stopped in the main thread; a second one acts as usual."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {signum: signal.getsignal(signum) for signum in signals}
+
+    def restore() -> None:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        restore()
+        raise Stopped(signum)
+
+    for signum in signals:
+        signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def launcher() -> ModuleType:
+    """The dashboard's `launch` module: the server's package knows it by this one name only. Raises CommandError."""
+    if importlib.util.find_spec("streamlit") is None:
+        raise CommandError("the dashboard needs streamlit: pip install 'steadynorm[dashboard]'")
+    return importlib.import_module("steadynorm_dashboard.launch")
+
+
+def running(data: Path) -> ServerAddress | None:
+    """The server that already runs on this data folder, if one answers."""
+    try:
+        address = msgspec.json.decode((data / "server.json").read_bytes(), type=ServerAddress)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return address if _answers(f"{address.server}/healthz") else None
+
+
+def _answers(url: str) -> bool:
+    try:
+        return urllib3.request("GET", url, timeout=2.0, retries=False).status == 200
+    except urllib3.exceptions.HTTPError:
+        return False
+
+
+class House:
+    """Server and dashboard, started on entry, ended on exit. Raises CommandError when one does not start.
+
+    data: folder of the store, the token, server.json and the logs. port, dashboard_port: None: the defaults, or any
+    free one where somebody else has them; 0: any. adopt: use a server that already runs on this folder instead of
+    refusing to start a second one, and leave it running at the end. dashboard: whether to start one. environ: the
+    variables that server and dashboard get. tell: hears what a person should know.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        dashboard_port: int | None = None,
+        adopt: bool = False,
+        dashboard: bool = True,
+        environ: Mapping[str, str] = os.environ,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.data = data.expanduser().absolute()
+        self.logs = self.data / "logs"
+        self._host = host
+        self._port = port
+        self._dashboard_port = dashboard_port
+        self._adopt = adopt
+        self._with_dashboard = dashboard
+        self._environ = environ
+        self._tell = tell
+        self._children: list[Child] = []
+        self.server = ""
+        self.dashboard = ""
+        self.adopted = False
+        """Whether the server was running already."""
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def environment(self) -> dict[str, str]:
+        """For processes that belong to this house: this folder's server, whatever other one the variables name."""
+        surroundings = {**self._environ, "STEADYNORM_HOME": str(self.data)}
+        surroundings.pop("STEADYNORM_SERVER", None)
+        if not any(name in self._environ for name in _CONFIGURED_TOKENS):  # else the folder's token is not good here
+            surroundings.pop("STEADYNORM_TOKEN", None)
+        return surroundings
+
+    def client(self) -> Client:
+        """A client with an operator's rights."""
+        if any(name in self._environ for name in _CONFIGURED_TOKENS):
+            return Client(self.server, self._environ.get("STEADYNORM_OPERATOR_TOKEN"))
+        return Client(self.server, (self.data / "token").read_text("ascii").strip())
+
+    def check(self) -> None:
+        """Raises CommandError, with the end of its log, if a part of the house died."""
+        for child in self._children:
+            if child.returncode is not None:
+                raise CommandError(f"the {child.name} ended with status {child.returncode}:\n{child.tail()}")
+
+    def wait(self) -> None:
+        """Until a part dies, which raises as `check` does, or a signal's exception ends it."""
+        while True:
+            self.check()
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        """End what this house started: the dashboard first, the server and its store last."""
+        while self._children:
+            self._children[-1].end()
+            self._children.pop()
+
+    def _start(self) -> None:
+        launch = launcher() if self._with_dashboard else None
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+        present = running(self.data)
+        if present is not None and not self._adopt:
+            where = f", its dashboard at {present.dashboard}" if present.dashboard else ""
+            raise CommandError(
+                f"a steadynorm server already runs on {self.data}: {present.server}{where}. "
+                "Use it, end it, or choose another folder with --data."
+            )
+        self.adopted = present is not None
+        port = 0 if present is not None else choose_port(self._host, self._port, SERVER_PORT, self._tell)
+        self.server = present.server if present is not None else _address(self._host, port)
+        dashboard_port = 0
+        if present is not None and present.dashboard is not None:
+            self.dashboard = present.dashboard
+        elif launch is not None:
+            dashboard_port = choose_port(self._host, self._dashboard_port, DASHBOARD_PORT, self._tell, taken=port)
+            self.dashboard = _address(self._host, dashboard_port)
+        if present is None:
+            argv = [sys.executable, "-m", "steadynorm_cli", "server"]
+            argv += ["--host", self._host, "--port", str(port), "--data", str(self.data)]
+            links = {"STEADYNORM_DASHBOARD_URL": self.dashboard} if self.dashboard else {}
+            self._start_child("server", argv, links, f"{self.server}/readyz")
+        if launch is not None and dashboard_port:
+            argv = launch.command(host=self._host, port=dashboard_port, server=self.server)
+            self._start_child("dashboard", argv, {}, self.dashboard + launch.HEALTH_PATH)
+
+    def _start_child(self, name: str, argv: list[str], env: dict[str, str], health: str) -> None:
+        self._children.append(Child(name, argv, log=self.logs / f"{name}.log", env={**self.environment(), **env}))
+        deadline = time.monotonic() + START_S
+        while not _answers(health):
+            self.check()
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"the {name} does not answer at {health} after {START_S:.0f} s:\n{self._children[-1].tail()}"
+                )
+            time.sleep(0.05)
+
+
+def _address(host: str, port: int) -> str:
+    """The address at which people of this machine reach a program that listens on `host`."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{reachable}:{port}"

@@ -1,0 +1,47 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+__all__ = ["Event", "EventKind", "EventList"]
+
+
+class EventKind(enum.StrEnum):
+    """What an event tells."""
+
+    SPIKE = "spike"  # a norm above 10 times its previous RMS norm; value: the ratio
+    NONFINITE = "nonfinite"  # a NaN or infinite gradient; value: how many parameters
+    THROTTLED = "throttled"  # a target fell below 0.3; value: the target
+    RECOVERED = "recovered"  # no target is below 0.3 any more; value: the smallest target
+    STALLED = "stalled"  # no telemetry for a while; value: seconds
+    RESUMED = "resumed"  # telemetry came again; value: seconds away
+    STARTED = "started"  # an agent registered; value: the incarnation
+    ENDED = "ended"  # finished, failed or stopped: see `message`
+    REJECTED = "rejected"  # an agent refused a revision; value: the revision
+    RANK_MISMATCH = "rank_mismatch"  # a rank differs from those that should be its equals; value: the rank
+    RANK_FAILED = "rank_failed"  # a rank's agent failed, and all ranks turned theirs off; value: the rank
+    AUTOMATION = "automation"  # a schedule or a watch rule was carried out; value: the revision that it made
+    AGENT_ERROR = "agent_error"  # the agent met an internal error: see `message`; value: how many
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of GET /runs/{run_id}/events."""
+
+    id: str  # grows with time
+    kind: EventKind
+    step: int
+    time: float  # Unix seconds
+    message: str  # one sentence for people
+    parameter: str | None = None
+    value: float | None = None
+    batch_id: str | None = None  # of a spike or a non-finite gradient: what the training loop called the step's data
+
+
+class EventList(msgspec.Struct, frozen=True):
+    """GET /runs/{run_id}/events, newest first. `next`: cursor of older ones; null: there are none."""
+
+    events: list[Event]
+    next: str | None = None

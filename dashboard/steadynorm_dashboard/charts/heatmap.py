@@ -1,0 +1,180 @@
+"""From the server's matrix to the heat map: layers from top to bottom as in the model, steps from left to right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.series import Heatmap
+from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
+from steadynorm_dashboard.charts.layers import Layer, block_of, layers, worst_rows
+from steadynorm_dashboard.formatting import escaping
+
+__all__ = ["COLUMNS", "SIGNALS", "heat_figure"]
+
+SIGNALS = {"spike ratio": "spike_ratio", "norm": "raw_norm"}
+"""What the map can show, and the series of it."""
+
+COLUMNS = 160
+"""Buckets asked of the server: narrower cells than this cannot be told apart."""
+
+# From nothing to see, over blue, to orange where a norm is a spike (10 times its RMS) and beyond: light and dark ground
+# show through where all is calm, and the step from blue to orange is seen by any kind of colour vision.
+_RATIO_SCALE = [
+    [0.0, "rgba(123,135,148,0.10)"],
+    [0.30, "rgba(27,133,196,0.22)"],
+    [0.499, "rgba(27,133,196,0.80)"],
+    [0.50, "#e8853a"],
+    [0.75, "#d55e00"],
+    [1.0, "#8f2c00"],
+]
+_RATIO_RANGE = (0.0, 2.0)  # log10: 1 to 100 times
+_NORM_SCALE = "Cividis"
+_ROW_PX, _FEWEST_PX = 14, 200
+_LABEL_CHARACTERS = 34
+
+
+def heat_figure(
+    heat: Heatmap, events: Iterable[Event] = (), *, revision: str, block: str | None = None
+) -> Figure | None:
+    """The map of `heat` (spike_ratio or raw_norm); None where no row was recorded. `customdata` holds the parameter.
+
+    block: only the parameters of this one, see `layers.block_of`. Crosses mark non-finite gradients.
+    """
+    chosen = [at for at, name in enumerate(heat.parameters) if block is None or block_of(name) == block]
+    if not heat.step or not chosen:
+        return None
+    names = [heat.parameters[at] for at in chosen]
+    rows = layers(names)
+    values, holders = worst_rows(rows, [heat.extreme[at] for at in chosen])
+    logs = [[math.log10(value) if value else None for value in row] for row in values]
+    ratio = heat.signal == "spike_ratio"
+    low, high = _RATIO_RANGE if ratio else _range(logs)
+    ticks = list(range(math.ceil(low), math.floor(high) + 1))
+    shown = [escaping.plotly(name, 200) for name in names]
+    map_: Trace = {
+        "type": "heatmap",
+        "x": _edges(heat),
+        "y": list(range(len(rows))),
+        "z": logs,
+        "customdata": [[names[at] for at in row] for row in holders],
+        "text": [
+            [_words(shown[at], value, step, ratio) for at, value, step in zip(at_row, row, heat.step, strict=True)]
+            for at_row, row in zip(holders, values, strict=True)
+        ],
+        "hovertemplate": "%{text}<extra></extra>",
+        "colorscale": _RATIO_SCALE if ratio else _NORM_SCALE,
+        "zmin": low,
+        "zmax": high,
+        "xgap": 0,
+        "ygap": 1,
+        "colorbar": {
+            "title": {"text": "norm / RMS" if ratio else "L2 norm", "side": "right"},
+            "tickvals": ticks,
+            "ticktext": [_power(power) for power in ticks],
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
+    }
+    crosses = _crosses(rows, names, heat, events)
+    return Figure(
+        [map_, *([crosses] if crosses else [])],
+        {
+            "height": max(_FEWEST_PX, 104 + _ROW_PX * len(rows)),
+            "margin": {"l": 210, "r": 12, "t": 30, "b": 42},  # above: the buttons, which else cover the scale's end
+            "uirevision": revision,
+            "dragmode": "zoom",
+            "shapes": _borders(rows),
+            "xaxis": {
+                "title": {"text": "optimizer step"},
+                "tickformat": ",d",
+                "showgrid": False,
+                "zeroline": False,
+                "autorangeoptions": {"clipmin": heat.step[0]},
+            },
+            "yaxis": {
+                "autorange": "reversed",  # the model's first layer on top
+                "tickvals": list(range(len(rows))),
+                "ticktext": [_label(row) for row in rows],
+                "tickfont": {"size": 11},
+                "showgrid": False,
+                "zeroline": False,
+            },
+        },
+    )
+
+
+def _edges(heat: Heatmap) -> list[float]:
+    """Left edges of the cells and the last one's right, half a step off, so that a step's mark stands in its cell.
+
+    A cell lasts until the next recorded bucket.
+    """
+    widths = [after - before for before, after in zip(heat.step, heat.step[1:], strict=False)]
+    usual = sorted(widths)[len(widths) // 2] if widths else 1
+    return [step - 0.5 for step in [*heat.step, heat.step[-1] + max(1, usual)]]
+
+
+def _range(logs: Sequence[Sequence[float | None]]) -> tuple[float, float]:
+    seen = sorted(value for row in logs for value in row if value is not None)
+    if not seen:
+        return 0.0, 1.0
+    low, high = seen[len(seen) // 100], seen[-1]
+    return low, max(high, low + 0.5)
+
+
+def _power(power: int) -> str:
+    return f"{10**power:,}" if 0 <= power <= 3 else f"10<sup>{power}</sup>"
+
+
+def _words(name: str, value: float | None, step: int, ratio: bool) -> str:
+    what = "not finite" if value is None else f"{value:.3g} × its RMS norm" if ratio else f"norm {value:.4g}"
+    return f"{name}<br>{what}, from step {step:,}"
+
+
+def _label(row: Layer) -> str:
+    more = f" ({len(row.members)})" if len(row.members) > 1 else ""
+    name = row.name if len(row.name) <= _LABEL_CHARACTERS else "…" + row.name[1 - _LABEL_CHARACTERS :]
+    return escaping.plotly(name + more)
+
+
+def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
+    """A line between two blocks, where each row is one parameter."""
+    if any(len(row.members) > 1 for row in rows):
+        return []
+    found = [block_of(row.name) for row in rows]
+    return [
+        {
+            "type": "line",
+            "xref": "paper",
+            "x0": 0,
+            "x1": 1,
+            "y0": at - 0.5,
+            "y1": at - 0.5,
+            "line": {"color": "#7b8794", "width": 1},
+        }
+        for at in range(1, len(rows))
+        if found[at] != found[at - 1] and len(set(found)) < len(rows)
+    ]
+
+
+def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event]) -> Trace | None:
+    places = {names[at]: y for y, row in enumerate(rows) for at in row.members}
+    told = [
+        event
+        for event in events
+        if event.kind is EventKind.NONFINITE and event.parameter in places and event.step >= heat.step[0]
+    ]
+    if not told:
+        return None
+    return scatter(
+        x=[event.step for event in told],
+        y=[places[event.parameter or ""] for event in told],
+        customdata=[event.parameter for event in told],
+        mode="markers",
+        marker={"color": "#b3261e", "symbol": "x", "size": 9, "line": {"width": 1, "color": "white"}},
+        text=[f"{escaping.plotly(event.parameter or '', 200)}<br>not finite, step {event.step:,}" for event in told],
+        hovertemplate="%{text}<extra></extra>",
+        showlegend=False,
+    )

@@ -1,0 +1,1 @@
+"""Turns values into words and table rows. Pure: no Streamlit, no HTTP."""

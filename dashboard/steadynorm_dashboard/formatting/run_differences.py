@@ -1,0 +1,100 @@
+"""In what runs differ: their settings in force, who changed them last, and what they were started with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_dashboard.formatting import escaping, numbers
+
+__all__ = ["Difference", "differences", "labels", "rows"]
+
+_ACTIONS = ("reset_generation", "checkpoint_generation", "stop")
+"""What was done, rather than how the run trains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One setting, or one fact of how a run was started, of every run. Not escaped."""
+
+    what: str
+    values: list[str]  # one a run
+    changed: list[str]  # who changed it last in each run that was changed, and where
+
+    @property
+    def differs(self) -> bool:
+        """Whether two runs have different values."""
+        return len(set(self.values)) > 1
+
+
+def labels(runs: Sequence[RunDetail]) -> list[str]:
+    """A short name of each, apart from every other's: the run's name, with the end of its id where two share one."""
+    names = [escaping.visible(run.name, 60) for run in runs]
+    return [
+        f"{name} ({run.run_id[-8:]})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)
+    ]
+
+
+def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEntry]]) -> list[Difference]:
+    """What differs comes first; settings before facts. audits: by run id, newest first."""
+    shown = labels(runs)
+    applied = [msgspec.to_builtins(run.applied.settings) for run in runs]
+    desired = [msgspec.to_builtins(run.desired.settings) for run in runs]
+    found = []
+    for name in applied[0] if applied else {}:
+        if name in _ACTIONS:
+            continue
+        values = [
+            numbers.setting(now[name])
+            + (f" → {numbers.setting(soon[name])} pending" if now[name] != soon[name] else "")
+            for now, soon in zip(applied, desired, strict=True)
+        ]
+        changed = [
+            f"{label}: {_words(entry)}"
+            for label, run in zip(shown, runs, strict=True)
+            if (entry := _last(name, audits.get(run.run_id, ()))) is not None
+        ]
+        found.append(Difference(name, values, changed))
+    for what, facts in _facts(runs).items():
+        found.append(Difference(what, facts, []))
+    return sorted(found, key=lambda one: not one.differs)
+
+
+def rows(found: Sequence[Difference], runs: Sequence[RunDetail]) -> list[dict[str, object]]:
+    """Rows of a table with a column a run."""
+    shown = labels(runs)
+    table: list[dict[str, object]] = []
+    for one in found:
+        row: dict[str, object] = {"setting": escaping.visible(one.what)}
+        row |= {label: escaping.visible(value) for label, value in zip(shown, one.values, strict=True)}
+        row["who changed it"] = escaping.visible("; ".join(one.changed), 400)
+        table.append(row)
+    return table
+
+
+def _last(name: str, entries: Sequence[AuditEntry]) -> AuditEntry | None:
+    """The newest change of a setting that took effect or still may."""
+    live = (RevisionState.APPLIED, RevisionState.PENDING)
+    return next((entry for entry in entries if name in entry.after and entry.state in live), None)
+
+
+def _words(entry: AuditEntry) -> str:
+    where = f" @ step {entry.applied_step:,}" if entry.applied_step is not None else ", pending"
+    return f"{entry.actor}, r{entry.revision}{where}{f' ({entry.reason})' if entry.reason else ''}"
+
+
+def _facts(runs: Sequence[RunDetail]) -> dict[str, list[str]]:
+    facts = {
+        "parameter tensors": [f"{run.parameters:,}" for run in runs],
+        "ranks": [str(run.world_size) for run in runs],
+        "framework": [run.framework or numbers.MISSING for run in runs],
+        "agent": [run.agent_version or numbers.MISSING for run in runs],
+        "host": [run.host or numbers.MISSING for run in runs],
+    }
+    for key in sorted({key for run in runs for key in run.tags}):
+        facts[f"tag {key}"] = [run.tags.get(key, numbers.MISSING) for run in runs]
+    return facts

@@ -1,0 +1,103 @@
+"""Rows of the tables: parameters, changes, events. Cells are drawn as plain text, so names need no escaping here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.events import Event
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+from steadynorm_contract.series import ParameterView
+from steadynorm_dashboard.formatting import changes, escaping, numbers, status
+
+__all__ = ["audit_rows", "change_rows", "event_rows", "full_name", "parameter_rows"]
+
+Row = dict[str, object]
+
+
+def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> list[Row]:
+    """One row a parameter whose name holds every word of `search`; the largest spike ratio since the start first."""
+    words = search.lower().split()
+    found = [one for one in parameters if all(word in one.name.lower() for word in words)]
+    found.sort(key=lambda one: -(one.spike_ratio_max or one.spike_ratio or 0.0))
+    return [
+        {
+            "parameter": escaping.visible(one.name, 200),
+            "note": _note(one),
+            "largest": one.spike_ratio_max,
+            "spike ratio": one.spike_ratio,
+            "shape": " × ".join(map(str, one.shape)) or "scalar",
+            "raw norm": one.raw_norm,
+            "mean": one.norm_mean,
+            "RMS": one.norm_rms,
+            "target": one.target,
+            "scale": one.scale,
+        }
+        for one in found
+    ]
+
+
+def full_name(parameters: Iterable[ParameterView], shown: str) -> str:
+    """The name of the parameter that a row shows as `shown`."""
+    return next((one.name for one in parameters if escaping.visible(one.name, 200) == shown), shown)
+
+
+def _note(one: ParameterView) -> str:
+    notes = []
+    if one.spike_ratio is not None and one.spike_ratio > SPIKE_RATIO:
+        notes.append("spiking")
+    if one.target is not None and one.target < THROTTLED_TARGET:
+        notes.append("throttled")
+    if not notes and one.spikes:
+        notes.append("1 spike" if one.spikes == 1 else f"{one.spikes:,} spikes")
+    return ", ".join(notes)
+
+
+def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> list[Row]:
+    """One row a change, newest first."""
+    return [
+        {
+            "revision": f"r{entry.revision}",
+            "when": numbers.moment(entry.time, now, zone),
+            "state": escaping.visible(status.revision_words(entry), 300),
+            "before → after": changes.change_words(entry),
+            "who": escaping.visible(entry.actor),
+            "why": escaping.visible(entry.reason, 300),
+        }
+        for entry in entries
+    ]
+
+
+def change_rows(entry: AuditEntry) -> list[Row]:
+    """One row a setting that the change touched."""
+    return [
+        {
+            "setting": escaping.visible(name),
+            "before": _setting(name, entry.before.get(name)),
+            "after": _setting(name, value),
+        }
+        for name, value in entry.after.items()
+    ]
+
+
+def _setting(name: str, value: object) -> str:
+    shown = numbers.setting(value)
+    if name.startswith("gamma") and isinstance(value, float):
+        return f"{shown} ({numbers.half_life(value)})"
+    return shown
+
+
+def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:
+    """One row an event, newest first."""
+    return [
+        {
+            "when": numbers.moment(event.time, now, zone),
+            "step": event.step,
+            "event": event.kind.value,
+            "what happened": escaping.visible(event.message, 300),
+            "value": event.value,
+            "parameter": escaping.visible(event.parameter or "", 200),
+            "batch": escaping.visible(event.batch_id or "", 200),
+        }
+        for event in events
+    ]

@@ -1,0 +1,77 @@
+"""The heat map on a run's page: which layer, since when. A click on a row opens the parameter."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from steadynorm_dashboard import navigation
+from steadynorm_dashboard.charts import heatmap
+from steadynorm_dashboard.charts.layers import MAX_ROWS, blocks
+from steadynorm_dashboard.components.live_chart import live_chart
+from steadynorm_dashboard.data import queries
+from steadynorm_dashboard.formatting import escaping
+from steadynorm_dashboard.panels import chart_controls, messages
+
+__all__ = ["panel"]
+
+_WHOLE = "whole model"
+_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
+_MANY = 64
+
+
+@st.fragment(run_every=5)
+def panel(run_id: str) -> None:
+    """Layers × steps, over the steps that the range selector of the charts shows."""
+    head, which, part = st.columns([2.2, 1, 1], vertical_alignment="center")
+    head.markdown("**Layers** in model order. A click opens the parameter.")
+    with which:
+        signal = st.segmented_control(
+            "Show",
+            list(heatmap.SIGNALS),
+            default="spike ratio",
+            required=True,
+            key=f"{run_id}/heat/signal",
+            label_visibility="collapsed",
+        )
+    run, error = queries.read(f"{run_id}/run", lambda client: client.run(run_id))
+    if run is None:
+        if error is not None:
+            messages.explain(error)
+        return
+    now = chart_controls.current(run_id, run.step)
+    matrix, error = queries.read(
+        f"{run_id}/heat/{signal}/{now.window}",
+        lambda client: client.heatmap(
+            run_id, heatmap.SIGNALS[signal], start=now.start, stop=now.stop, points=heatmap.COLUMNS
+        ),
+        share=now.question,
+        still=now.still,
+    )
+    if matrix is None:
+        if error is not None:
+            messages.explain(error)
+        return
+    block = None
+    if len(matrix.parameters) > MAX_ROWS:
+        choices = {layer.name: len(layer.members) for layer in blocks(matrix.parameters) if len(layer.members) > 1}
+        chosen = part.selectbox(
+            "Part of the model",
+            [_WHOLE, *choices],
+            key=f"{run_id}/heat/block",
+            label_visibility="collapsed",
+            format_func=lambda name: escaping.visible(name, _MANY),
+        )
+        block = None if chosen == _WHOLE else chosen
+    events, _ = queries.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
+    figure = heatmap.heat_figure(
+        matrix,
+        events.events if events else [],
+        revision=f"{run_id}/{signal}/{now.window}/{now.zoom}/{block}",
+        block=block,
+    )
+    if figure is None:
+        st.caption("No parameter rows yet: the agent sends them every few steps (`detail_every`), and around spikes.")
+        return
+    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", options=_OPTIONS, clicks=True).clicked
+    if clicked in matrix.parameters:
+        navigation.go(run=run_id, parameter=clicked)

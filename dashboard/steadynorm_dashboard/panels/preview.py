@@ -1,0 +1,140 @@
+"""What the draft would have done to the worst parameters, beside what happened: a dialog over the run's page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.rule import target
+from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.series import ParameterView, Series
+from steadynorm_contract.settings import Settings
+from steadynorm_dashboard.charts.colors import QUIET, RAW, STABILIZED
+from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
+from steadynorm_dashboard.charts.panels import LOG, STEPS, Panel, layout
+from steadynorm_dashboard.charts.replay import ROWS, Recorded, Replay, replay, throttled_share
+from steadynorm_dashboard.components.live_chart import live_chart
+from steadynorm_dashboard.data import queries
+from steadynorm_dashboard.formatting import escaping, numbers
+from steadynorm_dashboard.panels import messages
+
+__all__ = ["preview_figure", "show", "since", "worst"]
+
+_WORST = 3
+_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale")
+_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
+_BREAKS = ("mode", "transfer", "reset_generation")
+
+
+def worst(parameters: Sequence[ParameterView]) -> list[str]:
+    """The names of the few with the largest spike ratio since the run began."""
+    ranked = sorted(parameters, key=lambda one: -(one.spike_ratio_max or 0.0))
+    return [one.name for one in ranked[:_WORST]]
+
+
+def since(run: RunDetail, entries: Sequence[AuditEntry]) -> int:
+    """The first step to replay: ROWS rows back, and not across a change of mode or a reset, which rows do not show."""
+    cuts = [
+        entry.applied_step or 0
+        for entry in entries
+        if entry.state is RevisionState.APPLIED and any(name in entry.after for name in _BREAKS)
+    ]
+    return max(0, run.step - ROWS * run.detail_every, *cuts)
+
+
+@st.dialog("What this change would have done", width="large")
+def show(run: RunDetail, draft: Settings) -> None:
+    """The dialog."""
+    was = run.applied.settings
+    parameters, error = queries.read(f"{run.run_id}/parameters", lambda client: client.parameters(run.run_id))
+    audit, _ = queries.read(f"{run.run_id}/audit", lambda client: client.audit(run.run_id))
+    if parameters is None or audit is None:
+        if error is not None:
+            messages.explain(error)
+        return
+    names, start = worst(parameters.parameters), since(run, audit.entries)
+    wanted = [f"{column}/{name}" for name in names for column in _COLUMNS]
+    answer, error = queries.read(
+        f"{run.run_id}/preview", lambda client: client.series(run.run_id, wanted, start=start, points=10_000)
+    )
+    if answer is None:
+        if error is not None:
+            messages.explain(error)
+        return
+    drawn: list[tuple[str, Recorded, Replay]] = []
+    for name in names:
+        rows = _rows([answer.series[f"{column}/{name}"] for column in _COLUMNS])
+        if done := replay(rows, was, draft):
+            drawn.append((name, rows, done))
+    if not drawn:
+        st.info("Too few rows are recorded since the last switch to replay them. Try again in a while.")
+        return
+    st.caption(
+        f"The rule, replayed over the last recorded norms of the {len(drawn)} parameters with the largest spikes: what "
+        "the optimizer saw, and what it would have seen. The gradients themselves would have gone another way with "
+        "time, and lr_scale is not part of it."
+    )
+    st.dataframe(_summary(drawn, was.eps), hide_index=True, key=f"{run.run_id}/preview/table")
+    live_chart(preview_figure(drawn), key=f"{run.run_id}/preview/chart", options=_OPTIONS)
+
+
+def _rows(series: Sequence[Series]) -> Recorded:
+    norm, mean, rms, scale = series
+    last = slice(-ROWS, None)
+    return Recorded(norm.step[last], norm.mean[last], mean.mean[last], rms.mean[last], scale.mean[last])
+
+
+def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[dict[str, object]]:
+    table = []
+    for name, rows, done in drawn:
+        happened = [
+            None if mean is None or rms is None else target(mean, rms, eps)
+            for mean, rms in zip(rows.means, rows.rms, strict=True)
+        ]
+        before, after = throttled_share(happened), throttled_share(done.targets)
+        lowest = min((value for value in happened if value is not None), default=None)
+        tallest = max((value for value in rows.seen if value is not None), default=None)
+        would = max((value for value in done.seen if value is not None), default=None)
+        table.append(
+            {
+                "parameter": escaping.visible(name, 200),
+                "rows": len(done.steps),
+                "throttled": f"{before:.0%} → {after:.0%}",
+                "smallest target": f"{numbers.number(lowest, 3)} → {numbers.number(min(done.targets), 3)}",
+                "largest norm seen": f"{numbers.number(tallest, 3)} → {numbers.number(would, 3)}",
+            }
+        )
+    return table
+
+
+def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> Figure:
+    """A panel a parameter: the raw norm, what the optimizer saw, and what it would have seen."""
+    traces: list[Trace] = []
+    share = 1.0 / len(drawn)
+    stacked = [
+        Panel(1 - share * at, 1 - share * (at - 1) - 0.09, f"<b>{escaping.plotly(name, 80)}</b> L2 norm, log", LOG)
+        for at, (name, _, _) in enumerate(drawn, 1)
+    ]
+    for at, (_, rows, done) in enumerate(drawn, 1):
+        lines = (
+            ("raw norm", rows.steps, rows.norms, RAW, "dot"),
+            ("the optimizer saw", rows.steps, rows.seen, QUIET, "solid"),
+            ("it would have seen", done.steps, done.seen, STABILIZED, "solid"),
+        )
+        for label, steps, values, color, dash in lines:
+            traces.append(
+                scatter(
+                    x=list(steps),
+                    y=[value or None for value in values],
+                    name=label,
+                    legendgroup=label,
+                    showlegend=at == 1,
+                    yaxis="y" if at == 1 else f"y{at}",
+                    mode="lines",
+                    line={"color": color, "width": 1.5, "dash": dash},
+                    hovertemplate="%{y:.4g}",
+                )
+            )
+    return Figure(traces, layout(stacked, STEPS.layout(), height=120 + 170 * len(drawn), revision="preview"))

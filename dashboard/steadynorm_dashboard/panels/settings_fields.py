@@ -1,0 +1,236 @@
+"""The widgets of the settings panel, each with its error beneath.
+
+What they hold is in the session state under `{run_id}/{setting}`; `controls` fills and reads it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import streamlit as st
+
+from steadynorm_contract.changes import PRESETS
+from steadynorm_contract.runs import RunDetail
+from steadynorm_contract.settings import Mode, Transfer
+from steadynorm_dashboard.formatting import escaping, numbers
+from steadynorm_dashboard.panels.settings_draft import DECAYS, nearest_stop
+
+__all__ = ["Fields", "put"]
+
+_DEFAULT_SPIKE_LIMIT = PRESETS["robust"]["spike_limit"]
+"""What the switch turns on until somebody gives another number."""
+
+_NUMBER_PX = 140
+"""A narrower number has no stepper."""
+
+
+class Fields:
+    """The widgets of one run's panel, each with its error beneath."""
+
+    def __init__(self, run: RunDetail, errors: dict[str, str], locked: bool) -> None:
+        self._run, self._errors, self._locked = run, errors, locked
+
+    def allowed(self, name: str) -> bool:
+        """Whether the job follows changes of `name`."""
+        return self._run.allow is None or name in self._run.allow
+
+    def _disabled(self, name: str) -> bool:
+        return self._locked or not self.allowed(name)
+
+    def _key(self, name: str) -> str:
+        return f"{self._run.run_id}/{name}"
+
+    def _help(self, words: str, name: str) -> str:
+        return words if self.allowed(name) else f"{words} The job's owner did not allow changing it."
+
+    def _error(self, name: str) -> None:
+        if name in self._errors:
+            st.error(escaping.markdown(self._errors[name], 400))
+
+    def mode(self) -> None:
+        """What the stabilizer does."""
+        st.segmented_control(
+            "mode",
+            [mode.value for mode in Mode],
+            key=self._key("mode"),
+            required=True,
+            disabled=self._disabled("mode"),
+            help=self._help(
+                "off: nothing is measured. observe: measured, gradients untouched. stabilize: the gradient keeps its "
+                "direction, its magnitude is replaced.",
+                "mode",
+            ),
+        )
+        self._error("mode")
+
+    def presets(self) -> None:
+        """What `presets` has a name for, a button each; the one that the panel shows cannot be pressed."""
+        shown = {name: st.session_state[self._key(name)] for name in ("gamma1", "gamma2", "spike_limit")}
+        if not st.session_state[self._key("spike_limit/on")]:
+            shown["spike_limit"] = None
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.markdown(":small[preset]", help="Named settings: a press fills them in. Nothing is sent before Apply.")
+            for preset, settings in PRESETS.items():
+                st.button(
+                    preset,
+                    key=self._key(f"preset/{preset}"),
+                    help=", ".join(f"{name} {numbers.setting(value)}" for name, value in settings.items()),
+                    disabled=shown == settings or any(self._disabled(name) for name in settings),
+                    on_click=_fill,
+                    args=(self._run.run_id, settings),
+                )
+
+    def decay(self, name: str, words: str) -> None:
+        """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
+        key = self._key(name)
+        held = _Hands.of(key)
+        value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
+        value.number_input(
+            name,
+            key=held.number,
+            value=held.number_begins,
+            step=0.001,
+            format="%.7g",
+            disabled=self._disabled(name),
+            help=self._help(words + " 0 ≤ decay < 1.", name),
+            on_change=_typed,
+            args=(key, held.number),
+        )
+        with memory.container(gap="xxsmall"):
+            valid = held.decay is not None and 0 <= held.decay < 1
+            st.caption(numbers.half_life(held.decay) if held.decay is not None and valid else numbers.MISSING)
+            st.select_slider(
+                f"{name} slider",
+                DECAYS,
+                value=held.slider_begins,
+                key=held.slider,
+                format_func=numbers.setting,
+                label_visibility="collapsed",
+                disabled=self._disabled(name),
+                on_change=_slid,
+                args=(key, held.slider),
+            )
+        self._error(name)
+
+    def spike_limit(self) -> None:
+        """A switch, and the ratio where it is on."""
+        words = "Norms above this multiple of their RMS enter the statistics clipped. Off is the paper's rule."
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            limited = st.toggle(
+                "spike_limit",
+                key=self._key("spike_limit/on"),
+                disabled=self._disabled("spike_limit"),
+                help=self._help(words, "spike_limit"),
+                width="content",
+            )
+            st.number_input(
+                "spike_limit ratio",
+                key=self._key("spike_limit"),
+                step=1.0,
+                format="%.7g",
+                label_visibility="collapsed",
+                disabled=not limited or self._disabled("spike_limit"),
+                width=_NUMBER_PX,
+            )
+        self._error("spike_limit")
+
+    def rest(self) -> None:
+        """The settings that are rarely changed."""
+        st.number_input(
+            "lr_scale",
+            key=self._key("lr_scale"),
+            step=0.1,
+            format="%.7g",
+            disabled=self._disabled("lr_scale"),
+            help=self._help("Factor on every learning rate, 0 to 10. Schedulers never notice.", "lr_scale"),
+        )
+        self._error("lr_scale")
+        st.number_input(
+            "eps",
+            key=self._key("eps"),
+            step=1e-12,
+            format="%.7g",
+            disabled=self._disabled("eps"),
+            help=self._help("Added to the RMS norm before dividing by it, in the gradient's unit.", "eps"),
+        )
+        self._error("eps")
+        st.segmented_control(
+            "transfer",
+            [transfer.value for transfer in Transfer],
+            key=self._key("transfer"),
+            required=True,
+            disabled=self._disabled("transfer"),
+            help=self._help(
+                "bumpless: a switch of mode carries the gradient's scale over. plain: the paper's bare rule.",
+                "transfer",
+            ),
+        )
+        self._error("transfer")
+
+
+@dataclass(slots=True)
+class _Hands:
+    """The number and the slider of one decay: two hands on a value that neither of them holds.
+
+    The browser sends every widget's value with each request, also one from before the newest answer came. Were a hand
+    told where to stand, such a late value would look like a move of it and overwrite what the other one did. So nobody
+    tells them: where one hand moves, the other is replaced by a new one that begins at the right place, and only the
+    hand that stands there now is heard. The hand that moves stays, and keeps the focus.
+    """
+
+    key: str
+    decay: float | None
+    number_begins: float | None
+    slider_begins: float
+    numbers: int = 0
+    sliders: int = 0
+
+    @property
+    def number(self) -> str:
+        """The key of the number that stands there now."""
+        return f"{self.key}/number/{self.numbers}"
+
+    @property
+    def slider(self) -> str:
+        """The key of the slider that stands there now."""
+        return f"{self.key}/slider/{self.sliders}"
+
+    @classmethod
+    def of(cls, key: str) -> _Hands:
+        """The hands on the value under `key`; new ones, if another part of the panel has set it."""
+        decay: float | None = st.session_state[key]
+        held: _Hands | None = st.session_state.get(f"{key}/hands")
+        if held is None:
+            held = cls(key, decay, decay, nearest_stop(decay))
+        elif held.decay != decay:
+            held = cls(key, decay, decay, nearest_stop(decay), held.numbers + 1, held.sliders + 1)
+        st.session_state[f"{key}/hands"] = held
+        return held
+
+
+def put(run_id: str, name: str, value: object) -> None:
+    """Let the panel show this value of a setting."""
+    if name == "spike_limit":
+        st.session_state[f"{run_id}/spike_limit/on"] = value is not None
+        value = _DEFAULT_SPIKE_LIMIT if value is None else value
+    st.session_state[f"{run_id}/{name}"] = value.value if isinstance(value, Mode | Transfer) else value
+
+
+def _fill(run_id: str, settings: Mapping[str, object]) -> None:
+    for name, value in settings.items():
+        put(run_id, name, value)
+
+
+def _typed(key: str, number: str) -> None:
+    held: _Hands = st.session_state[f"{key}/hands"]
+    if number == held.number:
+        held.decay = st.session_state[key] = st.session_state[number]
+        held.sliders, held.slider_begins = held.sliders + 1, nearest_stop(held.decay)
+
+
+def _slid(key: str, slider: str) -> None:
+    held: _Hands = st.session_state[f"{key}/hands"]
+    if slider == held.slider:
+        held.decay = st.session_state[key] = st.session_state[slider]
+        held.numbers, held.number_begins = held.numbers + 1, held.decay

@@ -1,0 +1,41 @@
+"""The fleet: all runs with sparklines and last changes in one answer, for a page that shows them all."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from steadynorm_contract.fleet import FleetResponse, FleetSort
+from steadynorm_contract.runs import Health, RunState
+from steadynorm_server.api.authorization import requires
+from steadynorm_server.api.openapi.schema import answers
+from steadynorm_server.api.requests import json_answer
+from steadynorm_server.auth.tokens import Role
+from steadynorm_server.runs.fleet import Fleet
+from steadynorm_server.runs.pagination import MAX_RUNS, Listing
+
+router = APIRouter(tags=["runs"])
+
+
+async def _fleet(request: Request) -> Fleet:
+    fleet: Fleet = request.app.state.fleet
+    return fleet
+
+
+@router.get("/fleet", dependencies=[Depends(requires(Role.VIEWER))], responses=answers(FleetResponse))
+async def show_fleet(
+    fleet: Annotated[Fleet, Depends(_fleet)],
+    state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
+    health: Annotated[list[Health], Query(description="Any of these")] = [],  # noqa: B006
+    name: Annotated[str | None, Query(max_length=200, description="Pattern of the whole name: * and ?")] = None,
+    tag: Annotated[list[str], Query(max_length=16, description="KEY or KEY=VALUE; all of them")] = [],  # noqa: B006
+    search: Annotated[
+        str, Query(max_length=500, description="At most 16 words; each in the name, the id or a tag")
+    ] = "",
+    sort: FleetSort = FleetSort.SEVERITY,
+    limit: Annotated[int, Query(ge=1, le=MAX_RUNS, description="Runs in the answer")] = 200,
+) -> Response:
+    """All runs, those in trouble first, each with the sparklines of its loss and norm and with its last change."""
+    listing = Listing(tuple(state), tuple(health), name, tuple(tag))
+    return json_answer(await fleet.answer(listing, sort, search, limit))

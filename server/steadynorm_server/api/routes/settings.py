@@ -1,0 +1,109 @@
+"""Desired settings: agents wait for them, operators change them."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Depends, Header, Query, Response
+from starlette.requests import Request
+
+from steadynorm_contract.bulk import Bulk, BulkResponse
+from steadynorm_contract.changes import Change
+from steadynorm_contract.codec import MalformedMessage, decode_json
+from steadynorm_contract.settings import Settings, merge
+from steadynorm_contract.telemetry import Desired
+from steadynorm_server.api.authorization import requires
+from steadynorm_server.api.dependencies import StoppingOf, StoreOf
+from steadynorm_server.api.openapi.schema import answers, body
+from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_answer, read_body
+from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.errors import ProblemError
+from steadynorm_server.settings import service
+from steadynorm_server.settings.bulk import change_many
+
+router = APIRouter(tags=["settings"])
+
+MAX_WAIT_S = 60
+_MAX_BULK_BYTES = 512 * 1024  # a thousand run ids, with their revisions
+_ETAG = re.compile(r'"([0-9]{1,16})"|([0-9]{1,16})')
+
+
+@router.post("/settings/bulk", responses=answers(BulkResponse), openapi_extra=body(Bulk))
+async def change_settings_of_many(
+    request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
+) -> Response:
+    """Show what a change would do to the selected runs; with `dry_run` false and the shown `revisions`, make it.
+
+    Each run is changed only if nobody was faster, and has an entry of its own in its audit.
+    """
+    wanted = decode_json(await read_body(request, JSON, _MAX_BULK_BYTES), Bulk)
+    return json_answer(await change_many(store, wanted, sender.name))
+
+
+@router.get("/runs/{run_id}/settings", responses=answers(Desired))
+async def show_settings(
+    run_id: str,
+    sender: Annotated[Principal, Depends(requires(Role.AGENT, Role.VIEWER))],
+    store: StoreOf,
+    stopping: StoppingOf,
+    after_revision: Annotated[int | None, Query(ge=0, le=2**53 - 1)] = None,
+    wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds", allow_inf_nan=False)] = 0.0,
+) -> Response:
+    """The desired settings. With after_revision and wait: as soon as there is a newer revision, or after the wait."""
+    return _with_etag(await service.desired_after(store, run_id, sender, after_revision, wait, stopping))
+
+
+@router.patch("/runs/{run_id}/settings", responses=answers(Desired), openapi_extra=body(Change))
+async def change_settings(
+    run_id: str,
+    request: Request,
+    sender: Annotated[Principal, Depends(requires(Role.OPERATOR))],
+    store: StoreOf,
+    if_match: Annotated[str | None, Header(description='The revision that this changes, as in "3"')] = None,
+) -> Response:
+    """Change the settings of a run, provided that If-Match names the newest revision."""
+    data = await read_body(request, JSON, MAX_SMALL_BYTES)
+    await store.find(run_id)  # an unknown run is said first, whatever else is wrong
+    revision = _revision(if_match)
+    return _with_etag(await service.change(store, run_id, _decode_change(data), revision, sender.name))
+
+
+def _with_etag(found: Desired) -> Response:
+    return json_answer(found, headers={"ETag": f'"{found.revision}"'})
+
+
+def _revision(if_match: str | None) -> int:
+    if if_match is None:
+        raise ProblemError(
+            428, 'say which revision you change: send the one you read, as in `If-Match: "3"`. GET settings has it.'
+        )
+    # `*` and weak tags are refused too: a change is made to one known revision.
+    if (match := _ETAG.fullmatch(if_match.strip())) is None:
+        raise ProblemError(400, f'If-Match must be one revision, as in `If-Match: "3"`: got {if_match[:60]!r}.')
+    return int(match[1] or match[2])
+
+
+def _decode_change(data: bytes) -> Change:
+    try:
+        return decode_json(data, Change)
+    except MalformedMessage:
+        # Many clients write NaN and Infinity, which are no JSON. Their rule is the better answer where they are all
+        # that is wrong; they break it in every setting, so nothing of this is ever taken.
+        with_nan = _decode_leniently(data)
+        if with_nan is not None:
+            merge(Settings(), {name: value for name, value in with_nan.items() if value != value or _infinite(value)})
+        raise
+
+
+def _decode_leniently(data: bytes) -> dict[str, object] | None:
+    try:
+        return msgspec.convert(json.loads(data), Change).settings
+    except (ValueError, RecursionError, msgspec.ValidationError):
+        return None
+
+
+def _infinite(value: object) -> bool:
+    return isinstance(value, float) and abs(value) == float("inf")

@@ -1,0 +1,1 @@
+"""Scheduled and rule-based settings changes: when they are due, and their execution."""

@@ -1,0 +1,178 @@
+"""Whether a run's watch rules have to act, from the scalars of a batch. Pure: nothing is done here.
+
+The rules are what operators wrote (the hash's field `rules`); how far each has counted is telemetry's (`watch`), and is
+committed with the batch that was counted, so a batch that comes twice counts once. A rule that fires has something due
+until its action is made (`orders`), which whoever comes first does.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+import struct
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from steadynorm_contract.settings import Mode
+from steadynorm_contract.telemetry import StepScalars
+from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
+from steadynorm_server.runs.record import RunRecord
+
+__all__ = ["Count", "StoredRule", "StoredRules", "due_rule", "is_stopped", "observe", "rules_of", "view"]
+
+
+_HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
+    Comparison.BELOW: operator.lt,
+    Comparison.AT_MOST: operator.le,
+    Comparison.ABOVE: operator.gt,
+    Comparison.AT_LEAST: operator.ge,
+}
+
+
+class StoredRule(msgspec.Struct, frozen=True):
+    """A rule as an operator gave it, and what it did. `made` tells this giving of it from any other."""
+
+    rule: WatchRule
+    made: str
+    created_by: str
+    created_at: float
+    actions: int = 0
+    last_step: int | None = None
+    last_revision: int | None = None
+
+
+class StoredRules(msgspec.Struct, frozen=True):
+    """All rules of a run."""
+
+    revision: int = 0
+    rules: list[StoredRule] = []
+
+
+class Count(msgspec.Struct):
+    """Where one rule stands. `fired`: how often it has to have acted; `step` and `time` are of the last time."""
+
+    made: str
+    count: int = 0
+    fired: int = 0
+    step: int | None = None
+    time: float = 0.0
+
+
+class _Watch(msgspec.Struct):
+    incarnation: int = 0
+    counts: dict[str, Count] = {}
+
+
+def rules_of(run: RunRecord) -> StoredRules:
+    """The run's rules."""
+    return _decode(run.rules) if run.rules else StoredRules()
+
+
+@functools.lru_cache(256)
+def _decode(rules: bytes) -> StoredRules:
+    """Remembered, because they come with every batch and change with none."""
+    return msgspec.json.decode(rules, type=StoredRules)
+
+
+def observe(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
+    """Count the steps of a batch. Moves `run.watch` on and returns it. now: Unix seconds."""
+    stored, counts = rules_of(run), _counts(run)
+    columns: dict[str, Sequence[float]] = {}
+    for each in stored.rules:
+        count = counts[each.rule.id]
+        if scalars is None or max(count.fired, each.actions) >= each.rule.max_actions or is_stopped(run, each):
+            continue
+        if (name := each.rule.when.scalar) not in columns:
+            # Nothing is held back by a small target unless the run is stabilized.
+            known = name != "target_min" or run.applied.mode is Mode.STABILIZE
+            columns[name] = scalars.column(name) if known else [math.nan] * len(scalars.steps)
+        _count(each, count, scalars.steps, columns[name], now)
+    run.watch = msgspec.json.encode(_Watch(run.incarnation, counts))
+    return run.watch
+
+
+def due_rule(run: RunRecord) -> tuple[StoredRule, int] | None:
+    """The first rule that has an action to make, and the step at which it fired."""
+    if not run.rules or not run.watch:
+        return None
+    counts = _counts(run)
+    for each in rules_of(run).rules:
+        count = counts[each.rule.id]
+        if count.fired > each.actions and count.step is not None and not is_stopped(run, each):
+            return each, count.step
+    return None
+
+
+def is_stopped(run: RunRecord, each: StoredRule) -> bool:
+    """Whether the store lost what this rule may have done: how much of its budget is left, nobody knows any more."""
+    return each.created_at <= run.put_back_time
+
+
+def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
+    """A rule as people see it."""
+    rule, count = each.rule, _counts(run)[each.rule.id]
+    until_step = None if count.step is None else count.step + rule.cooldown_steps
+    until_time = count.time + rule.cooldown_s
+    return RuleView(
+        rule=rule,
+        condition=show_condition(rule.when),
+        created_by=each.created_by,
+        created_at=each.created_at,
+        count=count.count,
+        needed=rule.when.needed,
+        stopped=is_stopped(run, each),
+        actions=each.actions,
+        actions_left=max(0, rule.max_actions - each.actions),
+        cooldown_until_step=until_step if run.step + 1 in _locked(rule, count) else None,
+        cooldown_until_time=until_time if count.step is not None and now < until_time else None,
+        last_step=each.last_step,
+        last_revision=each.last_revision,
+    )
+
+
+def _counts(run: RunRecord) -> dict[str, Count]:
+    """By rule. A rule that was given anew counts from 0, and so does each under another process of the run."""
+    watch = msgspec.json.decode(run.watch, type=_Watch) if run.watch else _Watch()
+    found = {}
+    for each in rules_of(run).rules:
+        count = watch.counts.get(each.rule.id)
+        if count is None or count.made != each.made:
+            count = Count(each.made)
+        elif watch.incarnation != run.incarnation:
+            # What was due to the process before is not done to this one.
+            count = Count(each.made, fired=each.actions, step=count.step, time=count.time)
+        found[each.rule.id] = count
+    return found
+
+
+def _count(each: StoredRule, count: Count, steps: Sequence[int], values: Sequence[float], now: float) -> None:
+    rule, when = each.rule, each.rule.when
+    if count.step is not None and now < count.time + rule.cooldown_s:
+        return
+    holds, limit, needed = _HOLDS[when.comparison], _as_stored(when.value), when.needed
+    locked = _locked(rule, count)
+    for step, value in zip(steps, values, strict=True):
+        if math.isnan(value) or step in locked:
+            continue
+        if holds(value, limit):
+            count.count += 1
+        elif when.times is None:
+            count.count = 0
+        if count.count >= needed:
+            # The rest of the batch was recorded before the action can have had any effect.
+            count.count, count.fired = 0, max(count.fired, each.actions) + 1
+            count.step, count.time = step, now
+            return
+
+
+def _locked(rule: WatchRule, count: Count) -> range:
+    """The steps after an action. A run that is back at an earlier one is not locked by it."""
+    return range(0) if count.step is None else range(count.step, count.step + rule.cooldown_steps)
+
+
+def _as_stored(value: float) -> float:
+    """In float32, as the scalars are, so that 0.3 is 0.3."""
+    stored: float = struct.unpack("<f", struct.pack("<f", value))[0]
+    return stored

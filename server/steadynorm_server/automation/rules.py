@@ -1,0 +1,133 @@
+"""Watch rules as operators give them: checked, replaced as a whole, shown with where each stands."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from steadynorm_contract.codec import decode_json, encode_json
+from steadynorm_contract.settings import FieldError
+from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, Condition, RuleList, RuleSet, WatchRule
+from steadynorm_server.automation.rule_evaluation import StoredRule, StoredRules, rules_of, view
+from steadynorm_server.errors import ProblemError
+from steadynorm_server.runs.record import RunRecord
+from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, check_order, edit
+
+if TYPE_CHECKING:
+    from steadynorm_server.runs.repository import Store
+
+__all__ = ["FIELD", "decode", "listed", "replace", "settled"]
+
+FIELD = "rules"
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_MAX_NUMBER = 10**6
+_MAX_REASON = 300  # the audit has the condition in front of it
+_MAX_VALUE = 3e38
+_MAX_LOCK = 10**9
+
+
+def decode(data: bytes) -> RuleSet:
+    """A body of PUT. Raises MalformedMessage, and a 422 problem for a field that does not exist."""
+    wanted = decode_json(data, RuleSet)
+    raw = msgspec.json.decode(data)
+    errors = list(_unknown(raw, RuleSet))
+    for rule in raw["rules"]:
+        errors += [*_unknown(rule, WatchRule), *_unknown(rule["when"], Condition)]
+    if errors:
+        raise ProblemError(422, " ".join(each.message for each in errors[:5]), title="Invalid rule", errors=errors[:5])
+    return wanted
+
+
+def _unknown(raw: dict[str, object], kind: type[msgspec.Struct]) -> Iterator[FieldError]:
+    """Fields that are not there. One with a typing error in it would be as if it had not been given."""
+    known = kind.__struct_fields__
+    for name in raw:
+        if name not in known:
+            rule = f"must be one of {', '.join(known)}"
+            yield FieldError(name[:60], rule, f"{name[:60]!r} is no field here: it {rule}.")
+
+
+async def replace(store: Store, run_id: str, wanted: RuleSet, created_by: str) -> RuleList:
+    """Give a run these rules and no other. One that is as it was keeps its counts and its budget.
+
+    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster, 422.
+    """
+    for _ in range(ATTEMPTS):
+        run = await store.find(run_id)
+        known = rules_of(run)
+        _check(run, wanted.rules)
+        if wanted.revision is not None and wanted.revision != known.revision:
+            raise ProblemError(
+                412,
+                f"the rules of {run_id} are at revision {known.revision}, these were meant to replace "
+                f"{wanted.revision}. Read them again and decide anew.",
+            )
+        as_they_were = {each.rule.id: each for each in known.rules if each.rule in wanted.rules}
+        rules = [
+            as_they_were.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, store.clock())
+            for rule in wanted.rules
+        ]
+        if await edit(store, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
+            return listed(await store.find(run_id), store.clock())
+    raise busy(run_id)
+
+
+def listed(run: RunRecord, now: float) -> RuleList:
+    """All rules of a run, in the order in which they were given."""
+    known = rules_of(run)
+    return RuleList(known.revision, [view(run, each, now) for each in known.rules])
+
+
+def settled(run: RunRecord, done: StoredRule) -> bytes:
+    """The field's text once the rule of that id is `done`."""
+    known = rules_of(run)
+    rules = [done if each.rule.id == done.rule.id else each for each in known.rules]
+    return encode_json(StoredRules(known.revision, rules))
+
+
+def _check(run: RunRecord, rules: list[WatchRule]) -> None:
+    errors = list(_errors(rules))
+    if errors:
+        raise ProblemError(422, " ".join(each.message for each in errors), title="Invalid rule", errors=errors)
+    for rule in rules:
+        check_order(run, rule.settings, rule.reason)
+
+
+def _errors(rules: list[WatchRule]) -> Iterator[FieldError]:
+    def error(field: str, rule: str, value: object) -> FieldError:
+        shown = repr(value)
+        return FieldError(field, rule, f"{field} {rule}: got {shown if len(shown) <= 60 else shown[:57] + '...'}.")
+
+    if len(rules) > MAX_RULES:
+        yield error("rules", f"must be at most {MAX_RULES}", len(rules))
+    seen = set()
+    for each in rules[:MAX_RULES]:
+        when = each.when
+        if _ID.fullmatch(each.id) is None:
+            yield error("id", "must match [a-z0-9][a-z0-9_-]{0,39}", each.id)
+        elif each.id in seen:
+            yield error("id", "must be of one rule", each.id)
+        seen.add(each.id)
+        if when.scalar not in WATCHED:
+            yield error("scalar", f"must be one of {', '.join(WATCHED)}", when.scalar)
+        if not abs(when.value) <= _MAX_VALUE:
+            yield error("value", "must be a number that float32 holds", when.value)
+        if when.for_steps is not None and when.times is not None:
+            yield error("times", "must not stand beside for_steps", when.times)
+        for field, value, least, most in (
+            ("for_steps", when.for_steps, 1, _MAX_NUMBER),
+            ("times", when.times, 1, _MAX_NUMBER),
+            ("max_actions", each.max_actions, 1, _MAX_NUMBER),
+            ("cooldown_steps", each.cooldown_steps, 0, _MAX_LOCK),
+        ):
+            if value is not None and not least <= value <= most:
+                yield error(field, f"must be a whole number from {least} to {most}", value)
+        if not (math.isfinite(each.cooldown_s) and 0 <= each.cooldown_s <= _MAX_LOCK):
+            yield error("cooldown_s", f"must be seconds from 0 to {_MAX_LOCK}", each.cooldown_s)
+        if len(each.reason) > _MAX_REASON:
+            yield error("reason", f"must have at most {_MAX_REASON} characters", each.reason)

@@ -1,0 +1,1 @@
+"""Parquet downloads of a run, read from a snapshot of its history."""

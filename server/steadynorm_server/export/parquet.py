@@ -1,0 +1,227 @@
+"""Parquet files for notebooks: a run's step scalars, or the rows of its parameters. Loads pyarrow when a file is made.
+
+Both tables have one row a record, oldest first:
+
+    step, count, time     first step of the record, how many steps were recorded in it, the moment of the first one
+    resolution            steps a bucket: 1 is a single step, and a number's minimum and maximum are that number
+    NAME, NAME_min, NAME_max      mean and extremes of the finite values; null where there is none
+
+`steps` has the step scalars; those that are a parameter's index are its name, null where a bucket holds several.
+`parameters` is long: each record has a row for every parameter, in model order, with the column `parameter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from steadynorm_contract.telemetry import SCALAR_COLUMNS
+from steadynorm_server.export.snapshot import Part
+from steadynorm_server.timeseries.blocks import Block
+from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Ladder, with_targets
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["LADDERS", "Table", "write"]
+
+Table = Literal["steps", "parameters"]
+LADDERS: dict[Table, Ladder] = {"steps": SCALARS, "parameters": ROWS}
+
+_GROUP_ROWS = 65_536
+"""Of a row group: what is held in memory at once."""
+_GROUP_VALUES = 6 * 3 * _GROUP_ROWS
+_LAST_TIME_S = 2.0**42  # beyond it a moment has no microseconds that fit
+
+_ABOUT: Mapping[str, tuple[str, str]] = {
+    "step": ("optimizer step", "first step recorded in the bucket"),
+    "count": ("steps", "steps recorded in the bucket"),
+    "time": ("UTC", "when the first of them was"),
+    "resolution": ("steps", "width of the bucket; 1: a single step"),
+    "parameter": ("", "name of the parameter, as registered"),
+    "loss": ("as logged", "loss as the training loop logged it"),
+    "learning_rate": ("per step", "of the first parameter group, before lr_scale"),
+    "raw_norm": ("gradient", "L2 norm before the stabilizer; over all parameters in the table of steps"),
+    "stabilized_norm": ("gradient", "L2 norm over all parameters, after the stabilizer"),
+    "target_min": ("1", "smallest target of all parameters"),
+    "target_parameter": ("", "the parameter that has it"),
+    "spike_ratio_max": ("1", "largest ratio of a norm to its previous RMS norm"),
+    "spike_parameter": ("", "the parameter that has it"),
+    "spikes": ("parameters", "how many spiked in a step"),
+    "nonfinite": ("parameters", "how many had a NaN or infinite gradient in a step"),
+    "nonfinite_parameter": ("", "the first of them"),
+    "throttled": ("parameters", "how many had a target below the throttling threshold in a step"),
+    "norm_mean": ("gradient", "estimate of the mean norm"),
+    "norm_rms": ("gradient", "estimate of the RMS norm"),
+    "scale": ("1", "what the gradient was multiplied by"),
+    "spike_ratio": ("1", "norm divided by its previous RMS norm"),
+    "target": ("1", "norm_mean / (norm_rms + eps)"),
+}
+"""Unit and description of the columns, kept in the file's schema. 1: a ratio."""
+
+
+def write(
+    file: BinaryIO, table: Table, parts: Sequence[Part], names: Sequence[str], eps: float, about: Mapping[str, object]
+) -> None:
+    """Write what `parts` tell to `file`, in row groups. To be called in a thread: it takes seconds.
+
+    names: of the parameters. eps: the setting, for targets of rows that are not rolled yet. about: of the run; kept in
+    the schema's metadata under `steadynorm`, and where pandas finds its `attrs`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(table).with_metadata(
+        {"steadynorm": msgspec.json.encode(about), "PANDAS_ATTRS": msgspec.json.encode({"steadynorm": about})}
+    )
+    labels = pa.array(names, pa.string())
+    # Dictionaries help the repeated names; float32 that never repeat they would only slow down.
+    texts = [each.name for each in schema if pa.types.is_dictionary(each.type)]
+    with pq.ParquetWriter(
+        file, schema, compression="zstd", use_dictionary=texts, write_statistics=True, store_schema=True
+    ) as writer:
+        for group in _groups(_records(table, parts, eps), _GROUP_VALUES):
+            columns = _steps(group, labels) if table == "steps" else _rows(group, labels)
+            writer.write_batch(pa.record_batch(columns, schema=schema), row_group_size=_GROUP_ROWS)
+
+
+class _Records(msgspec.Struct):
+    """Some records of one level as arrays: [records], and [records, values]."""
+
+    resolution: int
+    steps: NDArray[np.int64]
+    times: NDArray[np.float64]
+    counts: NDArray[np.uint32]
+    low: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+def _records(table: Table, parts: Sequence[Part], eps: float) -> Iterator[_Records]:
+    for part in parts:
+        for block, mine in part.blocks():
+            yield _arrays(with_targets(block, eps) if table == "parameters" and block.is_raw else block, part, mine)
+
+
+def _arrays(block: Block, part: Part, mine: NDArray[np.bool_]) -> _Records:
+    shape = (len(block.steps), block.width)
+    low, mean, high = (
+        np.frombuffer(values, np.float32).reshape(shape)[mine] for values in (block.low, block.mean, block.high)
+    )
+    if block.is_raw:
+        low = mean = high = np.where(np.isfinite(mean), mean, np.float32(np.nan))
+    steps, times = np.frombuffer(block.steps, np.int64)[mine], np.frombuffer(block.times, np.float64)[mine]
+    return _Records(part.level.width, steps, times, np.frombuffer(block.counts, np.uint32)[mine], low, mean, high)
+
+
+def _groups(records: Iterable[_Records], most: int) -> Iterator[list[_Records]]:
+    """Consecutive records with about `most` values (min, mean and max each count), at least one record."""
+    group: list[_Records] = []
+    size = 0
+    for each in records:
+        step = max(1, most // max(1, 3 * each.mean.shape[1]))
+        for start in range(0, len(each.steps), step):
+            at = slice(start, start + step)
+            piece = _Records(
+                each.resolution, each.steps[at], each.times[at], each.counts[at],
+                each.low[at], each.mean[at], each.high[at],
+            )  # fmt: skip
+            if group and size + 3 * piece.mean.size > most:
+                yield group
+                group, size = [], 0
+            group.append(piece)
+            size += 3 * piece.mean.size
+    if group:
+        yield group
+
+
+def _schema(table: Table) -> pa.Schema:
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+
+    def field(name: str, kind: pa.DataType) -> pa.Field:
+        base, _, end = name.rpartition("_")
+        known = name if name in _ABOUT else base
+        unit, description = _ABOUT[known]
+        if known != name:
+            description = f"{'smallest' if end == 'min' else 'largest'} in the bucket: {description}"
+        return pa.field(name, kind, metadata={"unit": unit, "description": description})
+
+    fields = [
+        field("step", pa.int64()),
+        field("count", pa.uint32()),
+        field("time", pa.timestamp("us", "UTC")),
+        field("resolution", pa.uint32()),
+    ]
+    if table == "parameters":
+        fields.append(field("parameter", text))
+    for name in SCALAR_COLUMNS if table == "steps" else ROLLED_ROW_COLUMNS:
+        if name.endswith("_parameter"):
+            fields.append(field(name, text))
+        else:
+            fields += [field(each, pa.float32()) for each in (name, f"{name}_min", f"{name}_max")]
+    return pa.schema(fields)
+
+
+def _steps(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
+    low, mean, high = (np.concatenate([getattr(each, name) for each in group]) for name in ("low", "mean", "high"))
+    columns = _heads(group, 1)
+    for at, name in enumerate(SCALAR_COLUMNS):
+        if name.endswith("_parameter"):
+            columns.append(_named(low[:, at], high[:, at], labels))
+        else:
+            columns += [_floats(values[:, at]) for values in (mean, low, high)]
+    return columns
+
+
+def _rows(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    number, wide = len(labels), len(ROLLED_ROW_COLUMNS)
+    columns = _heads(group, number)
+    records = sum(len(each.steps) for each in group)
+    columns.append(pa.DictionaryArray.from_arrays(np.tile(np.arange(number, dtype=np.int32), records), labels))
+    values = [
+        np.concatenate([getattr(each, name).reshape(-1, wide) for each in group]) for name in ("mean", "low", "high")
+    ]
+    for at in range(wide):
+        columns += [_floats(each[:, at]) for each in values]
+    return columns
+
+
+def _heads(group: Sequence[_Records], repeated: int) -> list[Any]:
+    """step, count, time and resolution, each record's `repeated` times."""
+    import pyarrow as pa
+
+    times = np.repeat(np.concatenate([each.times for each in group]), repeated)
+    with np.errstate(invalid="ignore"):
+        good = np.abs(times) < _LAST_TIME_S
+    micros = np.round(np.where(good, times, 0.0) * 1e6).astype(np.int64)
+    resolutions = np.concatenate([np.full(len(each.steps), each.resolution, np.uint32) for each in group])
+    return [
+        pa.array(np.repeat(np.concatenate([each.steps for each in group]), repeated)),
+        pa.array(np.repeat(np.concatenate([each.counts for each in group]), repeated)),
+        pa.array(micros, pa.int64(), mask=~good).cast(pa.timestamp("us", "UTC")),
+        pa.array(np.repeat(resolutions, repeated)),
+    ]
+
+
+def _floats(values: NDArray[np.float32]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(np.ascontiguousarray(values), pa.float32(), from_pandas=True)  # NaN becomes null
+
+
+def _named(low: NDArray[np.float32], high: NDArray[np.float32], labels: pa.Array) -> pa.DictionaryArray:
+    """The parameter whose index is the same throughout a bucket."""
+    import pyarrow as pa
+
+    with np.errstate(invalid="ignore"):
+        good = (low == high) & (low >= 0) & (low < len(labels))
+    indices = np.where(good, low, 0).astype(np.int32)
+    return pa.DictionaryArray.from_arrays(pa.array(indices, pa.int32(), mask=~good), labels)

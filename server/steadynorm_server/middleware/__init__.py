@@ -1,0 +1,1 @@
+"""ASGI middleware: the request log, security headers, entity tags."""

@@ -1,0 +1,1 @@
+"""The Redis client, cluster routing, keys and scripts. Knows bytes, not runs."""

@@ -1,0 +1,229 @@
+"""From step scalars to what an operator should know. Pure: (what is known, new scalars) to (what is known, events).
+
+One event tells a whole burst: spikes (or non-finite gradients) in consecutive steps are one event at the worst of
+them, also when the burst goes on in the next batch, unless it doubles. Counters stay exact whatever is merged here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.rule import THROTTLED_TARGET
+from steadynorm_contract.runs import Health
+
+__all__ = [
+    "MAX_AUDIT",
+    "MAX_EVENTS",
+    "MAX_EVENTS_A_BATCH",
+    "RECENT_STEPS",
+    "Scalars",
+    "Signals",
+    "count",
+    "health",
+    "is_quiet",
+    "observe",
+]
+
+RECENT_STEPS = 100
+"""A run's health speaks of the last so many steps."""
+
+RECOVERED_TARGET = 1.1 * THROTTLED_TARGET
+"""Leaving takes a little more than entering, so that a target at the threshold is not an event every step."""
+
+MAX_AUDIT = 10_000
+"""Entries of a run's audit, and its agent's words on so many revisions; the oldest go."""
+
+MAX_EVENTS = 2000
+"""Of a run."""
+
+MAX_EVENTS_A_BATCH = 20
+"""Of each kind; the worst are kept. A storm fills no stream."""
+
+
+class Signals(msgspec.Struct):
+    """What must be remembered of a run between batches."""
+
+    throttled: bool = False
+    spike_step: int | None = None  # last step with a spike
+    spike_peak: float = 0.0  # largest ratio of its burst so far
+    nonfinite_step: int | None = None  # last step with a non-finite gradient
+    nonfinite_peak: float = 0.0  # most parameters in a step of its burst so far
+
+
+class Scalars(msgspec.Struct, frozen=True):
+    """The columns of step scalars that events come from; all of one length."""
+
+    steps: Sequence[int]
+    times: Sequence[float]
+    target_min: Sequence[float]
+    target_parameter: Sequence[float]
+    spike_ratio_max: Sequence[float]
+    spike_parameter: Sequence[float]
+    spikes: Sequence[float]
+    nonfinite: Sequence[float]
+    nonfinite_parameter: Sequence[float]
+
+
+def count(value: float) -> int:
+    """A count that came as a float. What is no count counts as none."""
+    return int(value) if math.isfinite(value) and value > 0 else 0
+
+
+def is_quiet(signals: Signals, scalars: Scalars) -> bool:
+    """Whether `observe` would find nothing. Decided without a look at single steps."""
+    return (
+        not any(scalars.spikes)
+        and not any(scalars.nonfinite)
+        and not signals.throttled
+        and not any(target < THROTTLED_TARGET for target in scalars.target_min)
+    )
+
+
+def observe(
+    signals: Signals,
+    scalars: Scalars,
+    name: Callable[[float], str | None],
+    batch_ids: Mapping[int, str] | None = None,
+) -> list[Event]:
+    """Events of a batch, in step order; moves `signals` on.
+
+    name: a parameter by its index as it came. batch_ids: by step, what the training loop called its data.
+    """
+    if is_quiet(signals, scalars):
+        return []
+    alarms = [*_spikes(signals, scalars, name), *_nonfinite(signals, scalars, name)]
+    if batch_ids:
+        alarms = [msgspec.structs.replace(event, batch_id=batch_ids.get(event.step)) for event in alarms]
+    return sorted([*alarms, *_targets(signals, scalars, name)], key=lambda event: event.step)
+
+
+def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -> Health:
+    """How a run does at `step`, the worst that holds. connected: its agent was heard of lately, in whatever way."""
+
+    def recent(then: int | None) -> bool:
+        return then is not None and 0 <= step - then < RECENT_STEPS
+
+    if recent(signals.nonfinite_step):
+        return Health.NONFINITE
+    if recent(signals.spike_step):
+        return Health.SPIKING
+    if signals.throttled:
+        return Health.THROTTLED
+    if stalled:
+        return Health.STALLED if connected else Health.DISCONNECTED
+    return Health.CALM
+
+
+def _bursts(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:
+    """Places of consecutive steps with hits."""
+    burst: list[int] = []
+    for at, hit in enumerate(hits):
+        if not count(hit):
+            continue
+        if burst and steps[at] - steps[burst[-1]] not in (0, 1):
+            yield burst
+            burst = []
+        burst.append(at)
+    if burst:
+        yield burst
+
+
+def _worst(events: list[Event]) -> list[Event]:
+    return sorted(events, key=lambda event: event.value or 0.0, reverse=True)[:MAX_EVENTS_A_BATCH]
+
+
+def _spikes(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
+    events = []
+    for burst in _bursts(scalars.steps, scalars.spikes):
+        worst = max(burst, key=lambda at: _finite(scalars.spike_ratio_max[at]))
+        ratio = _finite(scalars.spike_ratio_max[worst])
+        goes_on = signals.spike_step is not None and scalars.steps[burst[0]] - signals.spike_step in (0, 1)
+        told = goes_on and ratio < 2 * signals.spike_peak
+        signals.spike_step = scalars.steps[burst[-1]]
+        signals.spike_peak = max(ratio, signals.spike_peak) if goes_on else ratio
+        if told:
+            continue
+        parameter = name(scalars.spike_parameter[worst])
+        others = max(count(scalars.spikes[at]) for at in burst) - 1
+        message = f"the gradient norm of {parameter or 'a parameter'} was {ratio:.4g} times its RMS norm"
+        message += f", with {others} other parameters" if others > 0 else ""
+        message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
+        events.append(
+            Event(
+                id="",
+                kind=EventKind.SPIKE,
+                step=scalars.steps[worst],
+                time=scalars.times[worst],
+                message=message + ".",
+                parameter=parameter,
+                value=ratio,
+            )
+        )
+    return _worst(events)
+
+
+def _nonfinite(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
+    events = []
+    for burst in _bursts(scalars.steps, scalars.nonfinite):
+        worst = max(burst, key=lambda at: count(scalars.nonfinite[at]))
+        number = count(scalars.nonfinite[worst])
+        goes_on = signals.nonfinite_step is not None and scalars.steps[burst[0]] - signals.nonfinite_step in (0, 1)
+        told = goes_on and number < 2 * signals.nonfinite_peak
+        signals.nonfinite_step = scalars.steps[burst[-1]]
+        signals.nonfinite_peak = max(number, signals.nonfinite_peak) if goes_on else number
+        if told:
+            continue
+        parameter = name(scalars.nonfinite_parameter[worst])
+        message = f"the gradient of {parameter or 'a parameter'} was NaN or infinite"
+        message += f", with {number - 1} other parameters" if number > 1 else ""
+        message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
+        events.append(
+            Event(
+                id="",
+                kind=EventKind.NONFINITE,
+                step=scalars.steps[worst],
+                time=scalars.times[worst],
+                message=message + ".",
+                parameter=parameter,
+                value=float(number),
+            )
+        )
+    return _worst(events)
+
+
+def _targets(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
+    events = []
+    for at, target in enumerate(scalars.target_min):
+        if not signals.throttled and target < THROTTLED_TARGET:
+            signals.throttled = True
+            kind, parameter = EventKind.THROTTLED, name(scalars.target_parameter[at])
+            message = (
+                f"the target of {parameter or 'a parameter'} fell to {target:.3g}: an old spike holds its update back. "
+                "Reset the statistics, or set a spike_limit."
+            )
+        elif signals.throttled and RECOVERED_TARGET <= target < math.inf:
+            signals.throttled = False
+            kind, parameter = EventKind.RECOVERED, None
+            message = f"no parameter is throttled any more: the smallest target is {target:.3g}."
+        else:
+            continue
+        events.append(
+            Event(
+                id="",
+                kind=kind,
+                step=scalars.steps[at],
+                time=scalars.times[at],
+                message=message,
+                parameter=parameter,
+                value=target,
+            )
+        )
+    return events[-MAX_EVENTS_A_BATCH:]
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

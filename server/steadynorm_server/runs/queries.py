@@ -1,0 +1,214 @@
+"""What people ask of runs: lists, series, parameters, events, audit. Reads only, save for the note of a silence."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from array import array
+from collections.abc import Sequence
+
+import msgspec
+
+from steadynorm_contract.audit import AuditChain, AuditEntry, AuditList, verify
+from steadynorm_contract.events import Event, EventList
+from steadynorm_contract.rule import target
+from steadynorm_contract.runs import RevisionState, RunDetail, RunList, RunSummary
+from steadynorm_contract.series import ParameterList, ParameterView, Series, SeriesResponse
+from steadynorm_contract.telemetry import ROW_COLUMNS, Parameter
+from steadynorm_server.redis.keys import RunKeys
+from steadynorm_server.runs.pagination import Listing
+from steadynorm_server.runs.record import Outcome, RunRecord, StoredChange, detail, summary
+from steadynorm_server.runs.repository import Store
+from steadynorm_server.timeseries import query
+from steadynorm_server.timeseries.blocks import Block, unpack
+from steadynorm_server.timeseries.peaks import Peaks
+from steadynorm_server.timeseries.query import Pick, Span
+from steadynorm_server.timeseries.rollups import ROWS, Ladder
+
+__all__ = ["Reader"]
+
+_MANY_PICKS = 64
+
+
+class Reader:
+    """Answers of the GET routes, from one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def runs(self, listing: Listing = Listing()) -> RunList:  # noqa: B008 # it is immutable
+        """A page of the runs. Raises a 422 problem for a bad cursor."""
+        return listing.page(await self.summaries(await self._store.all()))
+
+    async def summaries(self, runs: Sequence[RunRecord]) -> list[RunSummary]:
+        """A row of GET /runs for each."""
+        await self._store.note_silence(runs)
+        outcomes = await self._last_outcomes(runs)
+        now, limit = self._store.clock(), self._store.stalled_after_s
+        return [summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)]
+
+    async def run(self, run_id: str) -> RunDetail:
+        """One run."""
+        run = await self._store.find(run_id)
+        await self._store.note_silence([run])
+        (outcome,) = await self._last_outcomes([run])
+        return detail(run, outcome, self._store.clock(), self._store.stalled_after_s)
+
+    async def series(
+        self, run_id: str, names: Sequence[str], first: int | None, last: int | None, points: int
+    ) -> SeriesResponse:
+        """Series by name. Raises RunNotFound, or a 422 problem for a name that does not exist."""
+        run = await self._store.find(run_id)
+        parameters = {}
+        if any("/" in name for name in names):
+            parameters = {each.name: at for at, each in enumerate(await self._store.table(run))}
+        picks = [query.pick(name, parameters, run.applied.eps) for name in dict.fromkeys(names)]
+        begin, end = run.progress.first_step, run.progress.last_step
+        if begin is None or end is None:
+            return SeriesResponse({pick.name: Series([], [], [], [], []) for pick in picks})
+        span = Span(max(begin, first or 0), end if last is None else min(end, last), points)
+        if span.first > span.last:
+            return SeriesResponse({pick.name: Series([], [], [], [], []) for pick in picks})
+        whole = span.first == begin and span.last == end
+        found: dict[str, Series] = {}
+        for ladder in dict.fromkeys(pick.ladder for pick in picks):
+            found |= await self._bucket(run, ladder, [pick for pick in picks if pick.ladder is ladder], span, whole)
+        return SeriesResponse({pick.name: found[pick.name] for pick in picks})
+
+    async def _bucket(
+        self, run: RunRecord, ladder: Ladder, picks: Sequence[Pick], span: Span, whole: bool
+    ) -> dict[str, Series]:
+        level = query.choose(ladder, run.trimmed, span, whole)
+        # The chosen level, then all finer ones for what it does not contain yet.
+        levels = ladder.levels[ladder.levels.index(level) :: -1]
+        keys = RunKeys(run.run_id)
+        begin = span.first // level.width * level.width
+        stored = await self._store.redis.script(
+            "blocks",
+            [keys.run, *(keys.history(each.name) for each in levels)],
+            begin,
+            span.last,
+            *(each.name for each in levels),
+        )
+
+        def bucket() -> dict[str, Series]:
+            return query.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
+
+        # A heat map of hundreds of parameters takes a third of a second, in which others must be answered.
+        return await asyncio.to_thread(bucket) if len(picks) > _MANY_PICKS else bucket()
+
+    async def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
+        """The parameter table with each one's newest row, `limit` of them from the cursor on. Raises RunNotFound."""
+        run = await self._store.find(run_id)
+        table = await self._store.table(run)
+        peaks = Peaks.decode(await self._store.redis.get(RunKeys(run_id).peaks), len(table))
+        row = await self.newest_row(run)
+        first = int(cursor or 0)
+        stop = len(table) if limit is None else min(first + limit, len(table))
+        newest = None if row is None else row.mean[-row.width :]
+        listed = [_listed(table[at], at, newest, peaks, run.applied.eps) for at in range(first, stop)]
+        return ParameterList(None if row is None else row.steps[-1], listed, str(stop) if stop < len(table) else None)
+
+    async def newest_row(self, run: RunRecord) -> Block | None:
+        """The raw block whose last record is the newest row of the run's parameters."""
+        entries = await self._store.redis.newest_entries(RunKeys(run.run_id).history(ROWS.levels[0].name), 1)
+        return unpack(entries[0][1][b"block"]) if entries else None
+
+    async def events(self, run_id: str, limit: int, cursor: str | None = None) -> EventList:
+        """Events, newest first, those before the cursor."""
+        run = await self._store.find(run_id)
+        await self._store.note_silence([run])
+        entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit + 1, cursor)
+        return EventList(
+            [
+                msgspec.structs.replace(msgspec.json.decode(fields[b"event"], type=Event), id=at)
+                for at, fields in entries[:limit]
+            ],
+            _next(entries, limit),
+        )
+
+    async def audit(self, run_id: str, limit: int, cursor: str | None = None) -> AuditList:
+        """Changes of settings, newest first, those before the cursor, each with what came of it."""
+        run = await self._store.find(run_id)
+        keys = RunKeys(run_id)
+        entries = await self._store.redis.newest_entries(keys.audit, limit + 1, cursor)
+        changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries[:limit]]
+        outcomes = await self._store.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
+        audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
+        chain = None if cursor else await asyncio.to_thread(_chain, run, audited)
+        return AuditList(audited, chain, _next(entries, limit))
+
+    async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
+        wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
+        return [_outcome(stored) for stored in await self._store.redis.fields(wanted)]
+
+
+def _listed(parameter: Parameter, at: int, newest: array[float] | None, peaks: Peaks, eps: float) -> ParameterView:
+    """The parameter at place `at` of the table. newest: the newest row, [parameters, ROW_COLUMNS]."""
+    numbers: dict[str, float | None] = {}
+    if newest is not None:
+        values = newest[at * len(ROW_COLUMNS) : (at + 1) * len(ROW_COLUMNS)]
+        numbers = {name: _shown(value) for name, value in zip(ROW_COLUMNS, values, strict=True)}
+        numbers["target"] = _target(numbers["norm_mean"], numbers["norm_rms"], eps)
+        numbers["spike_ratio_max"] = float(peaks.ratios[at])
+    return ParameterView(
+        name=parameter.name,
+        shape=list(parameter.shape),
+        dtype=parameter.dtype,
+        numel=parameter.numel,
+        spikes=int(peaks.spikes[at]),
+        **numbers,
+    )
+
+
+def _next(entries: Sequence[tuple[str, object]], limit: int) -> str | None:
+    """Cursor of what comes after the first `limit` entries, of which one more was read."""
+    return entries[limit - 1][0] if len(entries) > limit else None
+
+
+def _outcome(stored: bytes | None) -> Outcome | None:
+    return None if stored is None else msgspec.json.decode(stored, type=Outcome)
+
+
+def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> AuditEntry:
+    state = RevisionState.PENDING
+    if outcome is not None:
+        state = RevisionState.REJECTED if outcome.rejected else RevisionState.APPLIED
+    elif change.revision == run.applied_revision:
+        state = RevisionState.APPLIED  # brought along by an agent that began with it
+    elif change.revision < run.desired_revision:
+        state = RevisionState.SUPERSEDED
+    applied = state is RevisionState.APPLIED
+    step = outcome.step if outcome else run.applied_step
+    return AuditEntry(
+        revision=change.revision,
+        time=change.time,
+        actor=change.actor,
+        reason=change.reason,
+        before=change.before,
+        after=change.after,
+        state=state,
+        applied_step=step if applied else None,
+        applied_time=outcome.time if applied and outcome else None,
+        rejection=outcome.reason if outcome and outcome.rejected else "",
+        hash=change.hash,
+        previous=change.previous,
+    )
+
+
+def _chain(run: RunRecord, entries: Sequence[AuditEntry]) -> AuditChain:
+    """Whether the entries hold together, and reach the newest one that there was when `run` was read."""
+    chain = verify(run.run_id, entries)
+    # An entry may have come since: then it, or one after it, names that newest one as its previous.
+    seen = {linked for entry in entries for linked in (entry.hash, entry.previous)}
+    if chain.verified and run.audit_head and run.audit_head not in seen:
+        return AuditChain(verified=False, head=chain.head)
+    return chain
+
+
+def _shown(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _target(mean: float | None, rms: float | None, eps: float) -> float | None:
+    return None if mean is None or rms is None else target(mean, rms, eps)

@@ -1,0 +1,258 @@
+"""What is stored of a run in its main hash, as the server's other parts see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.runs import Applied, DesiredView, RevisionState, RunCounters, RunDetail, RunState, RunSummary
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import AgentCounters, Desired
+from steadynorm_server.runs.events import Signals, health
+from steadynorm_server.timeseries.rollups import ROWS, SCALARS, Levels
+
+__all__ = ["Info", "Outcome", "Progress", "RunRecord", "StoredChange", "detail", "stalled_event", "summary"]
+
+LATEST = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
+"""Scalars of which a run's newest value is shown."""
+
+
+class Info(msgspec.Struct):
+    """What an agent said of itself when it registered."""
+
+    parameters: int = 0
+    framework: str = ""
+    agent_version: str = ""
+    world_size: int = 1
+    host: str = ""
+    tags: dict[str, str] = {}
+    allow: list[str] | None = None
+    detail_every: int = 10
+
+
+class Progress(msgspec.Struct):
+    """What the telemetry so far adds up to. Written by telemetry only, whole, with each batch."""
+
+    incarnation: int = 0  # of the batch that came last
+    step: int = 0
+    first_step: int | None = None  # smallest and largest recorded
+    last_step: int | None = None
+    steps: int = 0  # recorded
+    spikes: int = 0
+    nonfinite: int = 0
+    rank_mismatches: int = 0
+    agent: AgentCounters = msgspec.field(default_factory=AgentCounters)
+    past_dropped: int = 0  # by former incarnations
+    past_errors: int = 0
+    latest: dict[str, float | None] = {}
+    pace: list[tuple[float, int]] = []  # (Unix seconds, step) at the ends of the last batches
+    signals: Signals = msgspec.field(default_factory=Signals)
+
+
+class Outcome(msgspec.Struct):
+    """An agent's word on one revision, without the settings, which the audit has."""
+
+    step: int
+    rejected: bool
+    time: float
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """The hash, decoded. Times are Unix seconds by the server's clock."""
+
+    run_id: str
+    name: str
+    digest: str  # of the parameter table
+    info: Info
+    incarnation: int
+    sequence: int  # last one stored of this incarnation
+    state: str  # running, or how it ended
+    end_reason: str
+    started: float
+    last_seen: float
+    listening: float  # until when its agent listens for changed settings, as far as it said; 0: it never did
+    stalled: str  # last_seen as it was when the silence was noticed; empty: not noticed
+    registered_step: int
+    desired_revision: int
+    desired: Settings
+    applied_revision: int
+    applied_step: int
+    applied: Settings
+    progress: Progress
+    tails: Levels
+    history_bytes: int  # of the history's blocks
+    store_bytes: int  # with the parameter table and the peaks; what the store needs to keep them comes on top
+    audit_head: str  # hash of the newest audit entry; empty without one
+    trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
+    ratios: bytes  # see `ratios`; empty before the first row
+    orders: str = ""  # how often schedules and rules were written; empty: never
+    schedules: bytes = b""  # see `schedules`, `watch_rules` and `watching`; empty without any
+    rules: bytes = b""
+    watch: bytes = b""
+    retention: bytes = b""  # see `retention`; empty where nothing was set for the run
+    put_back_step: int = -1  # where the run was, and when, as its agent last knew of changes that the store had lost
+    put_back_time: float = 0.0
+
+    @staticmethod
+    def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
+        """From HGETALL."""
+        text = {key.decode(): value for key, value in stored.items()}
+        info = msgspec.json.decode(text["info"], type=Info)
+        history = sum(int(text.get(f"bytes:{level.name}", 0)) for ladder in (SCALARS, ROWS) for level in ladder.levels)
+        return RunRecord(
+            run_id=run_id,
+            name=text["name"].decode(),
+            digest=text["digest"].decode(),
+            info=info,
+            incarnation=int(text["incarnation"]),
+            sequence=int(text["sequence"]),
+            state=text["state"].decode(),
+            end_reason=text["end_reason"].decode(),
+            started=float(text["started"]),
+            last_seen=float(text["last_seen"]),
+            listening=float(text.get("listening", 0.0)),
+            stalled=text["stalled"].decode(),
+            registered_step=int(text["registered_step"]),
+            desired_revision=int(text["desired_revision"]),
+            desired=msgspec.json.decode(text["desired"], type=Settings),
+            applied_revision=int(text["applied_revision"]),
+            applied_step=int(text["applied_step"]),
+            applied=msgspec.json.decode(text["applied"], type=Settings),
+            progress=msgspec.json.decode(text.get("progress", b"{}"), type=Progress),
+            tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
+            history_bytes=history,
+            store_bytes=history + int(text.get("bytes:parameters", 0)) + 8 * info.parameters,
+            audit_head=text.get("audit_head", b"").decode(),
+            trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
+            ratios=text.get("ratios", b""),
+            orders=text.get("orders", b"").decode(),
+            schedules=text.get("schedules", b""),
+            rules=text.get("rules", b""),
+            watch=text.get("watch", b""),
+            retention=text.get("retention", b""),
+            put_back_step=int(text.get("put_back_step", -1)),
+            put_back_time=float(text.get("put_back_time", 0.0)),
+        )
+
+    def expected(self) -> dict[str, str]:
+        """What a commit of telemetry compares with the store: fields that move whenever anything moves that a batch
+        was worked out from. `last_seen` tells an older copy of the store from the state that this one is."""
+        return {
+            "incarnation": str(self.incarnation),
+            "sequence": str(self.sequence),
+            "state": self.state,
+            "last_seen": repr(self.last_seen),
+            "stalled": self.stalled,
+            "orders": self.orders,
+        }
+
+    @property
+    def step(self) -> int:
+        """Where the run is: at its last record, or where its present agent began."""
+        return self.progress.step if self.progress.incarnation == self.incarnation else self.registered_step
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since it was heard of, while it should be running; 0 for an ended run."""
+        return max(0.0, now - self.last_seen) if self.state == RunState.RUNNING else 0.0
+
+    def connected(self, now: float, patience_s: float) -> bool:
+        """Whether its agent was heard of in the last `patience_s` seconds: by telemetry, or listening for settings."""
+        return now - max(self.last_seen, self.listening) <= patience_s
+
+    def wanted(self) -> Desired:
+        """The desired settings as agents get them."""
+        return Desired(self.desired_revision, self.desired)
+
+
+def summary(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> RunSummary:
+    """The row of GET /runs. outcome: the agent's word on the desired revision."""
+    return RunSummary(**_fields(run, outcome, now, stalled_after_s))
+
+
+def detail(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> RunDetail:
+    """GET /runs/{run_id}."""
+    info = run.info
+    return RunDetail(
+        **_fields(run, outcome, now, stalled_after_s),
+        incarnation=run.incarnation,
+        parameters=info.parameters,
+        framework=info.framework,
+        agent_version=info.agent_version,
+        world_size=info.world_size,
+        host=info.host,
+        allow=info.allow,
+        detail_every=info.detail_every,
+        agent=run.progress.agent if run.progress.incarnation == run.incarnation else AgentCounters(),
+        end_reason=run.end_reason,
+    )
+
+
+def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> dict[str, Any]:
+    progress = run.progress
+    stalled = run.silent_s(now) > stalled_after_s
+    connected = not stalled or run.connected(now, stalled_after_s)
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "state": RunState.STALLED if stalled else RunState(run.state),
+        "health": health(progress.signals, run.step, stalled, connected),
+        "step": run.step,
+        "started": run.started,
+        "last_seen": run.last_seen,
+        "desired": _desired(run, outcome),
+        "applied": Applied(run.applied_revision, run.applied_step, run.applied),
+        "counters": RunCounters(
+            spikes=progress.spikes,
+            nonfinite=progress.nonfinite,
+            dropped=progress.past_dropped + progress.agent.dropped,
+            steps=progress.steps,
+            agent_errors=progress.past_errors + progress.agent.errors,
+        ),
+        "steps_per_s": _pace(progress),
+        "connected": connected,
+        "tags": run.info.tags,
+        "store_bytes": run.store_bytes,
+        **progress.latest,
+    }
+
+
+def _desired(run: RunRecord, outcome: Outcome | None) -> DesiredView:
+    state, reason = RevisionState.PENDING, ""
+    if run.applied_revision == run.desired_revision:
+        state = RevisionState.APPLIED
+    elif outcome is not None and outcome.rejected:
+        state, reason = RevisionState.REJECTED, outcome.reason
+    return DesiredView(run.desired_revision, run.desired, state, reason)
+
+
+def _pace(progress: Progress) -> float | None:
+    if len(progress.pace) < 2:
+        return None
+    (then, first), (now, last) = progress.pace[0], progress.pace[-1]
+    return (last - first) / (now - then) if now > then else None
+
+
+class StoredChange(msgspec.Struct):
+    """One entry of the audit as it is stored; what came of it is worked out when it is read."""
+
+    revision: int
+    time: float
+    actor: str
+    reason: str
+    before: dict[str, object]
+    after: dict[str, object]
+    hash: str = ""
+    previous: str = ""
+
+
+def stalled_event(run: RunRecord, stalled_after_s: float) -> Event:
+    """The run fell silent."""
+    message = f"no telemetry for {stalled_after_s:g} s; nobody said that the run ended."
+    moment = run.last_seen + stalled_after_s
+    return Event(id="", kind=EventKind.STALLED, step=run.step, time=moment, message=message, value=stalled_after_s)

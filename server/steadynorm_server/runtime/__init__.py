@@ -1,0 +1,1 @@
+"""The processes: uvicorn, workers, the embedded Redis, logging. The only room that starts anything."""

@@ -1,0 +1,264 @@
+"""Run the server in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import ipaddress
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import uvicorn
+
+from steadynorm_contract.discovery import ServerAddress
+from steadynorm_server.app import create_app
+from steadynorm_server.auth.tokens import TokenError, Tokens, local_token
+from steadynorm_server.config import ServerSettings
+from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_store
+from steadynorm_server.runtime.http_protocol import with_head_deadline
+from steadynorm_server.runtime.workers import WorkersError, keep_working, shared_socket
+from steadynorm_server.webhooks.config import WebhookError, read_webhooks
+
+__all__ = ["ServeError", "serve"]
+
+
+class ServeError(Exception):
+    """The server cannot start. The text says why and what to do."""
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start.
+
+    Starts the embedded store in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
+    and removes it at the end.
+    """
+    data = settings.data.expanduser()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tokens, token = _tokens(settings, data)
+    except OSError as error:
+        raise ServeError(f"{error.filename}: {error.strerror}. Choose another folder with --data.") from error
+    except TokenError as error:
+        raise ServeError(str(error)) from error
+    _require_encryption(settings)
+    try:
+        read_webhooks(settings)
+    except WebhookError as error:
+        raise ServeError(str(error)) from error
+    shared = settings.workers > 1
+    port = settings.port
+    if shared:  # workers share whatever is shared already: an address that others have is found out before
+        with _listen(settings.host, port, shared=False) as probe:
+            port = probe.getsockname()[1]
+    with _listen(settings.host, port, shared) as listener, _store(settings, data) as store_url:
+        host, port = listener.getsockname()[:2]
+        address = _address(settings, host, port)
+        file = data / "server.json"
+
+        def ready() -> None:
+            _write(file, msgspec.json.encode(ServerAddress(address, settings.dashboard_url)))
+            _announce(settings, data, address, token)
+
+        try:
+            if shared:  # our socket is bound, which keeps the port, and never listens
+                keep_working(_work, settings.model_copy(update={"port": port}), store_url, ready)
+            else:
+                _run(settings, listener, store_url, tokens, ready)
+        except WorkersError as error:
+            raise ServeError(str(error)) from error
+        finally:
+            _remove(file, address)
+
+
+def _work(settings: ServerSettings, store_url: str, ready: Callable[[], None]) -> None:
+    """What each of several workers does."""
+    try:
+        tokens, _ = _tokens(settings, settings.data.expanduser())
+        with _listen(settings.host, settings.port, shared=True) as listener:
+            _run(settings, listener, store_url, tokens, ready)
+    except (ServeError, TokenError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
+    """The known tokens, and the user's own one where none are configured."""
+    if (configured := Tokens.configured(settings)) is not None:
+        return configured, None
+    if not _is_loopback(settings.host):
+        raise ServeError(
+            f"without configured tokens the server listens on loopback only: got host {settings.host}. "
+            "Set STEADYNORM_OPERATOR_TOKEN and STEADYNORM_AGENT_TOKEN (or STEADYNORM_TOKENS_FILE), or use 127.0.0.1."
+        )
+    token = local_token(data)
+    return Tokens.single(token), token
+
+
+def _require_encryption(settings: ServerSettings) -> None:
+    """Tokens travel in headers: beyond this machine nobody may read them on the way."""
+    cert, key = settings.tls_cert, settings.tls_key
+    if (cert is None) != (key is None):
+        raise ServeError(
+            "a certificate and its key belong together: set both STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY."
+        )
+    if cert is not None and key is not None:
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ServeError(f"{cert} and {key} must be a certificate and its key, as PEM files: {error}.") from error
+    elif not settings.tls and not _is_loopback(settings.host):
+        raise ServeError(
+            f"plain HTTP is for loopback only, since tokens travel in it: got host {settings.host}. Put a proxy that "
+            "speaks TLS in front and say so with STEADYNORM_TLS=terminated, or let the server speak TLS with "
+            "STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY, or use 127.0.0.1."
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        # asyncio turns Nagle's algorithm off only for sockets that say they are TCP; with it every answer takes 40 ms.
+        made = shared_socket(family) if shared else socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except WorkersError as error:
+        raise ServeError(str(error)) from error
+    with made as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            used = error.errno == errno.EADDRINUSE
+            advice = "Stop who uses it, or choose another with --port (0: any free one)." if used else ""
+            raise ServeError(f"cannot listen on {host} port {port}: {error.strerror}. {advice}".rstrip()) from error
+        yield listener
+
+
+@contextlib.contextmanager
+def _store(settings: ServerSettings, data: Path) -> Iterator[str]:
+    if settings.redis_url:
+        yield settings.redis_url
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(embedded_store(data / "store"))
+        except EmbeddedStoreError as error:
+            raise ServeError(str(error)) from error
+        yield url
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says when it is ready and lets long-polls go when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready, self._stop = ready, stop
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does it, then ready."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn does it, which raises the signal again afterwards: that would end us before we cleaned up."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {sign: signal.signal(sign, self.handle_exit) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sign, handler in previous.items():
+                signal.signal(sign, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn does it; without the stop an open long-poll would hold the shutdown up."""
+        self._stop()
+        super().handle_exit(sig, frame)
+
+
+def _address(settings: ServerSettings, host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if settings.tls_cert else "http"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
+
+
+def _run(
+    settings: ServerSettings, listener: socket.socket, store_url: str, tokens: Tokens, ready: Callable[[], None]
+) -> None:
+    try:
+        app = create_app(settings, store_url, tokens)
+    except WebhookError as error:
+        raise ServeError(str(error)) from error
+    config = uvicorn.Config(
+        app,
+        log_config=None,  # see `logs`
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=settings.shutdown_after_s,
+        server_header=False,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        http=with_head_deadline(settings.request_within_s / 3),
+        ws="none",
+        limit_concurrency=settings.max_connections,
+        lifespan="on",
+    )
+    _collect_seldom()
+    server = _Server(config, ready, stop=lambda: app.state.stopping.set())
+    server.run([listener])
+    if not server.started:
+        raise ServeError("the server did not start; the reason stands above.")
+
+
+def _collect_seldom() -> None:
+    """Garbage collection for a process in which thousands of requests wait: each collection visits them all.
+
+    Cycles are rare here and small, so ten times as many objects may come in between.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)
+
+
+def _announce(settings: ServerSettings, data: Path, address: str, token: str | None) -> None:
+    query = f"?token={token}" if token else ""
+    print(f"steadynorm server at {address}", file=sys.stderr)
+    if settings.dashboard_url:
+        print(f"  dashboard  {settings.dashboard_url.rstrip('/')}/{query}", file=sys.stderr)
+    if token:
+        print(f"  token      {data / 'token'}: tools of this user find it by themselves", file=sys.stderr)
+    print(f"  API        {address}/docs", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _write(file: Path, content: bytes) -> None:
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    draft.write_bytes(content)
+    draft.replace(file)  # whole at any moment
+
+
+def _remove(file: Path, address: str) -> None:
+    """Remove our server.json, not that of a server that took the folder over."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        if msgspec.json.decode(file.read_bytes(), type=ServerAddress).server == address:
+            file.unlink()

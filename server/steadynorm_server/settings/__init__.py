@@ -1,0 +1,1 @@
+"""Settings changes: compare-and-set writes, bulk changes, and waiting for a newer revision."""

@@ -1,0 +1,130 @@
+"""Runs begin and end: registrations of agents, and their word that a run is over."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+
+import msgspec
+
+from steadynorm_contract.changes import Change
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import Desired, Registered, RunFinish, RunRegistration
+from steadynorm_server.auth.tokens import Principal
+from steadynorm_server.errors import ProblemError, RunNotFound, invalid
+from steadynorm_server.redis.keys import CHANGES, INDEX, RunKeys
+from steadynorm_server.runs.record import Info
+from steadynorm_server.runs.repository import MAX_EVENTS, Store, other_incarnation
+from steadynorm_server.settings.service import change
+from steadynorm_server.telemetry.validation import check_registration
+
+__all__ = ["finish", "register"]
+
+_MAX_REASON = 500
+
+
+async def register(store: Store, registration: RunRegistration, sender: Principal) -> tuple[Registered, bool]:
+    """A new run, a new incarnation of a known one, or the same agent again. Returns whether it is new."""
+    check_registration(registration)
+    sender.require_run(registration.name)
+    run_id = registration.run_id or _new_run_id(registration)
+    keys, now = RunKeys(run_id), store.clock()
+    table = encode_json(registration.parameters)
+    info = Info(
+        parameters=len(registration.parameters),
+        framework=registration.framework,
+        agent_version=registration.agent_version,
+        world_size=registration.world_size,
+        host=registration.host,
+        tags=registration.tags,
+        allow=registration.allow,
+        detail_every=registration.detail_every,
+    )
+    where = f" on {registration.host}" if registration.host else ""
+    began = Event(
+        id="",
+        kind=EventKind.STARTED,
+        step=registration.step,
+        time=now,
+        message=f"an agent began at step {registration.step}{where}.",
+    )
+    plan = {
+        "name": registration.name,
+        "info": encode_json(info).decode(),
+        "digest": hashlib.sha256(table).hexdigest(),
+        "instance": registration.instance or "",
+        "previous_instance": registration.previous_instance or "",
+        "settings": encode_json(registration.settings).decode(),
+        "applied_revision": str(registration.applied_revision),
+        "step": str(registration.step),
+        "now": repr(now),
+        "event": encode_json(began).decode(),
+        "max_events": MAX_EVENTS,
+    }
+    answer = await store.redis.script("register", [keys.run, keys.parameters, keys.events], encode_json(plan), table)
+    # 422 and not 409: to register again, as a replaced agent does, would not help.
+    match answer:
+        case [b"name", name]:
+            message = f"run {run_id} belongs to {name.decode()!r}, not to {registration.name!r}. Use another run_id."
+            raise invalid("run_id", "must not be that of a run of another name", message)
+        case [b"table"]:
+            message = (
+                f"run {run_id} was registered with another parameter table. Its history would not fit a changed model: "
+                "use another run_id, or delete the run."
+            )
+            raise invalid("parameters", "must be those of the known run", message)
+    _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
+    store.news.note(run_id)
+    # Also for a known run: the process that made it may have died before this line.
+    await store.redis.add_to_index(INDEX, {run_id: now})
+    desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
+    if succeeded == b"1":
+        desired = await _let_go_on(store, run_id, desired)
+    stored = int(previous) if previous else None
+    return Registered(run_id, int(incarnation), int(acknowledged), desired, stored), created == b"1"
+
+
+async def _let_go_on(store: Store, run_id: str, desired: Desired) -> Desired:
+    """Take back `stop` and `paused`, which were meant for the process before: whoever starts a run wants it to run."""
+    released = {name: False for name in ("stop", "paused") if getattr(desired.settings, name)}
+    if not released:
+        return desired
+    try:
+        return await change(
+            store, run_id, Change(dict(released), "a new process took the run up"), desired.revision, "steadynorm"
+        )
+    except ProblemError:  # an operator was faster: theirs holds, and reaches the agent as any change does
+        return desired
+
+
+async def finish(store: Store, run_id: str, finish: RunFinish, sender: Principal) -> None:
+    """End a run. Raises a 409 problem when another agent took it over."""
+    run = await store.find(run_id)
+    sender.require_run(run.name)
+    keys, now = RunKeys(run_id), store.clock()
+    reason = finish.reason[:_MAX_REASON]
+    message = f"the run {'was ' if finish.state == 'stopped' else ''}{finish.state}{f': {reason}' if reason else '.'}"
+    event = Event(id="", kind=EventKind.ENDED, step=run.step, time=now, message=message)
+    incarnation = "" if finish.incarnation is None else str(finish.incarnation)
+    answer = await store.redis.script(
+        "finish",
+        [keys.run, keys.events],
+        *(incarnation, finish.state.value, reason, repr(now), encode_json(event), MAX_EVENTS),
+    )
+    match answer:
+        case [b"gone"]:
+            raise RunNotFound(run_id)
+        case [b"incarnation", known]:
+            raise other_incarnation(run_id, finish.incarnation or 0, int(known))
+    store.news.note(run_id)
+    await store.redis.publish(CHANGES, run_id)
+
+
+def _new_run_id(registration: RunRegistration) -> str:
+    slug = re.sub(r"[^a-z0-9._-]+", "-", registration.name.lower()).strip("._-")[:80] or "run"
+    # From the agent's own instance where it has one: a registration whose answer was lost makes no second run.
+    seed = f"{registration.name}\n{registration.instance}" if registration.instance else str(time.time_ns())
+    return f"{slug}-{hashlib.sha256(seed.encode('utf-8', 'replace')).hexdigest()[:8]}"

@@ -1,0 +1,148 @@
+"""What types alone cannot refuse in an agent's messages. Raises 422 problems that name field, rule and value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from steadynorm_contract.settings import SETTING_RULES, FieldError
+from steadynorm_contract.telemetry import MAX_NAME_LENGTH, MAX_PARAMETERS, RunRegistration, TelemetryBatch
+from steadynorm_server.errors import ProblemError
+from steadynorm_server.redis.keys import is_run_id
+
+__all__ = ["check_batch", "check_registration", "check_size"]
+
+MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua keep exactly
+MAX_REPORTS = 1000
+MAX_COLUMNS = 64
+_MAX_TEXT = 500
+
+
+def check_size(body: bytes) -> None:
+    """Raises a 422 problem for a registration that plainly has too many parameters, before each is made an object."""
+    # A parameter opens two lists, itself and its shape; a third of the brackets may stand in names.
+    if body.count(b"[") > 3 * MAX_PARAMETERS:
+        _raise([_error("parameters", f"must be at most {MAX_PARAMETERS}", "more")], "Invalid registration")
+
+
+def check_registration(registration: RunRegistration) -> None:
+    """Raises a 422 problem with every field that breaks its rule."""
+    _raise(list(_registration_errors(registration)), "Invalid registration")
+
+
+def check_batch(batch: TelemetryBatch, parameters: int) -> None:
+    """Raises a 422 problem when the batch cannot belong to a run with that many parameters."""
+    _raise(list(_batch_errors(batch, parameters)), "Invalid telemetry")
+
+
+def _raise(errors: list[FieldError], title: str) -> None:
+    if errors:
+        raise ProblemError(422, " ".join(error.message for error in errors), title=title, errors=errors)
+
+
+def _error(field: str, rule: str, value: object, advice: str = "") -> FieldError:
+    shown = repr(value) if not isinstance(value, int) or abs(value) <= MAX_WHOLE else "a number beyond 2**53"
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return FieldError(field, rule, f"{field} {rule}: got {shown}.{' ' if advice else ''}{advice}")
+
+
+def _whole(field: str, value: int, least: int = 0) -> Iterator[FieldError]:
+    if not least <= value <= MAX_WHOLE:
+        yield _error(field, f"must be a whole number from {least} to 2**53 - 1", value)
+
+
+def _text(field: str, value: str, most: int) -> Iterator[FieldError]:
+    if len(value) > most:
+        yield _error(field, f"must have at most {most} characters", value)
+
+
+def _registration_errors(run: RunRegistration) -> Iterator[FieldError]:
+    if not run.name.strip():
+        yield _error("name", "must not be empty", run.name, 'Name the run, such as "gpt-small".')
+    yield from _text("name", run.name, MAX_NAME_LENGTH)
+    if run.run_id is not None and not is_run_id(run.run_id):
+        advice = "Leave it out to get one."
+        yield _error("run_id", "must match [a-z0-9][a-z0-9._-]{0,99}", run.run_id, advice)
+    yield from _whole("applied_revision", run.applied_revision)
+    yield from _whole("step", run.step)
+    yield from _whole("world_size", run.world_size, 1)
+    yield from _whole("detail_every", run.detail_every, 1)
+    for field in ("framework", "agent_version", "host"):
+        yield from _text(field, getattr(run, field), _MAX_TEXT)
+    for field in ("instance", "previous_instance"):
+        yield from _text(field, getattr(run, field) or "", _MAX_TEXT)
+    if len(run.tags) > 50 or any(len(key) > 100 or len(value) > _MAX_TEXT for key, value in run.tags.items()):
+        yield _error("tags", "must be at most 50 of at most 500 characters each", f"{len(run.tags)} tags")
+    if unknown := [name for name in run.allow or () if name not in SETTING_RULES]:
+        yield _error("allow", "must name settings", unknown[0], f"Known: {', '.join(SETTING_RULES)}.")
+    yield from _table_errors(run)
+
+
+def _table_errors(run: RunRegistration) -> Iterator[FieldError]:
+    if len(run.parameters) > MAX_PARAMETERS:
+        yield _error("parameters", f"must be at most {MAX_PARAMETERS}", f"{len(run.parameters)} parameters")
+    seen = set()
+    for parameter in run.parameters:
+        if not parameter.name or len(parameter.name) > _MAX_TEXT:
+            yield _error("parameters", "must have names of 1 to 500 characters", parameter.name)
+        elif parameter.name in seen:
+            yield _error("parameters", "must have different names", parameter.name)
+        elif any(not 0 <= size <= MAX_WHOLE for size in parameter.shape) or len(parameter.shape) > 64:
+            yield _error(
+                "parameters", "must have shapes of whole sizes", f"{parameter.name} {list(parameter.shape)[:8]}"
+            )
+        elif len(parameter.dtype) > 100:
+            yield _error("parameters", "must have dtypes of at most 100 characters", parameter.name)
+        else:
+            seen.add(parameter.name)
+            continue
+        return  # one is enough to find the mistake; a table of thousands would drown it
+
+
+def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError]:
+    yield from _whole("incarnation", batch.incarnation, 1)
+    yield from _whole("sequence", batch.sequence, 1)
+    if batch.scalars is not None:
+        yield from _steps("scalars.steps", batch.scalars.steps)
+        yield from _columns("scalars.columns", batch.scalars.columns, least=0)
+        if not all(map(math.isfinite, batch.scalars.time_values())):
+            yield _error("scalars.times", "must be finite Unix seconds", "a NaN or an infinity")
+    if (rows := batch.rows) is not None:
+        yield from _steps("rows.steps", rows.steps)
+        # Without a column some bytes could claim any number of steps × parameters, and room would be made for them.
+        yield from _columns("rows.columns", rows.columns, least=1 if rows.steps else 0)
+        if rows.parameters != parameters:
+            rule = f"must be the {parameters} of the registered table"
+            yield _error("rows.parameters", rule, rows.parameters, "Register again after a change of the model.")
+    if len(batch.batch_ids) > (most := len(batch.scalars.steps) if batch.scalars else 0):
+        yield _error("batch_ids", f"must be at most the {most} of scalars.steps", f"{len(batch.batch_ids)} names")
+    if len(batch.applied) > MAX_REPORTS:
+        yield _error("applied", f"must be at most {MAX_REPORTS} reports", f"{len(batch.applied)} reports")
+    if len(batch.notes) > MAX_REPORTS:
+        yield _error("notes", f"must be at most {MAX_REPORTS} notes", f"{len(batch.notes)} notes")
+    for note in batch.notes[:MAX_REPORTS]:
+        yield from _whole("notes.step", note.step)
+        yield from _whole("notes.rank", note.rank)
+        if not math.isfinite(note.time):
+            yield _error("notes.time", "must be finite Unix seconds", note.time)
+    for report in batch.applied[:MAX_REPORTS]:
+        yield from _whole("applied.revision", report.revision)
+        yield from _whole("applied.step", report.step)
+        if not math.isfinite(report.time):
+            yield _error("applied.time", "must be finite Unix seconds", report.time)
+    for field in ("produced", "acknowledged", "dropped", "buffered", "errors", "sending_errors"):
+        yield from _whole(f"counters.{field}", getattr(batch.counters, field))
+
+
+def _columns(field: str, columns: Sequence[str], least: int) -> Iterator[FieldError]:
+    if not least <= len(columns) <= MAX_COLUMNS or any(len(name) > 100 for name in columns):
+        rule = f"must be {least} to {MAX_COLUMNS} names of at most 100 characters"
+        yield _error(field, rule, f"{len(columns)} names")
+    elif len(set(columns)) < len(columns):
+        yield _error(field, "must have different names", list(columns))
+
+
+def _steps(field: str, steps: Sequence[int]) -> Iterator[FieldError]:
+    if steps and not 0 <= min(steps) <= max(steps) <= MAX_WHOLE:
+        wrong = min(steps) if min(steps) < 0 else max(steps)
+        yield _error(field, "must be whole numbers from 0 to 2**53 - 1", wrong)

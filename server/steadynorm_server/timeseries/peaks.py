@@ -1,0 +1,45 @@
+"""TODO from steadynorm_server.telemetry.ingest: Peaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from steadynorm_contract.rule import SPIKE_RATIO
+
+__all__ = ["Peaks"]
+
+
+@dataclass(slots=True)
+class Peaks:
+    """Per parameter the largest spike ratio and the number of spikes in recorded rows, since the run began."""
+
+    ratios: npt.NDArray[np.float32]  # [parameters]
+    spikes: npt.NDArray[np.uint32]  # [parameters]
+
+    @staticmethod
+    def decode(data: bytes | None, parameters: int) -> Peaks:
+        """From the store; zeros where nothing is stored yet."""
+        if data is None:
+            return Peaks(np.zeros(parameters, np.float32), np.zeros(parameters, np.uint32))
+        return Peaks(
+            np.frombuffer(data, "<f4", parameters).astype(np.float32),
+            np.frombuffer(data, "<u4", parameters, 4 * parameters).astype(np.uint32),
+        )
+
+    def encode(self) -> bytes:
+        """For the store."""
+        return self.ratios.astype("<f4").tobytes() + self.spikes.astype("<u4").tobytes()
+
+    def add(self, ratios: npt.NDArray[np.float32]) -> bool:
+        """Take rows' ratios [rows, parameters] in. Returns whether anything changed."""
+        ratios = np.where(np.isfinite(ratios), ratios, np.float32(0))
+        highest = np.maximum(self.ratios, ratios.max(axis=0))
+        changed = not np.array_equal(highest, self.ratios)
+        self.ratios = highest
+        if (spiked := ratios > SPIKE_RATIO).any():
+            self.spikes += spiked.sum(axis=0, dtype=np.uint32)
+            changed = True
+        return changed

@@ -1,0 +1,189 @@
+"""The webhooks file: who is told of events, in TOML.
+
+    [[webhook]]
+    name = "on-call"
+    url = "https://alerts.example.org/steadynorm"
+    secret_file = "/run/secrets/steadynorm-webhook"     # one secret a line; two while it is exchanged
+    runs = ["prod-*"]                                   # of run names; without it all
+    kinds = ["nonfinite", "stalled"]                    # without it all but started and recovered
+
+    [[webhook]]
+    name = "slack"
+    format = "slack"                                    # also Mattermost, Rocket.Chat, Discord's /slack
+    url_file = "/run/secrets/slack-url"                 # an address that is a secret itself
+    interval_s = 30                                     # at most one message in so many seconds; default 10
+
+Only who runs the server writes it: no request can name an address. docs/webhooks.md describes each key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from steadynorm_contract.discovery import is_loopback
+from steadynorm_contract.events import EventKind
+from steadynorm_server.config import ServerSettings
+
+__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "host_of", "is_forbidden", "read", "read_webhooks"]
+
+
+_METADATA = {
+    "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
+    "fd00:ec2::254", "100.100.100.200", "168.63.129.16",
+}  # fmt: skip
+
+
+def host_of(url: str) -> tuple[str, int]:
+    """Host and port of an http:// or https:// address. Raises ValueError."""
+    parts = urlsplit(url)
+    return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def is_forbidden(host: str) -> bool:
+    """Whether a host, by name or by address, is none that a message may go to."""
+    if host.lower() in _METADATA:
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return is_forbidden(str(address.ipv4_mapped))
+    return address.is_link_local or address.is_multicast or address.is_unspecified
+
+
+DEFAULT_KINDS = frozenset(EventKind) - {EventKind.STARTED, EventKind.RECOVERED}
+MAX_WEBHOOKS = 20
+_MIN_SECRET = 16
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+class WebhookError(Exception):
+    """The webhooks file cannot be used. The text says why and what to write."""
+
+
+class Webhook(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One entry of the file, checked."""
+
+    name: str
+    url: str = ""
+    url_file: Path | None = None
+    secret_file: Path | None = None
+    format: Literal["json", "slack"] = "json"
+    runs: tuple[str, ...] = ("*",)
+    kinds: frozenset[EventKind] = DEFAULT_KINDS
+    interval_s: float = 10.0
+    timeout_s: float = 10.0
+    plain_http: bool = False
+
+    def wants(self, run: str, kind: EventKind) -> bool:
+        """Whether it is told of such an event of a run of this name."""
+        return kind in self.kinds and any(fnmatchcase(run, pattern) for pattern in self.runs)
+
+    def secrets(self) -> list[bytes]:
+        """What signs its messages, read anew. Raises WebhookError."""
+        if self.secret_file is None:
+            return []
+        found = _lines(self.name, self.secret_file)
+        if not found or min(map(len, found)) < _MIN_SECRET:
+            raise WebhookError(
+                f"webhook {self.name}: {self.secret_file} must hold a secret of at least {_MIN_SECRET} bytes on each "
+                "line. `openssl rand -hex 32` makes one."
+            )
+        return found
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    webhook: list[Webhook] = []
+
+
+def read_webhooks(settings: ServerSettings) -> list[Webhook]:
+    """The webhooks that a server is configured with. Raises WebhookError."""
+    return read(settings.webhooks_file) if settings.webhooks_file else []
+
+
+def read(path: Path) -> list[Webhook]:
+    """The webhooks of a file, each with its url. Raises WebhookError."""
+    try:
+        entries = msgspec.convert(tomllib.loads(path.read_text("utf-8")), _File, dec_hook=_path).webhook
+    except OSError as error:
+        raise WebhookError(f"{path}: {error.strerror}. STEADYNORM_WEBHOOKS_FILE names it.") from error
+    except ValueError as error:  # TOML's, UTF-8's and msgspec's
+        raise WebhookError(f"{path} must hold [[webhook]] tables: {error}. See docs/webhooks.md.") from error
+    names = [entry.name for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise WebhookError(f"webhooks must have names of their own: {', '.join(twice)} is there twice.")
+    if len(entries) > MAX_WEBHOOKS:
+        raise WebhookError(f"there can be {MAX_WEBHOOKS} webhooks: got {len(entries)}. Let one tool pass messages on.")
+    return [_checked(entry) for entry in entries]
+
+
+def _checked(entry: Webhook) -> Webhook:
+    if not _NAME.fullmatch(entry.name):
+        raise WebhookError(f"a webhook's name must match {_NAME.pattern}: got {entry.name!r}.")
+    if bool(entry.url) == (entry.url_file is not None):
+        raise WebhookError(f"webhook {entry.name}: give it either url or url_file.")
+    if entry.url_file is not None:
+        lines = _lines(entry.name, entry.url_file)
+        entry = msgspec.structs.replace(entry, url=lines[0].decode("utf-8", "replace") if lines else "")
+    _check_url(entry)
+    if entry.format == "json" and entry.secret_file is None:
+        raise WebhookError(
+            f"webhook {entry.name}: its receiver must be able to tell whose messages these are. Give it a secret_file."
+        )
+    entry.secrets()
+    for name, value, least, most in (
+        ("interval_s", entry.interval_s, 1, 3600),
+        ("timeout_s", entry.timeout_s, 0.1, 60),
+    ):
+        if not least <= value <= most:
+            raise WebhookError(f"webhook {entry.name}: {name} must be {least} to {most} seconds: got {value:g}.")
+    return entry
+
+
+def _check_url(entry: Webhook) -> None:
+    """Its text goes into no message: an address can be a secret."""
+    try:
+        parts = urlsplit(entry.url)
+        host, _ = host_of(entry.url)
+    except ValueError as error:
+        raise WebhookError(f"webhook {entry.name}: the url is none: {error}.") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise WebhookError(f"webhook {entry.name}: the url must begin with https:// and name a host.")
+    try:
+        (parts.hostname or "").encode("idna")
+    except UnicodeError as error:
+        raise WebhookError(
+            f"webhook {entry.name}: a host's labels, between the dots, must have 1 to 63 characters: got host {host}. "
+            "Look for a dot too many or too few."
+        ) from error
+    if parts.scheme == "http" and not is_loopback(entry.url) and not entry.plain_http:
+        raise WebhookError(
+            f"webhook {entry.name}: plain HTTP is for loopback only, since everybody on the way can read it: got host "
+            f"{host}. Write https://, or plain_http = true where the network is yours alone."
+        )
+    if is_forbidden(host):
+        raise WebhookError(
+            f"webhook {entry.name}: {host} is a link-local, multicast or metadata address, which no receiver has."
+        )
+
+
+def _lines(name: str, path: Path) -> list[bytes]:
+    try:
+        return [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise WebhookError(f"webhook {name}: {path}: {error.strerror}.") from error
+
+
+def _path(kind: type, value: object) -> object:
+    if kind is Path and isinstance(value, str):
+        return Path(value).expanduser()
+    raise TypeError(f"expected a path, got {value!r}")

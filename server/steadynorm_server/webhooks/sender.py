@@ -1,0 +1,100 @@
+"""One signed POST to a webhook, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from steadynorm_contract import __version__
+from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, sign
+from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_forbidden
+
+__all__ = ["Answer", "Poster"]
+
+_MAX_RETRY_AFTER_S = 3600.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of a POST. A `delivered` one is over; `gone`: the receiver wants no more of this message."""
+
+    delivered: bool
+    why: str  # for people; never the address, which can be a secret
+    gone: bool = False
+    retry_after_s: float = 0.0
+
+
+class Poster:
+    """`async with Poster() as poster:` around its use; connections are kept meanwhile.
+
+    Proxies are taken from the usual variables (HTTPS_PROXY, NO_PROXY). clock: Unix seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        import httpx  # only servers with webhooks load it
+
+        self._httpx: ModuleType = httpx
+        self._clock = clock
+        # Redirects are not followed: where a message may go was checked for the address that is configured.
+        self._client: Any = httpx.AsyncClient(follow_redirects=False, timeout=None)
+
+    async def __aenter__(self) -> Poster:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
+
+    async def post(self, webhook: Webhook, message_id: str, body: bytes) -> Answer:
+        """Send it once, within webhook.timeout_s as a whole. Raises nothing."""
+        try:
+            async with asyncio.timeout(webhook.timeout_s):
+                return await self._post(webhook, message_id, body)
+        except TimeoutError:
+            return Answer(False, f"no answer within {webhook.timeout_s:g} s")
+        except WebhookError as error:  # of a secret's file, which may be on its way
+            return Answer(False, str(error))
+        except OSError as error:  # a name that does not resolve
+            return Answer(False, error.strerror or type(error).__name__)
+        except ValueError:  # a host that is no name: UnicodeError, from where it is looked up
+            return Answer(False, "its host is no name that can be looked up")
+        except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
+            return Answer(False, str(error) or type(error).__name__)
+
+    async def _post(self, webhook: Webhook, message_id: str, body: bytes) -> Answer:
+        if forbidden := await _forbidden(webhook.url):
+            return Answer(False, f"its host resolves to {forbidden}, where nothing is sent")
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"steadynorm/{__version__}",
+            ID_HEADER: message_id,
+        }
+        if secrets := webhook.secrets():
+            headers[SIGNATURE_HEADER] = sign(secrets, body, int(self._clock()))
+        # The answer's head says it all; a body is not read, so that none can be too long.
+        streamed: AbstractAsyncContextManager[Any] = self._client.stream(
+            "POST", webhook.url, content=body, headers=headers
+        )
+        async with streamed as answer:
+            status = answer.status_code
+            if 200 <= status < 300:
+                return Answer(True, str(status))
+            return Answer(False, f"answered {status}", status == 410, _seconds(answer.headers.get("Retry-After")))
+
+
+async def _forbidden(url: str) -> str | None:
+    """The first of a host's addresses that no message may go to. A name that does not resolve here may at a proxy."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(*host_of(url), type=socket.SOCK_STREAM)
+    except socket.gaierror:
+        return None
+    return next((str(address[0]) for *_, address in found if is_forbidden(str(address[0]))), None)
+
+
+def _seconds(header: str | None) -> float:
+    return min(float(header), _MAX_RETRY_AFTER_S) if header and header.isascii() and header.isdigit() else 0.0

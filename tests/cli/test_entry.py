@@ -1,0 +1,68 @@
+"""The entry of the command line: what it says without arguments, and when an extra is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from steadynorm_contract import __version__
+
+
+def call(*arguments: str, hide: str = "") -> subprocess.CompletedProcess[str]:
+    """The command line in a fresh interpreter in which the packages `hide` cannot be imported."""
+    code = f"""
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {hide.split()!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+sys.argv = ["steadynorm", *{list(arguments)!r}]
+from steadynorm_cli.main import main
+main()
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_version() -> None:
+    assert call("--version").stdout == f"steadynorm {__version__}\n"
+
+
+def test_help_lists_every_command() -> None:
+    shown = call("--help").stdout
+    for command in ("up", "server", "dashboard", "runs", "show", "set", "demo"):
+        assert f"\n  {command} " in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hidden", "extra"),
+    [
+        (["runs"], "typer", "server"),
+        (["runs"], "rich", "server"),
+        (["server"], "fastapi", "server"),
+        (["server"], "redis", "server"),
+        (["dashboard"], "streamlit", "dashboard"),
+        (["up"], "streamlit", "dashboard"),
+        (["demo"], "torch", "demo"),
+    ],
+)
+def test_a_missing_extra_is_named_with_what_to_install(arguments: list[str], hidden: str, extra: str) -> None:
+    ended = call(*arguments, hide=hidden)
+    assert ended.returncode == 1
+    assert hidden in ended.stderr
+    assert f"pip install 'steadynorm[{extra}]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_listing_runs_needs_no_web_stack() -> None:
+    ended = call("runs", "--server", "http://127.0.0.1:9", hide="fastapi uvicorn redis streamlit torch")
+    assert ended.stderr.startswith("error: no steadynorm server answers")
+
+
+def test_a_wrong_configuration_is_one_sentence() -> None:
+    ended = call("server", "--host", "0.0.0.0", "--port", "0")
+    assert ended.returncode == 1
+    assert "without configured tokens the server listens on loopback only" in ended.stderr
+    assert "Traceback" not in ended.stderr

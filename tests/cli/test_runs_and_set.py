@@ -1,0 +1,145 @@
+"""`steadynorm runs`, `show` and `set`, as a person or a script uses them, on a job that trains."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Command
+    from tests.conftest import Job, RunningHouse, StartJob
+
+
+def test_runs_lists_the_job_for_people_and_for_scripts(steadynorm: Command, job: Job) -> None:
+    listed = steadynorm("runs")
+    assert listed.returncode == 0, listed.stderr
+    row = next(line for line in listed.stdout.splitlines() if job.run_id in line)
+    assert "running" in row
+    runs = json.loads(steadynorm("runs", "--json").stdout)["runs"]
+    mine = next(run for run in runs if run["run_id"] == job.run_id)
+    assert mine["step"] > 0
+    assert mine["applied"]["settings"]["gamma2"] == 0.999
+
+
+def test_show_tells_settings_changes_and_events(steadynorm: Command, job: Job) -> None:
+    assert steadynorm("set", job.run_id, "gamma2=0.99", "--reason", "to be seen").returncode == 0
+    shown = steadynorm("show", job.run_id)
+    assert shown.returncode == 0, shown.stderr
+    assert re.search(r"gamma2\s+0\.99\b", shown.stdout)
+    assert "gamma2 0.999 → 0.99: applied at step" in shown.stdout
+    assert "to be seen" in shown.stdout
+    detail = json.loads(steadynorm("show", job.run_id, "--json").stdout)
+    assert detail["applied"]["revision"] == detail["desired"]["revision"] == 1
+    assert detail["parameters"] == 4
+
+
+def test_set_to_what_already_holds_says_so_at_once(steadynorm: Command, job: Job) -> None:
+    done = steadynorm("set", job.run_id, "gamma2=0.999")
+    assert done.returncode == 0, done.stderr
+    assert "has these settings already, at revision 0: nothing to do" in done.stdout
+    record = json.loads(steadynorm("set", job.run_id, "gamma2=0.999", "--json").stdout)
+    assert (record["revision"], record["state"]) == (0, "unchanged")
+
+
+def test_set_waits_until_the_job_says_at_which_step_it_did(steadynorm: Command, house: RunningHouse, job: Job) -> None:
+    done = steadynorm("set", job.run_id, "gamma2=0.9", "mode=observe", "spike_limit=null", "--reason", "calm")
+    assert done.returncode == 0, done.stderr
+    assert "revision 1: gamma2 0.999 → 0.9, mode stabilize → observe, spike_limit null → null" in done.stdout
+    said = re.search(r"^applied at step (\d+)$", done.stdout, re.MULTILINE)
+    assert said is not None
+    applied = house.client.run(job.run_id).applied
+    assert (applied.revision, applied.settings.gamma2, applied.settings.mode) == (1, 0.9, "observe")
+    assert applied.step == int(said[1])
+    assert house.client.audit(job.run_id).entries[0].reason == "calm"
+
+
+def test_set_for_scripts_prints_one_object(steadynorm: Command, job: Job) -> None:
+    answer = json.loads(steadynorm("set", job.run_id, "gamma1=0.5", "--json").stdout)
+    assert answer["run_id"] == job.run_id
+    assert (answer["revision"], answer["state"], answer["settings"]["gamma1"]) == (1, "applied", 0.5)
+    assert answer["applied_step"] > 0
+
+
+def test_a_counter_is_raised_by_a_plus(steadynorm: Command, house: RunningHouse, job: Job) -> None:
+    for expected in (1, 2):
+        assert steadynorm("set", job.run_id, "reset_generation=+1").returncode == 0
+        assert house.client.run(job.run_id).applied.settings.reset_generation == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("gamma2=1.0", "gamma2 must be in [0, 1): got 1.0"),
+        ("gamma2=NaN", "gamma2 must be in [0, 1): got 'NaN'"),
+        ("mode=fast", "mode must be off, observe or stabilize: got 'fast'"),
+        ("gamma3=0.5", "gamma3 is not a setting"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_rule(
+    steadynorm: Command, house: RunningHouse, job: Job, change: str, said: str
+) -> None:
+    refused = steadynorm("set", job.run_id, change)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"error: {said}")
+    assert house.client.settings(job.run_id).revision == 0
+
+
+@pytest.mark.parametrize("changes", [["gamma2"], ["=1"], ["gamma2=0.9", "gamma2=0.8"]])
+def test_what_is_no_change_is_wrong_usage(steadynorm: Command, job: Job, changes: list[str]) -> None:
+    refused = steadynorm("set", job.run_id, *changes)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+
+
+def test_a_job_that_refuses_a_change_is_heard(
+    steadynorm: Command, house: RunningHouse, start_job: StartJob, eventually: Any
+) -> None:
+    job = start_job(house, "stubborn", allow=("mode",))
+    eventually(lambda: any(run.run_id == job.run_id for run in house.client.runs().runs))
+    refused = steadynorm("set", job.run_id, "lr_scale=0.5")
+    assert refused.returncode == 4, refused.stdout + refused.stderr
+    assert "refused revision 1" in refused.stderr
+
+
+def test_a_run_is_meant_by_a_unique_beginning_and_two_are_asked_back(
+    steadynorm: Command, house: RunningHouse, start_job: StartJob, eventually: Any
+) -> None:
+    first, second = start_job(house, "twins-a"), start_job(house, "twins-b")
+    eventually(lambda: {first.run_id, second.run_id} <= {run.run_id for run in house.client.runs().runs})
+    assert json.loads(steadynorm("show", "twins-a", "--json").stdout)["run_id"] == first.run_id
+    ambiguous = steadynorm("show", "twins")
+    assert ambiguous.returncode == 1
+    assert first.run_id in ambiguous.stderr
+    assert second.run_id in ambiguous.stderr
+    first.end()
+    eventually(lambda: house.client.run(first.run_id).state == "finished")
+    assert json.loads(steadynorm("show", "twins", "--json").stdout)["run_id"] == second.run_id, "one is running"
+
+
+def test_a_run_that_ended_cannot_be_changed(
+    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
+) -> None:
+    job.end()
+    eventually(lambda: house.client.run(job.run_id).state == "finished")
+    refused = steadynorm("set", job.run_id, "gamma2=0.9")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "has ended (finished)" in refused.stderr
+
+
+def test_no_such_run_and_no_server_are_one_sentence_each(steadynorm: Command) -> None:
+    unknown = steadynorm("show", "nobody")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("error: no run on http://127.0.0.1:")
+    silent = steadynorm("runs", STEADYNORM_SERVER="http://127.0.0.1:9")
+    assert silent.returncode == 1
+    assert silent.stderr.startswith("error: no steadynorm server answers at http://127.0.0.1:9")
+    assert "Traceback" not in unknown.stderr + silent.stderr
+
+
+def test_a_wrong_token_is_said(steadynorm: Command) -> None:
+    refused = steadynorm("runs", STEADYNORM_TOKEN="not-the-token")
+    assert refused.returncode == 1
+    assert "token" in refused.stderr

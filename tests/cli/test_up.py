@@ -1,0 +1,149 @@
+"""`steadynorm up`: one process tree, which starts whole, ends whole, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steadynorm_cli.errors import CommandError
+from steadynorm_cli.ports import choose_port
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process ids below `pid` and their command lines."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:  # it ended in this moment
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            try:
+                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            waiting.append(child)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that ended and was not collected yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Up:
+    """`steadynorm up` in a folder of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
+        kept.pop("REDIS_URL", None)
+        self.environment = {**kept, "STEADYNORM_HOME": str(home)}
+        self.output = home.with_suffix(".out")
+        self.command = [sys.executable, "-m", "steadynorm_cli", "up", "--port", "0", "--dashboard-port", "0"]
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(self.command, env=self.environment, stdout=output, stderr=subprocess.STDOUT)
+
+    def text(self) -> str:
+        """What it printed so far."""
+        return self.output.read_text("utf-8")
+
+
+@pytest.fixture
+def up(tmp_path: Path, eventually: Any) -> Iterator[Up]:
+    """A house that is up, with all of its parts."""
+    started = Up(tmp_path / "home")
+    try:
+        eventually(lambda: "Ctrl-C" in started.text() or started.process.poll() is not None)
+        assert started.process.poll() is None, started.text()
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.process.terminate()
+        started.process.wait(60)
+
+
+def part(parts: dict[int, str], word: str) -> int:
+    """The pid of the part whose command line holds `word`."""
+    return next(pid for pid, command in parts.items() if word in command)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_all_of_it_in_order(up: Up, signum: signal.Signals, eventually: Any) -> None:
+    parts = descendants(up.process.pid)
+    assert part(parts, "streamlit")
+    assert part(parts, "steadynorm_cli server")
+    assert part(parts, "store.sock")
+    second = subprocess.run(up.command, env=up.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert second.returncode == 1
+    assert "already runs on" in second.stderr
+
+    up.process.send_signal(signum)
+    assert up.process.wait(60) == 0, up.text()
+    assert [command for pid, command in parts.items() if alive(pid)] == []
+    assert not (up.home / "server.json").exists(), "the address of a server that is gone"
+    assert "Traceback" not in up.text() + (up.home / "logs" / "server.log").read_text("utf-8")
+
+
+def test_nothing_survives_when_it_is_killed(up: Up, eventually: Any) -> None:
+    parts = descendants(up.process.pid)
+    assert len(parts) >= 3
+    up.process.kill()
+    up.process.wait(60)
+    eventually(lambda: not any(alive(pid) for pid in parts))
+
+
+def test_a_part_that_dies_ends_the_others_and_its_log_is_shown(up: Up, eventually: Any) -> None:
+    parts = descendants(up.process.pid)
+    os.kill(part(parts, "streamlit"), signal.SIGKILL)
+    assert up.process.wait(60) == 1
+    assert "the dashboard ended with status -9" in up.text()
+    eventually(lambda: not any(alive(pid) for pid in parts))
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that another program listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_default_port_that_is_taken_gives_way_and_says_so(taken: int) -> None:
+    said: list[str] = []
+    port = choose_port("127.0.0.1", None, taken, said.append)
+    assert port != taken
+    assert said == [f"port {taken} is in use by another program: using {port}"]
+
+
+def test_a_port_that_was_asked_for_must_be_free(taken: int) -> None:
+    with pytest.raises(CommandError, match=f"port {taken} on 127.0.0.1 is in use"):
+        choose_port("127.0.0.1", taken, 1, lambda _: None)
+
+
+def test_a_free_default_is_taken_without_a_word(taken: int) -> None:
+    del taken
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    said: list[str] = []
+    assert choose_port("127.0.0.1", None, free, said.append) == free
+    assert choose_port("127.0.0.1", None, free, said.append, taken=free) != free
+    assert len(said) == 1
