@@ -29,7 +29,7 @@ import urllib3
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import Parameter, RunRegistration
 
-CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "server"
+CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "server" / "api"
 ALONE, LINKED = ("examples", "coverage", "fuzzing"), ("stateful",)
 KNOWN = ("tiny-1", "to-be-deleted")
 TABLE = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.weight", (4, 16), "float32")]

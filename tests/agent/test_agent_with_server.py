@@ -13,7 +13,7 @@ from steadynorm_contract.runs import RevisionState, RunState
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Training
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 Until = Callable[[Callable[[], object]], None]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.conftest import Job, RunningHouse, StartJob
+    from tests.support.jobs import Job, StartJob
+    from tests.support.local_server import RunningHouse
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -17,7 +17,8 @@ import redis
 from steadynorm_cli.health_checks import Verdict, judge_clock, judge_store, judge_version
 
 if TYPE_CHECKING:
-    from tests.conftest import Eventually, RunningHouse
+    from tests.support.local_server import RunningHouse
+    from tests.support.waiting import Eventually
 
 
 def doctor(house: RunningHouse, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

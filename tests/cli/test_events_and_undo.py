@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
-    from tests.conftest import Job, RunningHouse
+    from tests.support.jobs import Job
+    from tests.support.local_server import RunningHouse
 
 
 def kinds(house: RunningHouse, job: Job) -> set[str]:

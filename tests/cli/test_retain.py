@@ -17,7 +17,7 @@ from steadynorm_contract.telemetry import Parameter, RunRegistration
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 
 @pytest.fixture

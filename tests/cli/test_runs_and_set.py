@@ -10,7 +10,8 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
-    from tests.conftest import Job, RunningHouse, StartJob
+    from tests.support.jobs import Job, StartJob
+    from tests.support.local_server import RunningHouse
 
 
 def test_runs_lists_the_job_for_people_and_for_scripts(steadynorm: Command, job: Job) -> None:

@@ -13,7 +13,8 @@ from steadynorm_contract.client import Client, Conflict
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
-    from tests.conftest import Job, RunningHouse
+    from tests.support.jobs import Job
+    from tests.support.local_server import RunningHouse
 
 
 def test_a_schedule_is_made_listed_and_carried_out_while_the_job_trains(

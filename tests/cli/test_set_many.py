@@ -14,7 +14,8 @@ from steadynorm_contract.client import Client
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
-    from tests.conftest import Job, RunningHouse, StartJob
+    from tests.support.jobs import Job, StartJob
+    from tests.support.local_server import RunningHouse
 
     from steadynorm_contract.bulk import Bulk
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 STEPS = 60
 

@@ -14,7 +14,9 @@ import steadynorm
 from steadynorm_cli.local_stack import House
 
 if TYPE_CHECKING:
-    from tests.conftest import Eventually, RunningHouse, Visit
+    from tests.support.browser import Visit
+    from tests.support.local_server import RunningHouse
+    from tests.support.waiting import Eventually
 
 ROWS = ["0.weight", "0.bias", "2.weight", "2.bias"]
 PLANTED = "2.weight"

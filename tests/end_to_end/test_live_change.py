@@ -17,7 +17,10 @@ from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.conftest import Eventually, RunningHouse, StartJob, Visit
+    from tests.support.browser import Visit
+    from tests.support.jobs import StartJob
+    from tests.support.local_server import RunningHouse
+    from tests.support.waiting import Eventually
 
 
 @pytest.fixture

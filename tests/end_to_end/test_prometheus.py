@@ -28,7 +28,8 @@ from steadynorm_contract.telemetry import (
 )
 
 if TYPE_CHECKING:
-    from tests.conftest import Job, RunJob, RunningHouse, StartJob
+    from tests.support.jobs import Job, RunJob, StartJob
+    from tests.support.local_server import RunningHouse
 
 
 @dataclass

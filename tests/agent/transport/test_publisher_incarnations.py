@@ -16,7 +16,7 @@ from steadynorm_contract.telemetry import SCALAR_COLUMNS, AgentCounters
 
 if TYPE_CHECKING:
     from tests.agent.conftest import Answer, StubServer, Training
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 SCALARS = bytes(4 * len(SCALAR_COLUMNS))
 

@@ -15,7 +15,7 @@ from steadynorm_contract.telemetry import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, 
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm_contract.settings import Settings

@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer
-    from tests.agent.ranks.conftest import RunRanks, StartedRanks
+    from tests.agent.distributed.conftest import RunRanks, StartedRanks
 
 StartRanks = Callable[..., "StartedRanks"]
 Restart = Callable[["StubServer"], "StubServer"]

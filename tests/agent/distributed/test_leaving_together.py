@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.agent.ranks.conftest import StartedRanks
+    from tests.agent.distributed.conftest import StartedRanks
 
 
 def furthest(first: list[list[float]], second: list[list[float]]) -> float:

@@ -19,8 +19,8 @@ from steadynorm_dashboard.data.availability import Absence
 from steadynorm_dashboard.data.shared_cache import SharedReads
 
 if TYPE_CHECKING:
-    from tests.conftest import Eventually
     from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.waiting import Eventually
 
 TIMEOUT_S = 3.0  # to draw a page takes a second of it on a busy machine
 LAST = "this is what it said last"

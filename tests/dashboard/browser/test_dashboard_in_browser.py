@@ -11,8 +11,8 @@ from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.conftest import Visit
     from tests.dashboard.conftest import ScriptedRun
+    from tests.support.browser import Visit
 
 OPERATOR = "operator-token-for-tests"
 

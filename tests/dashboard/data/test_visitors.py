@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 from steadynorm_cli.local_stack import House
 
 if TYPE_CHECKING:
-    from tests.conftest import Eventually
     from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.waiting import Eventually
 
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 LOCKED = "You are signed in as viewer, who may look and not change. Ask for an operator token to change settings."

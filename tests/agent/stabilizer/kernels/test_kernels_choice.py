@@ -102,7 +102,7 @@ def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path)
 
 
 def test_the_gpu_benchmark_says_that_there_is_no_gpu_and_exits_with_2() -> None:
-    script = Path(__file__).parents[2] / "benchmarks" / "gpu_step.py"
+    script = Path(__file__).parents[4] / "benchmarks" / "gpu_step.py"
     done = subprocess.run(
         [sys.executable, str(script)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},

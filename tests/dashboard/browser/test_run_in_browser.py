@@ -16,8 +16,8 @@ from steadynorm_dashboard import launch
 from steadynorm_dashboard.components import plotly_bundle
 
 if TYPE_CHECKING:
-    from tests.conftest import Visit
     from tests.dashboard.conftest import ScriptedRun
+    from tests.support.browser import Visit
 
 OPERATOR = "operator-token-for-tests"
 SPIKES = (120, 270, 420)

@@ -13,8 +13,8 @@ from steadynorm_cli.local_stack import House
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.conftest import Visit
     from tests.dashboard.conftest import ScriptedRun
+    from tests.support.browser import Visit
 
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 RUNS = 200

@@ -12,7 +12,7 @@ from torch.nn.functional import mse_loss
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.ranks.distributed import BATCH, SCENARIOS, Net, data, main, sharded, whole
+    from tests.agent.distributed.distributed import BATCH, SCENARIOS, Net, data, main, sharded, whole
 else:
     from distributed import BATCH, SCENARIOS, Net, data, main, sharded, whole  # this file runs as a program beside it
 

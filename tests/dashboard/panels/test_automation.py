@@ -17,7 +17,7 @@ from steadynorm_contract.watch_rules import RuleView, WatchRule, parse_condition
 from steadynorm_dashboard.panels.automation import rule_rows, schedule_rows
 
 if TYPE_CHECKING:
-    from tests.conftest import RunningHouse
+    from tests.support.local_server import RunningHouse
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 NOW = 1_700_000_000.0

@@ -28,7 +28,7 @@ from torch.nn.functional import mse_loss
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.ranks.trouble import Twice, break_it
+    from tests.agent.distributed.trouble import Twice, break_it
 else:
     from trouble import Twice, break_it  # this file runs as a program beside it
 

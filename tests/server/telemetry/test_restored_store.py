@@ -16,7 +16,7 @@ from steadynorm_server.runs.events import MAX_AUDIT
 from steadynorm_server.runs.repository import Store
 from steadynorm_server.telemetry.registration import register
 
-from .conftest import applied, registration
+from tests.server.conftest import applied, registration
 
 
 @pytest.fixture
