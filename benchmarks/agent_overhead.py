@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 import steadynorm
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples are no package
@@ -34,7 +34,7 @@ TEXT, VOCABULARY = load_text()
 class Loop:
     """One training. Its agent, if it has one, sends to `house`."""
 
-    def __init__(self, house: House | None, home: Path) -> None:
+    def __init__(self, house: LocalStack | None, home: Path) -> None:
         torch.manual_seed(0)
         self._generator = torch.Generator().manual_seed(0)
         self._model = CharGPT(VOCABULARY)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder, House(Path(folder), port=0, dashboard=False) as house:
+    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), port=0, dashboard=False) as house:
         loops = [Loop(None, Path(folder)), Loop(None, Path(folder)), Loop(house, Path(folder))]
         for loop in loops:
             loop.block(5)

@@ -33,11 +33,11 @@ from malformed import served
 from playwright.sync_api import Browser, Page, sync_playwright
 from query import BATCH_STEPS, RUN_ID, History, fill
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 from steadynorm_server.auth.tokens import Principal, Role
-from steadynorm_server.runs.repository import Store
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 CHROMIUM = "/usr/bin/chromium"
 STEPS_A_SECOND = 10
@@ -102,11 +102,11 @@ class Going:
         anyone = Principal("benchmark", frozenset(Role))
         rng = np.random.default_rng(1)
         step, sequence = self._history.steps, -(-self._history.steps // BATCH_STEPS)
-        async with Store(self._url).opened() as store:
+        async with RunRepository(self._url).opened() as repository:
             while not await asyncio.to_thread(self._ends.wait, 1.0):
                 steps = np.arange(step + 1, step + 1 + STEPS_A_SECOND)
                 step, sequence = int(steps[-1]), sequence + 1
-                await store.ingest(RUN_ID, self._history.batch(sequence, steps, rng), anyone)
+                await repository.ingest(RUN_ID, self._history.batch(sequence, steps, rng), anyone)
 
 
 def first_chart(page: Page, address: str) -> float:
@@ -167,15 +167,15 @@ def measure(browser: Browser, address: str, browsers: int, opens: int, clicks: i
         press(pages[at % len(pages)])
     seconds = time.monotonic() - began
     redraws = sum(page.evaluate("watched.redraws") for page in pages) - before
-    answers = [ms for page in pages for ms in page.evaluate("watched.answers")]
+    responses = [ms for page in pages for ms in page.evaluate("watched.answers")]
     for page in pages:
         page.context.close()
     return Figures(
         browsers,
         _told(f"{browsers} at once: first chart, cold", cold),
         _told(f"{browsers} at once: first chart, warm", warm),
-        _told(f"{browsers} at once: a control", answers),
-        len(answers),
+        _told(f"{browsers} at once: a control", responses),
+        len(responses),
         round(redraws / seconds / browsers, 2),
     )
 
@@ -198,14 +198,14 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=40, help="by all visitors together")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, 10)
-    with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
         home = Path(name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
         environment = kept | {"STEADYNORM_HOME": name}
         print(f"stored {given.steps} steps in {asyncio.run(fill(url, history)):.0f} s", flush=True)
         with (
             served(url, home),
-            House(home, dashboard_port=0, adopt=True, environ=environment) as house,
+            LocalStack(home, dashboard_port=0, adopt=True, environ=environment) as house,
             Going(url, history),
             sync_playwright() as playwright,
         ):

@@ -27,7 +27,7 @@ from malformed import memory_mb, served
 from query import RUN_ID, SPIKE, History, fill
 
 from steadynorm_contract.client import Client
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 
 class Bystander:
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--detail-every", type=int, default=10, help="steps between rows")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, given.detail_every)
-    with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
         seconds = asyncio.run(fill(url, history))
         print(f"stored {given.steps} steps of {given.parameters} parameters in {seconds:.0f} s", flush=True)
         with served(url, Path(name)) as (server, address, token):

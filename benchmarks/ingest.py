@@ -45,7 +45,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class House:
+class LocalStack:
     """A running server and its store."""
 
     pids: list[int]  # of the server: the workers, and what holds them together
@@ -53,11 +53,11 @@ class House:
     host: str
     port: int
     token: str
-    store: redis.Redis
+    repository: redis.Redis
 
 
 @contextmanager
-def started(home: Path, workers: int = 1) -> Iterator[House]:
+def started(home: Path, workers: int = 1) -> Iterator[LocalStack]:
     """A server with an embedded store in `home`."""
     foreign = ("STEADYNORM_", "REDIS_URL")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -73,10 +73,10 @@ def started(home: Path, workers: int = 1) -> Iterator[House]:
         address = json.loads((home / "server.json").read_bytes())["server"]
         host, _, port = address.removeprefix("http://").partition(":")
         token = (home / "token").read_text("ascii").strip()
-        with redis.Redis(unix_socket_path=str(home / "store" / "store.sock"), protocol=2) as store:
-            store_pid = store.info("server")["process_id"]
+        with redis.Redis(unix_socket_path=str(home / "store" / "store.sock"), protocol=2) as repository:
+            store_pid = repository.info("server")["process_id"]
             pids = [process.pid, *(pid for pid in children(process.pid) if pid != store_pid)]
-            yield House(pids, store_pid, host, int(port), token, store)
+            yield LocalStack(pids, store_pid, host, int(port), token, repository)
     finally:
         process.terminate()
         process.wait(60)
@@ -100,7 +100,7 @@ def memory_mb(pids: Sequence[int], field: str = "VmHWM") -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / 1e6
 
 
-def register(house: House, agents: int, parameters: int) -> list[tuple[str, int, int]]:
+def register(house: LocalStack, agents: int, parameters: int) -> list[tuple[str, int, int]]:
     """Every agent's run, incarnation and last stored sequence. Registering again changes nothing."""
     table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
     headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
@@ -120,7 +120,7 @@ def register(house: House, agents: int, parameters: int) -> list[tuple[str, int,
 
 
 def generate(
-    house: House, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
+    house: LocalStack, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
 ) -> tuple[list[Outcome], float]:
     """Send, from processes of their own. Returns what came of it and when it began. rate: of one agent."""
     generators: int = given.generators
@@ -139,7 +139,7 @@ def generate(
         return [each.result() for each in pending], start
 
 
-def measure(house: House, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
+def measure(house: LocalStack, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
     """One measurement at `rate` batches a second of each agent."""
     began = time.monotonic()
     runs = register(house, given.agents, given.parameters)
@@ -149,19 +149,19 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
     after = _costs(house)
     wall = max(outcome.last_answer for outcome in outcomes) - start
     latencies = sorted(1000 * latency for outcome in outcomes for latency in outcome.latencies)
-    answers = sum((outcome.answers for outcome in outcomes), Counter())
-    errors = answers.total() - answers["200"]
-    memory = house.store.info("memory")
+    responses = sum((outcome.responses for outcome in outcomes), Counter())
+    errors = responses.total() - responses["200"]
+    memory = house.repository.info("memory")
     return {
         "agents": given.agents,
         "workers": given.workers,
         "batches_per_second": round(rate * given.agents, 1),
-        "achieved_per_second": round(answers["200"] / wall, 1),
-        "steps_per_second": round(answers["200"] * BATCH_STEPS / wall),
+        "achieved_per_second": round(responses["200"] / wall, 1),
+        "steps_per_second": round(responses["200"] * BATCH_STEPS / wall),
         "seconds": round(wall, 1),
-        "requests": answers.total(),
+        "requests": responses.total(),
         "errors": errors,
-        "answers": dict(answers),
+        "answers": dict(responses),
         "waits": dict(sum((outcome.waits for outcome in outcomes), Counter())),
         "first_error": next((outcome.first_error for outcome in outcomes if outcome.first_error), "")[:300],
         "body_bytes": outcomes[0].body_bytes,
@@ -175,16 +175,16 @@ def measure(house: House, given: argparse.Namespace, rate: float, seconds: float
         "server_cores": round((after["server"] - before["server"]) / wall, 3),
         "store_cores": round((after["store"] - before["store"]) / wall, 3),
         "generator_cores": round(sum(outcome.cpu_s for outcome in outcomes) / wall, 3),
-        "server_cpu_ms_a_batch": round(1000 * (after["server"] - before["server"]) / max(1, answers["200"]), 3),
+        "server_cpu_ms_a_batch": round(1000 * (after["server"] - before["server"]) / max(1, responses["200"]), 3),
         "registration_s": round(registered_s, 1),
     }
 
 
-def _costs(house: House) -> dict[str, float]:
+def _costs(house: LocalStack) -> dict[str, float]:
     return {"server": cpu_s(*house.pids), "store": cpu_s(house.store_pid)}
 
 
-def search(house: House, given: argparse.Namespace) -> dict[str, Any] | None:
+def search(house: LocalStack, given: argparse.Namespace) -> dict[str, Any] | None:
     """The measurement with the highest rate that holds, None if the lowest that was tried does not."""
     best: dict[str, Any] | None = None
 

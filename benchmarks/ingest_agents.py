@@ -61,7 +61,7 @@ class Outcome:
 
     latencies: list[float]  # seconds, of every batch that was due: to the answer, or to where it was given up
     late: Counter[int]  # batches that took longer than LATE_S, by the second in which they were due
-    answers: Counter[str]  # "200", another status, "unsent", or what went wrong with the connection
+    responses: Counter[str]  # "200", another status, "unsent", or what went wrong with the connection
     waits: Counter[str]  # answers to those who waited for settings
     first_error: str
     body_bytes: int  # of the last batch
@@ -240,7 +240,7 @@ class Agents:
         self.outcome.latencies.append(now - due)
         if now - due > LATE_S:
             self.outcome.late[int(due - self._work.start)] += 1
-        self.outcome.answers[answer] += 1
+        self.outcome.responses[answer] += 1
         self.outcome.last_answer = max(self.outcome.last_answer, now)
         self.outcome.first_error = self.outcome.first_error or error
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from ingest import House, cpu_s, memory_mb, register, started
+from ingest import LocalStack, cpu_s, memory_mb, register, started
 from ingest_agents import Connection, allow_many_files
 
 from steadynorm_contract.audit import AuditList, verify
@@ -41,11 +41,11 @@ ANSWER_S = 60.0
 class Agents:
     """Wait for settings, each on its own connection, and remember when each revision came."""
 
-    def __init__(self, house: House, runs: list[str], wait_s: float) -> None:
+    def __init__(self, house: LocalStack, runs: list[str], wait_s: float) -> None:
         self._house, self._runs, self._wait_s = house, runs, wait_s
         self.has = dict.fromkeys(runs, 0)  # newest revision
         self.moments: dict[tuple[str, int], float] = {}
-        self.answers: Counter[str] = Counter()
+        self.responses: Counter[str] = Counter()
         self._news = asyncio.Condition()
 
     async def wait(self, run_id: str) -> None:
@@ -55,7 +55,7 @@ class Agents:
             path = f"/runs/{run_id}/settings?after_revision={self.has[run_id]}&wait={self._wait_s:g}"
             async with asyncio.timeout(self._wait_s + ANSWER_S):
                 status, body = await ask(self._house, connection, "GET", path)
-            self.answers[str(status)] += 1
+            self.responses[str(status)] += 1
             if status != 200:
                 raise SystemExit(f"{path}: status {status}: {body.decode()}")
             revision = msgspec.json.decode(body, type=Desired).revision
@@ -71,13 +71,13 @@ class Agents:
             await self._news.wait_for(lambda: all(self.has[run] >= revision for run, revision in revisions.items()))
 
 
-async def connect(house: House) -> Connection:
+async def connect(house: LocalStack) -> Connection:
     """A connection to the server."""
     return (await asyncio.get_running_loop().create_connection(Connection, house.host, house.port))[1]
 
 
 def ask(
-    house: House, connection: Connection, method: str, path: str, body: bytes = b"", extra: str = ""
+    house: LocalStack, connection: Connection, method: str, path: str, body: bytes = b"", extra: str = ""
 ) -> asyncio.Future[tuple[int, bytes]]:
     """Send a request; await its status and body."""
     head = (
@@ -88,14 +88,14 @@ def ask(
 
 
 def patch(
-    house: House, connection: Connection, run_id: str, revision: int, gamma2: float, reason: str
+    house: LocalStack, connection: Connection, run_id: str, revision: int, gamma2: float, reason: str
 ) -> asyncio.Future[tuple[int, bytes]]:
     """Send a change; await its status and body."""
     body = encode_json({"settings": {"gamma2": gamma2}, "reason": reason})
     return ask(house, connection, "PATCH", f"/runs/{run_id}/settings", body, f'If-Match: "{revision}"\r\n')
 
 
-async def idle(house: House, seconds: float) -> dict[str, Any]:
+async def idle(house: LocalStack, seconds: float) -> dict[str, Any]:
     """What waiting costs."""
     before, began = (cpu_s(*house.pids), cpu_s(house.store_pid)), time.monotonic()
     await asyncio.sleep(seconds)
@@ -108,7 +108,7 @@ async def idle(house: House, seconds: float) -> dict[str, Any]:
     }
 
 
-async def change(house: House, agents: Agents, runs: list[str], number: int, rate: float) -> dict[str, Any]:
+async def change(house: LocalStack, agents: Agents, runs: list[str], number: int, rate: float) -> dict[str, Any]:
     """How long a change takes to its agent."""
     chance, sent, wanted = random.Random(0), {}, dict.fromkeys(runs, 0)
     operator, answered = await connect(house), []
@@ -143,7 +143,7 @@ def quantiles(sorted_ms: list[float]) -> dict[str, float]:
     return {name: round(sorted_ms[int(part * (len(sorted_ms) - 1))], 1) for name, part in at.items()}
 
 
-async def race(house: House, agents: Agents, runs: list[str], number: int) -> dict[str, Any]:
+async def race(house: LocalStack, agents: Agents, runs: list[str], number: int) -> dict[str, Any]:
     """Two operators, one revision."""
     chance, operators = random.Random(1), [await connect(house) for _ in range(2)]
     winners: dict[str, list[str]] = {}
@@ -156,9 +156,9 @@ async def race(house: House, agents: Agents, runs: list[str], number: int) -> di
         for who in order:
             reason = f"race {at} operator {who}"
             sent[reason] = patch(house, operators[who], run_id, revision, 0.1 + 0.4 * chance.random(), reason)
-        answers = {reason: (await answer)[0] for reason, answer in sent.items()}
-        outcomes[" ".join(map(str, sorted(answers.values())))] += 1
-        winners.setdefault(run_id, []).extend(reason for reason, status in answers.items() if status == 200)
+        responses = {reason: (await answer)[0] for reason, answer in sent.items()}
+        outcomes[" ".join(map(str, sorted(responses.values())))] += 1
+        winners.setdefault(run_id, []).extend(reason for reason, status in responses.items() if status == 200)
         await agents.have({run_id: revision + 1})
     complete = chained = 0
     for run_id, reasons in winners.items():
@@ -171,7 +171,7 @@ async def race(house: House, agents: Agents, runs: list[str], number: int) -> di
     return {"races": number, "outcomes": dict(outcomes), "runs": len(winners), "complete": complete, "chained": chained}
 
 
-async def measure(house: House, given: argparse.Namespace) -> bool:
+async def measure(house: LocalStack, given: argparse.Namespace) -> bool:
     """All parts. Returns whether all is as it should be."""
     runs = [run_id for run_id, _, _ in await asyncio.to_thread(register, house, given.agents, 1)]
     agents = Agents(house, runs, given.wait)

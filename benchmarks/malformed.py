@@ -46,7 +46,7 @@ from steadynorm_contract.telemetry import (
     StepScalars,
     TelemetryBatch,
 )
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 VICTIM = "victim-1"
 TABLE = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.weight", (4, 16), "float32")]
@@ -77,12 +77,12 @@ def memory_mb(pid: int) -> tuple[float, float]:
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
-def dump(store: redis.Redis) -> dict[object, object]:
+def dump(repository: redis.Redis) -> dict[object, object]:
     """What the store holds of the attacked run, and which runs there are."""
-    keys = store.keys(f"steadynorm:{{{VICTIM}}}:*")
-    found: dict[object, object] = {key: store.dump(key) for key in keys}
-    found[b"runs"] = sorted(store.keys("steadynorm:{*}:run"))
-    found[b"index"] = store.zrange("steadynorm:runs", 0, -1)
+    keys = repository.keys(f"steadynorm:{{{VICTIM}}}:*")
+    found: dict[object, object] = {key: repository.dump(key) for key in keys}
+    found[b"runs"] = sorted(repository.keys("steadynorm:{*}:run"))
+    found[b"index"] = repository.zrange("steadynorm:runs", 0, -1)
     return found
 
 
@@ -127,7 +127,7 @@ class Attack:
     def __init__(self, address: str, token: str, rate: float, sockets: int) -> None:
         host, _, port = address.removeprefix("http://").partition(":")
         self._place, self._token, self._rate, self._sockets = (host, int(port)), token, rate, sockets
-        self.answers: Counter[str] = Counter()
+        self.responses: Counter[str] = Counter()
         self.reopened = 0
 
     def run(self, requests: list[Malformed]) -> Attack:
@@ -153,12 +153,12 @@ class Attack:
                     connection.request(sent.method, f"/api/v1{sent.path}", sent.body, headers)
                     answer = connection.getresponse()
                     answer.read()
-                    self.answers[str(answer.status)] += 1
+                    self.responses[str(answer.status)] += 1
                     break
                 except (OSError, http.client.HTTPException):
                     connection.close()
                     if attempt:
-                        self.answers["cut off" if len(sent.body) > MAX_BATCH_BYTES else "none"] += 1
+                        self.responses["cut off" if len(sent.body) > MAX_BATCH_BYTES else "none"] += 1
         connection.close()
 
     async def _drip(self, done: threading.Event) -> None:
@@ -198,9 +198,9 @@ def main() -> None:
     requests = list(malformed(VICTIM, given.requests))
     with (
         tempfile.TemporaryDirectory() as folder,
-        embedded_store(Path(folder) / "store") as url,
+        embedded_redis_server(Path(folder) / "store") as url,
         served(url, Path(folder)) as (pid, address, token),
-        redis.Redis.from_url(url, protocol=2) as store,
+        redis.Redis.from_url(url, protocol=2) as repository,
         ThreadPoolExecutor(given.clients) as pool,
         ProcessPoolExecutor(1, get_context("spawn")) as processes,  # or the attack would hold the good clients up here
     ):
@@ -211,7 +211,7 @@ def main() -> None:
         clients = [GoodClient(number, address, token) for number in range(given.clients)]
         for each in [pool.submit(client.work, 3.0) for client in clients]:
             each.result()  # warm
-        before, (rss, _) = dump(store), memory_mb(pid)
+        before, (rss, _) = dump(repository), memory_mb(pid)
         attack = Attack(address, token, given.rate, given.sockets)
         alone: list[float] = []
         beside: list[float] = []
@@ -225,12 +225,12 @@ def main() -> None:
             for each in [pool.submit(client.work, seconds) for client in clients]:
                 beside += each.result()
             attack = raid.result()
-        after, (now, peak) = dump(store), memory_mb(pid)
+        after, (now, peak) = dump(repository), memory_mb(pid)
     ratio = p99_ms(beside) / p99_ms(alone)
     result = {
-        "requests": sum(attack.answers.values()),
-        "answers": dict(sorted(attack.answers.items())),
-        "of_500": attack.answers["500"],
+        "requests": sum(attack.responses.values()),
+        "answers": dict(sorted(attack.responses.items())),
+        "of_500": attack.responses["500"],
         "unchanged": before == after,
         "memory_mb": {
             "before": round(rss, 1),
@@ -245,7 +245,7 @@ def main() -> None:
             "p99_beside_ms": p99_ms(beside),
             "ratio": round(ratio, 2),
         },
-        "holds": not attack.answers["500"] + attack.answers["none"]
+        "holds": not attack.responses["500"] + attack.responses["none"]
         and before == after
         and peak - rss <= 50
         and ratio <= 2,

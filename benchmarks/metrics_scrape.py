@@ -19,15 +19,15 @@ from steadynorm_contract.telemetry import Parameter, ParameterRows, RunRegistrat
 from steadynorm_contract.telemetry import floats_to_bytes as packed
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Principal, Role, Tokens
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.runs.repository import Store
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.config import ServerConfig
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 from steadynorm_server.telemetry.registration import register as register_run
 
 COLUMNS = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
 
 
-async def fill(store: Store, runs: int, parameters: int) -> None:
+async def fill(repository: RunRepository, runs: int, parameters: int) -> None:
     """Register runs, each of a model of its own, with one batch of 10 steps and one row of each parameter."""
     anyone = Principal("benchmark", frozenset(Role))
     steps = list(range(1, 11))
@@ -38,15 +38,17 @@ async def fill(store: Store, runs: int, parameters: int) -> None:
         names = (f"blocks.{index // 12}.part{index % 12}.model{at}.weight" for index in range(parameters))
         table = [Parameter(name, (64, 64), "float32") for name in names]
         registration = RunRegistration(name=f"run-{at}", run_id=f"run-{at}", instance="one", parameters=table)
-        await register_run(store, registration, anyone)
-        await store.ingest(f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone)
+        await register_run(repository, registration, anyone)
+        await repository.ingest(
+            f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone
+        )
 
 
 async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: int) -> dict[str, object]:
     """Seconds of `scrapes` scrapes, the size of the last, and whether an ended run left at the next one."""
-    app = create_app(ServerSettings(data=folder), url, Tokens.single("token"))
+    app = create_app(ServerConfig(data=folder), url, Tokens.single("token"))
     async with app.router.lifespan_context(app):
-        await fill(app.state.store, runs, parameters)
+        await fill(app.state.repository, runs, parameters)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             seconds = []
@@ -68,7 +70,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=200)
     parser.add_argument("--scrapes", type=int, default=5)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
         print(json.dumps(asyncio.run(measure(Path(name), url, given.runs, given.parameters, given.scrapes))))
 
 

@@ -35,7 +35,7 @@ from steadynorm.transport.mailbox import Mailbox
 from steadynorm.transport.publisher import Publisher
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm.transport.settings_poller import Listener
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
@@ -99,7 +99,7 @@ def hour(steps: int, parameters: int) -> None:
                 looks, largest = looks + 1, max(largest, fed.buffer.waiting_bytes)
         print(f"{steps} steps of {parameters} parameters in {time.monotonic() - began:.1f} s, {looks} looks")
         print(f"  largest buffer {largest / 2**20:.1f} MiB of {CAP_BYTES / 2**20:.0f}; {fed.publisher.counters}")
-        with House(Path(folder), port=port, dashboard=False) as house:
+        with LocalStack(Path(folder), port=port, dashboard=False) as house:
             began = time.monotonic()
             while not fed.publisher.flush(1.0):
                 fed.check()

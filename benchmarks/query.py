@@ -42,8 +42,8 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
 )
 from steadynorm_server.auth.tokens import Principal, Role
-from steadynorm_server.runs.repository import Store
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 from steadynorm_server.telemetry.registration import register as register_run
 
 RUN_ID = "long-1"
@@ -127,13 +127,13 @@ async def fill(url: str, history: History) -> float:
     """Store the run. Returns the seconds that it took."""
     anyone = Principal("benchmark", frozenset(Role))
     began = told = time.monotonic()
-    async with Store(url).opened() as store:
+    async with RunRepository(url).opened() as repository:
         registration = RunRegistration(
             name="long", run_id=RUN_ID, parameters=history.table, detail_every=history.detail_every
         )
-        await register_run(store, registration, anyone)
+        await register_run(repository, registration, anyone)
         for batch in history.batches():
-            await store.ingest(RUN_ID, batch, anyone)
+            await repository.ingest(RUN_ID, batch, anyone)
             if time.monotonic() - told > 10:
                 told = time.monotonic()
                 done = batch.sequence * BATCH_STEPS
@@ -212,33 +212,33 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20, help="of each question: the median counts")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, given.detail_every)
-    with tempfile.TemporaryDirectory() as name, embedded_store(Path(name) / "store") as url:
-        with redis.Redis.from_url(url, protocol=2) as store:
-            before = store.info("memory")["used_memory"]
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
+        with redis.Redis.from_url(url, protocol=2) as repository:
+            before = repository.info("memory")["used_memory"]
             seconds = asyncio.run(fill(url, history))
             print(f"stored {given.steps} steps of {given.parameters} parameters in {seconds:.0f} s", flush=True)
-            keys = store.keys(f"steadynorm:{{{RUN_ID}}}:*")
-            held = {key.decode().rpartition("}:")[2]: store.memory_usage(key, samples=0) for key in keys}
-            grown = store.info("memory")["used_memory"] - before
+            keys = repository.keys(f"steadynorm:{{{RUN_ID}}}:*")
+            held = {key.decode().rpartition("}:")[2]: repository.memory_usage(key, samples=0) for key in keys}
+            grown = repository.info("memory")["used_memory"] - before
         with served(url, Path(name)) as (_, address, token):
             pool = urllib3.PoolManager(retries=False, headers={"Authorization": f"Bearer {token}"})
-            answers = []
+            responses = []
             for question in questions(history):
-                answers.append(ask(pool, address, question, given.requests))
-                print(" ", msgspec.json.encode(answers[-1]).decode(), flush=True)
+                responses.append(ask(pool, address, question, given.requests))
+                print(" ", msgspec.json.encode(responses[-1]).decode(), flush=True)
     result = {
         "steps": given.steps,
         "parameters": given.parameters,
         "spike_step": history.spike_step,
         "fill_s": round(seconds, 1),
         "steps_per_second": round(given.steps / seconds),
-        "run_level_median_ms": answers[0].median_ms,
-        "tensor_median_ms": answers[1].median_ms,
-        "worst_median_ms": max(answer.median_ms for answer in answers),
+        "run_level_median_ms": responses[0].median_ms,
+        "tensor_median_ms": responses[1].median_ms,
+        "worst_median_ms": max(answer.median_ms for answer in responses),
         "keys_mib": round(sum(held.values()) / 2**20, 2),
         "used_memory_grown_mib": round(grown / 2**20, 2),
         "keys_kib": {key: round(size / 1024) for key, size in sorted(held.items())},
-        "spike_in_every_answer": all(answer.spike for answer in answers),
+        "spike_in_every_answer": all(answer.spike for answer in responses),
     }
     print(json.dumps(result))
     if not result["spike_in_every_answer"]:

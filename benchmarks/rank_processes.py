@@ -27,7 +27,7 @@ import steadynorm
 WORLD = 4
 PR_SET_PDEATHSIG = 1
 
-Part = Callable[[int], dict[str, Any]]
+LevelSnapshot = Callable[[int], dict[str, Any]]
 
 
 class Net(torch.nn.Module):
@@ -87,7 +87,7 @@ class Training:
 class Ranks:
     """WORLD processes, forked from this one, which has imported torch already and has no threads of torch's."""
 
-    def __init__(self, folder: Path, part: Part) -> None:
+    def __init__(self, folder: Path, part: LevelSnapshot) -> None:
         self._folder = folder
         self._children = [self._fork(rank, part) for rank in range(WORLD)]
 
@@ -105,7 +105,7 @@ class Ranks:
         files = [self._folder / f"{rank}.json" for rank in range(WORLD)]
         return [json.loads(file.read_text()) if file.exists() else None for file in files]
 
-    def _fork(self, rank: int, part: Part) -> int:
+    def _fork(self, rank: int, part: LevelSnapshot) -> int:
         sys.stdout.flush()
         child = os.fork()
         if child:

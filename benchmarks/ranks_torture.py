@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rank_processes import WORLD, Part, Ranks, Training, free_port, part_of, wait_for  # beside this file
+from rank_processes import WORLD, LevelSnapshot, Ranks, Training, free_port, part_of, wait_for  # beside this file
 
 from steadynorm.distributed import ranks
 from steadynorm_contract.client import Client, ClientError, Conflict, ServerUnreachable
@@ -88,7 +88,7 @@ def exception(run: int, choose: random.Random) -> dict[str, Any]:
     }
 
 
-def failing(kind: str, place: str, rank: int, step: int, once: bool) -> Part:
+def failing(kind: str, place: str, rank: int, step: int, once: bool) -> LevelSnapshot:
     """A training in which that goes wrong."""
 
     def part(me: int) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def exceptions(runs: int, choose: random.Random) -> bool:
 # The second part.
 
 
-def told(server: str) -> Part:
+def told(server: str) -> LevelSnapshot:
     """A training until an operator stops it. What was in force, and the step from which on."""
 
     def part(_me: int) -> dict[str, Any]:

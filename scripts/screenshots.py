@@ -21,7 +21,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import steadynorm
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
@@ -36,7 +36,7 @@ BROKEN = {240: 80.0, 421: 40.0, 422: 25.0}
 PATIENCE_MS = 120_000
 
 
-def train(name: str, house: House, token: str, steps: int, ends: threading.Event, **options: object) -> str:
+def train(name: str, house: LocalStack, token: str, steps: int, ends: threading.Event, **options: object) -> str:
     """Train until `steps` are done, and on at a slower pace until `ends` is set. Returns the run's id."""
     torch.manual_seed(0)
     text, vocabulary = char_gpt.load_text()
@@ -59,7 +59,7 @@ def train(name: str, house: House, token: str, steps: int, ends: threading.Event
 
 
 @contextmanager
-def going_on(house: House, token: str, client: Client) -> Iterator[str]:
+def going_on(house: LocalStack, token: str, client: Client) -> Iterator[str]:
     """The run that is looked at: it goes on while the block runs, and its settings were changed. Its id."""
     ends = threading.Event()
     thread = threading.Thread(
@@ -82,7 +82,7 @@ def going_on(house: House, token: str, client: Client) -> Iterator[str]:
 class Camera:
     """A visitor in one scheme, who keeps what they see."""
 
-    def __init__(self, browser: Browser, house: House, token: str, scheme: str, folder: Path) -> None:
+    def __init__(self, browser: Browser, house: LocalStack, token: str, scheme: str, folder: Path) -> None:
         self._front, self._token, self._scheme, self._folder = house.dashboard.rstrip("/"), token, scheme, folder
         context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]  # a Literal
         context.set_default_timeout(PATIENCE_MS)
@@ -121,7 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
         environment = kept | {"STEADYNORM_DASHBOARD_SIGN_IN": "always"}
-        with House(Path(home), port=0, dashboard_port=0, environ=environment) as house:
+        with LocalStack(Path(home), port=0, dashboard_port=0, environ=environment) as house:
             token = (Path(home) / "token").read_text("ascii").strip()
             done = threading.Event()
             done.set()

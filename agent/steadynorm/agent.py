@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 
 from steadynorm import checkpoint, lifecycle
 from steadynorm.arguments import Arguments
-from steadynorm.detach import Detached, leave
+from steadynorm.detach import DetachReport, leave
 from steadynorm.distributed.exchange import Exchange
 from steadynorm.distributed.ranks import Ranks
-from steadynorm.faults import Faults
+from steadynorm.faults import ErrorState
 from steadynorm.hooks import OptimizerHooks
 from steadynorm.parameters import Newcomers, assign, split_by_device
 from steadynorm.recording.recorder import Recorder
@@ -39,10 +39,10 @@ from steadynorm_contract.discovery import find_server
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import MAX_BATCH_ID_LENGTH, AgentCounters, RunEnd, RunFinish
 
-__all__ = ["Agent", "batch_name", "loss_value", "page_of"]
+__all__ = ["Agent", "loss_value", "run_url", "validate_batch_id"]
 
 
-def page_of(server: str, run_id: str) -> str:
+def run_url(server: str, run_id: str) -> str:
     """Address of the run's page in the dashboard, if the server is the user's own; else of the run at the server."""
     own = find_server()
     if own.server == server and own.dashboard:
@@ -64,7 +64,7 @@ def loss_value(loss: object) -> float | Tensor:
         raise TypeError(f"loss must be a number or a tensor: got {type(loss).__name__}.") from None
 
 
-def batch_name(batch_id: object) -> str:
+def validate_batch_id(batch_id: object) -> str:
     """What a step's data is called, as text. Raises TypeError or ValueError."""
     if isinstance(batch_id, bool) or not isinstance(batch_id, str | int):
         raise TypeError(f"batch_id must be a string or a whole number: got {type(batch_id).__name__}. Use str().")
@@ -89,7 +89,7 @@ class Agent:
         self._given = given
         self._run, self._run_id = given.run, given.run_id
         self._closed = False
-        self._detached: Detached | None = None
+        self._detached: DetachReport | None = None
         self._stabilizers = [
             GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for parts in by_device for pairs in parts
         ]
@@ -97,7 +97,7 @@ class Agent:
         self._boundary = Boundary(
             given.optimizers, self._stabilizers, self._mailbox, allow=given.allow, observe_steps=given.observe_steps
         )
-        self._faults = Faults(self._stabilizers, self._tell_error)
+        self._faults = ErrorState(self._stabilizers, self._tell_error)
         self._recorder: Recorder | None = None
         self._publisher: Publisher | None = None
         if exchange is not None:
@@ -136,7 +136,7 @@ class Agent:
         batch_id: where the step's data came from, such as "shard3:1042"; at most MAX_BATCH_ID_LENGTH characters. It is
         kept beside the step, and sent only if the step spikes or is not finite.
         """
-        name = None if batch_id is None else batch_name(batch_id)
+        name = None if batch_id is None else validate_batch_id(batch_id)
         value = None if loss is None else loss_value(loss)
         recorder = self._recorder
         if recorder is None or self._faults.count:
@@ -196,7 +196,7 @@ class Agent:
         if self._publisher is not None:
             self._publisher.close(RunFinish(end, reason=reason[:500]))
 
-    def detach(self) -> Detached:
+    def detach(self) -> DetachReport:
         """Leave the run for good, without a jolt: call it between two steps, on every rank; the loop goes on alone.
 
         The gain that pass-through would apply is folded into the optimizers' state where that is exact; the report, and
@@ -257,7 +257,7 @@ class Agent:
     @property
     def url(self) -> str | None:
         """Where to look at the run: in the dashboard if it is the user's own, else at the server. None without one."""
-        return None if self._given.server is None else page_of(self._given.server, self._run_id)
+        return None if self._given.server is None else run_url(self._given.server, self._run_id)
 
     @property
     def step(self) -> int:

@@ -22,7 +22,7 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
 
-__all__ = ["Detached", "Fold", "fold_gains", "gains_of", "leave"]
+__all__ = ["DetachReport", "FoldedGain", "fold_gains", "gains_of", "leave"]
 
 NOTICEABLE_EPS_SHARE = 0.01
 
@@ -53,7 +53,7 @@ _DECOUPLED = ("AdamW", "Adafactor", "Muon")  # weight decay never enters the gra
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
+class FoldedGain:
     """What became of one parameter's gain. note: empty, or what is not exact and what to do."""
 
     gain: float
@@ -63,10 +63,10 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
-class Detached:
+class DetachReport:
     """What `agent.detach()` did, by parameter name. A gain of 1 needs nothing, and counts as folded."""
 
-    parameters: dict[str, Fold] = field(default_factory=dict)
+    parameters: dict[str, FoldedGain] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -88,7 +88,7 @@ class Detached:
         return [f"{number} parameters: {note}" for note, number in count.items()]
 
 
-def leave(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> Detached:
+def leave(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> DetachReport:
     """Between two steps: rates as the optimizers had them, gains into their state. The hooks are still on."""
     scaled = [each for each in hooks if each.lr_scale != 1.0]
     for each in hooks:
@@ -119,33 +119,33 @@ def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, 
 
 
 @torch.no_grad()
-def fold_gains(optimizers: Sequence[Optimizer], gains: Mapping[int, tuple[str, float]]) -> Detached:
+def fold_gains(optimizers: Sequence[Optimizer], gains: Mapping[int, tuple[str, float]]) -> DetachReport:
     """Divide the optimizers' moments by the gains, in place, where raw gradients then give the same updates."""
-    folds: dict[str, Fold] = {}
+    folds: dict[str, FoldedGain] = {}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name, gain = gains.get(id(parameter), ("", 1.0))
                 if name and name not in folds:
                     folds[name] = _fold(optimizer, group, optimizer.state.get(parameter, {}), gain)
-    report = Detached(folds)
+    report = DetachReport(folds)
     for note in report.notes:
         _log.warning("detached, but not without a trace: %s", note)
     return report
 
 
-def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], gain: float) -> Fold:
+def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], gain: float) -> FoldedGain:
     if gain == 1.0:
-        return Fold(gain, folded=True)
+        return FoldedGain(gain, folded=True)
     family = _BY_TYPE.get(type(optimizer))
     if family is None:
-        return Fold(gain, folded=False, note=_advice(optimizer))
+        return FoldedGain(gain, folded=False, note=_advice(optimizer))
     for entry, power in family.powers.items():
         value = state.get(entry)
         if isinstance(value, Tensor):  # Adafactor's and Adam's are not all there
             value.div_(gain**power)
     share = _eps_share(family, group, state)
-    return Fold(gain, folded=True, note=_note(optimizer, group, state, share), eps_share=share)
+    return FoldedGain(gain, folded=True, note=_note(optimizer, group, state, share), eps_share=share)
 
 
 def _advice(optimizer: Optimizer) -> str:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.settings import Mode
 
-__all__ = ["Faults"]
+__all__ = ["ErrorState"]
 
 _log = logging.getLogger(__name__)
 
 
-class Faults:
+class ErrorState:
     """Internal exceptions. The first one turns the agent off; `count` goes to the server.
 
     Where ranks must stay equal (`together`) nobody turns off alone: all do, at the boundary where they `agree()`.

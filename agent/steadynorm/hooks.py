@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steadynorm.faults import Faults
+from steadynorm.faults import ErrorState
 from steadynorm.parameters import Newcomers
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
@@ -31,7 +31,7 @@ class OptimizerHooks:
     """Hooks of one optimizer. begin: called once, before its first step."""
 
     def __init__(
-        self, optimizer: Optimizer, index: int, boundary: Boundary, faults: Faults, begin: Callable[[], None]
+        self, optimizer: Optimizer, index: int, boundary: Boundary, faults: ErrorState, begin: Callable[[], None]
     ) -> None:
         self.stabilizers: list[GradientStabilizer] = []  # one a device; none: another optimizer owns all parameters
         self.recorded: list[tuple[int, GradientStabilizer]] = []  # with their place in the run's table

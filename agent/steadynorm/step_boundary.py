@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torch.optim import Optimizer
 
 from steadynorm.stabilizer.stabilizer import STABILIZER_SETTINGS, GradientStabilizer
-from steadynorm.transport.http_client import Offer, Unacceptable
+from steadynorm.transport.http_client import InvalidSettings, SettingsUpdate
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm_contract.settings import Mode, Settings
 from steadynorm_contract.telemetry import AppliedReport, Desired, RevisionOutcome
@@ -97,11 +97,11 @@ class Boundary:
             self.ranks.abandon()
         return self._mailbox
 
-    def consider(self, offer: Offer) -> None:
+    def consider(self, offer: SettingsUpdate) -> None:
         """Apply, or reject, what all ranks have been offered."""
         self._consider(offer, self.step + 1)
 
-    def would_wait(self, offer: Offer | None) -> bool:
+    def would_wait(self, offer: SettingsUpdate | None) -> bool:
         """Whether the run is paused once `offer` is considered."""
         settings = self.settings
         if isinstance(offer, Desired) and not self._objection(offer.settings):
@@ -141,9 +141,9 @@ class Boundary:
                 self._consider(offer, step)
         _log.warning("going on with step %d", step)
 
-    def _consider(self, offer: Offer, step: int) -> None:
+    def _consider(self, offer: SettingsUpdate, step: int) -> None:
         """Apply all of a desired revision or nothing of it, and report which."""
-        if isinstance(offer, Unacceptable):
+        if isinstance(offer, InvalidSettings):
             reason = offer.reason
         else:
             reason = self._objection(offer.settings)

@@ -24,11 +24,11 @@ from typing import Self
 import msgspec
 
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client, Conflict, NotFound
 from steadynorm_contract.runs import RevisionState, RunDetail, RunState
 from steadynorm_contract.series import Series
-from steadynorm_server.runtime.process import Child
+from steadynorm_server.runtime.process import ManagedProcess
 
 __all__ = ["Change", "Result", "Training", "example"]
 
@@ -74,7 +74,7 @@ def example() -> Path:
 class Training:
     """The training process and what the server knows of its run."""
 
-    def __init__(self, house: House, steps: int) -> None:
+    def __init__(self, house: LocalStack, steps: int) -> None:
         self._house = house
         self._steps = steps
         self._client: Client = house.client()
@@ -90,7 +90,7 @@ class Training:
         # Server, dashboard and browser want cores too, and OpenMP's threads spin while they wait for a late one: on two
         # busy cores two threads took 0.55 s a step, one took 0.15 s.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) // 2)))
-        self._child = Child("training", argv, log=self._house.logs / "demo.log", env=environment)
+        self._child = ManagedProcess("training", argv, log=self._house.logs / "demo.log", env=environment)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ from steadynorm_contract import __version__
 from steadynorm_contract.client import Client, ClientError, Unauthorized
 
 __all__ = [
-    "Finding",
+    "Check",
     "Verdict",
     "examine_server",
     "examine_store",
@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
-class Finding(msgspec.Struct, frozen=True):
+class Check(msgspec.Struct, frozen=True):
     """One check: what was found, and where it is not ok, what to mend."""
 
     check: str
@@ -62,19 +62,19 @@ class _Description(msgspec.Struct):
     info: dict[str, object]
 
 
-def _ok(check: str, found: str) -> Finding:
-    return Finding(check, Verdict.OK, found)
+def _ok(check: str, found: str) -> Check:
+    return Check(check, Verdict.OK, found)
 
 
-def _warn(check: str, found: str, mend: str) -> Finding:
-    return Finding(check, Verdict.WARN, found, mend)
+def _warn(check: str, found: str, mend: str) -> Check:
+    return Check(check, Verdict.WARN, found, mend)
 
 
-def _fail(check: str, found: str, mend: str) -> Finding:
-    return Finding(check, Verdict.FAIL, found, mend)
+def _fail(check: str, found: str, mend: str) -> Check:
+    return Check(check, Verdict.FAIL, found, mend)
 
 
-def examine_server(client: Client) -> list[Finding]:
+def examine_server(client: Client) -> list[Check]:
     """Whether the server answers, is ready, of our version and in our time, and knows the token."""
     with urllib3.PoolManager(timeout=_TIMEOUT_S, retries=False) as pool:
         try:
@@ -99,7 +99,7 @@ def examine_server(client: Client) -> list[Finding]:
     ]
 
 
-def _judge_readiness(server: str, status: int, took_s: float) -> Finding:
+def _judge_readiness(server: str, status: int, took_s: float) -> Check:
     found = f"{server} answered {status} in {took_s * 1000:.0f} ms"
     if status == 503:
         return _fail("server", found, "its store does not answer: look at the store, and at the server's log")
@@ -117,7 +117,7 @@ def _version_of(data: bytes) -> str | None:
         return None
 
 
-def judge_version(server: str | None, own: str = __version__) -> Finding:
+def judge_version(server: str | None, own: str = __version__) -> Check:
     """server: the version that the server told; None: it told none."""
     if server is None:
         return _warn("version", f"here {own}; the server tells none", "see that a proxy lets /openapi.json through")
@@ -128,7 +128,7 @@ def judge_version(server: str | None, own: str = __version__) -> Finding:
     return _ok("version", f"{own}, here and at the server")
 
 
-def _token(client: Client) -> Finding:
+def _token(client: Client) -> Check:
     try:
         me = client.me()
     except Unauthorized as error:
@@ -139,7 +139,7 @@ def _token(client: Client) -> Finding:
     return _ok("token", f"{me.name}: {', '.join(me.roles)}{bound}")
 
 
-def judge_clock(date: str | None, before: float, after: float) -> Finding:
+def judge_clock(date: str | None, before: float, after: float) -> Check:
     """date: the answer's Date header, whole seconds; before, after: our Unix time at the request and the answer."""
     try:
         theirs = parsedate_to_datetime(date or "").timestamp()
@@ -153,7 +153,7 @@ def judge_clock(date: str | None, before: float, after: float) -> Finding:
     return _ok("clock", "agrees with the server's")
 
 
-def examine_store(url: str) -> list[Finding]:
+def examine_store(url: str) -> list[Check]:
     """Ask the store at `url` (redis://, rediss://, unix://, redis+cluster://) how it keeps data. Needs redis-py."""
     import redis
     from redis.backoff import NoBackoff
@@ -191,7 +191,7 @@ def _first_node(url: str) -> tuple[str, str, bool]:
     return url, shown, is_cluster
 
 
-def judge_store(info: Mapping[str, object], config: Mapping[str, str], *, wants_cluster: bool = False) -> list[Finding]:
+def judge_store(info: Mapping[str, object], config: Mapping[str, str], *, wants_cluster: bool = False) -> list[Check]:
     """info: INFO, as redis-py gives it; config: CONFIG GET, empty where it is forbidden."""
     name = str(info.get("server_name", "redis"))
     version = info.get("valkey_version", info.get("redis_version", "of an unknown version"))
@@ -206,7 +206,7 @@ def judge_store(info: Mapping[str, object], config: Mapping[str, str], *, wants_
     ]
 
 
-def _judge_persistence(info: Mapping[str, object], config: Mapping[str, str]) -> list[Finding]:
+def _judge_persistence(info: Mapping[str, object], config: Mapping[str, str]) -> list[Check]:
     if not _number(info, "aof_enabled"):
         return [_fail("appendonly", "no: a restart of the store loses what was acknowledged", "set `appendonly yes`")]
     failed = [name for name in ("aof_last_write_status", "aof_last_bgrewrite_status") if info.get(name, "ok") != "ok"]
@@ -217,7 +217,7 @@ def _judge_persistence(info: Mapping[str, object], config: Mapping[str, str]) ->
     return [_ok("appendonly", "yes"), _judge_fsync(config.get("appendfsync")), written]
 
 
-def _judge_fsync(policy: str | None) -> Finding:
+def _judge_fsync(policy: str | None) -> Check:
     if policy == "always":
         return _ok("appendfsync", "always: what was acknowledged is on the disk")
     if policy == "everysec":
@@ -230,7 +230,7 @@ def _judge_fsync(policy: str | None) -> Finding:
     return _fail("appendfsync", f"{policy}: the kernel decides when data reach the disk", "set `appendfsync always`")
 
 
-def _judge_snapshot(status: str, config: Mapping[str, str]) -> Finding:
+def _judge_snapshot(status: str, config: Mapping[str, str]) -> Check:
     if status == "ok" or config.get("save") == "":
         return _ok("snapshots", "the last one succeeded" if status == "ok" else "none are wanted")
     mend = 'see the store\'s log; let it write to its `dir`, or, with the append-only file on, set `save ""`'
@@ -239,13 +239,13 @@ def _judge_snapshot(status: str, config: Mapping[str, str]) -> Finding:
     return _fail("snapshots", "the last one failed, so every write is refused (MISCONF)", mend)
 
 
-def _judge_policy(policy: str) -> Finding:
+def _judge_policy(policy: str) -> Check:
     if policy == "noeviction":
         return _ok("maxmemory-policy", policy)
     return _fail("maxmemory-policy", f"{policy}: a full store may drop runs", "set `maxmemory-policy noeviction`")
 
 
-def _judge_memory(used: int, most: int) -> Finding:
+def _judge_memory(used: int, most: int) -> Check:
     if not most:
         return _ok("memory", f"{_size(used)} used, no maxmemory")
     found = f"{_size(used)} of {_size(most)} used"
@@ -255,13 +255,13 @@ def _judge_memory(used: int, most: int) -> Finding:
     return _warn("memory", found, mend) if used > _MEMORY_WARNING * most else _ok("memory", found)
 
 
-def _judge_role(role: str) -> Finding:
+def _judge_role(role: str) -> Check:
     if role == "master":
         return _ok("role", "master: takes writes")
     return _fail("role", f"{role}: it refuses writes, or loses them", "let REDIS_URL name the master")
 
 
-def _judge_cluster(is_cluster: bool, wanted: bool) -> Finding:
+def _judge_cluster(is_cluster: bool, wanted: bool) -> Check:
     if is_cluster == wanted:
         return _ok("cluster", "yes; the first node of REDIS_URL was asked" if is_cluster else "no")
     if is_cluster:
@@ -269,7 +269,7 @@ def _judge_cluster(is_cluster: bool, wanted: bool) -> Finding:
     return _fail("cluster", "no, and REDIS_URL says so", "write redis://HOST:PORT there")
 
 
-def judge_disk(folder: Path) -> Finding | None:
+def judge_disk(folder: Path) -> Check | None:
     """Free space where `folder` is; None where there is no such folder."""
     try:
         free = shutil.disk_usage(folder).free

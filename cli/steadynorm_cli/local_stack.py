@@ -29,9 +29,9 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_cli.ports import choose_port
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import ServerAddress
-from steadynorm_server.runtime.process import Child
+from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "House", "Stopped", "launcher", "running", "stop_signals"]
+__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "LocalStack", "Stopped", "launcher", "running", "stop_signals"]
 
 SERVER_PORT = 8470
 DASHBOARD_PORT = 8501
@@ -98,7 +98,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-class House:
+class LocalStack:
     """Server and dashboard, started on entry, ended on exit. Raises CommandError when one does not start.
 
     data: folder of the store, the token, server.json and the logs. port, dashboard_port: None: the defaults, or any
@@ -128,7 +128,7 @@ class House:
         self._with_dashboard = dashboard
         self._environ = environ
         self._tell = tell
-        self._children: list[Child] = []
+        self._children: list[ManagedProcess] = []
         self.server = ""
         self.dashboard = ""
         self.adopted = False
@@ -207,7 +207,9 @@ class House:
             self._start_child("dashboard", argv, {}, self.dashboard + launch.HEALTH_PATH)
 
     def _start_child(self, name: str, argv: list[str], env: dict[str, str], health: str) -> None:
-        self._children.append(Child(name, argv, log=self.logs / f"{name}.log", env={**self.environment(), **env}))
+        self._children.append(
+            ManagedProcess(name, argv, log=self.logs / f"{name}.log", env={**self.environment(), **env})
+        )
         deadline = time.monotonic() + START_S
         while not _answers(health):
             self.check()

@@ -25,20 +25,20 @@ from steadynorm_server.api.routes import (
     telemetry,
 )
 from steadynorm_server.api.routes import tokens as tokens_route
-from steadynorm_server.auth.rate_limit import Rates
+from steadynorm_server.auth.rate_limit import RateLimiter
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.background import background
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.export.downloads import Exports
-from steadynorm_server.metrics.instruments import Meters
+from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.middleware import request_log, security_headers
-from steadynorm_server.middleware.etag import Conditional
+from steadynorm_server.middleware.etag import ETagMiddleware
 from steadynorm_server.retention import trimming
 from steadynorm_server.retention.policy import Limits, forget_old
 from steadynorm_server.runs.fleet import Fleet
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.webhooks.config import read_webhooks
-from steadynorm_server.webhooks.dispatcher import Mailer
+from steadynorm_server.webhooks.dispatcher import WebhookDispatcher
 
 __all__ = ["create_app"]
 
@@ -46,7 +46,7 @@ API = "/api/v1"
 
 
 def create_app(
-    settings_: ServerSettings, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
+    settings_: ServerConfig, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
 ) -> FastAPI:
     """An application over the store at `store_url`. Its lifespan opens and closes the store. Raises WebhookError.
 
@@ -59,15 +59,15 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.exports = Exports()
-        meters: Meters = app.state.meters
-        app.state.store = store = Store(
+        meters: ServerMetrics = app.state.meters
+        app.state.repository = repository = RunRepository(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
         )
-        app.state.fleet = Fleet(store)
-        app.state.mailer = mailer = Mailer(store, webhooks, settings_.dashboard_url, meters.own)
-        store.budgets = limits.budgets
-        sweeper = background("sweeper", lambda: _sweep(store, limits))
-        async with store.opened(), mailer.running(), sweeper:
+        app.state.fleet = Fleet(repository)
+        app.state.mailer = mailer = WebhookDispatcher(repository, webhooks, settings_.dashboard_url, meters.own)
+        repository.budgets = limits.budgets
+        sweeper = background("sweeper", lambda: _sweep(repository, limits))
+        async with repository.opened(), mailer.running(), sweeper:
             yield
 
     app = FastAPI(
@@ -80,8 +80,8 @@ def create_app(
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.tokens, app.state.limits = settings_, tokens, limits
-    app.state.meters = Meters(settings_.dashboard_url)
-    app.state.rates = Rates(settings_.rate_per_run, settings_.rate_per_token)
+    app.state.meters = ServerMetrics(settings_.dashboard_url)
+    app.state.rates = RateLimiter(settings_.rate_per_run, settings_.rate_per_token)
     busiest_first = (telemetry, settings, tokens_route, runs, fleet, export, schedules, rules, retention)
     for module in busiest_first:
         app.include_router(module.router, prefix=API)
@@ -93,18 +93,18 @@ def create_app(
 
     problem_details.install(app)
     schema.install(app)
-    app.add_middleware(Conditional)
+    app.add_middleware(ETagMiddleware)
     security_headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
     request_log.install(app, app.state.meters)
     return app
 
 
-async def _sweep(store: Store, limits: Limits) -> None:
+async def _sweep(repository: RunRepository, limits: Limits) -> None:
     """Rebuilds the index once, then notes silence even when nobody looks, removes old runs and trims large ones."""
-    await store.rebuild_index()
+    await repository.rebuild_index()
     while True:
-        runs = await store.all()
-        await store.note_silence(runs)
-        await forget_old(store, runs, limits)
-        await trimming.keep_within(store, runs, limits)
-        await asyncio.sleep(min(10.0, store.stalled_after_s / 2))
+        runs = await repository.all()
+        await repository.mark_stalled(runs)
+        await forget_old(repository, runs, limits)
+        await trimming.enforce_size_limit(repository, runs, limits)
+        await asyncio.sleep(min(10.0, repository.stalled_after_s / 2))

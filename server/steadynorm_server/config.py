@@ -27,10 +27,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from steadynorm_contract.discovery import data_dir
 
-__all__ = ["ServerSettings"]
+__all__ = ["ServerConfig"]
 
 
-class ServerSettings(BaseSettings):
+class ServerConfig(BaseSettings):
     """Settings of one server process. Raises pydantic's ValidationError naming the variable."""
 
     model_config = SettingsConfigDict(

@@ -11,7 +11,7 @@ import torch
 from torch import optim
 
 import steadynorm
-from steadynorm.detach import Detached, gains_of
+from steadynorm.detach import DetachReport, gains_of
 
 if TYPE_CHECKING:
     from tests.agent.conftest import StubServer, Training
@@ -38,7 +38,7 @@ FAMILY: dict[str, Make] = {
 }
 
 
-def both_ways(make_training: type[Training], make: Make, steps: int = 30) -> tuple[Training, Training, Detached]:
+def both_ways(make_training: type[Training], make: Make, steps: int = 30) -> tuple[Training, Training, DetachReport]:
     """A training that was stabilized and then detached, and one that goes on in pass-through with the same gains."""
     alone, passing = make_training(make=make), make_training(make=make)
     agents = [steadynorm.attach(each.model, each.optimizer, mode="stabilize") for each in (alone, passing)]

@@ -107,11 +107,11 @@ def test_runs_of_which_the_store_did_not_say_are_named(
     def row(run_id: str, outcome: str) -> BulkRow:
         return BulkRow(run_id=run_id, name=run_id, outcome=BulkOutcome(outcome), revision=1)
 
-    answers = [
+    responses = [
         BulkResponse(True, [row("one", "change"), row("two", "change")], {"one": 1, "two": 1}),
         BulkResponse(False, [row("one", "changed"), row("two", "unknown")], {}),
     ]
-    monkeypatch.setattr(Client, "change_many", lambda *_: answers.pop(0))
+    monkeypatch.setattr(Client, "change_many", lambda *_: responses.pop(0))
     with pytest.raises(CommandError) as raised:
         set_many(["gamma2=0.9"], name="*", yes=True, server="http://127.0.0.1:9")
     assert raised.value.code == 1

@@ -17,7 +17,7 @@ import urllib3
 from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
 from steadynorm_contract.settings import Settings
@@ -59,7 +59,7 @@ PARAMETERS = [
 ]
 
 
-def house(home: Path, *, dashboard: bool) -> House:
+def house(home: Path, *, dashboard: bool) -> LocalStack:
     """A house with an operator's, an agent's and a viewer's token, in processes of its own on free ports."""
     foreign = ("STEADYNORM_", "REDIS_URL", "STREAMLIT_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -69,25 +69,25 @@ def house(home: Path, *, dashboard: bool) -> House:
         "STEADYNORM_VIEWER_TOKEN": VIEWER,
         "STEADYNORM_STALLED_AFTER_S": "3600",  # runs of these tests speak once, and are looked at for minutes
     }
-    return House(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
+    return LocalStack(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A server that the tests of a file share, with a dashboard for those that use a browser."""
     with house(tmp_path_factory.mktemp("house"), dashboard=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The same without a dashboard of its own, which takes seconds to start."""
     with house(tmp_path_factory.mktemp("house"), dashboard=False) as running:
         yield running
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[House]:
+def own_server(tmp_path: Path) -> Iterator[LocalStack]:
     """A server without runs, for one test, which may end it."""
     with house(tmp_path, dashboard=False) as running:
         yield running
@@ -103,7 +103,7 @@ class ScriptedRun:
 
     def __init__(
         self,
-        server: House,
+        server: LocalStack,
         name: str,
         *,
         steps: int = 400,
@@ -238,7 +238,7 @@ class ScriptedRun:
 
 
 @pytest.fixture
-def live_run(server: House) -> Iterator[ScriptedRun]:
+def live_run(server: LocalStack) -> Iterator[ScriptedRun]:
     """A run that trains, under a name that would be a script if it were not escaped."""
     with ScriptedRun(server, EVIL_NAME, tags={"team": "**bold**"}) as run:
         yield run
@@ -253,14 +253,14 @@ def scripted_run() -> type[ScriptedRun]:
 class StartRun(Protocol):
     """Type of the fixture `start_run`."""
 
-    def __call__(self, name: str, at: House | None = None, **options: Any) -> ScriptedRun: ...
+    def __call__(self, name: str, at: LocalStack | None = None, **options: Any) -> ScriptedRun: ...
 
 
 @pytest.fixture
-def start_run(server: House) -> StartRun:
+def start_run(server: LocalStack) -> StartRun:
     """start_run("name") -> a run that took 400 steps and sends more only when it is told to."""
 
-    def start(name: str, at: House | None = None, **options: Any) -> ScriptedRun:
+    def start(name: str, at: LocalStack | None = None, **options: Any) -> ScriptedRun:
         return ScriptedRun(at or server, name, **options)
 
     return start
@@ -275,7 +275,7 @@ class OpenPage(Protocol):
 
 
 @pytest.fixture
-def open_page(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OpenPage:
+def open_page(server: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> OpenPage:
     """open_page("run's id", token="…", at="http://…", parameter="…") -> the app in this process after its first run.
 
     tab: the one that is open beneath the charts of a run's page.

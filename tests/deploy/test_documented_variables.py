@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
 
 def test_every_variable_of_the_server_is_documented_and_every_documented_one_exists(root: Path) -> None:
@@ -14,4 +14,4 @@ def test_every_variable_of_the_server_is_documented_and_every_documented_one_exi
     names = [name for cell in cells for name in re.findall(r"`([A-Z_]+)`", cell)]
     documented = {re.sub(r"^(STEADYNORM)?_", "", name).lower() for name in names}
     assert len(documented) >= 10
-    assert documented == set(ServerSettings.model_fields)
+    assert documented == set(ServerConfig.model_fields)

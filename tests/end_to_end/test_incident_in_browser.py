@@ -11,7 +11,7 @@ import torch
 from playwright.sync_api import expect
 
 import steadynorm
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
     from tests.support.browser import Visit
@@ -24,9 +24,9 @@ PLANTED_AT = 130
 
 
 @pytest.fixture
-def home_with_dashboard(house: RunningHouse) -> Iterator[House]:
+def home_with_dashboard(house: RunningHouse) -> Iterator[LocalStack]:
     """The session's server with a dashboard in front of it, as its user would start one."""
-    with House(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
+    with LocalStack(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
         yield running
 
 
@@ -51,7 +51,7 @@ def run_id(house: RunningHouse) -> str:
 
 
 def test_a_planted_spike_is_found_from_the_map_from_the_event_and_by_the_link(
-    home_with_dashboard: House, visit: Visit, house: RunningHouse, run_id: str, eventually: Eventually
+    home_with_dashboard: LocalStack, visit: Visit, house: RunningHouse, run_id: str, eventually: Eventually
 ) -> None:
     def spiked() -> str | None:
         return next((event.id for event in house.client.events(run_id).events if event.kind == "spike"), None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def home_with_dashboard(house: RunningHouse) -> Iterator[House]:
+def home_with_dashboard(house: RunningHouse) -> Iterator[LocalStack]:
     """The session's server with a dashboard in front of it, as its user would start one."""
-    with House(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
+    with LocalStack(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
         yield running
 
 
 def test_an_operator_changes_gamma2_of_a_running_training_and_reads_the_step(
-    home_with_dashboard: House, visit: Visit, house: RunningHouse, start_job: StartJob
+    home_with_dashboard: LocalStack, visit: Visit, house: RunningHouse, start_job: StartJob
 ) -> None:
     job = start_job(house, "browser")
     page = visit.page

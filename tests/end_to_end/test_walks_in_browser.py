@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def dashboard(house: RunningHouse) -> Iterator[str]:
     """Address of a dashboard in front of the session's server, as its user would start one."""
-    with House(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
+    with LocalStack(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
         yield running.dashboard
 
 
@@ -78,7 +78,7 @@ def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undon
 
     page = ada.page
     expect(page.get_by_role("spinbutton", name="gamma1")).to_have_value("0.5")  # hers follows, she edits nothing
-    page.get_by_role("tab", name="Changes").click()
+    page.get_by_role("tab", name="ChangeNotifier").click()
     page.get_by_text("Undo", exact=True).first.click()
     expect(page.get_by_role("combobox", name="Back to")).to_have_value("r1")
     expect(page.get_by_text("gamma1: 0.5 → 0.6")).to_be_visible()

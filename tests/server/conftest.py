@@ -29,10 +29,10 @@ from steadynorm_contract.telemetry import (
 )
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Principal, Role, Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.redis import client
-from steadynorm_server.runs.repository import Store
-from steadynorm_server.runtime.embedded_redis import embedded_store, find_binary
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server, find_binary
 
 TOKEN = "a-token-for-tests"
 STARTED = 1_700_000_000.0
@@ -51,7 +51,7 @@ class Clock:
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the embedded Valkey."""
-    with embedded_store(tmp_path_factory.mktemp("valkey")) as url:
+    with embedded_redis_server(tmp_path_factory.mktemp("valkey")) as url:
         yield url
 
 
@@ -61,7 +61,7 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = shutil.which("redis-server")
     assert binary, "these tests need redis-server: apt-get install redis-server"
     assert Path(binary) != find_binary()
-    with embedded_store(tmp_path_factory.mktemp("redis"), Path(binary)) as url:
+    with embedded_redis_server(tmp_path_factory.mktemp("redis"), Path(binary)) as url:
         yield url
 
 
@@ -106,9 +106,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-async def store(store_url: str, clock: Clock) -> AsyncIterator[Store]:
+async def repository(store_url: str, clock: Clock) -> AsyncIterator[RunRepository]:
     """A store that listens to changes."""
-    async with Store(store_url, 30.0, clock).opened() as opened:
+    async with RunRepository(store_url, 30.0, clock).opened() as opened:
         yield opened
 
 
@@ -138,7 +138,7 @@ async def serve(store_url: str, clock: Clock, tmp_path: Path) -> AsyncIterator[S
 
         async def make(tokens: Tokens | None = None, url: str | None = None, **settings: Any) -> httpx.AsyncClient:
             app = create_app(
-                ServerSettings(data=tmp_path, **settings), url or store_url, tokens or Tokens.single(TOKEN), clock
+                ServerConfig(data=tmp_path, **settings), url or store_url, tokens or Tokens.single(TOKEN), clock
             )
             return await stack.enter_async_context(client_of(app))
 

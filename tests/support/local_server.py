@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
 
 
@@ -37,6 +37,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHouse]:
     """A server with its own embedded store, for the whole session. Runs of all tests that use it are in it."""
     home = tmp_path_factory.mktemp("house")
     environment = clean_environment(home)
-    with House(home, port=0, dashboard=False, environ=environment) as running:
+    with LocalStack(home, port=0, dashboard=False, environ=environment) as running:
         token = (home / "token").read_text("ascii").strip()
         yield RunningHouse(home, running.server, token, Client(running.server, token), environment)

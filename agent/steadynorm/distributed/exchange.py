@@ -15,11 +15,11 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from steadynorm.transport.http_client import Offer, Unacceptable
+from steadynorm.transport.http_client import InvalidSettings, SettingsUpdate
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired
 
-__all__ = ["Exchange", "News", "Status"]
+__all__ = ["Exchange", "SettingsBroadcast", "Status"]
 
 NEWS_BYTES = 2048
 MOST_REASON = 300  # characters of why settings cannot be read
@@ -40,7 +40,7 @@ class Status(NamedTuple):
     statistics: float = float("nan")
 
 
-class News(msgspec.Struct, frozen=True):
+class SettingsBroadcast(msgspec.Struct, frozen=True):
     """What rank 0 tells. settings None: there are none, or, with a revision, `reason` says why they cannot be read."""
 
     revision: int = 0
@@ -49,20 +49,20 @@ class News(msgspec.Struct, frozen=True):
     hold: bool = False  # wait at this boundary for more news
 
     @staticmethod
-    def of(offer: Offer | None, *, hold: bool) -> News:
+    def of(offer: SettingsUpdate | None, *, hold: bool) -> SettingsBroadcast:
         """An offer as news."""
         if offer is None:
-            return News(hold=hold)
-        if isinstance(offer, Unacceptable):
-            return News(offer.revision, None, offer.reason[:MOST_REASON], hold)
-        return News(offer.revision, offer.settings, "", hold)
+            return SettingsBroadcast(hold=hold)
+        if isinstance(offer, InvalidSettings):
+            return SettingsBroadcast(offer.revision, None, offer.reason[:MOST_REASON], hold)
+        return SettingsBroadcast(offer.revision, offer.settings, "", hold)
 
     @property
-    def offer(self) -> Offer | None:
+    def offer(self) -> SettingsUpdate | None:
         """The news as an offer."""
         if self.settings is not None:
             return Desired(self.revision, self.settings)
-        return Unacceptable(self.revision, self.reason) if self.revision else None
+        return InvalidSettings(self.revision, self.reason) if self.revision else None
 
 
 class Exchange:
@@ -82,7 +82,7 @@ class Exchange:
         """Whether one was started and not completed."""
         return self._work is not None
 
-    def start(self, news: News, status: Status) -> None:
+    def start(self, news: SettingsBroadcast, status: Status) -> None:
         """Begin. news: only rank 0's counts."""
         filled = bytearray(len(self._bytes))
         if self.rank == 0:
@@ -93,13 +93,13 @@ class Exchange:
         self._bytes.copy_(torch.frombuffer(filled, dtype=torch.uint8))
         self._work = dist.all_reduce(self._bytes, group=self._group, async_op=True)
 
-    def complete(self) -> tuple[News, list[Status]]:
+    def complete(self) -> tuple[SettingsBroadcast, list[Status]]:
         """Wait for the other ranks' part of the exchange that was started. Statuses are in the order of ranks."""
         work, self._work = self._work, None
         work.wait()
         data = ctypes.string_at(self._bytes.data_ptr(), len(self._bytes))  # numpy may not be there
         (length,) = _LENGTH.unpack_from(data)
-        news = msgspec.msgpack.decode(data[_LENGTH.size : _LENGTH.size + length], type=News)
+        news = msgspec.msgpack.decode(data[_LENGTH.size : _LENGTH.size + length], type=SettingsBroadcast)
         return news, [Status(*_STATUS.unpack_from(data, NEWS_BYTES + r * _STATUS.size)) for r in range(self.size)]
 
     def gather(self, value: object) -> list[Any]:

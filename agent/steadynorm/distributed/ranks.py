@@ -20,14 +20,14 @@ import msgspec
 import torch.distributed as dist
 
 from steadynorm.arguments import Arguments
-from steadynorm.distributed.exchange import Exchange, News, Status
+from steadynorm.distributed.exchange import Exchange, SettingsBroadcast, Status
 from steadynorm.distributed.fingerprint import Fingerprints, differing
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm_contract.telemetry import AgentNote, NoteKind
 
 if TYPE_CHECKING:
-    from steadynorm.faults import Faults
+    from steadynorm.faults import ErrorState
     from steadynorm.step_boundary import Boundary
 
 __all__ = ["Ranks", "attach_together"]
@@ -84,7 +84,7 @@ class Ranks:
         every: int,
         boundary: Boundary,
         mailbox: Mailbox,
-        faults: Faults,
+        faults: ErrorState,
         stabilizers: Sequence[GradientStabilizer],
         optimizers: int,
         *,
@@ -148,19 +148,19 @@ class Ranks:
 
     def _start(self) -> None:
         status = self._attempt(self._status) or Status(failed=True, closing=self._boundary.closed)
-        self._exchange.start(self._news() if self.rank == 0 else News(), status)
+        self._exchange.start(self._news() if self.rank == 0 else SettingsBroadcast(), status)
 
     def _status(self) -> Status:
         norms, statistics = self._fingerprints.read()
         in_force = zlib.crc32(msgspec.msgpack.encode(self._boundary.applied))
         return Status(bool(self._faults.count), self._boundary.closed, self._names, in_force, norms, statistics)
 
-    def _news(self) -> News:
-        def news() -> News:
+    def _news(self) -> SettingsBroadcast:
+        def news() -> SettingsBroadcast:
             offer = self._mailbox.take()
-            return News.of(offer, hold=self._boundary.would_wait(offer))
+            return SettingsBroadcast.of(offer, hold=self._boundary.would_wait(offer))
 
-        return self._attempt(news) or News()
+        return self._attempt(news) or SettingsBroadcast()
 
     def _attempt(self, part: Callable[[], _T]) -> _T | None:
         """What `part` gives. A fault of this rank alone must not keep it from the next exchange: the others wait."""

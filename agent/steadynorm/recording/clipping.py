@@ -7,7 +7,7 @@ import math
 from collections import deque
 from statistics import median
 
-__all__ = ["Ceiling"]
+__all__ = ["ClippingDetector"]
 
 STEPS = 200
 SHARE = 0.9
@@ -16,7 +16,7 @@ CLOSENESS = 1e-3  # relative
 _log = logging.getLogger("steadynorm")
 
 
-class Ceiling:
+class ClippingDetector:
     """Looks at total norms before the stabilizer, every STEPS of them, and speaks once."""
 
     def __init__(self) -> None:

@@ -137,10 +137,10 @@ class GradientStabilizer:
                 statistics.unit.fill_(1.0)
                 statistics.gain.fill_(1.0)
             elif mode is not previous:
-                statistics.hand_over(mode, previous)
+                statistics.transfer_scale(mode, previous)
             statistics.decide(mode)
             if gradients.shards is not None and mode is Mode.STABILIZE:
-                statistics.pass_where(gradients.shards.failed, plain=plain)
+                statistics.pass_through_where(gradients.shards.failed, plain=plain)
             if scaling:
                 gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
                 if grad_scale is not None:

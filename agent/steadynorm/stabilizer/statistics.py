@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steadynorm_contract.settings import Mode, Settings, Transfer
 
-__all__ = ["MODE_CODES", "NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "Knobs", "Statistics"]
+__all__ = ["MODE_CODES", "NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "DeviceSettings", "Statistics"]
 
 STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
 """What belongs to a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
@@ -32,7 +32,7 @@ _SQUARABLE = 1.8e19  # a norm from here on has no finite square in float32, and 
 _NO_WEIGHT = 1e-30  # in place of zero: nothing beside a sample's weight, and a mean without samples is 0 instead of NaN
 
 
-class Knobs:
+class DeviceSettings:
     """Live settings as tensors on the device, filled in place: a change allocates nothing there."""
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class Statistics:
     All attributes are views of two matrices, float32 [_FLOATS, P] and bool [3, P], one row or a few each.
     """
 
-    def __init__(self, floats: Tensor, flags: Tensor, knobs: Knobs) -> None:
+    def __init__(self, floats: Tensor, flags: Tensor, knobs: DeviceSettings) -> None:
         self.floats, self._flags, self.knobs = floats, flags, knobs
         self.state = floats[: len(STATE_FIELDS)]  # [8, P], in STATE_FIELDS order
         self.sums = self.state[:4]  # [4, P]: norm_sum, norm_weight, square_sum, square_weight
@@ -80,7 +80,7 @@ class Statistics:
     def allocate(cls, count: int, device: torch.device) -> Statistics:
         """Fresh statistics: unit and gain 1, no samples."""
         flags = torch.zeros(3, count, dtype=torch.bool, device=device)
-        statistics = cls(torch.zeros(_FLOATS, count, device=device), flags, Knobs(device))
+        statistics = cls(torch.zeros(_FLOATS, count, device=device), flags, DeviceSettings(device))
         for ones in (statistics.unit, statistics.gain, statistics._samples[1::2]):
             ones.fill_(1.0)
         statistics.forget()
@@ -147,7 +147,7 @@ class Statistics:
         torch.add(self.norm_rms, self.knobs.eps, out=self.target)
         torch.div(self.norm_mean, self.target, out=self.target)
 
-    def hand_over(self, mode: Mode, previous: Mode) -> None:
+    def transfer_scale(self, mode: Mode, previous: Mode) -> None:
         """Bumpless transfer: carry the output scale over a change of mode. Rare, so it may allocate."""
         usable = (self.norm_rms > 0) & (self.norm_rms < torch.inf)
         if mode is Mode.STABILIZE:
@@ -164,7 +164,7 @@ class Statistics:
         torch.mul(self.unit, self.target, out=self.scale).div_(self.raw_norm)
         torch.where(self._valid, self.scale, self.finite, out=self.scale)
 
-    def pass_where(self, failed: Tensor, *, plain: bool) -> None:
+    def pass_through_where(self, failed: Tensor, *, plain: bool) -> None:
         """Where `failed` (bool, 0-dim) let gradients pass, with the magnitude that stabilizing gave them so far."""
         usable = (self.norm_rms > 0) & (self.norm_rms < torch.inf)
         passing = self.gain if plain else torch.where(usable, self.unit / self.norm_rms, self.gain)

@@ -9,14 +9,14 @@ from steadynorm.transport.send_buffer import Buffer, Load
 from steadynorm_contract.codec import encode_batch
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, AgentCounters, TelemetryBatch
 
-__all__ = ["Outbox"]
+__all__ = ["BatchBuilder"]
 
 _ENVELOPE_BYTES = 128 * 1024  # left for all of a batch that is not records
 _SMALLEST_LOAD_BYTES = 64 * 1024
 _MOST_REPORTS = 50  # of revisions, in one batch: far below the envelope
 
 
-class Outbox:
+class BatchBuilder:
     """One batch at a time, from the buffer and the reports. Lives in the publisher's thread."""
 
     def __init__(self, buffer: Buffer, mailbox: Mailbox) -> None:

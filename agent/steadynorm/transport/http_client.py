@@ -30,14 +30,14 @@ from steadynorm_contract.telemetry import Desired, RunFinish, RunRegistration
 __all__ = [
     "BatchRefused",
     "Connections",
-    "Offer",
+    "InvalidSettings",
     "Outdated",
     "Refused",
+    "RegistrationState",
     "RunLost",
-    "Standing",
+    "SettingsUpdate",
     "Transport",
     "TransportError",
-    "Unacceptable",
     "Unreachable",
     "VersionRefused",
 ]
@@ -151,7 +151,7 @@ class VersionRefused(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RegistrationState:
     """What a server knows of a run. acknowledged: the last sequence stored of this incarnation.
 
     previous: the last one stored of the registration's `previous_instance`; None: the server cannot tell.
@@ -163,14 +163,14 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Unacceptable:
+class InvalidSettings:
     """A desired revision whose settings break this agent's own rules."""
 
     revision: int
     reason: str
 
 
-Offer = Desired | Unacceptable
+SettingsUpdate = Desired | InvalidSettings
 """What the server wants, or why this agent could not even read it."""
 
 
@@ -189,14 +189,16 @@ class Transport:
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
         self._pool.pool_classes_by_scheme = self._connections.pool_classes()
 
-    def register(self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S) -> tuple[Standing, Offer]:
+    def register(
+        self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S
+    ) -> tuple[RegistrationState, SettingsUpdate]:
         """Register the run. Returns where it stands at the server, and the desired settings."""
         body = encode_json(registration)
         answer = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
-        standing = Standing(answer.incarnation, answer.acknowledged, answer.previous_acknowledged)
+        standing = RegistrationState(answer.incarnation, answer.acknowledged, answer.previous_acknowledged)
         return standing, _offer(answer.desired)
 
-    def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, Offer]:
+    def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, SettingsUpdate]:
         """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
         path = f"/runs/{quote(run_id, safe='')}/telemetry"
         try:
@@ -207,7 +209,7 @@ class Transport:
             raise
         return answer.acknowledged, _offer(answer.desired)
 
-    def poll(self, run_id: str, after_revision: int, wait_s: int) -> Offer | None:
+    def poll(self, run_id: str, after_revision: int, wait_s: int) -> SettingsUpdate | None:
         """Wait at the server for settings newer than `after_revision`; None when there were none in that time."""
         path = f"/runs/{quote(run_id, safe='')}/settings?after_revision={after_revision}&wait={wait_s}"
         data = self._request("GET", path, None, None, wait_s + READ_TIMEOUT_S)
@@ -263,12 +265,12 @@ class _Revision(msgspec.Struct):
     revision: int
 
 
-def _offer(raw: msgspec.Raw) -> Offer:
+def _offer(raw: msgspec.Raw) -> SettingsUpdate:
     data = bytes(raw)
     try:
         return decode_json(data, Desired)
     except (SettingsError, MalformedMessage) as error:
-        return Unacceptable(_decode(data, _Revision).revision, f"this agent cannot read the settings: {error}")
+        return InvalidSettings(_decode(data, _Revision).revision, f"this agent cannot read the settings: {error}")
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from steadynorm.transport.http_client import Offer
+from steadynorm.transport.http_client import SettingsUpdate
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import AgentNote, AppliedReport
 
@@ -28,7 +28,7 @@ class Mailbox:
         self.wake_publisher: Callable[[], None] = lambda: None
         self.mute = False  # nobody collects reports: on a rank that does not talk to the server
         self._seen_revision = 0
-        self._offer: Offer | None = None
+        self._offer: SettingsUpdate | None = None
         self._reports: deque[AppliedReport] = deque()
         self._notes: deque[AgentNote] = deque(maxlen=MOST_NOTES)
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Mailbox:
         """The newest revision that the server has told of since the registration or the checkpoint, applied or not."""
         return self._seen_revision
 
-    def offer(self, offer: Offer) -> None:
+    def offer(self, offer: SettingsUpdate) -> None:
         """Any thread: the server wants this. Only news counts, so order and repeats do not matter."""
         with self._lock:
             if offer.revision <= self._seen_revision:
@@ -48,7 +48,7 @@ class Mailbox:
             self._offer = offer
         self._changed.set()
 
-    def begin_anew(self, offer: Offer, *, told: int) -> None:
+    def begin_anew(self, offer: SettingsUpdate, *, told: int) -> None:
         """The answer to a registration that told revision `told`. It is news unless it is that very revision.
 
         A store that lost its data counts on from there, and gives numbers again that were seen and rejected before.
@@ -60,7 +60,7 @@ class Mailbox:
             self._seen_revision, self._offer = offer.revision, offer
         self._changed.set()
 
-    def take(self) -> Offer | None:
+    def take(self) -> SettingsUpdate | None:
         """Training thread: what is new, once."""
         if self._offer is None:  # the common case costs no lock
             return None

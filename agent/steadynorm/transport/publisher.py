@@ -12,11 +12,11 @@ from time import monotonic
 
 import msgspec
 
-from steadynorm.recording.clipping import Ceiling
+from steadynorm.recording.clipping import ClippingDetector
 from steadynorm.recording.flight_recorder import FlightRecorder
 from steadynorm.recording.recorder import Recorder
 from steadynorm.transport.backoff import Backoff
-from steadynorm.transport.batches import Outbox
+from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.http_client import (
     READ_TIMEOUT_S,
     BatchRefused,
@@ -31,7 +31,7 @@ from steadynorm.transport.http_client import (
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm.transport.settings_poller import Listener
-from steadynorm.transport.status_log import Complaints
+from steadynorm.transport.status_log import ConnectionLog
 from steadynorm_contract.telemetry import AgentCounters, RunEnd, RunFinish, RunRegistration
 
 __all__ = ["Publisher"]
@@ -68,15 +68,15 @@ class Publisher:
         self._mailbox = mailbox
         self._buffer = buffer
         self._flight = FlightRecorder(registration.detail_every)
-        self._ceiling = Ceiling()
-        self._outbox = Outbox(buffer, mailbox)
+        self._ceiling = ClippingDetector()
+        self._outbox = BatchBuilder(buffer, mailbox)
         self._backoff = backoff or Backoff()
         self._next_attempt = 0.0  # monotonic seconds
         self._registered = False
         self._registered_as: str | None = None  # the instance that the server knows
         self._outdated: deque[float] = deque(maxlen=3)  # monotonic seconds
         self._muted = False
-        self._complaints = Complaints(server)
+        self._complaints = ConnectionLog(server)
         self._progress = 0.0  # monotonic seconds of the last acknowledgement
         self._end: RunFinish | None = None
         self._deadline = 0.0  # monotonic seconds, once ending

@@ -13,12 +13,12 @@ from steadynorm.transport.http_client import (
     VersionRefused,
 )
 
-__all__ = ["Complaints"]
+__all__ = ["ConnectionLog"]
 
 _log = logging.getLogger("steadynorm")
 
 
-class Complaints:
+class ConnectionLog:
     """Of one server."""
 
     def __init__(self, server: str) -> None:

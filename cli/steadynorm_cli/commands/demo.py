@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from steadynorm_cli.commands.options import number
 from steadynorm_cli.demo_run import GAMMA2, Result, Training, example
-from steadynorm_cli.local_stack import House, Stopped, launcher, stop_signals
+from steadynorm_cli.local_stack import LocalStack, Stopped, launcher, stop_signals
 from steadynorm_contract.discovery import data_dir
 from steadynorm_contract.runs import RunDetail
 
@@ -30,7 +30,7 @@ def demo(
     example()  # before anything is started
     result: Result | None = None
     try:
-        with stop_signals(), House(data_dir(), adopt=True, tell=typer.echo) as house:
+        with stop_signals(), LocalStack(data_dir(), adopt=True, tell=typer.echo) as house:
             result = _train(house, steps)
             if not once:
                 _stay(house)
@@ -43,7 +43,7 @@ def demo(
         typer.echo(msgspec.json.encode(result))
 
 
-def _train(house: House, steps: int) -> Result:
+def _train(house: LocalStack, steps: int) -> Result:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"server     {house.server}" + ("  (was running already)" if house.adopted else ""))
     console.print(f"dashboard  {house.dashboard}")
@@ -64,7 +64,7 @@ def _train(house: House, steps: int) -> Result:
     return result
 
 
-def _stay(house: House) -> None:
+def _stay(house: LocalStack) -> None:
     if house.adopted:
         typer.echo("The run is over. Your server keeps running.")
     else:

@@ -16,7 +16,7 @@ __all__ = ["doctor"]
 
 def doctor(
     server: Server = None,
-    store: Annotated[
+    repository: Annotated[
         str | None,
         typer.Option(
             "--redis",
@@ -36,10 +36,10 @@ def doctor(
     if is_loopback(client.server) and (disk := judge_disk(data)) is not None:
         findings.append(disk)
     embedded = data / "store" / "store.sock"
-    if store is None and is_loopback(client.server) and embedded.is_socket():
-        store = f"unix://{embedded}"
-    if store is not None:
-        findings += examine_store(store)
+    if repository is None and is_loopback(client.server) and embedded.is_socket():
+        repository = f"unix://{embedded}"
+    if repository is not None:
+        findings += examine_store(repository)
     if as_json:
         typer.echo(msgspec.json.encode({"server": client.server, "findings": findings}))
     else:
@@ -47,7 +47,7 @@ def doctor(
         for each in findings:
             mend = f" → {each.mend}" if each.mend else ""
             typer.echo(f"{each.verdict:<4}  {each.check:<{width}}  {plain(each.found)}{mend}")
-        if store is None:
+        if repository is None:
             typer.echo("The store was not looked at: it is not in your home folder. Name it with --redis or REDIS_URL.")
     if any(each.verdict is Verdict.FAIL for each in findings):
         raise typer.Exit(1)

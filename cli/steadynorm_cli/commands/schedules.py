@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from steadynorm_cli.commands.options import AsJson, Run, Server, console, find_run, plain
-from steadynorm_cli.commands.set import Changes, parse_unresolved
+from steadynorm_cli.commands.set import ChangeNotifier, parse_unresolved
 from steadynorm_contract.client import Client
 from steadynorm_contract.schedules import Schedule, ScheduleState
 
@@ -21,7 +21,7 @@ _STYLE = {ScheduleState.WAITING: "bold", ScheduleState.DONE: "green", ScheduleSt
 
 def schedule(
     run: Run,
-    changes: Changes,
+    changes: ChangeNotifier,
     from_step: Annotated[int, typer.Option(min=1, help="The step from which on; the run must not have reached it.")],
     reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
     server: Server = None,

@@ -11,7 +11,7 @@ import typer
 
 from steadynorm_cli.commands.options import Data, Host, Server
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import DASHBOARD_PORT, House, Stopped, launcher, stop_signals
+from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, Stopped, launcher, stop_signals
 from steadynorm_contract.discovery import data_dir
 
 __all__ = ["dashboard", "server", "up"]
@@ -35,7 +35,7 @@ def up(
     folder = data or data_dir()
     try:
         with stop_signals():
-            house = House(folder, host=host, port=port, dashboard_port=dashboard_port, tell=typer.echo)
+            house = LocalStack(folder, host=host, port=port, dashboard_port=dashboard_port, tell=typer.echo)
             with house:
                 typer.echo(_banner(house))
                 sys.stdout.flush()
@@ -44,7 +44,7 @@ def up(
         typer.echo("ended: runs that are training go on with their last settings")
 
 
-def _banner(house: House) -> str:
+def _banner(house: LocalStack) -> str:
     lines = [
         "steadynorm is up. Ctrl-C ends all of it.",
         f"  dashboard  {house.dashboard}",
@@ -71,7 +71,7 @@ def server(
     """Start the server with its store, in the foreground. Also configured by variables: docs/operations.md."""
     from pydantic import ValidationError
 
-    from steadynorm_server.config import ServerSettings
+    from steadynorm_server.config import ServerConfig
     from steadynorm_server.runtime import logging
     from steadynorm_server.runtime.serve import ServeError, serve
 
@@ -81,7 +81,7 @@ def server(
         with (
             stop_signals()
         ):  # uvicorn raises SIGTERM again when it has shut down: the store must still be ended in order
-            settings = ServerSettings(**{name: value for name, value in given.items() if value is not None})
+            settings = ServerConfig(**{name: value for name, value in given.items() if value is not None})
             logging.configure(settings.log, settings.log_level)
             serve(settings)
     except Stopped:

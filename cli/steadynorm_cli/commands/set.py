@@ -27,7 +27,7 @@ REJECTED = 4
 NOT_YET = 5
 """Exit code: the change is stored, and was not applied within --wait."""
 
-Changes = Annotated[
+ChangeNotifier = Annotated[
     list[str],
     typer.Argument(
         metavar="NAME=VALUE...",
@@ -38,7 +38,7 @@ Changes = Annotated[
 
 def set_(
     run: Run,
-    changes: Changes,
+    changes: ChangeNotifier,
     reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the job applied it.")] = 30.0,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait.")] = False,

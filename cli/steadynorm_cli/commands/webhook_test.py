@@ -44,7 +44,7 @@ async def _send(webhooks: list[Webhook]) -> bool:
     from steadynorm_contract.events import EventKind
     from steadynorm_contract.webhooks import WebhookEvent
     from steadynorm_server.webhooks import payload
-    from steadynorm_server.webhooks.sender import Poster
+    from steadynorm_server.webhooks.sender import WebhookSender
 
     event = WebhookEvent(
         run_id="webhook-test",
@@ -56,7 +56,7 @@ async def _send(webhooks: list[Webhook]) -> bool:
         message="this is a test of the webhook; nothing happened.",
     )
     good = True
-    async with Poster() as poster:
+    async with WebhookSender() as poster:
         for webhook in webhooks:
             message_id = secrets.token_hex(16)
             body = payload.body(webhook, message_id, [event], {(event.kind, event.run): 1})

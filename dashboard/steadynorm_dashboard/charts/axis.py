@@ -16,12 +16,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from steadynorm_contract.series import Series
 
-__all__ = ["Along", "Axis", "unit_of"]
+__all__ = ["Axis", "XAxis", "unit_of"]
 
 X = int | float | str
 
 
-class Along(enum.StrEnum):
+class XAxis(enum.StrEnum):
     """What the axis measures."""
 
     STEP = "step"
@@ -45,7 +45,7 @@ class Axis:
     began: Unix seconds of the run's begin, from which elapsed time counts.
     """
 
-    along: Along = Along.STEP
+    along: XAxis = XAxis.STEP
     steps: Sequence[int] = ()
     times: Sequence[float] = ()
     began: float = 0.0
@@ -55,7 +55,7 @@ class Axis:
     @classmethod
     def of(
         cls,
-        along: Along,
+        along: XAxis,
         series: Iterable[Series],
         began: float = 0.0,
         zone: str | None = None,
@@ -80,22 +80,22 @@ class Axis:
 
     def x(self, step: float) -> X:
         """Where `step` stands, as plotly takes it."""
-        if self.along is Along.STEP:
+        if self.along is XAxis.STEP:
             return int(step) if step == int(step) else step
         time = self._time(step)
         return self._place(time)
 
     def xs(self, steps: Iterable[int]) -> list[X]:
         """Where each of `steps` stands."""
-        if self.along is Along.STEP:
+        if self.along is XAxis.STEP:
             return list(steps)
         return [self.x(step) for step in steps]
 
     def step_at(self, x: X) -> float:
         """The step at a place that plotly named. Raises ValueError for what is no place on this axis."""
-        if self.along is Along.STEP:
+        if self.along is XAxis.STEP:
             return float(x)
-        if self.along is Along.ELAPSED:
+        if self.along is XAxis.ELAPSED:
             time = self.began + float(x) * self.unit[1]
         else:
             time = datetime.fromisoformat(str(x)).replace(tzinfo=self.zone).timestamp()
@@ -103,7 +103,7 @@ class Axis:
 
     def share(self, step: float, first: float, last: float) -> float:
         """How far `step` is from `first` to `last` on this axis, 0 to 1 within."""
-        if self.along is not Along.STEP:
+        if self.along is not XAxis.STEP:
             step, first, last = self._time(step), self._time(first), self._time(last)
         return (step - first) / (last - first) if last > first else 0.0
 
@@ -114,18 +114,18 @@ class Axis:
             # Not `range`: a new value of it would undo the visitor's zoom.
             look["autorangeoptions"] = {"clipmin": self.x(first), "clipmax": self.x(max(last, first + 1))}
         match self.along:
-            case Along.STEP:
+            case XAxis.STEP:
                 return look | {
                     "title": {"text": "optimizer step"},
                     "tickformat": ",d",
                     "unifiedhovertitle": {"text": "step %{x:,d}"},
                 }
-            case Along.ELAPSED:
+            case XAxis.ELAPSED:
                 return look | {
                     "title": {"text": f"time since the run began ({self.unit[0]})"},
                     "unifiedhovertitle": {"text": f"%{{x:.4g}} {self.unit[0]}"},
                 }
-            case Along.CLOCK:
+            case XAxis.CLOCK:
                 return look | {
                     "title": {"text": f"time ({self.zone})"},
                     "type": "date",
@@ -136,7 +136,7 @@ class Axis:
         return _between(step, self.steps, self.times)
 
     def _place(self, time: float) -> X:
-        if self.along is Along.ELAPSED:
+        if self.along is XAxis.ELAPSED:
             return (time - self.began) / self.unit[1]
         return datetime.fromtimestamp(time, self.zone).replace(tzinfo=None).isoformat(" ", "milliseconds")
 

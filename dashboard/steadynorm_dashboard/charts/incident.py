@@ -12,7 +12,7 @@ from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.colors import LOOKS, RAW
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
-from steadynorm_dashboard.charts.incident_analysis import Struck
+from steadynorm_dashboard.charts.incident_analysis import AffectedParameter
 from steadynorm_dashboard.charts.panels import LOG, STEPS, Panel, change_lines, layout, throttled_zone, vertical
 from steadynorm_dashboard.formatting import escaping
 
@@ -35,7 +35,7 @@ _PANELS = (
 
 
 def outbreak_figure(
-    norms: Heatmap, targets: Heatmap, bad: Sequence[Struck], event: Event, audit: Sequence[AuditEntry]
+    norms: Heatmap, targets: Heatmap, bad: Sequence[AffectedParameter], event: Event, audit: Sequence[AuditEntry]
 ) -> Figure | None:
     """The first six of `bad`; None without any. The event's step is a line."""
     if not bad:

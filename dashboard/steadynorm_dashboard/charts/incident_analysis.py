@@ -10,14 +10,14 @@ from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["AROUND", "Struck", "struck", "struck_rows"]
+__all__ = ["AROUND", "AffectedParameter", "struck", "struck_rows"]
 
 AROUND = 48
 """Steps to each side of the event: the agent keeps every step's rows for 32 before it and 31 after."""
 
 
 @dataclass(frozen=True, slots=True)
-class Struck:
+class AffectedParameter:
     """A parameter that spiked or was not finite. Norms are None where nothing finite was recorded."""
 
     place: int  # in the parameter table
@@ -32,7 +32,7 @@ class Struck:
     bad_steps: int
 
 
-def struck(norms: Heatmap, ratios: Heatmap, targets: Heatmap) -> list[Struck]:
+def struck(norms: Heatmap, ratios: Heatmap, targets: Heatmap) -> list[AffectedParameter]:
     """The parameters that spiked or were not finite, the first one first; of one step, the worst first.
 
     All three over the same single steps: raw_norm, spike_ratio, target.
@@ -45,7 +45,7 @@ def struck(norms: Heatmap, ratios: Heatmap, targets: Heatmap) -> list[Struck]:
             continue
         first, last = bad[0], bad[-1]
         found.append(
-            Struck(
+            AffectedParameter(
                 place=at,
                 name=name,
                 step=norms.step[first],
@@ -66,7 +66,7 @@ def _middle(values: Sequence[float | None]) -> float | None:
     return median(finite) if finite else None
 
 
-def struck_rows(struck: Sequence[Struck], step: int, *, ordered: bool = True) -> list[dict[str, object]]:
+def struck_rows(struck: Sequence[AffectedParameter], step: int, *, ordered: bool = True) -> list[dict[str, object]]:
     """One row a parameter of an incident at `step`, the one that went first on top; of one step, all are equal.
 
     ordered: whether the rows of `step` are there, without which nobody knows who was before.

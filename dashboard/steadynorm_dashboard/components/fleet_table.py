@@ -15,13 +15,13 @@ import streamlit as st
 
 from steadynorm_dashboard.components.fleet_rows import COLUMNS, Row
 
-__all__ = ["Wish", "fleet_table", "wish"]
+__all__ = ["TableAction", "fleet_table", "wish"]
 
 _KEY = "fleet/table"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TableAction:
     """What a visitor just asked for, one of these."""
 
     opened: str | None = None
@@ -50,11 +50,11 @@ def fleet_table(rows: Sequence[Row], looks: Mapping[str, Row], sort: str) -> Non
     )
 
 
-def wish() -> Wish:
+def wish() -> TableAction:
     """What was asked for since the table was drawn last. Known before anything is read or drawn."""
     said = st.session_state.get(_KEY) or {}
     opened, compared, sort = said.get("opened"), said.get("compared"), said.get("sorted")
-    return Wish(
+    return TableAction(
         opened if isinstance(opened, str) else None,
         tuple(str(one) for one in compared) if isinstance(compared, list) else (),
         sort if isinstance(sort, str) and any(sort in column[2:] for column in COLUMNS) else None,

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import streamlit as st
 
 from steadynorm_contract.series import Series
-from steadynorm_dashboard.charts.axis import Along, Axis
+from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.components.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Shown", "aim", "axis", "controls", "current", "first_step", "follow", "zoom"]
+__all__ = ["WINDOWS", "Viewport", "aim", "axis", "controls", "current", "first_step", "follow", "zoom"]
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Choices of the range selector, in steps."""
 
 _ALONG = {
-    Along.STEP: "by step",
-    Along.ELAPSED: "by time since start",
-    Along.CLOCK: "by clock",
+    XAxis.STEP: "by step",
+    XAxis.ELAPSED: "by time since start",
+    XAxis.CLOCK: "by clock",
 }
 _WHOLE = "all steps"
 _FIRST = ""
@@ -28,11 +28,11 @@ _MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Viewport:
     """The steps start..stop, both inclusive; None: from the first, to the newest."""
 
     window: str
-    along: Along
+    along: XAxis
     start: int | None
     stop: int | None
     newest: int
@@ -64,24 +64,24 @@ def first_step(window: str, newest: int) -> int | None:
     return None if length is None else max(0, newest - length + 1)
 
 
-def current(place: str, newest: int, of: str = _FIRST) -> Shown:
+def current(place: str, newest: int, of: str = _FIRST) -> Viewport:
     """What the controls of `place` say, wherever they stand on the page. newest: the run's newest step.
 
     of: which run, where the charts show several.
     """
     state = st.session_state
     window = state.get(f"{place}/window") or _WHOLE
-    along = Along(state.get(f"{place}/along") or Along.STEP)
+    along = XAxis(state.get(f"{place}/along") or XAxis.STEP)
     paused_at: int | None = state.get(f"{place}/paused at")
     zoomed: tuple[int, int] | None = state.get(f"{place}/zoom", {}).get(of)
     start, stop = first_step(window, newest if paused_at is None else paused_at), paused_at
     if zoomed is not None:
         margin = max(1, round(_MARGIN * (zoomed[1] - zoomed[0])))
         start, stop = max(0, zoomed[0] - margin), zoomed[1] + margin
-    return Shown(window, along, start, stop, newest, zoomed, paused_at, state.get(f"{place}/drawn anew", 0))
+    return Viewport(window, along, start, stop, newest, zoomed, paused_at, state.get(f"{place}/drawn anew", 0))
 
 
-def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
+def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
     """Draw the controls. place: prefix of their keys. What a zoom or a pause means is said beneath."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.segmented_control(
@@ -97,7 +97,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
         st.segmented_control(
             "Axis",
             list(_ALONG),
-            default=Along.STEP,
+            default=XAxis.STEP,
             required=True,
             key=f"{place}/along",
             label_visibility="collapsed",
@@ -129,7 +129,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Shown:
 
 def axis(
     place: str,
-    now: Shown,
+    now: Viewport,
     series: Iterable[Series],
     began: float,
     *,

@@ -84,7 +84,7 @@ class Fields:
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
         key = self._key(name)
-        held = _Hands.of(key)
+        held = LinkedInputs.of(key)
         value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
         value.number_input(
             name,
@@ -170,7 +170,7 @@ class Fields:
 
 
 @dataclass(slots=True)
-class _Hands:
+class LinkedInputs:
     """The number and the slider of one decay: two hands on a value that neither of them holds.
 
     The browser sends every widget's value with each request, also one from before the newest answer came. Were a hand
@@ -197,10 +197,10 @@ class _Hands:
         return f"{self.key}/slider/{self.sliders}"
 
     @classmethod
-    def of(cls, key: str) -> _Hands:
+    def of(cls, key: str) -> LinkedInputs:
         """The hands on the value under `key`; new ones, if another part of the panel has set it."""
         decay: float | None = st.session_state[key]
-        held: _Hands | None = st.session_state.get(f"{key}/hands")
+        held: LinkedInputs | None = st.session_state.get(f"{key}/hands")
         if held is None:
             held = cls(key, decay, decay, nearest_stop(decay))
         elif held.decay != decay:
@@ -223,14 +223,14 @@ def _fill(run_id: str, settings: Mapping[str, object]) -> None:
 
 
 def _typed(key: str, number: str) -> None:
-    held: _Hands = st.session_state[f"{key}/hands"]
+    held: LinkedInputs = st.session_state[f"{key}/hands"]
     if number == held.number:
         held.decay = st.session_state[key] = st.session_state[number]
         held.sliders, held.slider_begins = held.sliders + 1, nearest_stop(held.decay)
 
 
 def _slid(key: str, slider: str) -> None:
-    held: _Hands = st.session_state[f"{key}/hands"]
+    held: LinkedInputs = st.session_state[f"{key}/hands"]
     if slider == held.slider:
         held.decay = st.session_state[key] = st.session_state[slider]
         held.numbers, held.number_begins = held.numbers + 1, held.decay

@@ -10,25 +10,25 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from steadynorm_server.metrics.instruments import Meters
+from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.retention.policy import Limits
-from steadynorm_server.runs.queries import Reader
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.queries import RunQueries
+from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["LimitsOf", "MetersOf", "ReaderOf", "StoppingOf", "StoreOf"]
-
-
-async def _store(request: Request) -> Store:
-    store: Store = request.app.state.store
-    return store
+__all__ = ["LimitsOf", "MetersOf", "QueriesOf", "RepositoryOf", "StoppingOf"]
 
 
-async def _reader(request: Request) -> Reader:
-    return Reader(await _store(request))
+async def _store(request: Request) -> RunRepository:
+    repository: RunRepository = request.app.state.repository
+    return repository
 
 
-async def _meters(request: Request) -> Meters:
-    meters: Meters = request.app.state.meters
+async def _reader(request: Request) -> RunQueries:
+    return RunQueries(await _store(request))
+
+
+async def _meters(request: Request) -> ServerMetrics:
+    meters: ServerMetrics = request.app.state.meters
     return meters
 
 
@@ -42,9 +42,9 @@ async def _limits(request: Request) -> Limits:
     return limits
 
 
-StoreOf = Annotated[Store, Depends(_store)]
-ReaderOf = Annotated[Reader, Depends(_reader)]
-MetersOf = Annotated[Meters, Depends(_meters)]
+RepositoryOf = Annotated[RunRepository, Depends(_store)]
+QueriesOf = Annotated[RunQueries, Depends(_reader)]
+MetersOf = Annotated[ServerMetrics, Depends(_meters)]
 LimitsOf = Annotated[Limits, Depends(_limits)]
 StoppingOf = Annotated[asyncio.Event, Depends(_stopping)]
 """Set when the server was told to stop: nothing waits any longer."""

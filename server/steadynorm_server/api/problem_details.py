@@ -27,7 +27,7 @@ from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
 from steadynorm_contract.settings import FieldError, SettingsError
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.middleware.request_log import request_id
-from steadynorm_server.redis.client import takes_no_writes
+from steadynorm_server.redis.client import is_write_refused
 
 __all__ = ["install"]
 
@@ -100,7 +100,7 @@ def _to_problem(error: Exception) -> ProblemError:
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
         case ResponseError():
-            return store_problem(error) if takes_no_writes(error) else _unexpected()
+            return store_problem(error) if is_write_refused(error) else _unexpected()
         case RedisError():
             return store_problem(error)
         case ClientDisconnect():

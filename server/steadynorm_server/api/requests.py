@@ -12,7 +12,7 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_answer", "read_body"]
+__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_response", "read_body"]
 
 JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is what `curl -d` says unless told
 MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
@@ -55,7 +55,7 @@ async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_B
     return bytes(body)
 
 
-def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A contract struct as JSON."""
     return Response(encode_json(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
 

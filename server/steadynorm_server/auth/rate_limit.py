@@ -15,7 +15,7 @@ from collections.abc import Callable
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["LONGEST_WAIT_S", "Rates"]
+__all__ = ["LONGEST_WAIT_S", "RateLimiter"]
 
 LONGEST_WAIT_S = 1.0
 BURST_S = 2.0
@@ -25,7 +25,7 @@ _SWEEP_AT = 10_000  # keys; a key whose time has passed says nothing
 Key = tuple[str, ...]
 
 
-class Rates:
+class RateLimiter:
     """per_run: requests a second of one agent token about one run. per_token: of one token in all. 0: any number.
 
     clock: monotonic seconds.

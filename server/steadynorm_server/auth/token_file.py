@@ -23,7 +23,7 @@ LOOK_EVERY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
-Known = list[tuple[bytes, Principal]]
+CachedRun = list[tuple[bytes, Principal]]
 
 
 class TokenEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -48,7 +48,7 @@ class TokenFile:
         self._seen = _stamp(path)  # before reading: a change in between is read once more, not missed
         self._known = read(path)
 
-    def known(self) -> Known:
+    def known(self) -> CachedRun:
         """(digest, holder) of each token; looks whether the file changed at most once a second."""
         if (now := self._clock()) - self._looked >= LOOK_EVERY_S:
             self._looked = now
@@ -66,7 +66,7 @@ class TokenFile:
             _log.info("%s was read again: %d tokens", self._path, len(self._known))
 
 
-def read(path: Path) -> Known:
+def read(path: Path) -> CachedRun:
     """(digest, holder) of each entry. Raises TokenError."""
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[TokenEntry])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from steadynorm_server.auth.principals import Principal, Role, TokenError, digest, rights
 from steadynorm_server.auth.token_file import TokenFile
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
 __all__ = ["Principal", "Role", "TokenError", "Tokens", "local_token"]
 
@@ -39,7 +39,7 @@ class Tokens:
         return Tokens([(digest(token), Principal("local", frozenset(Role)))])
 
     @staticmethod
-    def configured(settings: ServerSettings) -> Tokens | None:
+    def configured(settings: ServerConfig) -> Tokens | None:
         """The tokens of the environment and the tokens file; None when there are none. Raises TokenError."""
         entries = [
             (digest(secret.get_secret_value()), Principal(role.value, rights(role)))

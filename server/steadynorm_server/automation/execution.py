@@ -26,12 +26,12 @@ from steadynorm_server.automation.rule_evaluation import StoredRule, due_rule
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.settings.conditional_writes import edit
-from steadynorm_server.settings.service import Settling, change
+from steadynorm_server.settings.service import AtomicSideEffect, change
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["carry_out", "is_due"]
+__all__ = ["is_due", "run_due_actions"]
 
 _ATTEMPTS = 64  # more than can be due at once
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Order:
+class DueAction:
     """Something due: who it is, as in the audit, what it changes, and why."""
 
     item: Schedule | StoredRule
@@ -66,67 +66,79 @@ def is_due(run: RunRecord) -> bool:
     return due_rule(run) is not None or schedules.due_schedule(run) is not None
 
 
-async def carry_out(store: Store, run: RunRecord) -> Desired:
+async def run_due_actions(repository: RunRepository, run: RunRecord) -> Desired:
     """Do all that is due. Returns the settings that are desired then, as far as they are known."""
     try:
         for _ in range(_ATTEMPTS):
-            run = await store.find(run.run_id)
+            run = await repository.find(run.run_id)
             order = _next(run)
             if order is None or run.state != "running":
                 break
-            await _follow(store, run, order)
-            store.news.note(run.run_id)
+            await _follow(repository, run, order)
+            repository.news.note(run.run_id)
     except (RedisError, ProblemError) as error:
         # The batch that brought it here is stored: the next one finds it due again.
         _log.warning("run %s: what is due waits for the next batch (%s)", run.run_id, error)
     return run.wanted()
 
 
-def _next(run: RunRecord) -> _Order | None:
+def _next(run: RunRecord) -> DueAction | None:
     if (schedule := schedules.due_schedule(run)) is not None:
         actor = f"schedule:{schedule.id} by {schedule.created_by}"
         name = f"schedule {schedule.id} from step {schedule.from_step}"
-        return _Order(schedule, run.step, name, actor, schedule.settings, schedule.reason)
+        return DueAction(schedule, run.step, name, actor, schedule.settings, schedule.reason)
     if (found := due_rule(run)) is not None:
         stored, step = found
         condition = show_condition(stored.rule.when)
         reason = f"{condition}: {stored.rule.reason}" if stored.rule.reason else condition
         actor = f"rule:{stored.rule.id} by {stored.created_by}"
-        return _Order(stored, step, f"rule {stored.rule.id}, {condition}", actor, stored.rule.settings, reason)
+        return DueAction(stored, step, f"rule {stored.rule.id}, {condition}", actor, stored.rule.settings, reason)
     return None
 
 
-async def _follow(store: Store, run: RunRecord, order: _Order) -> None:
+async def _follow(repository: RunRepository, run: RunRecord, order: DueAction) -> None:
     """Make the change, unless somebody was faster with anything at all."""
     if isinstance(order.item, Schedule) and schedules.was_perhaps_made(run, order.item):
         why = "the store was put back to an older state after its step: look whether it was made."
-        await edit(store, run, *order.settled(run, None, why, failed=True), _event(store, order, f"did nothing: {why}"))
+        await edit(
+            repository,
+            run,
+            *order.settled(run, None, why, failed=True),
+            _event(repository, order, f"did nothing: {why}"),
+        )
         return
     wanted = resolve_increments(order.settings, run.desired)
     try:
         after = merge(run.desired, wanted)
     except SettingsError as error:  # a counter at its end
         why = str(error)
-        await edit(store, run, *order.settled(run, None, why, failed=True), _event(store, order, f"did nothing: {why}"))
+        await edit(
+            repository,
+            run,
+            *order.settled(run, None, why, failed=True),
+            _event(repository, order, f"did nothing: {why}"),
+        )
         return
     if after == run.desired:
         why = "the settings were so already."
-        await edit(store, run, *order.settled(run, None, why), _event(store, order, f"changed nothing: {why}"))
+        await edit(
+            repository, run, *order.settled(run, None, why), _event(repository, order, f"changed nothing: {why}")
+        )
         return
     revision = run.desired_revision + 1
     told = ", ".join(f"{name} {msgspec.json.encode(value).decode()}" for name, value in wanted.items())
-    event = _event(store, order, f"set {told}, as revision {revision}.", revision)
-    settling = Settling(run.orders, *order.settled(run, revision), event)
+    event = _event(repository, order, f"set {told}, as revision {revision}.", revision)
+    settling = AtomicSideEffect(run.orders, *order.settled(run, revision), event)
     try:
-        await change(store, run.run_id, Change(wanted, order.reason), run.desired_revision, order.actor, settling)
+        await change(repository, run.run_id, Change(wanted, order.reason), run.desired_revision, order.actor, settling)
     except ProblemError as problem:
         if problem.status not in (409, 412):
             raise
 
 
-def _event(store: Store, order: _Order, what: str, revision: int | None = None) -> bytes:
+def _event(repository: RunRepository, order: DueAction, what: str, revision: int | None = None) -> bytes:
     value = None if revision is None else float(revision)
     message = f"{order.name}: {what}"
     return encode_json(
-        Event(id="", kind=EventKind.AUTOMATION, step=order.step, time=store.clock(), message=message, value=value)
+        Event(id="", kind=EventKind.AUTOMATION, step=order.step, time=repository.clock(), message=message, value=value)
     )

@@ -20,7 +20,7 @@ from steadynorm_contract.telemetry import StepScalars
 from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["Count", "StoredRule", "StoredRules", "due_rule", "is_stopped", "observe", "rules_of", "view"]
+__all__ = ["RuleProgress", "StoredRule", "StoredRules", "due_rule", "is_stopped", "observe", "rules_of", "view"]
 
 
 _HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
@@ -50,7 +50,7 @@ class StoredRules(msgspec.Struct, frozen=True):
     rules: list[StoredRule] = []
 
 
-class Count(msgspec.Struct):
+class RuleProgress(msgspec.Struct):
     """Where one rule stands. `fired`: how often it has to have acted; `step` and `time` are of the last time."""
 
     made: str
@@ -62,7 +62,7 @@ class Count(msgspec.Struct):
 
 class _Watch(msgspec.Struct):
     incarnation: int = 0
-    counts: dict[str, Count] = {}
+    counts: dict[str, RuleProgress] = {}
 
 
 def rules_of(run: RunRecord) -> StoredRules:
@@ -132,22 +132,22 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
     )
 
 
-def _counts(run: RunRecord) -> dict[str, Count]:
+def _counts(run: RunRecord) -> dict[str, RuleProgress]:
     """By rule. A rule that was given anew counts from 0, and so does each under another process of the run."""
     watch = msgspec.json.decode(run.watch, type=_Watch) if run.watch else _Watch()
     found = {}
     for each in rules_of(run).rules:
         count = watch.counts.get(each.rule.id)
         if count is None or count.made != each.made:
-            count = Count(each.made)
+            count = RuleProgress(each.made)
         elif watch.incarnation != run.incarnation:
             # What was due to the process before is not done to this one.
-            count = Count(each.made, fired=each.actions, step=count.step, time=count.time)
+            count = RuleProgress(each.made, fired=each.actions, step=count.step, time=count.time)
         found[each.rule.id] = count
     return found
 
 
-def _count(each: StoredRule, count: Count, steps: Sequence[int], values: Sequence[float], now: float) -> None:
+def _count(each: StoredRule, count: RuleProgress, steps: Sequence[int], values: Sequence[float], now: float) -> None:
     rule, when = each.rule, each.rule.when
     if count.step is not None and now < count.time + rule.cooldown_s:
         return
@@ -167,7 +167,7 @@ def _count(each: StoredRule, count: Count, steps: Sequence[int], values: Sequenc
             return
 
 
-def _locked(rule: WatchRule, count: Count) -> range:
+def _locked(rule: WatchRule, count: RuleProgress) -> range:
     """The steps after an action. A run that is back at an earlier one is not locked by it."""
     return range(0) if count.step is None else range(count.step, count.step + rule.cooldown_steps)
 

@@ -16,10 +16,10 @@ from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, Condition, RuleL
 from steadynorm_server.automation.rule_evaluation import StoredRule, StoredRules, rules_of, view
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, check_order, edit
+from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, edit, validate_deferred_change
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
 __all__ = ["FIELD", "decode", "listed", "replace", "settled"]
 
@@ -52,13 +52,13 @@ def _unknown(raw: dict[str, object], kind: type[msgspec.Struct]) -> Iterator[Fie
             yield FieldError(name[:60], rule, f"{name[:60]!r} is no field here: it {rule}.")
 
 
-async def replace(store: Store, run_id: str, wanted: RuleSet, created_by: str) -> RuleList:
+async def replace(repository: RunRepository, run_id: str, wanted: RuleSet, created_by: str) -> RuleList:
     """Give a run these rules and no other. One that is as it was keeps its counts and its budget.
 
     Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster, 422.
     """
     for _ in range(ATTEMPTS):
-        run = await store.find(run_id)
+        run = await repository.find(run_id)
         known = rules_of(run)
         _check(run, wanted.rules)
         if wanted.revision is not None and wanted.revision != known.revision:
@@ -69,11 +69,11 @@ async def replace(store: Store, run_id: str, wanted: RuleSet, created_by: str) -
             )
         as_they_were = {each.rule.id: each for each in known.rules if each.rule in wanted.rules}
         rules = [
-            as_they_were.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, store.clock())
+            as_they_were.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, repository.clock())
             for rule in wanted.rules
         ]
-        if await edit(store, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
-            return listed(await store.find(run_id), store.clock())
+        if await edit(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
+            return listed(await repository.find(run_id), repository.clock())
     raise busy(run_id)
 
 
@@ -95,7 +95,7 @@ def _check(run: RunRecord, rules: list[WatchRule]) -> None:
     if errors:
         raise ProblemError(422, " ".join(each.message for each in errors), title="Invalid rule", errors=errors)
     for rule in rules:
-        check_order(run, rule.settings, rule.reason)
+        validate_deferred_change(run, rule.settings, rule.reason)
 
 
 def _errors(rules: list[WatchRule]) -> Iterator[FieldError]:

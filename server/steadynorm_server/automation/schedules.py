@@ -11,10 +11,10 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.schedules import MAX_SCHEDULES, NewSchedule, Schedule, ScheduleList, ScheduleState
 from steadynorm_server.errors import ProblemError, invalid
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, check_order, edit
+from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, edit, validate_deferred_change
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
 __all__ = ["FIELD", "create", "due_schedule", "listed", "remove", "settled", "was_perhaps_made"]
 
@@ -24,11 +24,11 @@ _KEPT = 20
 _MAX_STEP = 2**53 - 1
 
 
-async def create(store: Store, run_id: str, new: NewSchedule, created_by: str) -> Schedule:
+async def create(repository: RunRepository, run_id: str, new: NewSchedule, created_by: str) -> Schedule:
     """A schedule that waits. Raises RunNotFound, and problems: 409 for an ended run, 422 for what cannot be."""
     for _ in range(ATTEMPTS):
-        run = await store.find(run_id)
-        check_order(run, new.settings, new.reason)
+        run = await repository.find(run_id)
+        validate_deferred_change(run, new.settings, new.reason)
         if not run.step < new.from_step <= _MAX_STEP:
             rule = "must be a step that the run has not reached yet"
             raise invalid(
@@ -47,17 +47,17 @@ async def create(store: Store, run_id: str, new: NewSchedule, created_by: str) -
             settings=new.settings,
             reason=new.reason,
             created_by=created_by,
-            created_at=store.clock(),
+            created_at=repository.clock(),
         )
-        if await edit(store, run, FIELD, _written([*known, made])):
+        if await edit(repository, run, FIELD, _written([*known, made])):
             return made
     raise busy(run_id)
 
 
-async def remove(store: Store, run_id: str, schedule_id: str) -> None:
+async def remove(repository: RunRepository, run_id: str, schedule_id: str) -> None:
     """Take one back. Raises RunNotFound, and problems: 404 for an unknown one, 409 for one that is settled."""
     for _ in range(ATTEMPTS):
-        run = await store.find(run_id)
+        run = await repository.find(run_id)
         known = listed(run).schedules
         found = next((each for each in known if each.id == schedule_id), None)
         if found is None:
@@ -68,7 +68,7 @@ async def remove(store: Store, run_id: str, schedule_id: str) -> None:
         if found.state is not ScheduleState.WAITING:
             undo = f" as revision {found.revision}; `steadynorm undo` takes it back" if found.revision else ""
             raise ProblemError(409, f"schedule {found.id} is {found.state} since step {found.step}{undo}.")
-        if await edit(store, run, FIELD, _written([each for each in known if each is not found])):
+        if await edit(repository, run, FIELD, _written([each for each in known if each is not found])):
             return
     raise busy(run_id)
 

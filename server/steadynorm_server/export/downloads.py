@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["Exports", "FileAnswer", "disk_problems"]
+__all__ = ["Exports", "TemporaryFileResponse", "disk_problems"]
 
 _CHUNK_BYTES = 256 * 1024
 _RETRY_AFTER_S = 10
@@ -58,7 +58,7 @@ class Exports:
             yield
 
 
-class FileAnswer(Response):
+class TemporaryFileResponse(Response):
     """Sends a file, then closes `held`. Who takes nothing for `within_s` is left alone: the connection is closed."""
 
     def __init__(

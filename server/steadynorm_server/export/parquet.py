@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadynorm_contract.telemetry import SCALAR_COLUMNS
-from steadynorm_server.export.snapshot import Part
+from steadynorm_server.export.snapshot import LevelSnapshot
 from steadynorm_server.timeseries.blocks import Block
-from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Ladder, with_targets
+from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, RollupScheme, with_targets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["LADDERS", "Table", "write"]
 
 Table = Literal["steps", "parameters"]
-LADDERS: dict[Table, Ladder] = {"steps": SCALARS, "parameters": ROWS}
+LADDERS: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS}
 
 _GROUP_ROWS = 65_536
 """Of a row group: what is held in memory at once."""
@@ -65,7 +65,12 @@ _ABOUT: Mapping[str, tuple[str, str]] = {
 
 
 def write(
-    file: BinaryIO, table: Table, parts: Sequence[Part], names: Sequence[str], eps: float, about: Mapping[str, object]
+    file: BinaryIO,
+    table: Table,
+    parts: Sequence[LevelSnapshot],
+    names: Sequence[str],
+    eps: float,
+    about: Mapping[str, object],
 ) -> None:
     """Write what `parts` tell to `file`, in row groups. To be called in a thread: it takes seconds.
 
@@ -101,13 +106,13 @@ class _Records(msgspec.Struct):
     high: NDArray[np.float32]
 
 
-def _records(table: Table, parts: Sequence[Part], eps: float) -> Iterator[_Records]:
+def _records(table: Table, parts: Sequence[LevelSnapshot], eps: float) -> Iterator[_Records]:
     for part in parts:
         for block, mine in part.blocks():
             yield _arrays(with_targets(block, eps) if table == "parameters" and block.is_raw else block, part, mine)
 
 
-def _arrays(block: Block, part: Part, mine: NDArray[np.bool_]) -> _Records:
+def _arrays(block: Block, part: LevelSnapshot, mine: NDArray[np.bool_]) -> _Records:
     shape = (len(block.steps), block.width)
     low, mean, high = (
         np.frombuffer(values, np.float32).reshape(shape)[mine] for values in (block.low, block.mean, block.high)

@@ -16,25 +16,25 @@ from numpy.typing import NDArray
 
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.blocks import Block, unpack
-from steadynorm_server.timeseries.rollups import Ladder, Level, Tail
+from steadynorm_server.timeseries.rollups import LevelState, Resolution, RollupScheme
 
-__all__ = ["OvertakenError", "Part", "copy", "serves_from"]
+__all__ = ["LevelSnapshot", "SnapshotOverrun", "copy", "serves_from"]
 
 _FEW_BYTES, _MANY_BYTES = 2**20, 4 * 2**20
 """Of one reply of the store: the next one asks for more entries below, for fewer above."""
 
 
-class OvertakenError(Exception):
+class SnapshotOverrun(Exception):
     """The run dropped entries before they were copied. Copy again."""
 
 
 @dataclass(slots=True)
-class Part:
+class LevelSnapshot:
     """One level's entries in the file, in the order of arrival."""
 
-    level: Level
+    level: Resolution
     file: BinaryIO
     rolled: int  # id of the last entry that the coarser level contains
     entries: list[tuple[int, int, int]] = field(default_factory=list)  # id, place in the file, bytes
@@ -56,17 +56,17 @@ class Part:
                 yield block, mine
 
 
-async def copy(store: Store, run: RunRecord, ladder: Ladder, file: BinaryIO) -> list[Part]:
+async def copy(repository: RunRepository, run: RunRecord, ladder: RollupScheme, file: BinaryIO) -> list[LevelSnapshot]:
     """Append the entries that `ladder` had when `run` was read to `file`. Returns its levels, coarsest first.
 
     Raises OvertakenError when the run dropped some of them first.
     """
     parts = []
     for level in ladder.levels:
-        tail = run.tails.get(level.name, Tail())
+        tail = run.tails.get(level.name, LevelState())
         top = ladder.above(level) is None
-        part = Part(level, file, tail.next - 1 if top else tail.rolled)
-        await _copy_level(store, RunKeys(run.run_id), part, tail.next - 1)
+        part = LevelSnapshot(level, file, tail.next - 1 if top else tail.rolled)
+        await _copy_level(repository, RunKeys(run.run_id), part, tail.next - 1)
         parts.append(part)
     begins = serves_from(ladder, [part.trimmed for part in parts])
     for at, part in enumerate(parts):
@@ -75,23 +75,23 @@ async def copy(store: Store, run: RunRecord, ladder: Ladder, file: BinaryIO) -> 
     return parts[::-1]
 
 
-async def _copy_level(store: Store, keys: RunKeys, part: Part, last: int) -> None:
+async def _copy_level(repository: RunRepository, keys: RunKeys, part: LevelSnapshot, last: int) -> None:
     count, after = 16, 0
     while after < last:
-        page = await store.redis.entries_between(keys.history(part.level.name), after, last, count)
+        page = await repository.redis.entries_between(keys.history(part.level.name), after, last, count)
         if not page:
-            raise OvertakenError
+            raise SnapshotOverrun
         if after == 0:
             # Read after the page: what is trimmed by now is missing from this level, or there all the same.
-            (trimmed,) = await store.redis.fields([(keys.run, f"trimmed:{part.level.name}")])
+            (trimmed,) = await repository.redis.fields([(keys.run, f"trimmed:{part.level.name}")])
             part.trimmed = -1 if trimmed is None else int(trimmed)
             after = page[0][0] - 1
             if after > part.rolled:
-                raise OvertakenError  # went with what was not in the coarser level when that was looked at
+                raise SnapshotOverrun  # went with what was not in the coarser level when that was looked at
         size = 0
         for entry, fields in page:
             if entry != after + 1:
-                raise OvertakenError
+                raise SnapshotOverrun
             data = fields[b"block"]
             part.entries.append((entry, part.file.tell(), len(data)))
             part.file.write(data)
@@ -102,7 +102,7 @@ async def _copy_level(store: Store, keys: RunKeys, part: Part, last: int) -> Non
             count = max(1, count // 2)
 
 
-def serves_from(ladder: Ladder, trimmed: Sequence[int]) -> list[int]:
+def serves_from(ladder: RollupScheme, trimmed: Sequence[int]) -> list[int]:
     """Per level, finest first, the first step that it tells; it goes on to where the finer one begins.
 
     trimmed: per level the last step that may have been dropped. A level begins where a bucket of the next one does, so

@@ -17,13 +17,13 @@ from redis.exceptions import RedisError
 
 from steadynorm_contract import __version__
 
-__all__ = ["Meters"]
+__all__ = ["ServerMetrics"]
 
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Meters:
+class ServerMetrics:
     """This process' own metrics. `own`: where further ones are registered; `registry`: what is told."""
 
     def __init__(self, dashboard_url: str | None = None) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from steadynorm_contract.runs import RunState
 from steadynorm_contract.telemetry import ROW_COLUMNS
 from steadynorm_server.metrics.exposition import Observed, render
-from steadynorm_server.metrics.instruments import Meters
+from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.runs.parameter_names import AT_ONCE
-from steadynorm_server.runs.queries import Reader
+from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.telemetry import spike_ratios
 
 __all__ = ["CONTENT_TYPE", "Observed", "exposition", "gather"]
@@ -24,23 +24,23 @@ __all__ = ["CONTENT_TYPE", "Observed", "exposition", "gather"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def gather(store: Store, reader: Reader, top: int, forget_after_s: float) -> list[Observed]:
+async def gather(repository: RunRepository, reader: RunQueries, top: int, forget_after_s: float) -> list[Observed]:
     """All runs that have not ended and were heard of within forget_after_s."""
-    runs = await store.all()
-    await store.note_silence(runs)
-    now = store.clock()
+    runs = await repository.all()
+    await repository.mark_stalled(runs)
+    now = repository.clock()
     shown = [run for run in runs if run.state == RunState.RUNNING and run.silent_s(now) <= forget_after_s]
     observed = []
     for start in range(0, len(shown), AT_ONCE):
         some = shown[start : start + AT_ONCE]
-        tables = await store.names.of(store.redis, some) if top else [[] for _ in some]
+        tables = await repository.names.of(repository.redis, some) if top else [[] for _ in some]
         for run, names in zip(some, tables, strict=True):
             highest = await _highest_ratios(reader, run, names, top) if names else {}
             observed.append(Observed(run, highest, run.info.parameters - len(highest)))
     return observed
 
 
-async def _highest_ratios(reader: Reader, run: RunRecord, names: Sequence[str], top: int) -> dict[str, float]:
+async def _highest_ratios(reader: RunQueries, run: RunRecord, names: Sequence[str], top: int) -> dict[str, float]:
     found: Mapping[int, float]
     if top <= spike_ratios.KEPT:
         found = spike_ratios.highest(run.ratios, top)
@@ -53,6 +53,6 @@ async def _highest_ratios(reader: Reader, run: RunRecord, names: Sequence[str], 
     return {names[at]: ratio for at, ratio in found.items()}
 
 
-def exposition(runs: Sequence[Observed], meters: Meters) -> bytes:
+def exposition(runs: Sequence[Observed], meters: ServerMetrics) -> bytes:
     """Everything as Prometheus' text format."""
     return render(runs) + meters.exposition(sum(each.omitted for each in runs))

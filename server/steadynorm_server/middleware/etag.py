@@ -10,14 +10,14 @@ import hashlib
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Conditional", "matches"]
+__all__ = ["ETagMiddleware", "matches"]
 
 _PREFIX = "/api/"
 _KEPT = {b"etag", b"cache-control", b"location", b"vary"}
 """Headers of a 304, as RFC 9110 wants them."""
 
 
-class Conditional:
+class ETagMiddleware:
     """ASGI middleware for JSON answers to GET. An ETag that a route sets itself stays."""
 
     def __init__(self, app: ASGIApp) -> None:

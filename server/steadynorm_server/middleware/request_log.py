@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:  # which needs our problems, and they need the request's id
-    from steadynorm_server.metrics.instruments import Meters
+    from steadynorm_server.metrics.instruments import ServerMetrics
 
 __all__ = ["install", "request_id"]
 
@@ -32,7 +32,7 @@ def request_id(scope: Mapping[str, Any]) -> str | None:
     return found
 
 
-def install(app: FastAPI, meters: Meters) -> None:
+def install(app: FastAPI, meters: ServerMetrics) -> None:
     """Name, time and log all requests of `app`."""
     build = app.build_middleware_stack
 
@@ -45,7 +45,7 @@ def install(app: FastAPI, meters: Meters) -> None:
 class _Requests:
     """A plain ASGI wrapper: BaseHTTPMiddleware would buffer bodies and hide disconnects."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+    def __init__(self, app: ASGIApp, meters: ServerMetrics) -> None:
         self._app = app
         self._meters = meters
 

@@ -18,7 +18,7 @@ from steadynorm_server.background import background
 from steadynorm_server.redis.client import Connection
 from steadynorm_server.redis.keys import CHANGES
 
-__all__ = ["ANSWER_S", "QUIET_S", "Changes"]
+__all__ = ["ANSWER_S", "QUIET_S", "ChangeNotifier"]
 
 QUIET_S = 5.0
 """A subscription that said nothing for so long is asked whether it lives."""
@@ -28,7 +28,7 @@ _AT_ONCE = 100
 _PAUSE_S = 0.05
 
 
-class Changes:
+class ChangeNotifier:
     """Wakes whoever watches a run.
 
     waits: told +1 and -1 as watchers come and go. quiet_s, answer_s: how soon a subscription that hangs is noticed.

@@ -20,9 +20,9 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as StoreTimeout
 
 from steadynorm_server.redis.keys import PROBE
-from steadynorm_server.redis.limiter import Turns
+from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
-__all__ = ["Connection", "Fields", "Script", "Timed", "takes_no_writes"]
+__all__ = ["Connection", "Fields", "Script", "Timed", "is_write_refused"]
 
 # Version 2 of the protocol gives the same shapes from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
@@ -63,7 +63,7 @@ class Connection:
         # Reads that wait have a pool of their own: they must not run into the socket's timeout, nor take all there is.
         self._waiting: Any = Redis.from_pool(_pool(url, 4, None))
         self._timed = timed
-        self._turns = Turns(_MAX_CONNECTIONS, _WITHIN_S)
+        self._turns = ConcurrencyLimiter(_MAX_CONNECTIONS, _WITHIN_S)
         folder = resources.files(__package__).joinpath("scripts")
         self._scripts = {
             name.name.removesuffix(".lua"): self._client.register_script(name.read_text("utf-8"))
@@ -222,7 +222,7 @@ class Connection:
         return subscription
 
 
-def takes_no_writes(error: ResponseError) -> bool:
+def is_write_refused(error: ResponseError) -> bool:
     """Whether a store said that it is read-only, full or the like; the rest would be a bug of ours."""
     if isinstance(error, OutOfMemoryError | ReadOnlyError):
         return True

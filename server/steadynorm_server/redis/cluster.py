@@ -30,9 +30,9 @@ from redis.exceptions import ConnectionError as StoreAway
 from steadynorm_server.redis import client
 from steadynorm_server.redis.client import Connection, Timed
 from steadynorm_server.redis.keys import PROBE
-from steadynorm_server.redis.limiter import Turns
+from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
-__all__ = ["SCHEMES", "Address", "Batch", "ClusterConnection", "Slots", "connection_to"]
+__all__ = ["SCHEMES", "Address", "Batch", "ClusterConnection", "ClusterRouter", "connection_to"]
 
 
 _SLOTS = 16384
@@ -46,7 +46,7 @@ Address = tuple[str, int]
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, ClusterDownError)
 
 
-class Slots:
+class ClusterRouter:
     """A client whose commands go to the master that holds their first key: `await slots.hgetall(key)`.
 
     seeds: addresses of nodes, some of which may be away. dial: makes a client of one node.
@@ -198,7 +198,7 @@ class Slots:
 class Batch:
     """A pipeline over many slots: `async with slots.pipeline() as batch:`, commands, `await batch.execute()`."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: ClusterRouter) -> None:
         self._slots = slots
         self._commands: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
 
@@ -217,12 +217,12 @@ class Batch:
 
     async def execute(self) -> list[Any]:
         """All answers, in order. Raises the first error."""
-        answers: list[Any] = [None] * len(self._commands)
+        responses: list[Any] = [None] * len(self._commands)
         groups = await self._slots.group([key for _, key, _, _ in self._commands])
-        await asyncio.gather(*(self._send(places, answers) for places in groups.values()))
-        return answers
+        await asyncio.gather(*(self._send(places, responses) for places in groups.values()))
+        return responses
 
-    async def _send(self, places: list[int], answers: list[Any]) -> None:
+    async def _send(self, places: list[int], responses: list[Any]) -> None:
         first = self._commands[places[0]][1]
 
         async def all_of_them(node: Any) -> list[Any]:
@@ -242,7 +242,7 @@ class Batch:
                 answer = await getattr(self._slots, command)(key, *args, **options)
             if isinstance(answer, Exception):
                 raise answer
-            answers[at] = answer
+            responses[at] = answer
 
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
@@ -266,14 +266,14 @@ class ClusterConnection(Connection):
 
     def __init__(self, url: str, timed: Timed = contextlib.nullcontext) -> None:
         self._parts = urlsplit(url)
-        self._client: Any = Slots(_seeds(url), lambda node: self._dial(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
+        self._client: Any = ClusterRouter(_seeds(url), lambda node: self._dial(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
         folder = resources.files(__package__).joinpath("scripts")
         self._scripts: Any = {
             name.name.removesuffix(".lua"): _Script(self._client, name.read_text("utf-8")) for name in folder.iterdir()
         }
         self._timed = timed
         # Each master's pool makes its own callers wait: those of a master that hangs must not be in the others' way.
-        self._turns = Turns(sys.maxsize, client._WITHIN_S)
+        self._turns = ConcurrencyLimiter(sys.maxsize, client._WITHIN_S)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -319,7 +319,7 @@ class ClusterConnection(Connection):
 class _Script:
     """A script that a master gets when it meets it first. `SCRIPT LOAD` would need all masters to be there."""
 
-    def __init__(self, slots: Slots, text: str) -> None:
+    def __init__(self, slots: ClusterRouter, text: str) -> None:
         self._slots = slots
         self._text = text
         self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

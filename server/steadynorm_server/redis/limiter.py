@@ -12,13 +12,13 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
-__all__ = ["Turns"]
+__all__ = ["ConcurrencyLimiter"]
 
 PATIENCE_S = 20.0
 """Longer than that nobody waits: agents ask again after about as long."""
 
 
-class Turns:
+class ConcurrencyLimiter:
     """at_once: turns that are taken at a time. within_s: a store that answered nobody for so long is taken for away.
 
     clock: monotonic seconds.

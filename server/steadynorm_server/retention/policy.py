@@ -18,14 +18,14 @@ import msgspec
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.retention import Retention, RetentionChange, RetentionLimits, RetentionUpdate
 from steadynorm_contract.settings import FieldError
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, edit
 from steadynorm_server.settings.service import check_reason
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
 __all__ = ["FIELD", "Limits", "forget_old", "replace", "shown"]
 
@@ -56,7 +56,7 @@ class Limits:
     keep_days: float | None = None
 
     @staticmethod
-    def of(settings: ServerSettings) -> Limits:
+    def of(settings: ServerConfig) -> Limits:
         """From the server's settings: without a ceiling the default is one, and no ceiling is below it."""
         ceiling = max(settings.run_mib, settings.run_mib_ceiling or settings.run_mib)
         return Limits(settings.run_mib, ceiling, settings.retention_days)
@@ -97,13 +97,15 @@ def shown(run: RunRecord, limits: Limits) -> Retention:
     )
 
 
-async def replace(store: Store, run_id: str, wanted: RetentionUpdate, limits: Limits, created_by: str) -> Retention:
+async def replace(
+    repository: RunRepository, run_id: str, wanted: RetentionUpdate, limits: Limits, created_by: str
+) -> Retention:
     """Set a run's own limits, both of them. What is so already is no change, and no new revision.
 
     Raises RunNotFound, and problems: 412 when somebody was faster, 422.
     """
     for _ in range(ATTEMPTS):
-        run = await store.find(run_id)
+        run = await repository.find(run_id)
         _check(wanted, limits)
         known, own = _stored(run), RetentionLimits(wanted.max_mib, wanted.keep_days)
         if wanted.revision is not None and wanted.revision != known.revision:
@@ -114,22 +116,22 @@ async def replace(store: Store, run_id: str, wanted: RetentionUpdate, limits: Li
             )
         if own == known.own:
             return shown(run, limits)
-        change = RetentionChange(store.clock(), created_by, wanted.reason, known.own, own)
+        change = RetentionChange(repository.clock(), created_by, wanted.reason, known.own, own)
         changed = _Stored(known.revision + 1, own, [change, *known.changes[: _SHOWN - 1]])
-        if await edit(store, run, FIELD, encode_json(changed)):
+        if await edit(repository, run, FIELD, encode_json(changed)):
             _log.warning("run %s: its retention was set to %s by %r", run_id, _told(own), created_by)
-            return shown(await store.find(run_id), limits)
+            return shown(await repository.find(run_id), limits)
     raise busy(run_id)
 
 
-async def forget_old(store: Store, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
+async def forget_old(repository: RunRepository, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
     """Remove those of `runs` whose time has come. Returns their ids.
 
     One that is heard of meanwhile, paused, or given more time stays, also where several processes sweep.
     """
-    now = store.clock()
+    now = repository.clock()
     due = [run for run in runs if (at := limits.expires(run)) is not None and at < now]
-    gone = [run.run_id for run in due if await store.forget(run)]
+    gone = [run.run_id for run in due if await repository.forget(run)]
     if gone:
         _log.info("%d runs were removed, silent for longer than they are kept: %s", len(gone), ", ".join(gone[:10]))
     return gone

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.rollups import ROWS, SCALARS
 
-__all__ = ["keep_within", "trim"]
+__all__ = ["enforce_size_limit", "trim"]
 
 _MIB = 2**20
 _AIM = 7 / 8  # of the limit: between two looks a run goes on
@@ -33,16 +33,16 @@ _LEVELS = sorted(
 _log = logging.getLogger(__name__)
 
 
-async def keep_within(store: Store, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
+async def enforce_size_limit(repository: RunRepository, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
     """Trim those of `runs` that take more than they may. Returns their ids."""
     large = [(run, limit) for run in runs if run.store_bytes > (limit := int(limits.mib(run) * _MIB))]
-    found = [run.run_id for run, limit in large if await trim(store, run, limit)]
+    found = [run.run_id for run, limit in large if await trim(repository, run, limit)]
     if found:
         _log.info("%d runs took more than they may and were trimmed: %s", len(found), ", ".join(found[:10]))
     return found
 
 
-async def trim(store: Store, run: RunRecord, limit: int) -> int:
+async def trim(repository: RunRepository, run: RunRecord, limit: int) -> int:
     """Drop the oldest of the finest history until `run` takes seven eighths of `limit` bytes. Returns how many entries.
 
     What is not in a coarser level yet stays, and so does a level's newest entry: a limit may be too low for a run.
@@ -52,6 +52,8 @@ async def trim(store: Store, run: RunRecord, limit: int) -> int:
     levels = [text for level, top in _LEVELS for text in (level.name, int(top))]
     streams = [keys.history(level.name) for level, _ in _LEVELS]
     total = 0
-    while dropped := await store.redis.script("trim", [keys.run, *streams], room, int(room * _KEPT), _AT_ONCE, *levels):
+    while dropped := await repository.redis.script(
+        "trim", [keys.run, *streams], room, int(room * _KEPT), _AT_ONCE, *levels
+    ):
         total += dropped
     return total

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.timeseries.peaks import Peaks
 
-__all__ = ["Known", "Recent"]
+__all__ = ["CachedRun", "RunCache"]
 
 _RECORD_BYTES = 16_384  # of a decoded hash, generously
 
 
 @dataclass(slots=True)
-class Known:
+class CachedRun:
     """A run and, once a batch with rows needed them, its peaks."""
 
     run: RunRecord
@@ -27,21 +27,21 @@ class Known:
     fresh: bool = True  # read from the store just now, so what it says needs no second look
 
 
-class Recent:
+class RunCache:
     """Bounded by the memory that it takes; what was used longest ago goes first."""
 
     def __init__(self, max_bytes: int = 48 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._runs: OrderedDict[str, Known] = OrderedDict()
+        self._runs: OrderedDict[str, CachedRun] = OrderedDict()
 
-    def take(self, run_id: str) -> Known | None:
+    def take(self, run_id: str) -> CachedRun | None:
         """What is known of a run. It is gone from here until it is put back: two batches never work on one record."""
         if (known := self._runs.pop(run_id, None)) is not None:
             self._bytes -= _size(known)
         return known
 
-    def put(self, known: Known) -> None:
+    def put(self, known: CachedRun) -> None:
         """Keep what was just committed."""
         self.take(known.run.run_id)
         known.fresh = False
@@ -51,5 +51,5 @@ class Recent:
             self._bytes -= _size(self._runs.popitem(last=False)[1])
 
 
-def _size(known: Known) -> int:
+def _size(known: CachedRun) -> int:
     return _RECORD_BYTES + (known.peaks.ratios.nbytes + known.peaks.spikes.nbytes if known.peaks else 0)

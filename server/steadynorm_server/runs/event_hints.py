@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["News"]
+__all__ = ["DirtyRuns"]
 
 _MAX = 10_000
 
 
-class News:
+class DirtyRuns:
     """Run ids, in this process' memory. A hint and no more: what is lost here is found by a look at all runs."""
 
     def __init__(self) -> None:

@@ -15,11 +15,11 @@ from steadynorm_contract.fleet import FleetResponse, FleetRun, FleetSort, LastCh
 from steadynorm_contract.runs import Health, RunState, RunSummary
 from steadynorm_server.errors import invalid
 from steadynorm_server.redis.keys import RunKeys
-from steadynorm_server.runs.pagination import Listing
-from steadynorm_server.runs.queries import Reader
+from steadynorm_server.runs.pagination import RunFilter
+from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
-from steadynorm_server.runs.sparklines import Sparks
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.sparklines import SparklineCache
 
 __all__ = ["Fleet", "trouble"]
 
@@ -46,15 +46,15 @@ class _Read:
 class Fleet:
     """Of one process. All runs are read at most every fresh_s seconds, a live run's lines every lines_fresh_s."""
 
-    def __init__(self, store: Store, fresh_s: float = 1.0, lines_fresh_s: float = 8.0) -> None:
-        self._store = store
+    def __init__(self, repository: RunRepository, fresh_s: float = 1.0, lines_fresh_s: float = 8.0) -> None:
+        self._store = repository
         self._fresh_s = fresh_s
-        self._reader = Reader(store)
-        self._sparks = Sparks(self._reader, lines_fresh_s)
+        self._reader = RunQueries(repository)
+        self._sparks = SparklineCache(self._reader, lines_fresh_s)
         self._reading = asyncio.Lock()
         self._last: _Read | None = None
 
-    async def answer(self, listing: Listing, sort: FleetSort, search: str, limit: int) -> FleetResponse:
+    async def answer(self, listing: RunFilter, sort: FleetSort, search: str, limit: int) -> FleetResponse:
         """The runs that `listing` takes (its order and pages are not looked at) and that hold each searched word.
 
         Raises a 422 problem for a search of more words than anybody types: each is looked for in all runs.

@@ -15,7 +15,7 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.runs import Health, RunList, RunState, RunSummary
 from steadynorm_server.errors import invalid
 
-__all__ = ["MAX_RUNS", "Listing", "Sort"]
+__all__ = ["MAX_RUNS", "RunFilter", "Sort"]
 
 MAX_RUNS = 1000
 """In one page. Without a limit there is one page with all of them."""
@@ -24,7 +24,7 @@ Sort = Literal["-started", "started", "name", "-name", "-last_seen", "last_seen"
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class RunFilter:
     """What is asked for. None and the empty tuple: whatever."""
 
     states: tuple[RunState, ...] = ()

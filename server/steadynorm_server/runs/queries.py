@@ -16,33 +16,33 @@ from steadynorm_contract.runs import RevisionState, RunDetail, RunList, RunSumma
 from steadynorm_contract.series import ParameterList, ParameterView, Series, SeriesResponse
 from steadynorm_contract.telemetry import ROW_COLUMNS, Parameter
 from steadynorm_server.redis.keys import RunKeys
-from steadynorm_server.runs.pagination import Listing
+from steadynorm_server.runs.pagination import RunFilter
 from steadynorm_server.runs.record import Outcome, RunRecord, StoredChange, detail, summary
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries import query
 from steadynorm_server.timeseries.blocks import Block, unpack
 from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.query import Pick, Span
-from steadynorm_server.timeseries.rollups import ROWS, Ladder
+from steadynorm_server.timeseries.rollups import ROWS, RollupScheme
 
-__all__ = ["Reader"]
+__all__ = ["RunQueries"]
 
 _MANY_PICKS = 64
 
 
-class Reader:
+class RunQueries:
     """Answers of the GET routes, from one store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, repository: RunRepository) -> None:
+        self._store = repository
 
-    async def runs(self, listing: Listing = Listing()) -> RunList:  # noqa: B008 # it is immutable
+    async def runs(self, listing: RunFilter = RunFilter()) -> RunList:  # noqa: B008 # it is immutable
         """A page of the runs. Raises a 422 problem for a bad cursor."""
         return listing.page(await self.summaries(await self._store.all()))
 
     async def summaries(self, runs: Sequence[RunRecord]) -> list[RunSummary]:
         """A row of GET /runs for each."""
-        await self._store.note_silence(runs)
+        await self._store.mark_stalled(runs)
         outcomes = await self._last_outcomes(runs)
         now, limit = self._store.clock(), self._store.stalled_after_s
         return [summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)]
@@ -50,7 +50,7 @@ class Reader:
     async def run(self, run_id: str) -> RunDetail:
         """One run."""
         run = await self._store.find(run_id)
-        await self._store.note_silence([run])
+        await self._store.mark_stalled([run])
         (outcome,) = await self._last_outcomes([run])
         return detail(run, outcome, self._store.clock(), self._store.stalled_after_s)
 
@@ -76,7 +76,7 @@ class Reader:
         return SeriesResponse({pick.name: found[pick.name] for pick in picks})
 
     async def _bucket(
-        self, run: RunRecord, ladder: Ladder, picks: Sequence[Pick], span: Span, whole: bool
+        self, run: RunRecord, ladder: RollupScheme, picks: Sequence[Pick], span: Span, whole: bool
     ) -> dict[str, Series]:
         level = query.choose(ladder, run.trimmed, span, whole)
         # The chosen level, then all finer ones for what it does not contain yet.
@@ -117,7 +117,7 @@ class Reader:
     async def events(self, run_id: str, limit: int, cursor: str | None = None) -> EventList:
         """Events, newest first, those before the cursor."""
         run = await self._store.find(run_id)
-        await self._store.note_silence([run])
+        await self._store.mark_stalled([run])
         entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit + 1, cursor)
         return EventList(
             [

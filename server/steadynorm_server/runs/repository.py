@@ -19,28 +19,28 @@ from steadynorm_contract.telemetry import Desired, Parameter, TelemetryAck, Tele
 from steadynorm_server.auth.tokens import Principal
 from steadynorm_server.automation import execution, rule_evaluation
 from steadynorm_server.errors import ProblemError, RunNotFound
-from steadynorm_server.redis.change_feed import Changes
-from steadynorm_server.redis.client import Timed, takes_no_writes
+from steadynorm_server.redis.change_feed import ChangeNotifier
+from steadynorm_server.redis.client import Timed, is_write_refused
 from steadynorm_server.redis.cluster import connection_to
 from steadynorm_server.redis.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
-from steadynorm_server.runs.cache import Known, Recent
-from steadynorm_server.runs.event_hints import News
+from steadynorm_server.runs.cache import CachedRun, RunCache
+from steadynorm_server.runs.event_hints import DirtyRuns
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.parameter_names import Names
 from steadynorm_server.runs.record import RunRecord, stalled_event
 from steadynorm_server.telemetry import spike_ratios
-from steadynorm_server.telemetry.ingest import Addition, work_out
+from steadynorm_server.telemetry.ingest import IngestPlan, plan_batch
 from steadynorm_server.telemetry.validation import check_batch
 from steadynorm_server.timeseries.blocks import Block, unpack
 from steadynorm_server.timeseries.peaks import Peaks
-from steadynorm_server.timeseries.rollups import ROWS, SCALARS, HistoryMovedError, Level
+from steadynorm_server.timeseries.rollups import ROWS, SCALARS, HistoryMovedError, Resolution
 
-__all__ = ["MAX_EVENTS", "Store", "other_incarnation"]
+__all__ = ["MAX_EVENTS", "RunRepository", "other_incarnation"]
 
 _ATTEMPTS = 8
 
 
-class Store:
+class RunRepository:
     """One process's way to the runs. `async with Store(url).opened():` around its use.
 
     clock: Unix seconds; tests bring their own. timed: makes a context around each round trip. waits: told of
@@ -58,16 +58,16 @@ class Store:
         self.redis = connection_to(url, timed)
         self.stalled_after_s = stalled_after_s
         self.clock = clock
-        self.changes = Changes(self.redis, waits)
-        self.news = News()
-        self._recent = Recent()
+        self.changes = ChangeNotifier(self.redis, waits)
+        self.news = DirtyRuns()
+        self._recent = RunCache()
         self.names = Names()
         self._tables: dict[str, list[Parameter]] = {}
         self.budgets: Callable[[RunRecord], float] = lambda _: 1.0
         """Factor on the bytes that each level of a run's history may take."""
 
     @contextlib.asynccontextmanager
-    async def opened(self) -> AsyncIterator[Store]:
+    async def opened(self) -> AsyncIterator[RunRepository]:
         """Listens to changes meanwhile, closes the connections at the end."""
         try:
             async with self.changes.running():
@@ -147,7 +147,7 @@ class Store:
         """Store a batch once, however often it comes. Raises RunNotFound, 409 for an old incarnation, 422."""
         known = self._recent.take(run_id)
         for _ in range(_ATTEMPTS):
-            known = known or Known(await self.find(run_id))
+            known = known or CachedRun(await self.find(run_id))
             run = known.run
             sender.require_run(run.name)
             check_batch(batch, run.info.parameters)
@@ -155,7 +155,7 @@ class Store:
                 if (desired := await self._add(known, batch)) is not None:
                     self._recent.put(known)
                     if execution.is_due(run):
-                        desired = await execution.carry_out(self, run)
+                        desired = await execution.run_due_actions(self, run)
                     return TelemetryAck(batch.sequence, desired)
             elif known.fresh:
                 if batch.incarnation != run.incarnation:
@@ -168,14 +168,14 @@ class Store:
             503, f"run {run_id} is being written by many at once; try again.", headers={"Retry-After": "1"}
         )
 
-    async def _add(self, known: Known, batch: TelemetryBatch) -> Desired | None:
+    async def _add(self, known: CachedRun, batch: TelemetryBatch) -> Desired | None:
         """Commit a batch and move `known` on; returns None when the run is not what it was taken for."""
         run = known.run
         keys, expected = RunKeys(run.run_id), run.expected()
         if batch.rows and known.peaks is None:
             known.peaks = Peaks.decode(await self.redis.get(keys.peaks), run.info.parameters)
 
-        async def read(level: Level, after: int) -> list[Block]:
+        async def read(level: Resolution, after: int) -> list[Block]:
             return [
                 unpack(fields[b"block"]) for fields in await self.redis.entries_after(keys.history(level.name), after)
             ]
@@ -185,7 +185,7 @@ class Store:
 
         now = self.clock()
         try:
-            addition = await work_out(run, batch, known.peaks, names, read, now, self.stalled_after_s)
+            addition = await plan_batch(run, batch, known.peaks, names, read, now, self.stalled_after_s)
         except HistoryMovedError:
             return None
         if batch.rows:
@@ -208,7 +208,7 @@ class Store:
         run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
         return run.wanted()
 
-    async def note_silence(self, runs: Sequence[RunRecord]) -> None:
+    async def mark_stalled(self, runs: Sequence[RunRecord]) -> None:
         """Write the `stalled` event of runs that fell silent, unless somebody did. A store may refuse it for now."""
         now = self.clock()
         for run in runs:
@@ -227,7 +227,7 @@ def _another_time() -> Iterator[None]:
     try:
         yield
     except ResponseError as error:
-        if not takes_no_writes(error):
+        if not is_write_refused(error):
             raise
 
 
@@ -237,7 +237,7 @@ def _all_keys(run_id: str) -> list[str]:
     return [keys.run, keys.parameters, keys.peaks, keys.events, keys.audit, keys.outcomes, *streams]
 
 
-def _plan(addition: Addition, budgets: float) -> dict[str, object]:
+def _plan(addition: IngestPlan, budgets: float) -> dict[str, object]:
     fields: Mapping[str, str | bytes] = addition.fields
     plan: dict[str, object] = {
         "set": [text if isinstance(text, str) else text.decode() for pair in fields.items() for text in pair],

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from steadynorm_contract.fleet import Spark
 from steadynorm_contract.series import Series
 from steadynorm_server.errors import RunNotFound
-from steadynorm_server.runs.queries import Reader
+from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["Sparks"]
+__all__ = ["SparklineCache"]
 
 POINTS = 40
 _NAMES = ("loss", "raw_norm")
@@ -39,10 +39,10 @@ class _Kept:
     lines: _Pair
 
 
-class Sparks:
+class SparklineCache:
     """Of one process and one store. fresh_s: how long the lines of a run that takes steps are kept."""
 
-    def __init__(self, reader: Reader, fresh_s: float) -> None:
+    def __init__(self, reader: RunQueries, fresh_s: float) -> None:
         self._reader = reader
         self._fresh_s = fresh_s
         self._kept: dict[str, _Kept] = {}

@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from steadynorm_server.runtime.process import die_with_parent
 
-__all__ = ["EmbeddedStoreError", "embedded_store", "find_binary"]
+__all__ = ["EmbeddedStoreError", "embedded_redis_server", "find_binary"]
 
 _MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
 _START_S = 60.0  # a long append-only file takes its time to load
@@ -48,7 +48,7 @@ def find_binary() -> Path:
 
 
 @contextlib.contextmanager
-def embedded_store(folder: Path, binary: Path | None = None) -> Iterator[str]:
+def embedded_redis_server(folder: Path, binary: Path | None = None) -> Iterator[str]:
     """Run a store in `folder` for as long as the block runs; gives its unix:// address. Raises EmbeddedStoreError.
 
     The child dies with the thread that enters the block: enter it from one that lives as long as the server does.

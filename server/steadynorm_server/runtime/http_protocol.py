@@ -12,13 +12,13 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["MAX_HEAD_BYTES", "HeadDeadline", "with_head_deadline"]
+__all__ = ["MAX_HEAD_BYTES", "RequestHeaderTimeout", "with_head_deadline"]
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request's line and headers together: the names of 64 series fit, percent-encoded."""
 
 
-class HeadDeadline(HttpToolsProtocol):
+class RequestHeaderTimeout(HttpToolsProtocol):
     """Uvicorn's protocol, which ends a connection whose next request has not come whole in time."""
 
     head_within_s = 10.0
@@ -91,6 +91,6 @@ class HeadDeadline(HttpToolsProtocol):
         self.transport.close()
 
 
-def with_head_deadline(seconds: float) -> type[HeadDeadline]:
+def with_head_deadline(seconds: float) -> type[RequestHeaderTimeout]:
     """A protocol class for `uvicorn.Config(http=…)`."""
-    return type("HeadDeadline", (HeadDeadline,), {"head_within_s": seconds})
+    return type("RequestHeaderTimeout", (RequestHeaderTimeout,), {"head_within_s": seconds})

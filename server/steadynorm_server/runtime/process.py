@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["Child", "die_with_parent", "follow"]
+__all__ = ["ManagedProcess", "die_with_parent", "follow"]
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
@@ -34,7 +34,7 @@ def die_with_parent() -> Callable[[], None] | None:
     return functools.partial(follow, os.getpid()) if _LIBC is not None else None
 
 
-class Child:
+class ManagedProcess:
     """Starts at once. In a session of its own, so that a terminal's Ctrl-C reaches only the parent, which then ends
     its children in the right order.
 

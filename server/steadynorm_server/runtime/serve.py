@@ -22,10 +22,10 @@ import uvicorn
 from steadynorm_contract.discovery import ServerAddress
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import TokenError, Tokens, local_token
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_store
+from steadynorm_server.config import ServerConfig
+from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_redis_server
 from steadynorm_server.runtime.http_protocol import with_head_deadline
-from steadynorm_server.runtime.workers import WorkersError, keep_working, shared_socket
+from steadynorm_server.runtime.workers import WorkersError, shared_socket, supervise
 from steadynorm_server.webhooks.config import WebhookError, read_webhooks
 
 __all__ = ["ServeError", "serve"]
@@ -35,7 +35,7 @@ class ServeError(Exception):
     """The server cannot start. The text says why and what to do."""
 
 
-def serve(settings: ServerSettings) -> None:
+def serve(settings: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start.
 
     Starts the embedded store in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
@@ -70,7 +70,7 @@ def serve(settings: ServerSettings) -> None:
 
         try:
             if shared:  # our socket is bound, which keeps the port, and never listens
-                keep_working(_work, settings.model_copy(update={"port": port}), store_url, ready)
+                supervise(_work, settings.model_copy(update={"port": port}), store_url, ready)
             else:
                 _run(settings, listener, store_url, tokens, ready)
         except WorkersError as error:
@@ -79,7 +79,7 @@ def serve(settings: ServerSettings) -> None:
             _remove(file, address)
 
 
-def _work(settings: ServerSettings, store_url: str, ready: Callable[[], None]) -> None:
+def _work(settings: ServerConfig, store_url: str, ready: Callable[[], None]) -> None:
     """What each of several workers does."""
     try:
         tokens, _ = _tokens(settings, settings.data.expanduser())
@@ -90,7 +90,7 @@ def _work(settings: ServerSettings, store_url: str, ready: Callable[[], None]) -
         raise SystemExit(1) from None
 
 
-def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
+def _tokens(settings: ServerConfig, data: Path) -> tuple[Tokens, str | None]:
     """The known tokens, and the user's own one where none are configured."""
     if (configured := Tokens.configured(settings)) is not None:
         return configured, None
@@ -103,7 +103,7 @@ def _tokens(settings: ServerSettings, data: Path) -> tuple[Tokens, str | None]:
     return Tokens.single(token), token
 
 
-def _require_encryption(settings: ServerSettings) -> None:
+def _require_encryption(settings: ServerConfig) -> None:
     """Tokens travel in headers: beyond this machine nobody may read them on the way."""
     cert, key = settings.tls_cert, settings.tls_key
     if (cert is None) != (key is None):
@@ -152,13 +152,13 @@ def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _store(settings: ServerSettings, data: Path) -> Iterator[str]:
+def _store(settings: ServerConfig, data: Path) -> Iterator[str]:
     if settings.redis_url:
         yield settings.redis_url
         return
     with contextlib.ExitStack() as stack:
         try:
-            url = stack.enter_context(embedded_store(data / "store"))
+            url = stack.enter_context(embedded_redis_server(data / "store"))
         except EmbeddedStoreError as error:
             raise ServeError(str(error)) from error
         yield url
@@ -196,14 +196,14 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _address(settings: ServerSettings, host: str, port: int) -> str:
+def _address(settings: ServerConfig, host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     scheme = "https" if settings.tls_cert else "http"
     return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
 def _run(
-    settings: ServerSettings, listener: socket.socket, store_url: str, tokens: Tokens, ready: Callable[[], None]
+    settings: ServerConfig, listener: socket.socket, store_url: str, tokens: Tokens, ready: Callable[[], None]
 ) -> None:
     try:
         app = create_app(settings, store_url, tokens)
@@ -223,14 +223,14 @@ def _run(
         limit_concurrency=settings.max_connections,
         lifespan="on",
     )
-    _collect_seldom()
+    tune_garbage_collection()
     server = _Server(config, ready, stop=lambda: app.state.stopping.set())
     server.run([listener])
     if not server.started:
         raise ServeError("the server did not start; the reason stands above.")
 
 
-def _collect_seldom() -> None:
+def tune_garbage_collection() -> None:
     """Garbage collection for a process in which thousands of requests wait: each collection visits them all.
 
     Cycles are rare here and small, so ten times as many objects may come in between.
@@ -240,7 +240,7 @@ def _collect_seldom() -> None:
     gc.set_threshold(10_000, 50, 50)
 
 
-def _announce(settings: ServerSettings, data: Path, address: str, token: str | None) -> None:
+def _announce(settings: ServerConfig, data: Path, address: str, token: str | None) -> None:
     query = f"?token={token}" if token else ""
     print(f"steadynorm server at {address}", file=sys.stderr)
     if settings.dashboard_url:

@@ -20,11 +20,11 @@ from multiprocessing.context import SpawnProcess
 
 from prometheus_client import multiprocess
 
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime import logging
 from steadynorm_server.runtime.process import follow
 
-__all__ = ["Work", "WorkersError", "keep_working", "shared_socket"]
+__all__ = ["Work", "WorkersError", "shared_socket", "supervise"]
 
 START_S = 60.0
 _BRIEFLY_S = 5.0
@@ -32,7 +32,7 @@ _BRIEFLY_S = 5.0
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 _SPAWN = multiprocessing.get_context("spawn")
 
-Work = Callable[[ServerSettings, str, Callable[[], None]], None]
+Work = Callable[[ServerConfig, str, Callable[[], None]], None]
 """Serves, given the settings, the store's address and what to call when it is ready. A function of a module."""
 
 
@@ -49,7 +49,7 @@ def shared_socket(family: socket.AddressFamily) -> socket.socket:
     return made
 
 
-def keep_working(work: Work, settings: ServerSettings, store_url: str, ready: Callable[[], None]) -> None:
+def supervise(work: Work, settings: ServerConfig, store_url: str, ready: Callable[[], None]) -> None:
     """Run settings.workers processes of `work` until an exception (of a signal) ends this; they end with it.
 
     ready: called once all answer. Raises WorkersError when one does not start.
@@ -69,7 +69,7 @@ def keep_working(work: Work, settings: ServerSettings, store_url: str, ready: Ca
 
 
 class _Worker:
-    def __init__(self, number: int, work: Work, settings: ServerSettings, store_url: str) -> None:
+    def __init__(self, number: int, work: Work, settings: ServerConfig, store_url: str) -> None:
         self._number = number
         self._given = work, settings, store_url
         self._process: SpawnProcess | None = None
@@ -141,7 +141,7 @@ def _metrics_folder() -> Iterator[None]:
             os.environ.pop(_DIRECTORY, None)
 
 
-def _run(parent: int, said: Connection, work: Work, settings: ServerSettings, store_url: str) -> None:
+def _run(parent: int, said: Connection, work: Work, settings: ServerConfig, store_url: str) -> None:
     """What a worker's process does."""
     os.setsid()  # a Ctrl-C is for the parent, which ends us in order
     follow(parent)

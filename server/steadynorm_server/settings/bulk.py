@@ -14,7 +14,7 @@ from steadynorm_contract.settings import Settings, SettingsError, merge, resolve
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import RunKeys, is_run_id
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.service import change, check_reason
 
 __all__ = ["change_many", "select"]
@@ -25,7 +25,7 @@ _PATIENCE_S = 3.0
 """So long after the store failed for one run, further ones are still begun."""
 
 
-async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkResponse:
+async def change_many(repository: RunRepository, wanted: Bulk, actor: str) -> BulkResponse:
     """Preview a bulk change, or make it for the runs whose revision is still that of the preview.
 
     Every run is changed for itself: one that cannot be does not hold up the others, and where the store fails its row
@@ -41,11 +41,11 @@ async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkResponse:
             "a bulk change is made to what was previewed: send it with `dry_run` true first, then with the `revisions` "
             "of that answer.",
         )
-    runs = await select(store, wanted.select)
+    runs = await select(repository, wanted.select)
     rows = [_preview(run, wanted) for run in runs]
     if wanted.dry_run or wanted.revisions is None:
         return BulkResponse(True, rows, _revisions(rows))
-    done = await _apply_all(store, runs, rows, wanted, wanted.revisions, actor)
+    done = await _apply_all(repository, runs, rows, wanted, wanted.revisions, actor)
     known = {run.run_id for run in runs}
     gone = [
         BulkRow(
@@ -57,24 +57,24 @@ async def change_many(store: Store, wanted: Bulk, actor: str) -> BulkResponse:
     return BulkResponse(False, [*done, *gone], {})
 
 
-async def select(store: Store, selection: Selection) -> list[RunRecord]:
+async def select(repository: RunRepository, selection: Selection) -> list[RunRecord]:
     """The runs that match, newest first. Raises 422 problems for a selection of nothing or of too many."""
     if selection.name is None and not selection.tags and selection.run_ids is None:
         rule = "must name runs by name, tags or run_ids"
         raise invalid("select", rule, f'select {rule}: got none of them. Use {{"name": "*"}} if you mean every run.')
     if selection.run_ids is not None and len(selection.run_ids) > MAX_SELECTED:
         raise _too_many(len(selection.run_ids))
-    found = [run for run in await _candidates(store, selection) if _matches(run, selection)]
+    found = [run for run in await _candidates(repository, selection) if _matches(run, selection)]
     if len(found) > MAX_SELECTED:
         raise _too_many(len(found))
     return found
 
 
-async def _candidates(store: Store, selection: Selection) -> list[RunRecord]:
+async def _candidates(repository: RunRepository, selection: Selection) -> list[RunRecord]:
     if selection.run_ids is None:
-        return await store.all()
+        return await repository.all()
     ids = [run_id for run_id in dict.fromkeys(selection.run_ids) if is_run_id(run_id)]
-    stored = await store.redis.hashes([RunKeys(run_id).run for run_id in ids]) if ids else []
+    stored = await repository.redis.hashes([RunKeys(run_id).run for run_id in ids]) if ids else []
     return [RunRecord.decode(run_id, each) for run_id, each in zip(ids, stored, strict=True) if each]
 
 
@@ -108,7 +108,12 @@ def _preview(run: RunRecord, wanted: Bulk) -> BulkRow:
 
 
 async def _apply_all(
-    store: Store, runs: list[RunRecord], rows: list[BulkRow], wanted: Bulk, revisions: dict[str, int], actor: str
+    repository: RunRepository,
+    runs: list[RunRecord],
+    rows: list[BulkRow],
+    wanted: Bulk,
+    revisions: dict[str, int],
+    actor: str,
 ) -> list[BulkRow]:
     """What became of each run. Store errors are rows, too: an answer of 503 would not say which runs are changed.
 
@@ -124,7 +129,7 @@ async def _apply_all(
                     row, outcome=BulkOutcome.UNKNOWN, why="not tried: the store did not answer for others."
                 )
             try:
-                return await _apply(store, run, row, wanted, revisions.get(run.run_id), actor)
+                return await _apply(repository, run, row, wanted, revisions.get(run.run_id), actor)
             except RedisError as error:
                 failed.append((now(), error))
                 why = f"the store did not answer ({type(error).__name__}): read the run again."
@@ -136,14 +141,16 @@ async def _apply_all(
     return list(done)
 
 
-async def _apply(store: Store, run: RunRecord, row: BulkRow, wanted: Bulk, revision: int | None, actor: str) -> BulkRow:
+async def _apply(
+    repository: RunRepository, run: RunRecord, row: BulkRow, wanted: Bulk, revision: int | None, actor: str
+) -> BulkRow:
     if row.outcome is not BulkOutcome.CHANGE:
         return row
     if revision is None or revision != run.desired_revision:
         why = "it was not in the preview." if revision is None else f"it was previewed at revision {revision}."
         return msgspec.structs.replace(row, outcome=BulkOutcome.CONFLICT, why=why)
     try:
-        made = await change(store, run.run_id, Change(dict(row.after), wanted.reason), revision, actor)
+        made = await change(repository, run.run_id, Change(dict(row.after), wanted.reason), revision, actor)
     except RunNotFound as gone:
         return msgspec.structs.replace(row, outcome=BulkOutcome.NOT_FOUND, why=gone.detail)
     except ProblemError as problem:

@@ -17,14 +17,14 @@ from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.settings.service import check_reason, ended
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["ATTEMPTS", "busy", "check_order", "edit"]
+__all__ = ["ATTEMPTS", "busy", "edit", "validate_deferred_change"]
 
 ATTEMPTS = 8
 
 
-def check_order(run: RunRecord, settings: Mapping[str, object], reason: str) -> None:
+def validate_deferred_change(run: RunRecord, settings: Mapping[str, object], reason: str) -> None:
     """Whether a change can be meant for later. Raises SettingsError, and problems: 409 for an ended run, 422."""
     check_reason(reason)
     if not settings:
@@ -43,10 +43,12 @@ def check_order(run: RunRecord, settings: Mapping[str, object], reason: str) -> 
         raise ended(run.run_id, run.state)
 
 
-async def edit(store: Store, run: RunRecord, field: str, text: bytes, event: bytes = b"") -> bool:
+async def edit(repository: RunRepository, run: RunRecord, field: str, text: bytes, event: bytes = b"") -> bool:
     """Write the field, unless schedules or rules changed since `run` was read. Returns whether it was written."""
     keys = RunKeys(run.run_id)
-    answer = await store.redis.script("orders", [keys.run, keys.events], run.orders, field, text, event, MAX_EVENTS)
+    answer = await repository.redis.script(
+        "orders", [keys.run, keys.events], run.orders, field, text, event, MAX_EVENTS
+    )
     if answer == b"gone":
         raise RunNotFound(run.run_id)
     return bool(answer == b"ok")

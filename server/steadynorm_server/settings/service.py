@@ -21,9 +21,9 @@ from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.record import StoredChange
 
 if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import Store
+    from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["MAX_REASON", "Settling", "change", "check_reason", "desired_after", "ended"]
+__all__ = ["MAX_REASON", "AtomicSideEffect", "change", "check_reason", "ended", "wait_for_settings"]
 
 MAX_REASON = 500
 _LONG_WAIT_S = 10.0
@@ -31,7 +31,7 @@ _ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
-class Settling:
+class AtomicSideEffect:
     """What a change that a schedule or a rule makes settles in the same moment, or is not made: see `orders`."""
 
     orders: str  # as read: how often schedules and rules were written
@@ -40,8 +40,13 @@ class Settling:
     event: bytes
 
 
-async def desired_after(
-    store: Store, run_id: str, sender: Principal, revision: int | None, wait_s: float, stopping: asyncio.Event
+async def wait_for_settings(
+    repository: RunRepository,
+    run_id: str,
+    sender: Principal,
+    revision: int | None,
+    wait_s: float,
+    stopping: asyncio.Event,
 ) -> Desired:
     """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s.
 
@@ -51,11 +56,11 @@ async def desired_after(
     # Who began to wait together, as all do when a server was restarted, shall not all come again together.
     deadline = loop.time() + (wait_s if wait_s < _LONG_WAIT_S else random.uniform(0.75, 1.0) * wait_s)
     agent_waits = wait_s > 0 and Role.AGENT in sender.roles  # so it lives, even where it takes no steps
-    listens_until = store.clock() + wait_s if agent_waits else 0.0
-    with store.changes.watch(run_id) as changed:
+    listens_until = repository.clock() + wait_s if agent_waits else 0.0
+    with repository.changes.watch(run_id) as changed:
         while True:
             changed.clear()
-            wanted = await _wanted(store, run_id, sender, listens_until)
+            wanted = await _wanted(repository, run_id, sender, listens_until)
             left = deadline - loop.time()
             if revision is None or wanted.revision > revision or left <= 0 or stopping.is_set():
                 return wanted
@@ -63,14 +68,14 @@ async def desired_after(
             await _first(changed, stopping, timeout_s=left)
 
 
-async def _wanted(store: Store, run_id: str, sender: Principal, listens_until: float = 0.0) -> Desired:
+async def _wanted(repository: RunRepository, run_id: str, sender: Principal, listens_until: float = 0.0) -> Desired:
     """The desired settings alone: a small part of what `find` reads. Raises RunNotFound.
 
     listens_until: Unix seconds, where the run's agent asks, who is there until then.
     """
     if listens_until and sender.runs is not None:
-        await _wanted(store, run_id, sender)  # whose token is bound to other runs says nothing of this one
-    answer = is_run_id(run_id) and await store.redis.script("wanted", [RunKeys(run_id).run], repr(listens_until))
+        await _wanted(repository, run_id, sender)  # whose token is bound to other runs says nothing of this one
+    answer = is_run_id(run_id) and await repository.redis.script("wanted", [RunKeys(run_id).run], repr(listens_until))
     if not answer:
         raise RunNotFound(run_id)
     name, revision, settings = answer
@@ -79,13 +84,18 @@ async def _wanted(store: Store, run_id: str, sender: Principal, listens_until: f
 
 
 async def change(
-    store: Store, run_id: str, wanted: Change, revision: int, actor: str, settling: Settling | None = None
+    repository: RunRepository,
+    run_id: str,
+    wanted: Change,
+    revision: int,
+    actor: str,
+    settling: AtomicSideEffect | None = None,
 ) -> Desired:
     """Change the desired settings, provided that `revision` is the newest. A change of nothing makes no revision.
 
     Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster.
     """
-    run = await store.find(run_id)
+    run = await repository.find(run_id)
     check_reason(wanted.reason)
     if run.state != "running":
         raise ended(run_id, run.state)
@@ -98,7 +108,7 @@ async def change(
     changed = [name for name in was if was[name] != now[name]]
     entry = StoredChange(
         revision=revision + 1,
-        time=store.clock(),
+        time=repository.clock(),
         actor=actor,
         reason=wanted.reason,
         before={name: was[name] for name in changed},
@@ -109,7 +119,7 @@ async def change(
     settled = (settling.orders, settling.field, settling.text, settling.event, MAX_EVENTS) if settling else ()
     for _ in range(_ATTEMPTS):
         entry = _chained(run_id, entry, head)
-        answer = await store.redis.script(
+        answer = await repository.redis.script(
             "change",
             [keys.run, keys.audit, keys.outcomes, keys.events],
             *(str(revision), encode_json(after), encode_json(entry), MAX_AUDIT, CHANGES, run_id, head, entry.hash),
@@ -132,7 +142,7 @@ async def change(
         case [b"moved", newest]:
             raise _moved(run_id, revision, int(newest))
     if settling is not None:
-        store.news.note(run_id)
+        repository.news.note(run_id)
     return Desired(revision + 1, after)
 
 

@@ -32,13 +32,13 @@ from steadynorm_server.timeseries.blocks import Block
 from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.rollups import Append, Read
 
-__all__ = ["Addition", "work_out"]
+__all__ = ["IngestPlan", "plan_batch"]
 
 _PACE_BATCHES = 9
 
 
 @dataclass(slots=True)
-class Addition:
+class IngestPlan:
     """What a batch adds to its run."""
 
     fields: dict[str, str | bytes]  # of the main hash
@@ -53,7 +53,7 @@ Names = Callable[[], Awaitable[Sequence[str]]]
 """Reads the parameters' names, which few batches need."""
 
 
-async def work_out(
+async def plan_batch(
     run: RunRecord,
     batch: TelemetryBatch,
     peaks: Peaks | None,
@@ -61,12 +61,12 @@ async def work_out(
     read: Read,
     now: float,
     stalled_after_s: float,
-) -> Addition:
+) -> IngestPlan:
     """What `batch`, already checked, adds to `run`, whose progress and tails it moves on.
 
     peaks: as stored; needed only for a batch with rows. read: fetches blocks of the history that are not rolled yet.
     """
-    addition = Addition({}, [], {})
+    addition = IngestPlan({}, [], {})
     _return_from_silence(run, addition, now, stalled_after_s)
     _count_agent(run, batch, addition, now)
     _take_reports(run, batch, addition)
@@ -97,7 +97,7 @@ def _delay(run_id: str) -> float:
     return zlib.crc32(run_id.encode()) / 2**32
 
 
-def _return_from_silence(run: RunRecord, addition: Addition, now: float, stalled_after_s: float) -> None:
+def _return_from_silence(run: RunRecord, addition: IngestPlan, now: float, stalled_after_s: float) -> None:
     silent_s = now - float(run.stalled or run.last_seen)
     if not run.stalled:
         if run.silent_s(now) <= stalled_after_s:
@@ -109,7 +109,7 @@ def _return_from_silence(run: RunRecord, addition: Addition, now: float, stalled
     )
 
 
-def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now: float) -> None:
+def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: IngestPlan, now: float) -> None:
     progress = run.progress
     if progress.incarnation != batch.incarnation:
         progress.past_dropped += progress.agent.dropped
@@ -132,7 +132,7 @@ def _count_agent(run: RunRecord, batch: TelemetryBatch, addition: Addition, now:
     progress.agent = batch.counters
 
 
-def _take_notes(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> None:
+def _take_notes(run: RunRecord, batch: TelemetryBatch, addition: IngestPlan) -> None:
     for note in batch.notes:
         run.progress.rank_mismatches += note.kind is NoteKind.RANK_MISMATCH
         addition.events.append(
@@ -147,7 +147,7 @@ def _take_notes(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> No
         )
 
 
-def _take_reports(run: RunRecord, batch: TelemetryBatch, addition: Addition) -> None:
+def _take_reports(run: RunRecord, batch: TelemetryBatch, addition: IngestPlan) -> None:
     for report in batch.applied:
         rejected = report.outcome is RevisionOutcome.REJECTED
         addition.outcomes[report.revision] = Outcome(report.step, rejected, report.time, report.reason[:1000])
@@ -206,7 +206,7 @@ def _row_block(rows: ParameterRows, scalars: StepScalars | None, now: float) -> 
 
 
 async def _observe(
-    run: RunRecord, block: Block, addition: Addition, names: Names, batch_ids: Mapping[int, str]
+    run: RunRecord, block: Block, addition: IngestPlan, names: Names, batch_ids: Mapping[int, str]
 ) -> None:
     progress, steps = run.progress, block.steps
     column = {name: block.mean[at :: block.width] for at, name in enumerate(SCALAR_COLUMNS)}

@@ -17,7 +17,7 @@ from steadynorm_server.auth.tokens import Principal
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import CHANGES, INDEX, RunKeys
 from steadynorm_server.runs.record import Info
-from steadynorm_server.runs.repository import MAX_EVENTS, Store, other_incarnation
+from steadynorm_server.runs.repository import MAX_EVENTS, RunRepository, other_incarnation
 from steadynorm_server.settings.service import change
 from steadynorm_server.telemetry.validation import check_registration
 
@@ -26,12 +26,14 @@ __all__ = ["finish", "register"]
 _MAX_REASON = 500
 
 
-async def register(store: Store, registration: RunRegistration, sender: Principal) -> tuple[Registered, bool]:
+async def register(
+    repository: RunRepository, registration: RunRegistration, sender: Principal
+) -> tuple[Registered, bool]:
     """A new run, a new incarnation of a known one, or the same agent again. Returns whether it is new."""
     check_registration(registration)
     sender.require_run(registration.name)
     run_id = registration.run_id or _new_run_id(registration)
-    keys, now = RunKeys(run_id), store.clock()
+    keys, now = RunKeys(run_id), repository.clock()
     table = encode_json(registration.parameters)
     info = Info(
         parameters=len(registration.parameters),
@@ -64,7 +66,9 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
         "event": encode_json(began).decode(),
         "max_events": MAX_EVENTS,
     }
-    answer = await store.redis.script("register", [keys.run, keys.parameters, keys.events], encode_json(plan), table)
+    answer = await repository.redis.script(
+        "register", [keys.run, keys.parameters, keys.events], encode_json(plan), table
+    )
     # 422 and not 409: to register again, as a replaced agent does, would not help.
     match answer:
         case [b"name", name]:
@@ -77,39 +81,39 @@ async def register(store: Store, registration: RunRegistration, sender: Principa
             )
             raise invalid("parameters", "must be those of the known run", message)
     _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
-    store.news.note(run_id)
+    repository.news.note(run_id)
     # Also for a known run: the process that made it may have died before this line.
-    await store.redis.add_to_index(INDEX, {run_id: now})
+    await repository.redis.add_to_index(INDEX, {run_id: now})
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
     if succeeded == b"1":
-        desired = await _let_go_on(store, run_id, desired)
+        desired = await _let_go_on(repository, run_id, desired)
     stored = int(previous) if previous else None
     return Registered(run_id, int(incarnation), int(acknowledged), desired, stored), created == b"1"
 
 
-async def _let_go_on(store: Store, run_id: str, desired: Desired) -> Desired:
+async def _let_go_on(repository: RunRepository, run_id: str, desired: Desired) -> Desired:
     """Take back `stop` and `paused`, which were meant for the process before: whoever starts a run wants it to run."""
     released = {name: False for name in ("stop", "paused") if getattr(desired.settings, name)}
     if not released:
         return desired
     try:
         return await change(
-            store, run_id, Change(dict(released), "a new process took the run up"), desired.revision, "steadynorm"
+            repository, run_id, Change(dict(released), "a new process took the run up"), desired.revision, "steadynorm"
         )
     except ProblemError:  # an operator was faster: theirs holds, and reaches the agent as any change does
         return desired
 
 
-async def finish(store: Store, run_id: str, finish: RunFinish, sender: Principal) -> None:
+async def finish(repository: RunRepository, run_id: str, finish: RunFinish, sender: Principal) -> None:
     """End a run. Raises a 409 problem when another agent took it over."""
-    run = await store.find(run_id)
+    run = await repository.find(run_id)
     sender.require_run(run.name)
-    keys, now = RunKeys(run_id), store.clock()
+    keys, now = RunKeys(run_id), repository.clock()
     reason = finish.reason[:_MAX_REASON]
     message = f"the run {'was ' if finish.state == 'stopped' else ''}{finish.state}{f': {reason}' if reason else '.'}"
     event = Event(id="", kind=EventKind.ENDED, step=run.step, time=now, message=message)
     incarnation = "" if finish.incarnation is None else str(finish.incarnation)
-    answer = await store.redis.script(
+    answer = await repository.redis.script(
         "finish",
         [keys.run, keys.events],
         *(incarnation, finish.state.value, reason, repr(now), encode_json(event), MAX_EVENTS),
@@ -119,8 +123,8 @@ async def finish(store: Store, run_id: str, finish: RunFinish, sender: Principal
             raise RunNotFound(run_id)
         case [b"incarnation", known]:
             raise other_incarnation(run_id, finish.incarnation or 0, int(known))
-    store.news.note(run_id)
-    await store.redis.publish(CHANGES, run_id)
+    repository.news.note(run_id)
+    await repository.redis.publish(CHANGES, run_id)
 
 
 def _new_run_id(registration: RunRegistration) -> str:

@@ -16,7 +16,7 @@ from steadynorm_contract.series import Series
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS
 from steadynorm_server.errors import ProblemError, invalid
 from steadynorm_server.timeseries.blocks import Block, Column, runs_of
-from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Ladder, Level, targets
+from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Resolution, RollupScheme, targets
 
 __all__ = ["Pick", "Span", "bucket", "choose", "pick"]
 
@@ -45,7 +45,7 @@ class Pick:
     """One series by name: where its values are."""
 
     name: str
-    ladder: Ladder
+    ladder: RollupScheme
     take: Callable[[Block], Column]
 
 
@@ -87,7 +87,7 @@ def _row_column(block: Block, parameter: int, column: int, eps: float) -> Column
     return Column.raw(targets(means, rms, eps))
 
 
-def choose(ladder: Ladder, trimmed: Mapping[str, int], span: Span, whole: bool) -> Level:
+def choose(ladder: RollupScheme, trimmed: Mapping[str, int], span: Span, whole: bool) -> Resolution:
     """The level to read: raw where it still covers the span, else the finest that does.
 
     A coarser one is taken where the answer's buckets are wider anyway and nothing is cut at the ends: less to read.
@@ -101,7 +101,7 @@ def choose(ladder: Ladder, trimmed: Mapping[str, int], span: Span, whole: bool) 
     return ([level for level in covering if level.width <= span.width] or covering[:1])[-1]
 
 
-def bucket(level: Level, blocks: Sequence[Block], picks: Sequence[Pick], span: Span) -> dict[str, Series]:
+def bucket(level: Resolution, blocks: Sequence[Block], picks: Sequence[Pick], span: Span) -> dict[str, Series]:
     """One series per pick, from the blocks of `level` and of the finer levels that are not rolled into it yet."""
     steps, times, counts = array("q"), array("d"), array("I")
     columns = {each.name: Column.empty() for each in picks}

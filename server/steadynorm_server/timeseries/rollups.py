@@ -37,10 +37,10 @@ __all__ = [
     "SCALARS",
     "Append",
     "HistoryMovedError",
-    "Ladder",
-    "Level",
+    "LevelState",
     "Levels",
-    "Tail",
+    "Resolution",
+    "RollupScheme",
     "plan",
     "with_targets",
 ]
@@ -53,7 +53,7 @@ it is rolled as a column of its own; raw rows do without. Stored columns are onl
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class Resolution:
     """One resolution. Entries never cross a multiple of `tile` steps; a complete tile is rolled into the next level."""
 
     name: str
@@ -63,40 +63,40 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class RollupScheme:
     """The levels of one kind of record, finest first."""
 
-    levels: tuple[Level, ...]
+    levels: tuple[Resolution, ...]
     columns: tuple[str, ...]
 
-    def above(self, level: Level) -> Level | None:
+    def above(self, level: Resolution) -> Resolution | None:
         """The next coarser level."""
         at = self.levels.index(level) + 1
         return self.levels[at] if at < len(self.levels) else None
 
 
-SCALARS = Ladder(
+SCALARS = RollupScheme(
     (
-        Level("scalars1", 1, 256, 2 * _MIB),
-        Level("scalars16", 16, 4096, 4 * _MIB),
-        Level("scalars256", 256, 65_536, 4 * _MIB),
-        Level("scalars4096", 4096, 65_536, 4 * _MIB),
+        Resolution("scalars1", 1, 256, 2 * _MIB),
+        Resolution("scalars16", 16, 4096, 4 * _MIB),
+        Resolution("scalars256", 256, 65_536, 4 * _MIB),
+        Resolution("scalars4096", 4096, 65_536, 4 * _MIB),
     ),
     SCALAR_COLUMNS,
 )
 
-ROWS = Ladder(
+ROWS = RollupScheme(
     (
-        Level("rows1", 1, 256, 8 * _MIB),
-        Level("rows256", 256, 4096, 14 * _MIB),
-        Level("rows4096", 4096, 65_536, 14 * _MIB),
-        Level("rows65536", 65_536, 65_536, 8 * _MIB),
+        Resolution("rows1", 1, 256, 8 * _MIB),
+        Resolution("rows256", 256, 4096, 14 * _MIB),
+        Resolution("rows4096", 4096, 65_536, 14 * _MIB),
+        Resolution("rows65536", 65_536, 65_536, 8 * _MIB),
     ),
     ROW_COLUMNS,
 )
 
 
-class Tail(msgspec.Struct, array_like=True):
+class LevelState(msgspec.Struct, array_like=True):
     """Where a level stands. Kept in the run's hash; the read script knows that `rolled` is the second item."""
 
     next: int = 1  # id of the entry to come
@@ -106,7 +106,7 @@ class Tail(msgspec.Struct, array_like=True):
     newer: int = 0  # bytes of the others
 
 
-Levels = dict[str, Tail]
+Levels = dict[str, LevelState]
 """By the level's name."""
 
 
@@ -114,7 +114,7 @@ Levels = dict[str, Tail]
 class Append:
     """One entry to store. `first` and `last`: the steps that it may hold."""
 
-    level: Level
+    level: Resolution
     id: int
     first: int
     last: int
@@ -122,7 +122,7 @@ class Append:
     rolled: int  # last entry of the level that the next one contains: what may be dropped
 
 
-Read = Callable[[Level, int], Awaitable[list[Block]]]
+Read = Callable[[Resolution, int], Awaitable[list[Block]]]
 """The entries of a level after an id."""
 
 
@@ -132,16 +132,16 @@ class HistoryMovedError(Exception):
 
 class _Planner:
     def __init__(
-        self, ladder: Ladder, tails: Levels, read: Read, prepare: Callable[[Block], Block], delay: float
+        self, ladder: RollupScheme, tails: Levels, read: Read, prepare: Callable[[Block], Block], delay: float
     ) -> None:
         self.appends: list[Append] = []
         self._ladder, self._tails, self._read, self._prepare, self._delay = ladder, tails, read, prepare, delay
         for level in ladder.levels:
-            tails.setdefault(level.name, Tail())
+            tails.setdefault(level.name, LevelState())
         self._stored = {level.name: tails[level.name].next - 1 for level in ladder.levels}
         self._fresh: dict[str, list[Block]] = {level.name: [] for level in ladder.levels}  # only in this plan yet
 
-    async def add(self, level: Level, blocks: Sequence[Block]) -> None:
+    async def add(self, level: Resolution, blocks: Sequence[Block]) -> None:
         tail, above = self._tails[level.name], self._ladder.above(level)
         for block in blocks:
             tile = block.steps[0] // level.tile
@@ -164,12 +164,12 @@ class _Planner:
                 tail.newer += len(data)
             self._fresh[level.name].append(block)
 
-    def _is_due(self, level: Level, waiting: int, step: int) -> bool:
+    def _is_due(self, level: Resolution, waiting: int, step: int) -> bool:
         """Whether the tile that waits is rolled now: once `delay` of the next one has passed, at once if it is left."""
         tile, within = divmod(step, level.tile)
         return tile != waiting and not (tile == waiting + 1 and within < self._delay * level.tile)
 
-    async def _take_waiting(self, level: Level, kept: int | None) -> list[list[Block]]:
+    async def _take_waiting(self, level: Resolution, kept: int | None) -> list[list[Block]]:
         """What is not rolled yet, by tiles, without what is of tile `kept` at its end. Counts as rolled from here."""
         tail, fresh = self._tails[level.name], self._fresh[level.name]
         number = max(0, self._stored[level.name] - tail.rolled)
@@ -185,7 +185,7 @@ class _Planner:
 
 
 async def plan(
-    ladder: Ladder, tails: Levels, block: Block, read: Read, eps: float = 0.0, delay: float = 0.0
+    ladder: RollupScheme, tails: Levels, block: Block, read: Read, eps: float = 0.0, delay: float = 0.0
 ) -> list[Append]:
     """What to append so that `block` (raw) is part of the history. Moves `tails` on.
 

@@ -30,9 +30,9 @@ import msgspec
 
 from steadynorm_contract.discovery import is_loopback
 from steadynorm_contract.events import EventKind
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
-__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "host_of", "is_forbidden", "read", "read_webhooks"]
+__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "host_of", "is_blocked_host", "read", "read_webhooks"]
 
 
 _METADATA = {
@@ -47,7 +47,7 @@ def host_of(url: str) -> tuple[str, int]:
     return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def is_forbidden(host: str) -> bool:
+def is_blocked_host(host: str) -> bool:
     """Whether a host, by name or by address, is none that a message may go to."""
     if host.lower() in _METADATA:
         return True
@@ -56,7 +56,7 @@ def is_forbidden(host: str) -> bool:
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return is_forbidden(str(address.ipv4_mapped))
+        return is_blocked_host(str(address.ipv4_mapped))
     return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
@@ -105,7 +105,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     webhook: list[Webhook] = []
 
 
-def read_webhooks(settings: ServerSettings) -> list[Webhook]:
+def read_webhooks(settings: ServerConfig) -> list[Webhook]:
     """The webhooks that a server is configured with. Raises WebhookError."""
     return read(settings.webhooks_file) if settings.webhooks_file else []
 
@@ -170,7 +170,7 @@ def _check_url(entry: Webhook) -> None:
             f"webhook {entry.name}: plain HTTP is for loopback only, since everybody on the way can read it: got host "
             f"{host}. Write https://, or plain_http = true where the network is yours alone."
         )
-    if is_forbidden(host):
+    if is_blocked_host(host):
         raise WebhookError(
             f"webhook {entry.name}: {host} is a link-local, multicast or metadata address, which no receiver has."
         )

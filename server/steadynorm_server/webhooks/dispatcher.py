@@ -21,14 +21,14 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from steadynorm_server.background import background
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.webhooks import payload
 from steadynorm_server.webhooks.config import Webhook
-from steadynorm_server.webhooks.metrics import Outcome, WebhookMeters
-from steadynorm_server.webhooks.queue import Message, Outbox
-from steadynorm_server.webhooks.sender import Poster
+from steadynorm_server.webhooks.metrics import Outcome, WebhookMetrics
+from steadynorm_server.webhooks.queue import DeliveryQueue, Message
+from steadynorm_server.webhooks.sender import WebhookSender
 
-__all__ = ["Mailer", "Pace"]
+__all__ = ["DispatchIntervals", "WebhookDispatcher"]
 
 _MAX_AGE_S = 86_400.0
 _LAST_WORDS_S = 5.0
@@ -36,7 +36,7 @@ _LAST_WORDS_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Pace(msgspec.Struct, frozen=True):
+class DispatchIntervals(msgspec.Struct, frozen=True):
     """How often and how long, in seconds; tests are in a hurry."""
 
     look_s: float = 0.5  # for new events that a process told of
@@ -48,7 +48,7 @@ class Pace(msgspec.Struct, frozen=True):
     attempts: int = 16
 
 
-class Mailer:
+class WebhookDispatcher:
     """One process's part in it. `async with mailer.running():` beside the requests.
 
     clock: Unix seconds.
@@ -56,18 +56,18 @@ class Mailer:
 
     def __init__(
         self,
-        store: Store,
+        repository: RunRepository,
         webhooks: Sequence[Webhook],
         dashboard_url: str | None,
         registry: CollectorRegistry,
-        pace: Pace = Pace(),  # noqa: B008 # it is immutable
+        pace: DispatchIntervals = DispatchIntervals(),  # noqa: B008 # it is immutable
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._news = store.news
-        self._outbox = Outbox(store.redis, pace.lease_s)
+        self._news = repository.news
+        self._outbox = DeliveryQueue(repository.redis, pace.lease_s)
         self._webhooks = webhooks
         self._dashboard_url = dashboard_url
-        self._meters = WebhookMeters(registry, [each.name for each in webhooks]) if webhooks else None
+        self._meters = WebhookMetrics(registry, [each.name for each in webhooks]) if webhooks else None
         self._pace = pace
         self._clock = clock
         self._queued = {each.name: asyncio.Event() for each in webhooks}
@@ -82,7 +82,7 @@ class Mailer:
             yield
             return
         self._news.listen()
-        async with Poster(self._clock) as self._poster:
+        async with WebhookSender(self._clock) as self._poster:
             async with background("the webhooks' lease", self._keep):
                 async with background("webhooks", self._work):
                     yield

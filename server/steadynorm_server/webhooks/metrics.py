@@ -7,12 +7,12 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-__all__ = ["Outcome", "WebhookMeters"]
+__all__ = ["Outcome", "WebhookMetrics"]
 
 Outcome = Literal["delivered", "retried", "dead"]
 
 
-class WebhookMeters:
+class WebhookMetrics:
     """Series by webhook; all are there from the start, so that a rate sees the first failure too."""
 
     def __init__(self, registry: CollectorRegistry, names: list[str]) -> None:

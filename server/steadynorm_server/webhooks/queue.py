@@ -21,7 +21,7 @@ from steadynorm_contract.webhooks import WebhookEvent
 from steadynorm_server.redis.client import Connection
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 
-__all__ = ["OF_A_KIND", "Lease", "Message", "Outbox", "Unread", "Waiting"]
+__all__ = ["OF_A_KIND", "DeliveryQueue", "Lease", "Message", "Unread", "Waiting"]
 
 OF_A_KIND = 3
 """Told one by one of a run and kind, the others by their number; a burst says no more by its hundredth spike."""
@@ -66,7 +66,7 @@ class Message(msgspec.Struct, frozen=True):
     since: float
 
 
-class Outbox:
+class DeliveryQueue:
     """One process's way to it. `owner` names the process for its lease."""
 
     def __init__(self, redis: Connection, lease_s: float) -> None:

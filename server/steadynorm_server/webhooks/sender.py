@@ -14,14 +14,14 @@ import msgspec
 
 from steadynorm_contract import __version__
 from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, sign
-from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_forbidden
+from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_blocked_host
 
-__all__ = ["Answer", "Poster"]
+__all__ = ["DeliveryResult", "WebhookSender"]
 
 _MAX_RETRY_AFTER_S = 3600.0
 
 
-class Answer(msgspec.Struct, frozen=True):
+class DeliveryResult(msgspec.Struct, frozen=True):
     """What came of a POST. A `delivered` one is over; `gone`: the receiver wants no more of this message."""
 
     delivered: bool
@@ -30,7 +30,7 @@ class Answer(msgspec.Struct, frozen=True):
     retry_after_s: float = 0.0
 
 
-class Poster:
+class WebhookSender:
     """`async with Poster() as poster:` around its use; connections are kept meanwhile.
 
     Proxies are taken from the usual variables (HTTPS_PROXY, NO_PROXY). clock: Unix seconds.
@@ -44,31 +44,31 @@ class Poster:
         # Redirects are not followed: where a message may go was checked for the address that is configured.
         self._client: Any = httpx.AsyncClient(follow_redirects=False, timeout=None)
 
-    async def __aenter__(self) -> Poster:
+    async def __aenter__(self) -> WebhookSender:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def post(self, webhook: Webhook, message_id: str, body: bytes) -> Answer:
+    async def post(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
         """Send it once, within webhook.timeout_s as a whole. Raises nothing."""
         try:
             async with asyncio.timeout(webhook.timeout_s):
                 return await self._post(webhook, message_id, body)
         except TimeoutError:
-            return Answer(False, f"no answer within {webhook.timeout_s:g} s")
+            return DeliveryResult(False, f"no answer within {webhook.timeout_s:g} s")
         except WebhookError as error:  # of a secret's file, which may be on its way
-            return Answer(False, str(error))
+            return DeliveryResult(False, str(error))
         except OSError as error:  # a name that does not resolve
-            return Answer(False, error.strerror or type(error).__name__)
+            return DeliveryResult(False, error.strerror or type(error).__name__)
         except ValueError:  # a host that is no name: UnicodeError, from where it is looked up
-            return Answer(False, "its host is no name that can be looked up")
+            return DeliveryResult(False, "its host is no name that can be looked up")
         except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
-            return Answer(False, str(error) or type(error).__name__)
+            return DeliveryResult(False, str(error) or type(error).__name__)
 
-    async def _post(self, webhook: Webhook, message_id: str, body: bytes) -> Answer:
+    async def _post(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
         if forbidden := await _forbidden(webhook.url):
-            return Answer(False, f"its host resolves to {forbidden}, where nothing is sent")
+            return DeliveryResult(False, f"its host resolves to {forbidden}, where nothing is sent")
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"steadynorm/{__version__}",
@@ -83,8 +83,10 @@ class Poster:
         async with streamed as answer:
             status = answer.status_code
             if 200 <= status < 300:
-                return Answer(True, str(status))
-            return Answer(False, f"answered {status}", status == 410, _seconds(answer.headers.get("Retry-After")))
+                return DeliveryResult(True, str(status))
+            return DeliveryResult(
+                False, f"answered {status}", status == 410, _seconds(answer.headers.get("Retry-After"))
+            )
 
 
 async def _forbidden(url: str) -> str | None:
@@ -93,7 +95,7 @@ async def _forbidden(url: str) -> str | None:
         found = await asyncio.get_running_loop().getaddrinfo(*host_of(url), type=socket.SOCK_STREAM)
     except socket.gaierror:
         return None
-    return next((str(address[0]) for *_, address in found if is_forbidden(str(address[0]))), None)
+    return next((str(address[0]) for *_, address in found if is_blocked_host(str(address[0]))), None)
 
 
 def _seconds(header: str | None) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm.transport.batches import Outbox
+from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, SCALAR_COLUMNS
@@ -67,7 +67,7 @@ def test_a_batch_id_is_a_string_or_a_whole_number(training: Training, wrong: obj
 
 def test_names_count_towards_the_cap_and_the_size_of_a_request() -> None:
     buffer = Buffer(10**9, 1)
-    outbox = Outbox(buffer, Mailbox(Settings()))
+    outbox = BatchBuilder(buffer, Mailbox(Settings()))
     outbox.resume(1, 0)
     name = "\N{SNOWMAN}" * MAX_BATCH_ID_LENGTH
     for step in range(1, 10_001):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadynorm.transport.batches import Outbox
+from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
@@ -93,20 +93,20 @@ def buffer() -> Buffer:
 
 
 @pytest.fixture
-def outbox(buffer: Buffer) -> Outbox:
+def outbox(buffer: Buffer) -> BatchBuilder:
     """Registered as incarnation 1."""
-    outbox = Outbox(buffer, Mailbox(Settings()))
+    outbox = BatchBuilder(buffer, Mailbox(Settings()))
     outbox.resume(1, 0)
     return outbox
 
 
-def sent(outbox: Outbox) -> TelemetryBatch:
+def sent(outbox: BatchBuilder) -> TelemetryBatch:
     body = outbox.next_body()
     assert body is not None
     return decode_batch(body)
 
 
-def test_a_batch_never_exceeds_what_the_server_takes(buffer: Buffer, outbox: Outbox) -> None:
+def test_a_batch_never_exceeds_what_the_server_takes(buffer: Buffer, outbox: BatchBuilder) -> None:
     rows = bytes(4 * 1000 * len(ROW_COLUMNS))
     for step in range(1, 501):
         buffer.add_scalars(step, 0.0, SCALARS)
@@ -125,7 +125,7 @@ def test_a_batch_never_exceeds_what_the_server_takes(buffer: Buffer, outbox: Out
     assert steps == row_steps == list(range(1, 501))
 
 
-def test_a_batch_is_resent_as_the_very_same_bytes(buffer: Buffer, outbox: Outbox) -> None:
+def test_a_batch_is_resent_as_the_very_same_bytes(buffer: Buffer, outbox: BatchBuilder) -> None:
     buffer.add_scalars(1, 0.0, SCALARS)
     body = outbox.next_body()
     buffer.add_scalars(2, 0.0, SCALARS)
@@ -137,7 +137,7 @@ def test_a_batch_is_resent_as_the_very_same_bytes(buffer: Buffer, outbox: Outbox
     assert sent(outbox).sequence == 2
 
 
-def test_registering_again_tells_that_a_batch_had_arrived(buffer: Buffer, outbox: Outbox) -> None:
+def test_registering_again_tells_that_a_batch_had_arrived(buffer: Buffer, outbox: BatchBuilder) -> None:
     buffer.add_scalars(1, 0.0, SCALARS)
     outbox.next_body()
     outbox.resume(1, 1)
@@ -147,7 +147,7 @@ def test_registering_again_tells_that_a_batch_had_arrived(buffer: Buffer, outbox
 
 @pytest.mark.parametrize(("incarnation", "acknowledged"), [(2, 0), (1, 0)])
 def test_a_server_that_forgot_gets_the_batch_under_a_new_identity(
-    buffer: Buffer, outbox: Outbox, incarnation: int, acknowledged: int
+    buffer: Buffer, outbox: BatchBuilder, incarnation: int, acknowledged: int
 ) -> None:
     buffer.add_scalars(1, 0.0, SCALARS)
     outbox.next_body()

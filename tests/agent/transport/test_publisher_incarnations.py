@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
-from steadynorm.transport.batches import Outbox
+from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
@@ -28,20 +28,20 @@ def buffer() -> Buffer:
 
 
 @pytest.fixture
-def outbox(buffer: Buffer) -> Outbox:
+def outbox(buffer: Buffer) -> BatchBuilder:
     """Registered as incarnation 1."""
-    outbox = Outbox(buffer, Mailbox(Settings()))
+    outbox = BatchBuilder(buffer, Mailbox(Settings()))
     outbox.resume(1, 0)
     return outbox
 
 
-def told(outbox: Outbox) -> AgentCounters:
+def told(outbox: BatchBuilder) -> AgentCounters:
     body = outbox.next_body()
     assert body is not None
     return decode_batch(body).counters
 
 
-def test_each_incarnation_counts_from_its_own_beginning(buffer: Buffer, outbox: Outbox) -> None:
+def test_each_incarnation_counts_from_its_own_beginning(buffer: Buffer, outbox: BatchBuilder) -> None:
     buffer.add_lost(5)
     buffer.add_error()
     for step in (1, 2, 3):
@@ -61,7 +61,7 @@ def test_each_incarnation_counts_from_its_own_beginning(buffer: Buffer, outbox: 
 
 @pytest.mark.parametrize(("previous", "stored"), [(1, True), (2, True), (0, False), (None, False)])
 def test_a_batch_that_the_incarnation_before_had_stored_is_not_sent_again(
-    buffer: Buffer, outbox: Outbox, previous: int | None, stored: bool
+    buffer: Buffer, outbox: BatchBuilder, previous: int | None, stored: bool
 ) -> None:
     buffer.add_lost(5)
     buffer.add_scalars(1, 0.0, SCALARS)

@@ -79,7 +79,7 @@ def sender(stub: StubServer) -> Iterator[Sender]:
 FAULTS = ("none", "none", "500", "503", "429", "hang up", "answer lost", "run lost")
 
 
-class Faults:
+class ErrorState:
     """One fault for each request of the publisher; none when they are used up."""
 
     def __init__(self, stub: StubServer, plan: list[str]) -> None:
@@ -112,7 +112,7 @@ def test_whatever_fails_for_a_while_every_step_arrives_once(
     sender = Sender(stub.url)
     lost: list[int] = []
     for steps, plan in phases:
-        faults = Faults(stub, list(plan))
+        faults = ErrorState(stub, list(plan))
         stub.fault = faults
         sender.take_steps(steps)
         sender.deliver()
@@ -129,7 +129,7 @@ def test_whatever_fails_for_a_while_every_step_arrives_once(
 
 
 def test_a_resent_batch_is_byte_for_byte_the_same(stub: StubServer, sender: Sender) -> None:
-    stub.fault = Faults(stub, ["answer lost", "500", "hang up", "none"])
+    stub.fault = ErrorState(stub, ["answer lost", "500", "hang up", "none"])
     sender.take_steps(3)
     sender.deliver()
     bodies = [body for _, path, body, _ in stub.requests if path.endswith("/telemetry")]
@@ -168,7 +168,7 @@ def test_an_old_incarnation_registers_again(stub: StubServer, sender: Sender) ->
 def test_a_next_incarnation_whose_registration_fails_is_registered_later(stub: StubServer, sender: Sender) -> None:
     sender.take_steps(2)
     sender.deliver()
-    stub.fault = Faults(stub, ["503"])
+    stub.fault = ErrorState(stub, ["503"])
     sender.publisher.restart_from(2, "next")
     sender.take_steps(2)
     sender.deliver()

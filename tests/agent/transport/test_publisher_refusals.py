@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
-from steadynorm.transport.batches import Outbox
+from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.mailbox import Mailbox
 from steadynorm.transport.send_buffer import Buffer
 from steadynorm_contract.codec import decode_batch
@@ -45,7 +45,7 @@ class Outgoing:
     def __init__(self, parameters: int = PARAMETERS) -> None:
         self.buffer = Buffer(10**8, parameters)
         self.mailbox = Mailbox(Settings())
-        self.outbox = Outbox(self.buffer, self.mailbox)
+        self.outbox = BatchBuilder(self.buffer, self.mailbox)
         self.outbox.resume(1, 0)
 
     def next(self) -> TelemetryBatch:

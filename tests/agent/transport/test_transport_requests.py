@@ -13,12 +13,12 @@ import pytest
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import (
     BatchRefused,
+    InvalidSettings,
     Outdated,
     Refused,
     RunLost,
     Transport,
     TransportError,
-    Unacceptable,
     Unreachable,
     VersionRefused,
 )
@@ -124,7 +124,7 @@ def test_polling_gives_only_news(stub: StubServer) -> None:
 def test_settings_that_cannot_be_read_are_news_all_the_same(stub: StubServer) -> None:
     stub.fault = lambda method, path, sent: (200, b'{"revision": 9, "settings": {"gamma1": 7}}', {})
     offer = Transport(stub.url).poll("r", 2, 0)
-    assert isinstance(offer, Unacceptable)
+    assert isinstance(offer, InvalidSettings)
     assert offer.revision == 9
     assert "gamma1 must be in [0, 1): got 7" in offer.reason
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ OPERATOR = "operator-token-for-tests"
 
 
 def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
-    visit: Visit, server: House, live_run: ScriptedRun
+    visit: Visit, server: LocalStack, live_run: ScriptedRun
 ) -> None:
     page = visit.page
     live_run.follows.clear()
@@ -48,7 +48,7 @@ def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
     assert page.locator("img[src='x']").count() == 0
 
 
-def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, live_run: ScriptedRun) -> None:
+def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: LocalStack, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     slider = page.get_by_role("slider", name="gamma2 slider")
@@ -61,7 +61,7 @@ def test_a_slider_moves_the_number_and_the_ceiling(visit: Visit, server: House, 
     expect(page.get_by_text("12.65 → 8.944", exact=True)).to_be_visible()
 
 
-def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: House, live_run: ScriptedRun) -> None:
+def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: LocalStack, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     visit.settle()
@@ -87,7 +87,7 @@ def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: Hous
     expect(slider).to_be_focused()
 
 
-def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run: ScriptedRun) -> None:
+def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: LocalStack, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     chart = page.locator(".steadynorm-chart").first
@@ -109,7 +109,7 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: House, live_run:
     assert page.evaluate("node => node._fullLayout.xaxis.range", node) == zoomed
 
 
-def test_the_way_back_leads_to_the_list(visit: Visit, server: House, live_run: ScriptedRun) -> None:
+def test_the_way_back_leads_to_the_list(visit: Visit, server: LocalStack, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
     page.get_by_role("link", name="all runs").click()

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ RUNS = 200
 
 
 @pytest.fixture(scope="module")
-def runs(server: House, scripted_run: type[ScriptedRun]) -> list[ScriptedRun]:
+def runs(server: LocalStack, scripted_run: type[ScriptedRun]) -> list[ScriptedRun]:
     """RUNS runs in all, oldest first; every third ended, the one before the last spiked."""
     made: list[ScriptedRun] = []
     for at in range(RUNS - 2):
@@ -33,7 +33,7 @@ def runs(server: House, scripted_run: type[ScriptedRun]) -> list[ScriptedRun]:
 
 
 @pytest.fixture
-def page(server: House, runs: list[ScriptedRun], regular: Visit) -> Page:
+def page(server: LocalStack, runs: list[ScriptedRun], regular: Visit) -> Page:
     """The fleet, drawn."""
     regular.page.goto(launch.link(server.dashboard, token=OPERATOR))
     expect(regular.page.locator(".steadynorm-fleet tbody tr")).to_have_count(RUNS)
@@ -49,7 +49,7 @@ def row(page: Page, name: str) -> Locator:
 
 
 def test_two_hundred_runs_are_there_at_once_with_the_one_in_trouble_on_top(
-    server: House, page: Page, record_property: Any
+    server: LocalStack, page: Page, record_property: Any
 ) -> None:
     began = time.monotonic()
     page.goto(launch.link(server.dashboard, token=OPERATOR))
@@ -139,7 +139,7 @@ def test_chosen_runs_are_compared(page: Page, runs: list[ScriptedRun]) -> None:
 
 
 def test_a_viewer_finds_every_control_locked_and_reads_why(
-    server: House, runs: list[ScriptedRun], regular: Visit
+    server: LocalStack, runs: list[ScriptedRun], regular: Visit
 ) -> None:
     page = regular.page
     page.goto(launch.link(server.dashboard, runs[-1].run_id, VIEWER))

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 from playwright.sync_api import Locator, expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.telemetry import Parameter, RunEnd
 from steadynorm_dashboard import launch
 
@@ -51,7 +51,7 @@ class Hostile:
 
 
 @pytest.fixture(scope="module")
-def hostile(server: House, scripted_run: type[ScriptedRun]) -> Hostile:
+def hostile(server: LocalStack, scripted_run: type[ScriptedRun]) -> Hostile:
     """One that was changed and goes on, and one that refused a change and failed."""
     table = [Parameter(name, (4, 4), f"float{SCRIPT}"[:40]) for name in (*WORDS, "".join(WORDS))]
     said: dict[str, Any] = {
@@ -73,7 +73,7 @@ def hostile(server: House, scripted_run: type[ScriptedRun]) -> Hostile:
 
 
 @pytest.fixture
-def visit(server: House, regular: Visit) -> Visit:
+def visit(server: LocalStack, regular: Visit) -> Visit:
     """A visitor who leaves before the server does."""
     return regular
 
@@ -95,7 +95,7 @@ def harmless(visit: Visit, *shown: Locator) -> None:
     assert visit.hosts == {"127.0.0.1"}
 
 
-def test_in_the_fleet(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_in_the_fleet(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, token=OPERATOR))
     fleet = page.locator(".steadynorm-fleet")
@@ -110,7 +110,7 @@ def test_in_the_fleet(visit: Visit, server: House, hostile: Hostile) -> None:
     page.keyboard.press("Escape")
 
 
-def test_on_the_page_of_a_run(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_on_the_page_of_a_run(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, hostile.first, OPERATOR))
     harmless(
@@ -126,7 +126,9 @@ def test_on_the_page_of_a_run(visit: Visit, server: House, hostile: Hostile) -> 
         harmless(visit, page.get_by_test_id("stDataFrame"))
 
 
-def test_on_the_page_of_a_run_that_refused_a_change_and_failed(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_on_the_page_of_a_run_that_refused_a_change_and_failed(
+    visit: Visit, server: LocalStack, hostile: Hostile
+) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, hostile.second, OPERATOR))
     harmless(
@@ -138,13 +140,13 @@ def test_on_the_page_of_a_run_that_refused_a_change_and_failed(visit: Visit, ser
     )
 
 
-def test_on_the_page_of_a_parameter(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_on_the_page_of_a_parameter(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page, name = visit.page, "".join(WORDS)
     page.goto(launch.link(server.dashboard, hostile.first, OPERATOR) + f"&{urlencode({'parameter': name})}")
     harmless(visit, page.get_by_role("heading", name=written(name)), page.locator(".steadynorm-chart svg"))
 
 
-def test_on_the_page_of_an_incident_and_under_the_pointer(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_on_the_page_of_an_incident_and_under_the_pointer(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, hostile.first, OPERATOR) + f"&{urlencode({'incident': hostile.incident})}")
     plot = page.locator(".steadynorm-chart").nth(1).locator(".nsewdrag").first
@@ -157,13 +159,13 @@ def test_on_the_page_of_an_incident_and_under_the_pointer(visit: Visit, server: 
         harmless(visit, page.locator(".hoverlayer .hovertext").filter(has_text=word))
 
 
-def test_on_the_page_of_a_change(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_on_the_page_of_a_change(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, hostile.first, OPERATOR) + f"&{urlencode({'change': '1'})}")
     harmless(visit, page.get_by_text(written(IMAGE + LINK + STREAMLIT)), page.locator(".steadynorm-chart svg"))
 
 
-def test_where_two_runs_are_compared(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_where_two_runs_are_compared(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page, both = visit.page, urlencode({"compare": f"{hostile.first},{hostile.second}"})
     page.goto(launch.link(server.dashboard, token=OPERATOR) + f"&{both}")
     harmless(
@@ -173,7 +175,7 @@ def test_where_two_runs_are_compared(visit: Visit, server: House, hostile: Hosti
     )
 
 
-def test_addresses_that_name_nothing_are_told_as_written(visit: Visit, server: House, hostile: Hostile) -> None:
+def test_addresses_that_name_nothing_are_told_as_written(visit: Visit, server: LocalStack, hostile: Hostile) -> None:
     page = visit.page
     for what in ({"parameter": IMAGE + SCRIPT}, {"incident": SCRIPT}, {"change": STREAMLIT}):
         page.goto(launch.link(server.dashboard, hostile.first, OPERATOR) + f"&{urlencode(what)}")

@@ -11,7 +11,7 @@ import pytest
 import urllib3
 from playwright.sync_api import ElementHandle, Page, expect
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 from steadynorm_dashboard.components import plotly_bundle
 
@@ -28,7 +28,7 @@ WIDTH = "node => node.data.find(trace => trace.name === 'loss').x.slice(0, 2).re
 
 
 @pytest.fixture(scope="module")
-def run(server: House, scripted_run: type[ScriptedRun]) -> ScriptedRun:
+def run(server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
     """A run that spiked, was changed at step 480, and stands still unless it is told to go on."""
     run = scripted_run(server, "watched", steps=480)
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0, reason="calmer")
@@ -37,7 +37,7 @@ def run(server: House, scripted_run: type[ScriptedRun]) -> ScriptedRun:
 
 
 @pytest.fixture
-def visit(server: House, run: ScriptedRun, regular: Visit) -> Visit:
+def visit(server: LocalStack, run: ScriptedRun, regular: Visit) -> Visit:
     """A visitor on the page of the run, who leaves before the server does."""
     regular.page.goto(launch.link(server.dashboard, run.run_id, OPERATOR))
     regular.settle()
@@ -124,7 +124,7 @@ def test_a_click_on_the_label_of_a_change_opens_what_is_known_of_it(visit: Visit
     expect(page.get_by_text("calmer").first).to_be_visible()
 
 
-def test_what_never_changes_of_streamlit_and_plotly_is_served_packed(server: House) -> None:
+def test_what_never_changes_of_streamlit_and_plotly_is_served_packed(server: LocalStack) -> None:
     index = urllib3.request("GET", server.dashboard)
     assert index.headers["Cache-Control"] == "no-cache"
     script = re.search(r"static/js/index\.[^\"]+\.js", index.data.decode())

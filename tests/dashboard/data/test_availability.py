@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client, ServerUnreachable
 from steadynorm_dashboard.data import queries, session
 from steadynorm_dashboard.data.availability import Absence
@@ -27,7 +27,7 @@ LAST = "this is what it said last"
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -40,7 +40,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def hung(server: House) -> Iterator[None]:
+def hung(server: LocalStack) -> Iterator[None]:
     """The server's process stands still: it takes connections, and answers none."""
     pid = server._children[0].pid
     os.kill(pid, signal.SIGSTOP)
@@ -56,7 +56,7 @@ def said(app: AppTest) -> str:
 
 
 def test_a_page_waits_once_for_a_server_that_hangs_and_goes_on_by_itself(
-    server: House, start_run: StartRun, open_page: OpenPage, eventually: Eventually
+    server: LocalStack, start_run: StartRun, open_page: OpenPage, eventually: Eventually
 ) -> None:
     run = start_run("hangs")
     page = open_page(run.run_id)
@@ -78,7 +78,7 @@ def test_a_page_waits_once_for_a_server_that_hangs_and_goes_on_by_itself(
 
 
 def test_another_token_begins_with_nothing(
-    server: House, start_run: StartRun, open_page: OpenPage, eventually: Eventually
+    server: LocalStack, start_run: StartRun, open_page: OpenPage, eventually: Eventually
 ) -> None:
     run = start_run("of the first token alone")
     page = open_page(run.run_id)

@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
 from steadynorm_dashboard.data.downloads import PATH, TICKETS, Ticket, Tickets, redeem
 
@@ -23,7 +23,7 @@ APP = Starlette(routes=[Route(PATH, redeem)])
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -57,7 +57,7 @@ async def test_a_viewer_downloads_both_tables_by_the_links_on_the_page(
     assert (await get(f"/{links[0]}")).status_code == 410
 
 
-async def test_what_the_server_refuses_is_told_with_its_status(server: House) -> None:
+async def test_what_the_server_refuses_is_told_with_its_status(server: LocalStack) -> None:
     for client, run_id, status in (
         (Client(server.server, VIEWER), "nobody-00000000", 404),
         (Client(server.server, "wrong"), "nobody-00000000", 401),

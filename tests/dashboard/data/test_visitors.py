@@ -11,7 +11,7 @@ import pytest
 import streamlit.config
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
     from tests.dashboard.conftest import OpenPage, StartRun
@@ -22,7 +22,7 @@ LOCKED = "You are signed in as viewer, who may look and not change. Ask for an o
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -89,7 +89,7 @@ def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not
 
 
 def test_a_viewer_is_told_that_only_operators_change_settings(
-    visit: OpenPage, start_run: StartRun, server: House
+    visit: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("looked at")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
@@ -107,7 +107,7 @@ def test_a_viewer_is_told_that_only_operators_change_settings(
 
 
 def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
-    visit: OpenPage, start_run: StartRun, server: House
+    visit: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("named")
     page = visit(run.run_id)
@@ -127,7 +127,7 @@ def test_who_signs_out_leaves_nothing_behind(visit: OpenPage, start_run: StartRu
 
 
 def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do(
-    visit: OpenPage, start_run: StartRun, own_server: House, eventually: Eventually
+    visit: OpenPage, start_run: StartRun, own_server: LocalStack, eventually: Eventually
 ) -> None:
     run_id = start_run("left alone", own_server).run_id
     page, fleet = visit(run_id, at=own_server.server), visit(at=own_server.server)

@@ -12,10 +12,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts import comparison
-from steadynorm_dashboard.charts.axis import Along, Axis
+from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.charts.comparison import Compared
 from steadynorm_dashboard.formatting import run_differences
 
@@ -37,7 +37,7 @@ def recorded(steps: int, began: float, *, width: int = 1, level: float = 1.0) ->
     return {name: Series(at, [width] * len(at), flat, flat, wide, times) for name in comparison.NAMES}
 
 
-def draw(runs: list[Compared], along: Along = Along.STEP) -> dict[str, Any]:
+def draw(runs: list[Compared], along: XAxis = XAxis.STEP) -> dict[str, Any]:
     axes = [Axis.of(along, run.series.values(), run.began, "UTC", unit=comparison.unit(runs)) for run in runs]
     figure = comparison.comparison_figure(runs, axes, revision="r")
     assert figure is not None
@@ -62,10 +62,10 @@ def test_each_run_has_its_colour_and_dash_in_all_five_panels() -> None:
 
 def test_by_elapsed_time_runs_begin_together_and_by_the_clock_one_after_the_other() -> None:
     runs = [Compared("first", 1000.0, recorded(400, 1000.0)), Compared("second", 4600.0, recorded(400, 4600.0))]
-    elapsed = draw(runs, Along.ELAPSED)
+    elapsed = draw(runs, XAxis.ELAPSED)
     assert of(elapsed, "first")[0]["x"] == pytest.approx(of(elapsed, "second")[0]["x"])
     assert elapsed["layout"]["xaxis"]["title"]["text"] == "time since the run began (s)"
-    clock = draw(runs, Along.CLOCK)
+    clock = draw(runs, XAxis.CLOCK)
     assert of(clock, "first")[0]["x"][0] == "1970-01-01 00:16:40.000"
     assert of(clock, "second")[0]["x"][0] == "1970-01-01 01:16:40.000"
     assert clock["layout"]["xaxis"]["title"]["text"] == "time (UTC)"
@@ -89,8 +89,8 @@ def test_no_more_points_than_a_browser_redraws_with_six_runs() -> None:
     assert sum(len(one["x"]) for one in draw(runs)["data"]) <= 4000
 
 
-@pytest.mark.parametrize("along", list(Along))
-def test_an_axis_leads_from_steps_to_places_and_back_even_beyond_what_is_known(along: Along) -> None:
+@pytest.mark.parametrize("along", list(XAxis))
+def test_an_axis_leads_from_steps_to_places_and_back_even_beyond_what_is_known(along: XAxis) -> None:
     axis = Axis.of(along, recorded(100, 7200.0, width=10).values(), 7200.0, "Europe/Berlin")
     for step in (0, 37, 90, 120):
         assert axis.step_at(axis.x(step)) == pytest.approx(step, abs=0.01)
@@ -98,14 +98,14 @@ def test_an_axis_leads_from_steps_to_places_and_back_even_beyond_what_is_known(a
 
 
 def test_within_a_zoom_an_axis_still_knows_the_rest_of_the_run() -> None:
-    whole = Axis.of(Along.ELAPSED, recorded(1000, 0.0, width=100).values())
-    zoomed = Axis.of(Along.ELAPSED, [Series([500, 501], [1, 1], [], [], [], [264.0, 291.0])], known=whole)
+    whole = Axis.of(XAxis.ELAPSED, recorded(1000, 0.0, width=100).values())
+    zoomed = Axis.of(XAxis.ELAPSED, [Series([500, 501], [1, 1], [], [], [], [264.0, 291.0])], known=whole)
     assert zoomed.x(100) == whole.x(100)
     assert zoomed.x(501) == 291.0 / 60.0  # minutes, as for the whole
 
 
 @pytest.fixture
-def visit(server: House, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
+def visit(server: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
     """visit(compare="a,b") -> the app after its first run for a visitor of that link."""
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.setenv("STEADYNORM_SERVER", server.server)
@@ -127,7 +127,7 @@ def said(app: AppTest) -> str:
     return words.replace("\\", "").replace("\u2060", "")
 
 
-def test_what_differs_is_told_first_with_who_changed_it(visit: Visit, start_run: StartRun, server: House) -> None:
+def test_what_differs_is_told_first_with_who_changed_it(visit: Visit, start_run: StartRun, server: LocalStack) -> None:
     calm = start_run("compared-calm", steps=50, tags={"size": "small"})
     changed = start_run("compared-changed", steps=80, tags={"size": "large"})
     server.client().change(changed.run_id, {"gamma2": 0.99}, revision=0, reason="spikes")
@@ -153,7 +153,7 @@ def test_a_run_that_does_not_exist_is_told_and_the_others_are_compared(visit: Vi
     assert "compared-alone" in said(page)
 
 
-def test_two_runs_of_one_name_are_told_apart(start_run: StartRun, server: House) -> None:
+def test_two_runs_of_one_name_are_told_apart(start_run: StartRun, server: LocalStack) -> None:
     ids = [start_run("compared-twin", steps=0).run_id for _ in range(2)]
     labels = run_differences.labels([server.client().run(one) for one in ids])
     assert len(set(labels)) == 2
@@ -163,16 +163,16 @@ def test_two_runs_of_one_name_are_told_apart(start_run: StartRun, server: House)
 def test_by_time_with_a_range_the_page_still_draws(visit: Visit, start_run: StartRun) -> None:
     ids = [start_run(f"compared-timed-{at}", steps=30 * (at + 1)).run_id for at in range(3)]
     page = visit(compare=",".join(ids))
-    page.segmented_control(key="compare/along").set_value(Along.ELAPSED)
+    page.segmented_control(key="compare/along").set_value(XAxis.ELAPSED)
     page.segmented_control(key="compare/window").set_value("last 200").run()
     assert not page.exception
     assert not page.error
-    page.segmented_control(key="compare/along").set_value(Along.CLOCK).run()
+    page.segmented_control(key="compare/along").set_value(XAxis.CLOCK).run()
     assert not page.exception
 
 
 def test_a_change_has_a_page_with_who_when_why_and_what_came_of_it(
-    visit: Visit, start_run: StartRun, server: House
+    visit: Visit, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("told-change", steps=50)
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0, reason="spikes since 40")

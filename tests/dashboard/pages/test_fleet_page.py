@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.fleet import FleetResponse, FleetRun, LastChange
 from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState
 from steadynorm_contract.settings import Settings
@@ -25,7 +25,7 @@ NOW = 1_700_000_000.0
 
 
 @pytest.fixture(scope="module")
-def fleet(plain_server: House, scripted_run: type[ScriptedRun]) -> House:
+def fleet(plain_server: LocalStack, scripted_run: type[ScriptedRun]) -> LocalStack:
     """A server with a handful of runs, two of which ended."""
     server = plain_server
     for name, team in (("gpt-small", "speech"), ("gpt-large", "speech"), ("vit", "vision")):
@@ -37,13 +37,13 @@ def fleet(plain_server: House, scripted_run: type[ScriptedRun]) -> House:
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
 
 @pytest.fixture
-def visit(fleet: House, open_page: OpenPage) -> OpenPage:
+def visit(fleet: LocalStack, open_page: OpenPage) -> OpenPage:
     """visit() -> the page of an operator."""
     return open_page
 
@@ -93,7 +93,7 @@ def test_filters_that_leave_nothing_offer_to_be_cleared(visit: OpenPage) -> None
     assert page.text_input[0].value == ""
 
 
-def test_filters_outlive_a_visit_to_a_run(visit: OpenPage, fleet: House) -> None:
+def test_filters_outlive_a_visit_to_a_run(visit: OpenPage, fleet: LocalStack) -> None:
     page = visit()
     page.text_input[0].set_value("vit").run()
     page.pills[0].set_value(["calm"]).run()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard import runbook
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
 
 @pytest.fixture(scope="module")
-def run(plain_server: House, scripted_run: type[ScriptedRun]) -> ScriptedRun:
+def run(plain_server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
     """A run that spiked in three parameters of step 120."""
     return scripted_run(plain_server, "spiked", steps=200)
 
 
 @pytest.fixture
-def spike(run: ScriptedRun, plain_server: House) -> Event:
+def spike(run: ScriptedRun, plain_server: LocalStack) -> Event:
     """Its spike."""
     events = plain_server.client().events(run.run_id).events
     return next(event for event in events if event.kind is EventKind.SPIKE)

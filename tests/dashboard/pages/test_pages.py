@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.changes import PRESETS
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.settings import Settings, merge
@@ -23,7 +23,7 @@ OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -50,7 +50,7 @@ def plain(app: AppTest) -> str:
     return said(app).replace("\\", "").replace("\u2060", "")
 
 
-def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: OpenPage, own_server: House) -> None:
+def test_without_runs_the_page_shows_the_two_lines_that_bring_one(visit: OpenPage, own_server: LocalStack) -> None:
     page = visit(at=own_server.server)
     assert "No runs yet" in said(page)
     assert "import steadynorm\nagent = steadynorm.attach(model, optimizer" in said(page)
@@ -108,7 +108,7 @@ def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: OpenPa
 
 
 def test_a_preset_fills_its_settings_in_and_is_sent_as_them(
-    visit: OpenPage, start_run: StartRun, server: House
+    visit: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("preset")
     page = visit(run.run_id)
@@ -122,7 +122,9 @@ def test_a_preset_fills_its_settings_in_and_is_sent_as_them(
     assert server.client().run(run.run_id).desired.settings == merge(Settings(), {"preset": "robust"})
 
 
-def test_a_change_is_pending_and_then_applied_at_a_step(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_a_change_is_pending_and_then_applied_at_a_step(
+    visit: OpenPage, start_run: StartRun, server: LocalStack
+) -> None:
     run = start_run("changed")
     page = visit(run.run_id)
     number(page, "gamma2").set_value(0.99).run()
@@ -141,7 +143,7 @@ def test_a_change_is_pending_and_then_applied_at_a_step(visit: OpenPage, start_r
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_every_setting_of_the_panel_reaches_the_run(visit: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run = start_run("all settings")
     page = visit(run.run_id)
     page.segmented_control(key=f"{run.run_id}/mode").set_value("observe")
@@ -168,7 +170,7 @@ def test_a_bad_value_is_told_at_its_field_and_cannot_be_sent(visit: OpenPage, st
     assert page.button(key=f"{run.run_id}/apply").disabled
 
 
-def test_the_slower_of_two_operators_loses_nothing(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_the_slower_of_two_operators_loses_nothing(visit: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run = start_run("two hands")
     page = visit(run.run_id)
     number(page, "gamma2").set_value(0.99).run()
@@ -187,7 +189,7 @@ def test_the_slower_of_two_operators_loses_nothing(visit: OpenPage, start_run: S
 
 
 def test_a_panel_without_edits_follows_other_peoples_changes(
-    visit: OpenPage, start_run: StartRun, server: House
+    visit: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("followed")
     page = visit(run.run_id)
@@ -196,7 +198,7 @@ def test_a_panel_without_edits_follows_other_peoples_changes(
     assert number(page, "gamma1").value == 0.7
 
 
-def test_a_refused_change_says_why(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_a_refused_change_says_why(visit: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run = start_run("refusing")
     run.refuses = "lr_scale is *not* allowed"
     server.client().change(run.run_id, {"lr_scale": 2.0}, revision=0)
@@ -206,7 +208,7 @@ def test_a_refused_change_says_why(visit: OpenPage, start_run: StartRun, server:
     assert r"\*not\*" in said(page)
 
 
-def test_resetting_the_statistics_is_one_click(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_resetting_the_statistics_is_one_click(visit: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run = start_run("reset")
     page = visit(run.run_id)
     page.button(key=f"{run.run_id}/reset").click().run()
@@ -214,7 +216,7 @@ def test_resetting_the_statistics_is_one_click(visit: OpenPage, start_run: Start
     assert "statistics reset" in said(page)
 
 
-def test_an_earlier_revision_comes_back_as_a_change(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_an_earlier_revision_comes_back_as_a_change(visit: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run = start_run("undone")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     server.client().change(run.run_id, {"gamma1": 0.7, "gamma2": 0.95}, revision=1)
@@ -231,7 +233,9 @@ def test_an_earlier_revision_comes_back_as_a_change(visit: OpenPage, start_run: 
     assert number(page, "gamma2").value == 0.999
 
 
-def test_a_preview_replays_the_draft_and_changes_nothing(visit: OpenPage, start_run: StartRun, server: House) -> None:
+def test_a_preview_replays_the_draft_and_changes_nothing(
+    visit: OpenPage, start_run: StartRun, server: LocalStack
+) -> None:
     run = start_run("previewed")
     page = visit(run.run_id)
     assert page.button(key=f"{run.run_id}/preview/open").disabled
@@ -274,7 +278,7 @@ def test_settings_that_the_jobs_owner_did_not_allow_are_locked(visit: OpenPage, 
 
 
 def test_what_matters_of_a_change_an_event_and_a_parameter_stands_first(
-    visit: OpenPage, start_run: StartRun, server: House
+    visit: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("columns")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)

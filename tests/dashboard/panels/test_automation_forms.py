@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.changes import parse_assignments
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ VIEWER = "viewer-token-for-tests"
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -34,7 +34,7 @@ def fill(page: AppTest, form: str, **fields: str | int) -> AppTest:
 
 
 def test_a_schedule_is_made_with_its_reason_and_taken_back(
-    open_page: OpenPage, start_run: StartRun, server: House
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run_id = start_run("to be scheduled").run_id
     page = open_page(run_id, tab="Automatic")
@@ -48,7 +48,7 @@ def test_a_schedule_is_made_with_its_reason_and_taken_back(
 
 
 def test_a_rule_is_given_replaced_and_taken_away_and_leaves_the_others(
-    open_page: OpenPage, start_run: StartRun, server: House
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run_id = start_run("to be ruled").run_id
     page = open_page(run_id, tab="Automatic")
@@ -63,7 +63,7 @@ def test_a_rule_is_given_replaced_and_taken_away_and_leaves_the_others(
 
 
 def test_what_is_refused_is_told_and_what_was_typed_stays(
-    open_page: OpenPage, start_run: StartRun, server: House
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run_id = start_run("to be refused").run_id
     page = open_page(run_id, tab="Automatic")
@@ -85,7 +85,7 @@ def test_what_is_refused_is_told_and_what_was_typed_stays(
     assert len(server.client().schedules(run_id).schedules) == 1
 
 
-def test_a_viewer_sees_the_forms_locked_and_why(open_page: OpenPage, start_run: StartRun, server: House) -> None:
+def test_a_viewer_sees_the_forms_locked_and_why(open_page: OpenPage, start_run: StartRun, server: LocalStack) -> None:
     run_id = start_run("to be looked at").run_id
     server.client().schedule(run_id, 10_000, {"gamma2": 0.9})
     page = open_page(run_id, VIEWER, tab="Automatic")

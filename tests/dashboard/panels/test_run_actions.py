@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from steadynorm_cli.local_stack import House
+from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: House) -> House:
+def server(plain_server: LocalStack) -> LocalStack:
     """These tests run the app in their own process."""
     return plain_server
 
@@ -32,7 +32,9 @@ def said(app: AppTest) -> str:
     return words.replace("\\", "").replace("\u2060", "")
 
 
-def test_training_is_paused_and_resumed_with_a_reason(open_page: OpenPage, start_run: StartRun, server: House) -> None:
+def test_training_is_paused_and_resumed_with_a_reason(
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
+) -> None:
     run = start_run("halted")
     page = open_page(run.run_id)
     labels = {button.label for button in page.button}
@@ -50,7 +52,7 @@ def test_training_is_paused_and_resumed_with_a_reason(open_page: OpenPage, start
 
 
 def test_a_checkpoint_is_asked_for_even_while_somebody_else_changes_settings(
-    open_page: OpenPage, start_run: StartRun, server: House
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("kept")
     page = open_page(run.run_id)
@@ -74,7 +76,7 @@ def test_a_job_whose_owner_did_not_allow_it_cannot_be_stopped(open_page: OpenPag
 
 
 def test_values_that_are_not_in_force_are_told_with_those_that_are(
-    open_page: OpenPage, start_run: StartRun, server: House
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:
     run = start_run("not in force")
     page = open_page(run.run_id)

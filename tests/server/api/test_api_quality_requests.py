@@ -75,7 +75,7 @@ async def test_an_error_of_our_own_is_logged_with_its_id_and_traceback(
     async def broken() -> None:
         raise ValueError("this is broken")
 
-    monkeypatch.setattr(api.app.state.store, "check", broken)
+    monkeypatch.setattr(api.app.state.repository, "check", broken)
     with pytest.raises(ValueError, match="this is broken"):  # httpx passes on what a server's log would get
         await api.get("http://test/readyz", headers={"X-Request-ID": "bad-day"})
     text = written.getvalue()

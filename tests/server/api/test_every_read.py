@@ -11,9 +11,9 @@ import pytest
 from steadynorm_contract.telemetry import Parameter
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
-DOCUMENT = create_app(ServerSettings(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
+DOCUMENT = create_app(ServerConfig(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
 READS = sorted(path for path, item in DOCUMENT["paths"].items() if "get" in item and path.startswith("/api/"))
 
 BOUNDED = {

@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from steadynorm.transport.http_client import Transport, Unreachable
 from steadynorm_contract.codec import encode_batch
-from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, Rates
+from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, RateLimiter
 from steadynorm_server.auth.tokens import Principal, Role, Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 
 AGENT = Principal("fleet", frozenset({Role.AGENT}))
@@ -38,7 +38,7 @@ class Watch:
 
 def test_an_agent_at_its_rate_never_waits() -> None:
     watch = Watch()
-    rates = Rates(50, 0, watch)
+    rates = RateLimiter(50, 0, watch)
     for _ in range(1000):
         assert rates.reserve(AGENT, "run") == 0
         watch.now += 1 / 50
@@ -46,7 +46,7 @@ def test_an_agent_at_its_rate_never_waits() -> None:
 
 def test_an_agent_that_sends_one_after_another_is_slowed_to_its_rate_and_never_refused() -> None:
     watch = Watch()
-    rates = Rates(50, 0, watch)
+    rates = RateLimiter(50, 0, watch)
     began = watch.now
     for _ in range(1000):
         watch.now += rates.reserve(AGENT, "run") + 0.001
@@ -55,7 +55,7 @@ def test_an_agent_that_sends_one_after_another_is_slowed_to_its_rate_and_never_r
 
 def test_a_flood_is_refused_with_the_time_to_wait_and_passes() -> None:
     watch = Watch()
-    rates = Rates(50, 0, watch)
+    rates = RateLimiter(50, 0, watch)
 
     def flood() -> None:
         for _ in range(1000):
@@ -72,12 +72,12 @@ def test_a_flood_is_refused_with_the_time_to_wait_and_passes() -> None:
 
 
 def test_people_share_a_token_and_look_at_one_run() -> None:
-    rates = Rates(1, 0, Watch())
+    rates = RateLimiter(1, 0, Watch())
     assert [rates.reserve(VIEWER, "run") for _ in range(500)] == [0] * 500
 
 
 def test_a_token_has_a_rate_of_its_own_whatever_runs_it_names() -> None:
-    rates = Rates(0, 100, Watch())
+    rates = RateLimiter(0, 100, Watch())
 
     def flood() -> None:
         for number in range(1000):
@@ -90,7 +90,7 @@ def test_a_token_has_a_rate_of_its_own_whatever_runs_it_names() -> None:
 
 def test_what_is_remembered_does_not_grow_with_invented_runs() -> None:
     watch = Watch()
-    rates = Rates(50, 0, watch)
+    rates = RateLimiter(50, 0, watch)
     for number in range(50_000):
         watch.now += 0.001
         rates.reserve(AGENT, f"run-{number}")
@@ -99,7 +99,7 @@ def test_what_is_remembered_does_not_grow_with_invented_runs() -> None:
 
 async def test_a_slowed_agent_loses_nothing(serve: Any, tmp_path: Path, make_agent: Any) -> None:
     tokens = Tokens.configured(
-        ServerSettings(data=tmp_path, agent_token=SecretStr("fast"), viewer_token=SecretStr("see"))
+        ServerConfig(data=tmp_path, agent_token=SecretStr("fast"), viewer_token=SecretStr("see"))
     )
     client = await serve(tokens, rate_per_run=40.0)
     client.headers["Authorization"] = "Bearer fast"
@@ -109,8 +109,8 @@ async def test_a_slowed_agent_loses_nothing(serve: Any, tmp_path: Path, make_age
     for step in range(100):
         await agent.send([step])  # raises unless it is taken
     assert time.monotonic() - began > 100 / 40 - BURST_S - 0.1
-    answers = await asyncio.gather(*(client.get("/runs/tiny-1/settings") for _ in range(200)))
-    refused = [answer for answer in answers if answer.status_code == 429]
+    responses = await asyncio.gather(*(client.get("/runs/tiny-1/settings") for _ in range(200)))
+    refused = [answer for answer in responses if answer.status_code == 429]
     assert refused
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
     shown = await client.get("/runs/tiny-1", headers={"Authorization": "Bearer see"})

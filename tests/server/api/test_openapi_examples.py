@@ -15,9 +15,9 @@ from steadynorm_contract.codec import encode_batch
 from steadynorm_contract.telemetry import TelemetryBatch
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
-DOCUMENT = create_app(ServerSettings(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
+DOCUMENT = create_app(ServerConfig(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
 OPERATIONS = [
     (method, path, operation)
     for path, item in DOCUMENT["paths"].items()

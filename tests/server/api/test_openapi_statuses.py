@@ -19,7 +19,7 @@ from steadynorm_contract.problems import Problem
 from steadynorm_server.api.openapi.responses import ERRORS, PROBLEMS
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
 RUN = "/api/v1/runs/{run_id}"
 ROLES = ("operator", "agent", "viewer", "bound")
@@ -53,7 +53,7 @@ def store_url(empty_valkey: str) -> str:
 
 
 def test_every_route_says_what_it_can_answer_with(tmp_path: Path) -> None:
-    document = create_app(ServerSettings(data=tmp_path), "redis://nowhere", Tokens.single("x")).openapi()
+    document = create_app(ServerConfig(data=tmp_path), "redis://nowhere", Tokens.single("x")).openapi()
     found = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
     assert found - set(ERRORS) == set(), "say in statuses.ERRORS which errors these routes can answer with"
     assert set(ERRORS) - found == set(), "these routes are gone"
@@ -107,7 +107,7 @@ class Asker:
 async def asker(serve: Any, make_agent: Any, tmp_path: Path) -> Asker:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps(ENTRIES))
-    tokens = Tokens.configured(ServerSettings(data=tmp_path, tokens_file=file))
+    tokens = Tokens.configured(ServerConfig(data=tmp_path, tokens_file=file))
     good = await serve(tokens, metrics_auth=True, request_within_s=0.05, rate_per_run=0)
     good.headers["Authorization"] = "Bearer agent"
     agents = [make_agent(good, run_id=run_id) for run_id in ("tiny-1", "ended-1")]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from steadynorm_contract.problems import Problem
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 UNKNOWN = ["nothing-here", "UPPER", "..%2F..", "%00", "a" * 101, "x" * 5000, "%F0%9F%92%A9", "a%7Db"]
 
@@ -106,7 +106,7 @@ async def test_a_store_that_is_away_is_said_soon_and_comes_back(
     serve: Any, tmp_path: Path, make_agent: Any, body_of: Any
 ) -> None:
     folder = tmp_path / "store"
-    with embedded_store(folder) as url:
+    with embedded_redis_server(folder) as url:
         client = await serve(url=url)
         agent = make_agent(client)
         await agent.register()
@@ -126,7 +126,7 @@ async def test_a_store_that_is_away_is_said_soon_and_comes_back(
         assert int(answer.headers["retry-after"]) > 0
     assert time.monotonic() - began < 20
     assert (await client.get("http://test/healthz")).status_code == 200
-    with embedded_store(folder):  # the same folder, hence the same socket
+    with embedded_redis_server(folder):  # the same folder, hence the same socket
         await agent.send([1])
         assert (await agent.get())["counters"]["steps"] == 1
 

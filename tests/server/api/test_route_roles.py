@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
 AGENT, VIEWER, OPERATOR = "agent", "viewer", "operator"
 PEOPLE = frozenset({VIEWER, OPERATOR})
@@ -83,7 +83,7 @@ class Guarded:
 async def guarded(serve: Any, tmp_path: Path, make_agent: Any) -> Guarded:
     file = tmp_path / "tokens.json"
     file.write_text(json.dumps(ENTRIES))
-    client = await serve(Tokens.configured(ServerSettings(data=tmp_path, tokens_file=file)), metrics_auth=True)
+    client = await serve(Tokens.configured(ServerConfig(data=tmp_path, tokens_file=file)), metrics_auth=True)
     client.headers["Authorization"] = "Bearer agent-token"
     agent = make_agent(client)
     await agent.register()
@@ -117,7 +117,7 @@ def routes(app: FastAPI) -> Iterator[tuple[str, str]]:
 
 
 def test_every_route_has_a_rule(tmp_path: Path) -> None:
-    found = set(routes(create_app(ServerSettings(data=tmp_path), "redis://nowhere", Tokens.single("x"))))
+    found = set(routes(create_app(ServerConfig(data=tmp_path), "redis://nowhere", Tokens.single("x"))))
     assert len(found) > 15
     assert found - set(RULES) == set(), "say in RULES of this file who may ask these routes"
     assert set(RULES) - found == set(), "these routes are gone"

@@ -12,15 +12,15 @@ import pytest
 from pydantic import SecretStr
 
 from steadynorm_server.auth.tokens import Role, TokenError, Tokens, local_token
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.config import ServerConfig
+from steadynorm_server.runs.repository import RunRepository
 
 OPERATOR, AGENT, VIEWER = ({"Authorization": f"Bearer {name}"} for name in ("op-secret", "ag-secret", "vi-secret"))
 
 
 @pytest.fixture
-def configured(tmp_path: Path) -> ServerSettings:
-    return ServerSettings(
+def configured(tmp_path: Path) -> ServerConfig:
+    return ServerConfig(
         data=tmp_path,
         operator_token=SecretStr("op-secret"),
         agent_token=SecretStr("ag-secret"),
@@ -29,7 +29,7 @@ def configured(tmp_path: Path) -> ServerSettings:
 
 
 @pytest.fixture
-async def guarded(serve: Any, configured: ServerSettings, make_agent: Any, body_of: Any) -> httpx.AsyncClient:
+async def guarded(serve: Any, configured: ServerConfig, make_agent: Any, body_of: Any) -> httpx.AsyncClient:
     """A server with a token a role, and the run tiny-1."""
     client: httpx.AsyncClient = await serve(Tokens.configured(configured))
     answer = await client.post("/runs", content=body_of(make_agent(client).registration), headers=AGENT)
@@ -54,21 +54,21 @@ async def test_the_audit_names_the_token(guarded: httpx.AsyncClient) -> None:
 
 
 async def test_a_bound_agent_touches_its_own_runs_only(
-    serve: Any, tmp_path: Path, make_agent: Any, body_of: Any, api: httpx.AsyncClient, store: Store
+    serve: Any, tmp_path: Path, make_agent: Any, body_of: Any, api: httpx.AsyncClient, repository: RunRepository
 ) -> None:
     foreign = make_agent(api, name="other", run_id="foreign")
     await foreign.register()
     file = tmp_path / "tokens.json"
     digest = hashlib.sha256(b"bound").hexdigest()
     file.write_text(json.dumps([{"name": "team", "role": "agent", "sha256": digest, "runs": ["gpt-*", "tiny"]}]))
-    client = await serve(Tokens.configured(ServerSettings(data=tmp_path, tokens_file=file)))
+    client = await serve(Tokens.configured(ServerConfig(data=tmp_path, tokens_file=file)))
     client.headers["Authorization"] = "Bearer bound"
     own = make_agent(client)
     await own.register()
     await own.send([1])
     waiting = {"after_revision": 0, "wait": 0.01}
     assert (await client.get("/runs/tiny-1/settings", params=waiting)).status_code == 200
-    assert (await store.find("tiny-1")).listening > 0
+    assert (await repository.find("tiny-1")).listening > 0
 
     intruder = make_agent(client, name="other", run_id="foreign")
     refused = [
@@ -79,7 +79,7 @@ async def test_a_bound_agent_touches_its_own_runs_only(
         await client.post("/runs/foreign/finish", json={"state": "failed"}),
     ]
     assert [answer.status_code for answer in refused] == [403] * 5
-    assert (await store.find("foreign")).listening == 0
+    assert (await repository.find("foreign")).listening == 0
     assert "'team' is bound to runs named gpt-*, tiny: 'other' is not among them" in refused[0].json()["detail"]
     # Nor under a name of its own.
     hijack = make_agent(client, name="gpt-x", run_id="foreign")
@@ -87,7 +87,7 @@ async def test_a_bound_agent_touches_its_own_runs_only(
     assert (await foreign.get())["incarnation"] == 1
 
 
-async def test_metrics_ask_for_a_token_when_told_to(serve: Any, configured: ServerSettings) -> None:
+async def test_metrics_ask_for_a_token_when_told_to(serve: Any, configured: ServerConfig) -> None:
     client = await serve(Tokens.configured(configured), metrics_auth=True)
     url = "http://test/metrics"
     assert (await client.get(url, headers={"Authorization": ""})).status_code == 401
@@ -119,7 +119,7 @@ def test_a_broken_local_token_is_explained(tmp_path: Path) -> None:
 
 
 def test_without_configuration_there_are_no_tokens(tmp_path: Path) -> None:
-    assert Tokens.configured(ServerSettings(data=tmp_path)) is None
+    assert Tokens.configured(ServerConfig(data=tmp_path)) is None
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_broken_tokens_file_is_explained(tmp_path: Path, content: str, said: s
     file = tmp_path / "tokens.json"
     file.write_text(content)
     with pytest.raises(TokenError, match=said):
-        Tokens.configured(ServerSettings(data=tmp_path, tokens_file=file))
+        Tokens.configured(ServerConfig(data=tmp_path, tokens_file=file))
 
 
 def test_a_missing_tokens_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match="No such file"):
-        Tokens.configured(ServerSettings(data=tmp_path, tokens_file=tmp_path / "none.json"))
+        Tokens.configured(ServerConfig(data=tmp_path, tokens_file=tmp_path / "none.json"))

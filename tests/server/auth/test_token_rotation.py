@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from steadynorm_cli.commands import app
 from steadynorm_server.auth.token_file import LOOK_EVERY_S, TokenFile
 from steadynorm_server.auth.tokens import Role, Tokens
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 
 
 def entry(token: str, name: str = "team", role: str = "agent", **more: Any) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Watch:
 @pytest.mark.parametrize("role", list(Role))
 def test_the_previous_token_of_a_role_is_good_beside_the_present_one(tmp_path: Path, role: Role) -> None:
     given: dict[str, Any] = {f"{role}_token": SecretStr("new"), f"{role}_token_previous": SecretStr("old")}
-    tokens = Tokens.configured(ServerSettings(data=tmp_path, **given))
+    tokens = Tokens.configured(ServerConfig(data=tmp_path, **given))
     assert tokens is not None
     new, old = tokens.find("new"), tokens.find("old")
     assert new is not None
@@ -88,7 +88,7 @@ def test_a_broken_file_keeps_the_tokens_that_were_known_and_says_so(
 
 def test_a_file_without_entries_lets_nobody_in_rather_than_everybody(tmp_path: Path) -> None:
     watch = Watch(tmp_path / "tokens.json")
-    tokens = Tokens.configured(ServerSettings(data=tmp_path, tokens_file=watch.path))
+    tokens = Tokens.configured(ServerConfig(data=tmp_path, tokens_file=watch.path))
     assert tokens is not None
     assert tokens.find("") is None
 

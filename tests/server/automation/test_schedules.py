@@ -55,8 +55,8 @@ async def test_a_batch_that_comes_again_to_many_servers_at_once_makes_the_change
     await order(agent, 10, {"reset_generation": "+1"})
     sent = agent.batch(1, range(1, 20))
     agents = [type(agent)(server) for server in servers for _ in range(4)]
-    answers = await asyncio.gather(*(each.post(sent) for each in agents))
-    assert {answer.status_code for answer in answers} == {200}
+    responses = await asyncio.gather(*(each.post(sent) for each in agents))
+    assert {answer.status_code for answer in responses} == {200}
     assert (await agent.get("/settings"))["settings"]["reset_generation"] == 1
     assert len((await agent.get("/audit"))["entries"]) == 1
     assert [event["kind"] for event in await agent.events()] == ["automation"]

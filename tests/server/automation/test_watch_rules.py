@@ -149,8 +149,8 @@ async def test_a_batch_that_comes_again_to_many_servers_at_once_counts_and_acts_
     for sequence in (1, 2, 3):
         sent = agent.batch(sequence, range(sequence * 10, sequence * 10 + 10), loss=10)
         again = [type(agent)(server) for server in servers for _ in range(3)]
-        answers = await asyncio.gather(*(each.post(sent) for each in again))
-        assert {answer.status_code for answer in answers} == {200}
+        responses = await asyncio.gather(*(each.post(sent) for each in again))
+        assert {answer.status_code for answer in responses} == {200}
         assert (await state(agent))["count"] == (sequence * 10) % 30
     assert await resets(agent) == 1
     assert len((await agent.get("/audit"))["entries"]) == 1
@@ -224,8 +224,10 @@ async def test_an_action_that_finds_its_settings_in_force_is_counted_and_makes_n
 
 async def test_of_two_operators_who_replace_one_list_one_wins(agent: Any) -> None:
     await give(agent, rule("loss > 9"))
-    answers = await asyncio.gather(give(agent, rule("loss > 8"), revision=1), give(agent, rule("loss > 7"), revision=1))
-    assert sorted(answer.status_code for answer in answers) == [200, 412]
+    responses = await asyncio.gather(
+        give(agent, rule("loss > 8"), revision=1), give(agent, rule("loss > 7"), revision=1)
+    )
+    assert sorted(answer.status_code for answer in responses) == [200, 412]
     assert (await agent.get("/rules"))["revision"] == 2
 
 

@@ -176,7 +176,7 @@ async def test_what_a_run_drops_while_it_is_copied_is_copied_again(
 ) -> None:
     for first in range(1, 2000, 100):
         await agent.send(range(first, first + 100))
-    redis = agent.client.app.state.store.redis
+    redis = agent.client.app.state.repository.redis
     real, calls = redis.entries_between, []
 
     async def slow(stream: str, after: int, last: int, limit: int) -> Any:
@@ -199,7 +199,7 @@ async def test_a_run_that_is_always_faster_is_a_503_and_not_half_a_file(
     async def gone(*_: object) -> list[object]:
         return []
 
-    monkeypatch.setattr(agent.client.app.state.store.redis, "entries_between", gone)
+    monkeypatch.setattr(agent.client.app.state.repository.redis, "entries_between", gone)
     answer = await agent.client.get(f"{agent.run}/export")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
 

@@ -65,7 +65,7 @@ async def test_a_store_whose_snapshot_failed_is_read_and_answers_every_write_wit
     new = make_agent(agent.client, run_id="new-1", instance="two").registration
     ask: Callable[..., Any] = agent.client.request
     with refusal.refusing():
-        answers = [
+        responses = [
             await ask("POST", "/runs", content=encode_json(new)),
             await ask("POST", f"{agent.run}/telemetry", content=encode_batch(sent)),
             await agent.change(1, {"gamma2": 0.8}),
@@ -74,7 +74,7 @@ async def test_a_store_whose_snapshot_failed_is_read_and_answers_every_write_wit
             await ask("DELETE", agent.run),
             await ask("GET", "http://test/readyz"),
         ]
-        for answer in answers:
+        for answer in responses:
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), answer.request.url
             assert answer.json()["title"] == "Store unavailable"
         assert (await agent.get())["counters"]["steps"] == 10

@@ -171,8 +171,8 @@ async def _registered(agent: Any) -> Any:
 async def test_the_server_tells_of_itself(agent: Any, serve: Any) -> None:
     await busy(agent)
     client = await serve(top_parameters=1)
-    store = client.app.state.store
-    with store.changes.watch("tiny-1"), store.changes.watch("tiny-2"):
+    repository = client.app.state.repository
+    with repository.changes.watch("tiny-1"), repository.changes.watch("tiny-2"):
         text = await scrape(client)
     assert "steadynorm_server_waiting_requests 2.0" in text
     assert "steadynorm_server_omitted_series 1.0" in text

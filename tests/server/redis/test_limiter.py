@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from steadynorm_server.redis.limiter import Turns
+from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
 WITHIN_S = 0.6
 
 
 async def test_a_burst_waits_and_nobody_fails() -> None:
-    turns, at_once, most, done = Turns(4, WITHIN_S), 0, 0, 0
+    turns, at_once, most, done = ConcurrencyLimiter(4, WITHIN_S), 0, 0, 0
 
     async def one() -> None:
         nonlocal at_once, most, done
@@ -31,7 +31,7 @@ async def test_a_burst_waits_and_nobody_fails() -> None:
 
 
 async def test_a_store_that_hangs_is_seen_by_all_who_wait_at_about_the_same_time() -> None:
-    turns = Turns(2, WITHIN_S)
+    turns = ConcurrencyLimiter(2, WITHIN_S)
 
     async def one(start_s: float) -> float:
         await asyncio.sleep(start_s)
@@ -50,7 +50,7 @@ async def test_a_store_that_hangs_is_seen_by_all_who_wait_at_about_the_same_time
 
 
 async def test_one_who_gives_up_leaves_the_turn_to_others() -> None:
-    turns = Turns(1, 10)
+    turns = ConcurrencyLimiter(1, 10)
     async with turns.turn():
         waiting = [asyncio.create_task(turns.turn().__aenter__()) for _ in range(3)]
         await asyncio.sleep(0)

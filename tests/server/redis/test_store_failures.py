@@ -19,8 +19,8 @@ import redis
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.config import ServerConfig
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
@@ -132,7 +132,7 @@ class Patient:
 
 @pytest.fixture(scope="module")
 def shared_patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Patient]:
-    with embedded_store(tmp_path_factory.mktemp("patient")) as url:
+    with embedded_redis_server(tmp_path_factory.mktemp("patient")) as url:
         made = Patient(url)
         yield made
         made.close()
@@ -207,26 +207,26 @@ async def site(serve: Any, make_agent: Any) -> Site:
 
 
 def test_every_route_that_asks_the_store_is_tried_here(tmp_path: Path) -> None:
-    app = create_app(ServerSettings(data=tmp_path), "redis://nowhere", Tokens.single("x"))
+    app = create_app(ServerConfig(data=tmp_path), "redis://nowhere", Tokens.single("x"))
     described = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
     assert described - NO_STORE == READS | set(WRITES), "say in this file what they do to the store"
 
 
 def expected(how: Broken) -> dict[tuple[str, str], int]:
     """What all routes answer."""
-    answers = {**dict.fromkeys(READS, how.reads), **dict.fromkeys(WRITES, 503)}
+    responses = {**dict.fromkeys(READS, how.reads), **dict.fromkeys(WRITES, 503)}
     if how is FULL:
-        answers[REMOVAL] = 204  # who could not remove anything could never make room
-    return answers
+        responses[REMOVAL] = 204  # who could not remove anything could never make room
+    return responses
 
 
 @pytest.mark.parametrize("how", [AWAY, HANGING, READ_ONLY, FULL, NO_REPLICAS], ids=lambda how: how.name)
 async def test_each_route_answers_in_time(site: Site, patient: Patient, how: Broken) -> None:
     with patient.failing(how):
-        answers = await site.ask_all(expected(how).keys() - {REMOVAL})
-        answers[REMOVAL] = await site.ask(*REMOVAL)
-    assert {route: status for route, (status, *_) in answers.items()} == expected(how)
-    for route, (status, answer, seconds) in answers.items():
+        responses = await site.ask_all(expected(how).keys() - {REMOVAL})
+        responses[REMOVAL] = await site.ask(*REMOVAL)
+    assert {route: status for route, (status, *_) in responses.items()} == expected(how)
+    for route, (status, answer, seconds) in responses.items():
         assert seconds < WITHIN_S, route
         if status == 503:
             assert answer.headers["retry-after"] == "2", route
@@ -273,9 +273,9 @@ async def test_a_run_that_fell_silent_is_still_shown_by_a_store_that_takes_no_wr
 ) -> None:
     clock.now += 3600
     with patient.failing(how):
-        answers = await site.ask_all(READS)
-        assert {route: status for route, (status, *_) in answers.items()} == dict.fromkeys(READS, 200)
-        assert answers["GET", RUN][1].json()["state"] == "stalled"
+        responses = await site.ask_all(READS)
+        assert {route: status for route, (status, *_) in responses.items()} == dict.fromkeys(READS, 200)
+        assert responses["GET", RUN][1].json()["state"] == "stalled"
     events = (await site.agent.get("/events"))["events"]
     assert [event["kind"] for event in events].count("stalled") == 1  # told once it can be written
 
@@ -283,14 +283,14 @@ async def test_a_run_that_fell_silent_is_still_shown_by_a_store_that_takes_no_wr
 async def test_a_real_agent_keeps_what_a_read_only_store_refused_and_sends_it_later(
     house: Any, run_job: Any, eventually: Any
 ) -> None:
-    store = Patient(f"unix://{house.home}/store/store.sock")
-    with contextlib.closing(store), run_job(house, "meets-a-read-only-store") as job:
+    repository = Patient(f"unix://{house.home}/store/store.sock")
+    with contextlib.closing(repository), run_job(house, "meets-a-read-only-store") as job:
 
         def shown() -> Any:
             return house.client.run(job.run_id)
 
         eventually(lambda: [run for run in house.client.runs().runs if run.run_id == job.run_id and run.step > 20])
-        with store.failing(READ_ONLY):
+        with repository.failing(READ_ONLY):
             eventually(lambda: job.agent.counters.buffered > 20)
             known = shown().step
         eventually(lambda: shown().step > known + 20)

@@ -11,12 +11,12 @@ import pytest
 import redis
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.retention import trimming
 from steadynorm_server.retention.policy import Limits, forget_old
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 
 DAY_S = 86_400
 FOR_A_WEEK = Limits(keep_days=7)
@@ -28,7 +28,7 @@ async def retain(agent: Any, **wanted: Any) -> httpx.Response:
 
 
 async def test_runs_that_were_silent_for_longer_are_removed_whole(
-    store: Store, api: httpx.AsyncClient, make_agent: Any, clock: Any, store_url: str
+    repository: RunRepository, api: httpx.AsyncClient, make_agent: Any, clock: Any, store_url: str
 ) -> None:
     old, fresh = (make_agent(api, run_id=name) for name in ("old", "fresh"))
     await old.register()
@@ -37,62 +37,64 @@ async def test_runs_that_were_silent_for_longer_are_removed_whole(
     assert (await retain(old, max_mib=2)).status_code == 200
     clock.now += 8 * DAY_S
     await fresh.register()
-    assert await forget_old(store, await store.all(), Limits()) == []
-    assert await forget_old(store, await store.all(), Limits(keep_days=9)) == []
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == ["old"]
+    assert await forget_old(repository, await repository.all(), Limits()) == []
+    assert await forget_old(repository, await repository.all(), Limits(keep_days=9)) == []
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["old"]
     assert [run["run_id"] for run in (await api.get("/runs")).json()["runs"]] == ["fresh"]
     with redis.Redis.from_url(store_url, protocol=2) as client:
         assert client.keys("steadynorm:{old}:*") == []
 
 
-async def listens(store: Store, until: float) -> None:
+async def listens(repository: RunRepository, until: float) -> None:
     """As a wait for settings does that ends at this Unix second."""
-    await store.redis.script("wanted", [RunKeys("tiny-1").run], repr(until))
+    await repository.redis.script("wanted", [RunKeys("tiny-1").run], repr(until))
 
 
 @pytest.mark.parametrize("meanwhile", ["telemetry", "listening", "a pause", "more time"])
 async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
-    store: Store, agent: Any, clock: Any, meanwhile: str
+    repository: RunRepository, agent: Any, clock: Any, meanwhile: str
 ) -> None:
     await agent.send([1])
     clock.now += 8 * DAY_S
-    judged = await store.all()
+    judged = await repository.all()
     match meanwhile:
         case "telemetry":
             await agent.send([2])
         case "listening":
-            await listens(store, clock.now + 25)
+            await listens(repository, clock.now + 25)
         case "a pause":
             assert (await agent.change(0, {"paused": True})).status_code == 200
         case _:
             assert (await retain(agent, keep_days=30)).status_code == 200
-    assert await forget_old(store, judged, FOR_A_WEEK) == []
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == []
+    assert await forget_old(repository, judged, FOR_A_WEEK) == []
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
     assert (await agent.get())["run_id"] == "tiny-1"
 
 
 async def test_a_paused_run_stays_however_silent_it_is_until_it_is_resumed_or_ends(
-    store: Store, agent: Any, clock: Any
+    repository: RunRepository, agent: Any, clock: Any
 ) -> None:
     await agent.send([1])
     await agent.change(0, {"paused": True})
     clock.now += 400 * DAY_S
     assert (await agent.get("/retention"))["expires"] is None
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == []
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
     await agent.change(1, {"paused": False})
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == ["tiny-1"]
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["tiny-1"]
 
 
-async def test_a_run_that_ended_paused_is_kept_from_its_end_on(store: Store, agent: Any, clock: Any) -> None:
+async def test_a_run_that_ended_paused_is_kept_from_its_end_on(
+    repository: RunRepository, agent: Any, clock: Any
+) -> None:
     await agent.send([1])
     await agent.change(0, {"paused": True})
-    await listens(store, clock.now + 90 * DAY_S)
+    await listens(repository, clock.now + 90 * DAY_S)
     clock.now += 30 * DAY_S
     await agent.client.post(f"{agent.run}/finish", content=b'{"state": "stopped"}')
     clock.now += 6.9 * DAY_S
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == []
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
     clock.now += 0.2 * DAY_S
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == ["tiny-1"]
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_force(
@@ -154,17 +156,17 @@ async def test_no_run_takes_more_than_the_ceiling_whatever_was_set_for_it(serve:
     own = (await retain(generous, max_mib=256)).json()
     assert (own["in_force"]["max_mib"], own["ceiling_mib"]) == (256.0, 256.0)
     assert (await retain(generous, max_mib=257)).status_code == 422
-    run = await generous.client.app.state.store.find("tiny-1")
-    assert generous.client.app.state.store.budgets(run) == 4.0
+    run = await generous.client.app.state.repository.find("tiny-1")
+    assert generous.client.app.state.repository.budgets(run) == 4.0
     frugal = make_agent(await serve(run_mib=32, run_mib_ceiling=128))
     now = await frugal.get("/retention")
     assert (now["own"]["max_mib"], now["in_force"]["max_mib"]) == (256.0, 128.0)
-    assert Limits.of(ServerSettings(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
+    assert Limits.of(ServerConfig(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
 
 
 @pytest.mark.usefixtures("without_sweeper")
 async def test_size_and_age_follow_what_was_set_for_each_run(
-    store: Store, api: httpx.AsyncClient, make_agent: Any, clock: Any
+    repository: RunRepository, api: httpx.AsyncClient, make_agent: Any, clock: Any
 ) -> None:
     small, usual = (make_agent(api, run_id=name) for name in ("small", "usual"))
     for agent in (small, usual):
@@ -176,26 +178,26 @@ async def test_size_and_age_follow_what_was_set_for_each_run(
     took = (await usual.get())["store_bytes"]
     assert took > 1.1 * 2**20
     assert (await retain(small, max_mib=1, keep_days=3)).status_code == 200
-    assert await trimming.keep_within(store, await store.all(), Limits()) == ["small"]
+    assert await trimming.enforce_size_limit(repository, await repository.all(), Limits()) == ["small"]
     assert (await small.get())["store_bytes"] <= 2**20
     assert (await usual.get())["store_bytes"] == took
     (series,) = (await small.get("/series", name="raw_norm"))["series"].values()
     assert (sum(series["count"]), max(series["max"])) == (16_000, 99.0)
     clock.now += 4 * DAY_S
-    assert await forget_old(store, await store.all(), Limits()) == ["small"]
-    assert await forget_old(store, await store.all(), FOR_A_WEEK) == []
+    assert await forget_old(repository, await repository.all(), Limits()) == ["small"]
+    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
 
 
 async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any) -> None:
     """What a process remembers of a run between batches is dropped when its retention changes."""
-    store, seen = agent.client.app.state.store, []
+    repository, seen = agent.client.app.state.repository, []
 
     def budgets(run: RunRecord) -> float:
         seen.append(bool(run.retention))
         return 1.0
 
     await agent.send([1])
-    store.budgets = budgets
+    repository.budgets = budgets
     await agent.send([2])
     await retain(agent, keep_days=2)
     await agent.send([3])
@@ -203,7 +205,7 @@ async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any) ->
 
 
 async def test_a_server_that_starts_removes_and_trims_by_these_limits(
-    serve: Any, make_agent: Any, clock: Any, store: Store
+    serve: Any, make_agent: Any, clock: Any, repository: RunRepository
 ) -> None:
     api = await serve()
     gone, kept = (make_agent(api, run_id=name) for name in ("gone", "kept"))
@@ -217,6 +219,6 @@ async def test_a_server_that_starts_removes_and_trims_by_these_limits(
     clock.now += 31 * DAY_S
     await serve(retention_days=30)
     async with asyncio.timeout(15):
-        while len(await store.all()) > 1 or (await store.find("kept")).store_bytes == large:  # noqa: ASYNC110
+        while len(await repository.all()) > 1 or (await repository.find("kept")).store_bytes == large:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # nothing tells of a sweep
-    assert [(run.run_id, run.store_bytes <= 2**20) for run in await store.all()] == [("kept", True)]
+    assert [(run.run_id, run.store_bytes <= 2**20) for run in await repository.all()] == [("kept", True)]

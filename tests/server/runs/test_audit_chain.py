@@ -14,8 +14,8 @@ import redis
 from steadynorm_contract.audit import AuditEntry, AuditList, verify
 from steadynorm_contract.changes import Change
 from steadynorm_server.errors import ProblemError
-from steadynorm_server.runs.queries import Reader
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.queries import RunQueries
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings import service
 from steadynorm_server.settings.service import change
 
@@ -96,15 +96,15 @@ async def test_a_capped_list_verifies_from_its_oldest_entry(agent: Any, monkeypa
 
 
 async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: str) -> None:
-    async with Store(store_url).opened() as one, Store(store_url).opened() as other:
+    async with RunRepository(store_url).opened() as one, RunRepository(store_url).opened() as other:
 
-        async def win(store: Store, name: str) -> int:
+        async def win(repository: RunRepository, name: str) -> int:
             won = 0
             while won < 10:
-                run = await store.find("tiny-1")
+                run = await repository.find("tiny-1")
                 wanted = Change({"reset_generation": run.desired.reset_generation + 1})
                 try:
-                    await change(store, "tiny-1", wanted, run.desired_revision, name)
+                    await change(repository, "tiny-1", wanted, run.desired_revision, name)
                     won += 1
                 except ProblemError as error:
                     if error.status != 412:
@@ -112,27 +112,29 @@ async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: s
             return won
 
         assert (
-            await asyncio.gather(*(win(store, f"{at}") for at, store in enumerate((one, other, one, other))))
+            await asyncio.gather(*(win(repository, f"{at}") for at, repository in enumerate((one, other, one, other))))
             == [10] * 4
         )
-        audit = await Reader(one).audit("tiny-1", 1000)
+        audit = await RunQueries(one).audit("tiny-1", 1000)
     assert [entry.revision for entry in audit.entries] == list(range(40, 0, -1))
     assert audit.chain is not None
     assert audit.chain.verified
 
 
-async def test_a_change_that_was_chained_to_an_older_entry_is_chained_anew(agent: Any, store: Store) -> None:
+async def test_a_change_that_was_chained_to_an_older_entry_is_chained_anew(
+    agent: Any, repository: RunRepository
+) -> None:
     """As when a store came back without the newest revision, while its audit went on."""
     await change_often(agent, 2)
-    find = store.find
+    find = repository.find
 
     async def stale(run_id: str) -> Any:
         run = await find(run_id)
         run.audit_head = "of an entry that is not the newest"
         return run
 
-    store.find = stale  # type: ignore[method-assign]
-    await change(store, "tiny-1", Change({"gamma1": 0.1}), 2, "late")
+    repository.find = stale  # type: ignore[method-assign]
+    await change(repository, "tiny-1", Change({"gamma1": 0.1}), 2, "late")
     audit = msgspec.convert(await agent.get("/audit"), AuditList)
     assert audit.entries[0].actor == "late"
     assert audit.chain is not None

@@ -18,7 +18,7 @@ Look = Callable[..., Awaitable[dict[str, Any]]]
 async def look(api: httpx.AsyncClient) -> Look:
     """look(**query) -> the fleet as it is at this moment: nothing is kept from one question to the next."""
     app: Any = api.app  # type: ignore[attr-defined]
-    app.state.fleet = Fleet(app.state.store, fresh_s=0, lines_fresh_s=0)
+    app.state.fleet = Fleet(app.state.repository, fresh_s=0, lines_fresh_s=0)
 
     async def ask(**query: Any) -> dict[str, Any]:
         answer = await api.get("/fleet", params=query)
@@ -79,7 +79,7 @@ async def test_lines_that_are_not_ready_in_time_come_with_a_later_answer(look: L
     agent = await start("late")
     await agent.send(range(4))
     sparks = api.app.state.fleet._sparks
-    records = await api.app.state.store.all()
+    records = await api.app.state.repository.all()
     assert await sparks.of(records, within_s=-1) == {}
     assert set(await sparks.of(records)) == {"late-1"}
 
@@ -204,7 +204,7 @@ async def test_a_number_that_is_not_known_sorts_last_in_both_directions(look: Lo
 async def test_many_who_ask_together_read_the_store_once(api: httpx.AsyncClient, start: Any) -> None:
     await (await start("one")).send([1])
     app: Any = api.app  # type: ignore[attr-defined]
-    app.state.fleet = fleet = Fleet(app.state.store, fresh_s=60)
+    app.state.fleet = fleet = Fleet(app.state.repository, fresh_s=60)
     reads = 0
     whole = fleet._reader.summaries
 
@@ -214,8 +214,8 @@ async def test_many_who_ask_together_read_the_store_once(api: httpx.AsyncClient,
         return await whole(runs)
 
     fleet._reader.summaries = counted  # type: ignore[method-assign]
-    answers = await asyncio.gather(*(api.get("/fleet") for _ in range(20)))
-    assert {answer.status_code for answer in answers} == {200}
+    responses = await asyncio.gather(*(api.get("/fleet") for _ in range(20)))
+    assert {answer.status_code for answer in responses} == {200}
     assert reads == 1
 
 

@@ -15,14 +15,14 @@ from steadynorm_contract.telemetry import Parameter
 async def test_a_scrape_of_many_models_takes_few_round_trips_and_names_each_parameter_right(
     api: Any, make_agent: Any
 ) -> None:
-    store, many = api.app.state.store, 70
+    repository, many = api.app.state.repository, 70
     for at in range(many):
         parameters = [Parameter(f"model{at}.{name}", (2, 2), "float32") for name in ("a", "b")]
         agent = make_agent(api, run_id=f"run-{at}", instance=str(at), parameters=parameters)
         await agent.register()
         await agent.send([1], rows=agent.rows([1], [[[1] * 5, [1, 1, 1, 1, 2 + at]]]))
     pipelines, single = [], []
-    get, get_all = store.redis.get, store.redis.get_all
+    get, get_all = repository.redis.get, repository.redis.get_all
 
     async def one(key: str) -> Any:
         single.append(key)
@@ -32,7 +32,7 @@ async def test_a_scrape_of_many_models_takes_few_round_trips_and_names_each_para
         pipelines.append(len(keys))
         return await get_all(keys)
 
-    store.redis.get, store.redis.get_all = one, several
+    repository.redis.get, repository.redis.get_all = one, several
     text = (await api.get("http://test/metrics")).text
     told: dict[tuple[str, str], float] = {}
     for family in text_string_to_metric_families(text):

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from steadynorm_contract.telemetry import RunFinish
-from steadynorm_server.runs.cache import Known, Recent
+from steadynorm_server.runs.cache import CachedRun, RunCache
 from steadynorm_server.timeseries.peaks import Peaks
 
 
@@ -81,11 +81,11 @@ async def test_a_store_put_back_to_an_older_copy_is_believed(agent: Any, store_u
 
 
 def test_what_was_used_longest_ago_is_forgotten_first() -> None:
-    recent = Recent(max_bytes=3 * 20_000)
+    recent = RunCache(max_bytes=3 * 20_000)
 
-    def known(run_id: str) -> Known:
+    def known(run_id: str) -> CachedRun:
         run: Any = type("Run", (), {"run_id": run_id})
-        return Known(run, Peaks(np.zeros(400, np.float32), np.zeros(400, np.uint32)))
+        return CachedRun(run, Peaks(np.zeros(400, np.float32), np.zeros(400, np.uint32)))
 
     for run_id in ("a", "b", "c"):
         recent.put(known(run_id))

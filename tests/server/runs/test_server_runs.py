@@ -13,7 +13,7 @@ from steadynorm_contract.runs import RunDetail, RunList
 from steadynorm_contract.series import ParameterList
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Parameter, Registered
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 
 
 async def test_a_run_shows_what_its_agent_said(api: httpx.AsyncClient, make_agent: Any) -> None:
@@ -198,15 +198,15 @@ async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, 
 
 
 @pytest.mark.usefixtures("without_sweeper")
-async def test_the_index_of_runs_can_be_rebuilt(agent: Any, store: Store, store_url: str) -> None:
+async def test_the_index_of_runs_can_be_rebuilt(agent: Any, repository: RunRepository, store_url: str) -> None:
     with redis.Redis.from_url(store_url, protocol=2) as client:
         client.delete("steadynorm:runs")
-        assert await store.all() == []
-        assert await store.rebuild_index() == 1
-        assert [run.run_id for run in await store.all()] == ["tiny-1"]
+        assert await repository.all() == []
+        assert await repository.rebuild_index() == 1
+        assert [run.run_id for run in await repository.all()] == ["tiny-1"]
         # A run whose keys are gone leaves the index when somebody looks.
         client.zadd("steadynorm:runs", {"ghost": 1})
-        assert len(await store.all()) == 1
+        assert len(await repository.all()) == 1
         assert client.zrange("steadynorm:runs", 0, -1) == [b"tiny-1"]
 
 

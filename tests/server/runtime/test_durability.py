@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis
 
-from steadynorm_server.runtime.embedded_redis import embedded_store
+from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
@@ -34,13 +34,13 @@ def kill(process: int) -> None:
 
 
 async def test_what_was_acknowledged_outlives_a_killed_store(tmp_path: Path, serve: Any, make_agent: Any) -> None:
-    with embedded_store(tmp_path / "kept") as url:
+    with embedded_redis_server(tmp_path / "kept") as url:
         agent = make_agent(await serve(url=url))
         await agent.register()
         await agent.send([1, 2, 3])
         assert (await agent.change(0, {"gamma2": 0.9}, reason="kept")).status_code == 200
         kill(process_of(url))
-    with embedded_store(tmp_path / "kept") as url:
+    with embedded_redis_server(tmp_path / "kept") as url:
         agent.client = await serve(url=url)
         run = await agent.get()
         assert (run["desired"]["revision"], run["desired"]["settings"]["gamma2"]) == (1, 0.9)
@@ -49,14 +49,14 @@ async def test_what_was_acknowledged_outlives_a_killed_store(tmp_path: Path, ser
 
 
 async def test_the_embedded_store_answers_when_it_is_on_the_disk(tmp_path: Path) -> None:
-    with embedded_store(tmp_path) as url, redis.Redis.from_url(url, protocol=2, decode_responses=True) as client:
+    with embedded_redis_server(tmp_path) as url, redis.Redis.from_url(url, protocol=2, decode_responses=True) as client:
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
 
 
 async def test_a_store_that_hangs_is_a_503_within_2_s_and_comes_back(
     tmp_path: Path, serve: Any, make_agent: Any
 ) -> None:
-    with embedded_store(tmp_path) as url:
+    with embedded_redis_server(tmp_path) as url:
         agent = make_agent(await serve(url=url))
         await agent.register()
         process = process_of(url)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_store, find_binary
+from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_redis_server, find_binary
 
 
 def connect(url: str) -> redis.Redis:
@@ -25,14 +25,14 @@ def test_valkeylites_binary_is_found() -> None:
 
 def test_data_outlives_a_restart(tmp_path: Path) -> None:
     for expected in (None, "1", "1"):
-        with embedded_store(tmp_path) as url, connect(url) as client:
+        with embedded_redis_server(tmp_path) as url, connect(url) as client:
             assert client.get("kept") == expected
             client.set("kept", "1")
 
 
 def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
     folder = tmp_path / "store"
-    with embedded_store(folder) as url, connect(url) as client:
+    with embedded_redis_server(folder) as url, connect(url) as client:
         assert client.config_get("port") == {"port": "0"}
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -40,19 +40,19 @@ def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_one_folder_is_refused_with_the_firsts_process(tmp_path: Path) -> None:
-    with embedded_store(tmp_path) as url:
+    with embedded_redis_server(tmp_path) as url:
         refused = rf"another server \(process {os.getpid()}\) uses the data"
-        with pytest.raises(EmbeddedStoreError, match=refused), embedded_store(tmp_path):
+        with pytest.raises(EmbeddedStoreError, match=refused), embedded_redis_server(tmp_path):
             pytest.fail("two stores on one folder")
         with connect(url) as client:
             assert client.ping()
-    with embedded_store(tmp_path):
+    with embedded_redis_server(tmp_path):
         pass
 
 
 def test_a_long_path_does_not_matter(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)
-    with embedded_store(folder) as url, connect(url) as client:
+    with embedded_redis_server(folder) as url, connect(url) as client:
         assert client.ping()
         assert not url.startswith(f"unix://{tmp_path}")
         assert (folder / "appendonlydir").is_dir()
@@ -61,9 +61,9 @@ def test_a_long_path_does_not_matter(tmp_path: Path) -> None:
 def test_a_store_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("not a folder")
     said = r"ended at once \(status 1\).*store.log ends with"
-    with pytest.raises(EmbeddedStoreError, match=said), embedded_store(tmp_path):
+    with pytest.raises(EmbeddedStoreError, match=said), embedded_redis_server(tmp_path):
         pytest.fail("it started")
-    with pytest.raises(EmbeddedStoreError, match="does not start"), embedded_store(tmp_path, tmp_path / "none"):
+    with pytest.raises(EmbeddedStoreError, match="does not start"), embedded_redis_server(tmp_path, tmp_path / "none"):
         pytest.fail("it started")
 
 
@@ -87,12 +87,12 @@ def test_a_killed_parent_takes_its_store_along(tmp_path: Path) -> None:
     """)
     parent = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    store = int(parent.stdout.readline())
-    descriptor = os.pidfd_open(store)
+    repository = int(parent.stdout.readline())
+    descriptor = os.pidfd_open(repository)
     parent.send_signal(signal.SIGKILL)
     parent.communicate()
     _await_end(descriptor)
-    with embedded_store(tmp_path) as url, connect(url) as client:
+    with embedded_redis_server(tmp_path) as url, connect(url) as client:
         assert client.get("kept") == "1"
 
 

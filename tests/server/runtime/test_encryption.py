@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import ServeError, serve
 
 PROGRAM = """
@@ -50,7 +50,7 @@ def started(*arguments: str | Path) -> tuple[subprocess.Popen[str], str]:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_plain_http_beyond_loopback_is_refused(tmp_path: Path, host: str) -> None:
     with pytest.raises(ServeError, match=f"plain HTTP is for loopback only, .* got host {host}") as refused:
-        serve(ServerSettings(data=tmp_path, host=host, port=0, operator_token=SecretStr("x")))
+        serve(ServerConfig(data=tmp_path, host=host, port=0, operator_token=SecretStr("x")))
     assert "STEADYNORM_TLS=terminated" in str(refused.value)
     assert not (tmp_path / "store").exists()
 
@@ -85,8 +85,8 @@ def test_the_server_speaks_tls_itself(tmp_path: Path, certificate: tuple[Path, P
 def test_a_certificate_needs_its_key(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     with pytest.raises(ServeError, match="belong together"):
-        serve(ServerSettings(data=tmp_path, port=0, tls_cert=cert))
+        serve(ServerConfig(data=tmp_path, port=0, tls_cert=cert))
     with pytest.raises(ServeError, match="must be a certificate and its key"):
-        serve(ServerSettings(data=tmp_path, port=0, tls_cert=key, tls_key=cert))
+        serve(ServerConfig(data=tmp_path, port=0, tls_cert=key, tls_key=cert))
     with pytest.raises(ServeError, match="No such file"):
-        serve(ServerSettings(data=tmp_path, port=0, tls_cert=tmp_path / "none.pem", tls_key=key))
+        serve(ServerConfig(data=tmp_path, port=0, tls_cert=tmp_path / "none.pem", tls_key=key))

@@ -32,7 +32,7 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.posts: Queue[WebhookMessage] = Queue()
-        self.answers: list[int] = []
+        self.responses: list[int] = []
         super().__init__(("127.0.0.1", 0), Handler)
 
     def next(self) -> WebhookMessage:
@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         assert verify(self.headers["Steadynorm-Signature"], body, SECRET.encode())
         self.server.posts.put(msgspec.json.decode(body, type=WebhookMessage))
-        self.send_response(self.server.answers.pop(0) if self.server.answers else 200)
+        self.send_response(self.server.responses.pop(0) if self.server.responses else 200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -149,12 +149,14 @@ async def test_of_two_processes_each_event_is_told_once_also_if_the_one_that_sto
     assert [event.step for event in message.events] == [30]  # and none came twice in between
 
 
-@pytest.mark.parametrize("store", ["of one's own", "embedded"])
-async def test_what_a_killed_server_acknowledged_is_there(servers: Servers, make_agent: Any, store: str) -> None:
-    if store == "embedded":  # it dies with its server
+@pytest.mark.parametrize("repository", ["of one's own", "embedded"])
+async def test_what_a_killed_server_acknowledged_is_there(servers: Servers, make_agent: Any, repository: str) -> None:
+    if repository == "embedded":  # it dies with its server
         del servers.environment["REDIS_URL"]
     clients = servers.start()
-    agent, operator = (make_agent(each, run_id=f"acknowledged-{len(store)}", name="acknowledged") for each in clients)
+    agent, operator = (
+        make_agent(each, run_id=f"acknowledged-{len(repository)}", name="acknowledged") for each in clients
+    )
     await agent.register()
 
     async def feed() -> None:
@@ -189,7 +191,7 @@ async def test_webhook_test_tells_who_takes_a_message_and_who_does_not(
 ) -> None:
     file = tmp_path / "webhooks.toml"
     file.write_text(file.read_text() + file.read_text().replace("on-call", "another"))
-    receiver.answers += [200, 403]
+    receiver.responses += [200, 403]
     command = [sys.executable, "-m", "steadynorm_cli", "webhook-test"]
     done = await asyncio.to_thread(
         subprocess.run, command, env=servers.environment, capture_output=True, text=True, timeout=60

@@ -22,7 +22,7 @@ import pytest
 from steadynorm_contract.client import Client, Conflict, InvalidChange, NotFound
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_contract.discovery import ServerAddress
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import ServeError, serve
 
 PROGRAM = """
@@ -119,15 +119,15 @@ def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent:
         headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
         with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
             http.post("/runs", content=encode_json(make_agent(None).registration))
-            answers: list[httpx.Response] = []
+            responses: list[httpx.Response] = []
             url = "/runs/tiny-1/settings?after_revision=0&wait=60"
-            waiting = threading.Thread(target=lambda: answers.append(http.get(url)))
+            waiting = threading.Thread(target=lambda: responses.append(http.get(url)))
             waiting.start()
             eventually(lambda: "steadynorm_server_waiting_requests 1.0" in httpx.get(f"{address}/metrics").text)
             _, seconds = stop(server)
             waiting.join(30)
             assert seconds < 4
-            assert [answer.status_code for answer in answers] == [200]
+            assert [answer.status_code for answer in responses] == [200]
 
 
 def test_answers_are_not_held_back(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_configured_tokens_and_store_are_used(tmp_path: Path, empty_valkey: str)
 
 def test_an_open_address_without_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match=r"loopback only: got host 0\.0\.0\.0\. Set STEADYNORM_OPERATOR_TOKEN"):
-        serve(ServerSettings(data=tmp_path, host="0.0.0.0", port=0))
+        serve(ServerConfig(data=tmp_path, host="0.0.0.0", port=0))
     assert not (tmp_path / "token").exists()
 
 
@@ -191,27 +191,27 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ServeError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use. Stop"):
-            serve(ServerSettings(data=tmp_path, port=port))
+            serve(ServerConfig(data=tmp_path, port=port))
 
 
 def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServeError, match=r"file: File exists\. Choose another folder"):
-        serve(ServerSettings(data=tmp_path / "file", port=0))
+        serve(ServerConfig(data=tmp_path / "file", port=0))
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.setenv("STEADYNORM_PORT", "9000")
     monkeypatch.setenv("REDIS_URL", "redis://plain")
-    settings = ServerSettings()
+    settings = ServerConfig()
     assert (settings.data, settings.port, settings.redis_url) == (tmp_path, 9000, "redis://plain")
     monkeypatch.setenv("STEADYNORM_REDIS_URL", "redis://own")
-    assert ServerSettings().redis_url == "redis://own"
+    assert ServerConfig().redis_url == "redis://own"
     monkeypatch.setenv("STEADYNORM_REDIS_URL", "")
     monkeypatch.setenv("REDIS_URL", "")
-    assert ServerSettings().redis_url is None
-    assert ServerSettings(port=1).port == 1
+    assert ServerConfig().redis_url is None
+    assert ServerConfig(port=1).port == 1
 
 
 def test_the_server_never_loads_torch() -> None:

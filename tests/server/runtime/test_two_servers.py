@@ -32,10 +32,13 @@ class Running:
         return self.process.communicate(timeout=30)[1].splitlines()
 
 
-def start(data: Path, store: str) -> Running:
+def start(data: Path, repository: str) -> Running:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
     own = {
-        "REDIS_URL": store, "STEADYNORM_HOME": str(data), "STEADYNORM_OPERATOR_TOKEN": TOKEN, "STEADYNORM_LOG": "json",
+        "REDIS_URL": repository,
+        "STEADYNORM_HOME": str(data),
+        "STEADYNORM_OPERATOR_TOKEN": TOKEN,
+        "STEADYNORM_LOG": "json",
         "STEADYNORM_LOG_LEVEL": "info", "STEADYNORM_AGENT_TOKEN": TOKEN + "-agent",
     }  # fmt: skip
     command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
@@ -96,10 +99,10 @@ async def test_two_processes_answer_alike(
     assert lost.status_code == 412
 
     for path in ("", "/series", "/series?names=raw_norm/embed.weight", "/parameters", "/events", "/audit", "/settings"):
-        answers = [await clients[f"operator_{at}"].get(agent.run + path) for at in (1, 2)]
-        assert answers[0].status_code == 200
-        assert answers[0].content == answers[1].content
-        assert answers[0].headers["etag"] == answers[1].headers["etag"]
+        responses = [await clients[f"operator_{at}"].get(agent.run + path) for at in (1, 2)]
+        assert responses[0].status_code == 200
+        assert responses[0].content == responses[1].content
+        assert responses[0].headers["etag"] == responses[1].headers["etag"]
     scrapes = [(await clients[f"operator_{at}"].get(two[at - 1].address + "/metrics")).text for at in (1, 2)]
     of_runs = [[line for line in text.splitlines() if 'run_id="shared-1"' in line] for text in scrapes]
     assert len(of_runs[0]) > 15

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from steadynorm_server.config import ServerSettings
-from steadynorm_server.runtime.workers import WorkersError, keep_working
+from steadynorm_server.config import ServerConfig
+from steadynorm_server.runtime.workers import WorkersError, supervise
 
 WORKERS = 2
 
@@ -149,6 +149,6 @@ def test_a_taken_port_is_not_shared_with_its_owner(serving: tuple[Any, httpx.Cli
 def test_workers_that_cannot_start_are_said(tmp_path: Path) -> None:
     work: Any = print  # it returns at once and never says that it is ready
     with pytest.raises(WorkersError, match="worker 1 did not start; the reason stands above"):
-        keep_working(work, ServerSettings(data=tmp_path, workers=2), "unix:///nowhere", pytest.fail)
+        supervise(work, ServerConfig(data=tmp_path, workers=2), "unix:///nowhere", pytest.fail)
     assert _workers(os.getpid()) == set()
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

@@ -125,7 +125,7 @@ async def test_a_store_that_fails_in_the_middle_leaves_no_doubt_about_the_other_
         await agent.register()
     select, settings = {"name": "*"}, {"gamma2": 0.99}
     revisions = (await ask(api, select, settings)).json()["revisions"]
-    redis = api.app.state.store.redis  # type: ignore[attr-defined]
+    redis = api.app.state.repository.redis  # type: ignore[attr-defined]
     real = redis.script
 
     async def script(name: str, keys: list[str], *args: Any) -> Any:
@@ -148,7 +148,7 @@ async def test_runs_that_the_store_keeps_waiting_do_not_hold_up_the_others(
     for run_id in ("slow", "quick"):
         await make_agent(api, run_id=run_id, instance=run_id).register()
     revisions = (await ask(api, {"name": "*"}, {"gamma2": 0.99})).json()["revisions"]
-    redis, changed = api.app.state.store.redis, asyncio.Event()  # type: ignore[attr-defined]
+    redis, changed = api.app.state.repository.redis, asyncio.Event()  # type: ignore[attr-defined]
     real = redis.script
 
     async def script(name: str, keys: list[str], *args: Any) -> Any:
@@ -174,6 +174,6 @@ async def test_a_store_that_fails_for_all_runs_is_a_503(
     async def script(*_: Any) -> Any:
         raise StoreAway("away")
 
-    monkeypatch.setattr(api.app.state.store.redis, "script", script)  # type: ignore[attr-defined]
+    monkeypatch.setattr(api.app.state.repository.redis, "script", script)  # type: ignore[attr-defined]
     answer = await ask(api, {"name": "*"}, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
     assert (answer.status_code, answer.json()["title"]) == (503, "Store unavailable")

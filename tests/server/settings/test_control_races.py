@@ -22,12 +22,12 @@ async def test_every_race_has_one_winner_and_the_audit_has_all_winners_and_no_lo
     won = []
     for revision in range(RACES):
         reasons = [f"race {revision} at {server}" for server in random.Random(revision).sample(range(2), 2)]
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(_change(servers[int(reason[-1])], agent.run, revision, 0.5 + revision / 100 + at / 1000, reason)
               for at, reason in enumerate(reasons))
         )  # fmt: skip
-        assert sorted(answer.status_code for answer in answers) == [200, 412]
-        won += [reason for reason, answer in zip(reasons, answers, strict=True) if answer.status_code == 200]
+        assert sorted(answer.status_code for answer in responses) == [200, 412]
+        won += [reason for reason, answer in zip(reasons, responses, strict=True) if answer.status_code == 200]
     for server in servers:
         audit = msgspec.json.decode((await server.get(f"{agent.run}/audit")).content, type=AuditList)
         assert [entry.reason for entry in reversed(audit.entries)] == won

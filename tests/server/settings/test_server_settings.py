@@ -42,11 +42,11 @@ async def test_a_preset_is_stored_as_the_settings_that_it_stands_for(agent: Any)
 
 
 async def test_of_two_changes_to_one_revision_one_wins(agent: Any) -> None:
-    answers = await asyncio.gather(agent.change(0, {"gamma2": 0.9}), agent.change(0, {"gamma2": 0.8}))
-    assert sorted(answer.status_code for answer in answers) == [200, 412]
-    lost = next(answer for answer in answers if answer.status_code == 412)
+    responses = await asyncio.gather(agent.change(0, {"gamma2": 0.9}), agent.change(0, {"gamma2": 0.8}))
+    assert sorted(answer.status_code for answer in responses) == [200, 412]
+    lost = next(answer for answer in responses if answer.status_code == 412)
     assert "Read them again" in lost.json()["detail"]
-    won = next(answer for answer in answers if answer.status_code == 200)
+    won = next(answer for answer in responses if answer.status_code == 200)
     assert (await agent.get("/settings")) == won.json()
     assert len((await agent.get("/audit"))["entries"]) == 1
 
@@ -262,7 +262,7 @@ async def test_a_wrong_wait_is_refused(agent: Any, query: dict[str, str]) -> Non
 
 async def _until_watched(agent: Any) -> None:
     """The long-poll has read the settings, which notes until when somebody listens, and waits."""
-    store = agent.client.app.state.store
+    repository = agent.client.app.state.repository
     async with asyncio.timeout(10):  # nothing tells that a request has begun to wait
-        while not (await store.find(agent.registration.run_id)).listening:  # noqa: ASYNC110
+        while not (await repository.find(agent.registration.run_id)).listening:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

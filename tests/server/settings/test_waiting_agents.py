@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 
-from steadynorm_server.redis.change_feed import Changes
+from steadynorm_server.redis.change_feed import ChangeNotifier
 from steadynorm_server.redis.client import Connection
 from steadynorm_server.redis.keys import CHANGES
 
@@ -23,8 +23,8 @@ QUIET_S, ANSWER_S = 0.2, 1.0
 class Way:
     """Passes bytes between clients and a store. What is `cut` looks alive and says nothing any more."""
 
-    def __init__(self, store: Path) -> None:
-        self._store = store
+    def __init__(self, repository: Path) -> None:
+        self._store = repository
         self._subscribed: set[asyncio.StreamWriter] = set()
         self._cut: set[asyncio.StreamWriter] = set()
         self._ways: set[asyncio.Task[None]] = set()
@@ -32,8 +32,8 @@ class Way:
 
     async def meet(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """A client connects."""
-        back, store = await asyncio.open_unix_connection(self._store)
-        self._ways |= {asyncio.create_task(self._pass(reader, store, client)),
+        back, repository = await asyncio.open_unix_connection(self._store)
+        self._ways |= {asyncio.create_task(self._pass(reader, repository, client)),
                        asyncio.create_task(self._pass(back, client, client))}  # fmt: skip
 
     def cut_subscriptions(self) -> None:
@@ -72,7 +72,7 @@ async def way(valkey: str, tmp_path: Path) -> AsyncIterator[tuple[Way, Connectio
 async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
     way: tuple[Way, Connection], valkey: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    changes = Changes(way[1], quiet_s=QUIET_S, answer_s=ANSWER_S)
+    changes = ChangeNotifier(way[1], quiet_s=QUIET_S, answer_s=ANSWER_S)
     with redis.Redis.from_url(valkey, protocol=2) as client, changes.watch("one") as one, changes.watch("two") as two:
         async with changes.running(), asyncio.timeout(60):
             await one.wait()  # that it listens
@@ -94,7 +94,7 @@ async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
 async def test_a_subscription_that_is_quiet_and_well_is_left_alone(
     way: tuple[Way, Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
-    changes = Changes(way[1], quiet_s=0.02, answer_s=30)
+    changes = ChangeNotifier(way[1], quiet_s=0.02, answer_s=30)
     with changes.watch("one") as one:
         async with changes.running(), asyncio.timeout(60):
             await one.wait()
@@ -112,7 +112,7 @@ async def test_those_who_wait_read_nothing_and_one_change_wakes_its_own_run_alon
     agents = [make_agent(api, run_id=f"many-{number}", name="many") for number in range(WAITING)]
     for agent in agents:
         await agent.register()
-    changes = api.app.state.store.changes
+    changes = api.app.state.repository.changes
     with redis.Redis.from_url(store_url, protocol=2) as client:
         registered = _reads(client)
         waits = [asyncio.create_task(agent.get("/settings", after_revision=0, wait=60)) for agent in agents]

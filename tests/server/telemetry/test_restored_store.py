@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import redis
+from tests.server.conftest import applied, registration
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import RevisionOutcome
 from steadynorm_server.auth.principals import Principal
 from steadynorm_server.runs.events import MAX_AUDIT
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.telemetry.registration import register
-
-from tests.server.conftest import applied, registration
 
 
 @pytest.fixture
@@ -98,10 +97,10 @@ async def test_an_agents_word_is_kept_on_so_many_revisions_as_the_audit_has(agen
 
 
 async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_list(
-    store: Store, anyone: Principal, store_url: str, monkeypatch: pytest.MonkeyPatch
+    repository: RunRepository, anyone: Principal, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await register(store, registration(), anyone)
-    remove = store.redis.remove_from_index
+    await register(repository, registration(), anyone)
+    remove = repository.redis.remove_from_index
     with redis.Redis.from_url(store_url, protocol=2) as client:
         copy = client.dump("steadynorm:{tiny-1}:run")
         client.delete("steadynorm:{tiny-1}:run")
@@ -110,6 +109,6 @@ async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_lis
             client.restore("steadynorm:{tiny-1}:run", 0, copy)  # its agent was faster
             await remove(key, *members)
 
-        monkeypatch.setattr(store.redis, "remove_from_index", late)
-        await store.all()
-    assert [run.run_id for run in await store.all()] == ["tiny-1"]
+        monkeypatch.setattr(repository.redis, "remove_from_index", late)
+        await repository.all()
+    assert [run.run_id for run in await repository.all()] == ["tiny-1"]

@@ -22,7 +22,7 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
     floats_to_bytes,
 )
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 
 
 async def everything(agent: Any) -> list[Any]:
@@ -45,8 +45,8 @@ async def test_a_retried_batch_adds_nothing(agent: Any) -> None:
 
 async def test_batches_sent_at_once_are_each_stored_once(agent: Any) -> None:
     sent = [agent.batch(1, [1, 2, 3])] * 6
-    answers = await asyncio.gather(*map(agent.post, sent))
-    assert [answer.json()["acknowledged"] for answer in answers] == [1] * 6
+    responses = await asyncio.gather(*map(agent.post, sent))
+    assert [answer.json()["acknowledged"] for answer in responses] == [1] * 6
     assert (await agent.get())["counters"]["steps"] == 3
     assert sum((await agent.get("/series", names="loss"))["series"]["loss"]["count"]) == 3
 
@@ -195,14 +195,16 @@ async def test_other_kinds_of_body_are_refused(agent: Any) -> None:
     assert answer.status_code == 200
 
 
-async def test_a_large_model_stays_within_its_budget(agent: Any, store: Store, make_agent: Any, api: Any) -> None:
+async def test_a_large_model_stays_within_its_budget(
+    agent: Any, repository: RunRepository, make_agent: Any, api: Any
+) -> None:
     number = 20_000  # a raw row of 400 kB
     large = make_agent(api, run_id="large", parameters=[Parameter(f"p{at}", (1,), "bfloat16") for at in range(number)])
     await large.register()
     row = floats_to_bytes([1.0, 1.0, 1.0, 1.0, 1.0] * number)
     for step in range(40):
         await large.send([step], rows=ParameterRows([step], number, row))
-    fields = await store.redis.hash("steadynorm:{large}:run")
+    fields = await repository.redis.hash("steadynorm:{large}:run")
     assert int(fields[b"bytes:rows1"]) <= 8 * 2**20
     assert int(fields[b"bytes:rows256"]) <= 14 * 2**20
     series = await large.get("/series", names="raw_norm/p19999", points=1)

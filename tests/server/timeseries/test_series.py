@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.blocks import Block, pack, roll, unpack
-from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, Tail, plan
+from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, LevelState, plan
 
 Record = tuple[int, float]  # step, value
 _numbers = itertools.count()
@@ -92,7 +92,7 @@ async def test_any_span_of_any_history_is_answered_exactly(
     assert sum(whole["series"]["raw_norm"]["count"]) == (await agent.get())["counters"]["steps"] == len(records)
 
 
-async def test_a_long_run_loses_resolution_and_nothing_else(agent: Any, store: Store) -> None:
+async def test_a_long_run_loses_resolution_and_nothing_else(agent: Any, repository: RunRepository) -> None:
     steps = 70_000
     draw = random.Random(0)
     records = [(step, draw.lognormvariate(0, 3)) for step in range(1, steps + 1)]
@@ -101,7 +101,7 @@ async def test_a_long_run_loses_resolution_and_nothing_else(agent: Any, store: S
     for batch in _batched(records, 1000):
         await agent.send([step for step, _ in batch], raw_norm=[value for _, value in batch])
 
-    run = await store.find("tiny-1")
+    run = await repository.find("tiny-1")
     assert 20_000 < run.trimmed["scalars1"] < steps - 20_000  # the oldest raw blocks are gone
     for points in (10, 100, 1000, 4000):
         answer = await agent.get("/series", names="raw_norm", points=points)
@@ -120,14 +120,14 @@ def _batched(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
     return [records[at : at + size] for at in range(0, len(records), size)]
 
 
-async def test_more_than_a_level_may_hold_is_rolled_before_it_goes(agent: Any, store: Store) -> None:
+async def test_more_than_a_level_may_hold_is_rolled_before_it_goes(agent: Any, repository: RunRepository) -> None:
     sizes = [50_000, 1, 50_000, 1]  # 50 000 records of one step are 3 MB, where the level may hold 2 MiB
     for size in sizes:
         await agent.send([5] * size, raw_norm=[float(at) for at in range(size)])
         series = (await agent.get("/series", names="raw_norm"))["series"]["raw_norm"]
         assert series["count"] == [(await agent.get())["counters"]["steps"]]
         assert series["max"][0] >= 49_999
-    fields = await store.redis.hash("steadynorm:{tiny-1}:run")
+    fields = await repository.redis.hash("steadynorm:{tiny-1}:run")
     assert int(fields[b"bytes:scalars1"]) <= 2 * 2**20
 
 
@@ -227,7 +227,7 @@ class Kept:
             sum(block.counts)
             for level in SCALARS.levels
             for at, block in self.stored[level.name].items()
-            if at > self.tails.get(level.name, Tail()).rolled
+            if at > self.tails.get(level.name, LevelState()).rolled
         )
 
 

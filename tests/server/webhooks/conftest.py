@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from steadynorm_contract.webhooks import WebhookMessage, verify
 from steadynorm_server.redis.keys import WebhookKeys
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.webhooks.config import Webhook
-from steadynorm_server.webhooks.dispatcher import Mailer, Pace
+from steadynorm_server.webhooks.dispatcher import DispatchIntervals, WebhookDispatcher
 
 SECRET = b"a-secret-of-the-tests"
-HURRY = Pace(look_s=0.02, sweep_s=0.04, lease_s=10.0, gather_s=0.04, again_s=0.05)
+HURRY = DispatchIntervals(look_s=0.02, sweep_s=0.04, lease_s=10.0, gather_s=0.04, again_s=0.05)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Post:
 class Receiver:
     """An HTTP server on loopback. `answers`: what it says to the next requests, 0 for nothing at all; then 200."""
 
-    answers: list[int] = field(default_factory=list)
+    responses: list[int] = field(default_factory=list)
     head: str = ""
     url: str = ""
     posts: asyncio.Queue[Post] = field(default_factory=asyncio.Queue)
@@ -69,7 +69,7 @@ class Receiver:
                 headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
                 body = await reader.readexactly(int(headers["content-length"]))
                 self.posts.put_nowait(Post(time.monotonic(), headers, body))
-                if not (status := self.answers.pop(0) if self.answers else 200):
+                if not (status := self.responses.pop(0) if self.responses else 200):
                     await reader.read()  # until the other side gives up
                     break
                 writer.write(f"HTTP/1.1 {status} As told\r\nContent-Length: 0\r\n{self.head}\r\n".encode())
@@ -121,14 +121,14 @@ def webhook(receiver: Receiver, tmp_path: Path) -> Callable[..., Webhook]:
 class Sending:
     """A mailer as one server process has it."""
 
-    def __init__(self, url: str, webhooks: list[Webhook], pace: Pace, dashboard_url: str | None) -> None:
+    def __init__(self, url: str, webhooks: list[Webhook], pace: DispatchIntervals, dashboard_url: str | None) -> None:
         self.registry = CollectorRegistry()
-        self.store = Store(url)
-        self.mailer = Mailer(self.store, webhooks, dashboard_url, self.registry, pace)
+        self.repository = RunRepository(url)
+        self.mailer = WebhookDispatcher(self.repository, webhooks, dashboard_url, self.registry, pace)
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self) -> Sending:
-        await self._stack.enter_async_context(self.store.opened())
+        await self._stack.enter_async_context(self.repository.opened())
         await self._stack.enter_async_context(self.mailer.running())
         return self
 
@@ -161,7 +161,7 @@ async def send(store_url: str) -> AsyncIterator[Callable[..., Any]]:
             pace_ = msgspec.structs.replace(HURRY, **pace)
             sending = await Sending(store_url, list(webhooks), pace_, dashboard_url).start()
             stack.push_async_callback(sending.stop)
-            while await sending.store.redis.get(WebhookKeys.since) is None:  # noqa: ASYNC110 # nothing tells of it
+            while await sending.repository.redis.get(WebhookKeys.since) is None:  # noqa: ASYNC110 # nothing tells of it
                 await asyncio.sleep(0.01)
             return sending
 
@@ -172,7 +172,7 @@ async def send(store_url: str) -> AsyncIterator[Callable[..., Any]]:
 def hanging(sending: Any, *names: str) -> Iterator[tuple[asyncio.Event, Counter[str]]]:
     """These scripts of one process wait until the event is set. Gives it, and how often each script was called."""
     go_on, calls = asyncio.Event(), Counter[str]()
-    real = sending.store.redis.script
+    real = sending.repository.redis.script
 
     async def script(name: str, *args: Any) -> Any:
         calls[name] += 1
@@ -180,7 +180,7 @@ def hanging(sending: Any, *names: str) -> Iterator[tuple[asyncio.Event, Counter[
             await go_on.wait()
         return await real(name, *args)
 
-    with mock.patch.object(sending.store.redis, "script", script):
+    with mock.patch.object(sending.repository.redis, "script", script):
         yield go_on, calls
         go_on.set()
 

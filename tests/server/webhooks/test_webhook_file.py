@@ -12,10 +12,10 @@ import pytest
 
 from steadynorm_contract.events import EventKind
 from steadynorm_contract.webhooks import sign, verify
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import ServeError, serve
-from steadynorm_server.webhooks.config import DEFAULT_KINDS, Webhook, WebhookError, is_forbidden, read
-from steadynorm_server.webhooks.sender import Poster
+from steadynorm_server.webhooks.config import DEFAULT_KINDS, Webhook, WebhookError, is_blocked_host, read
+from steadynorm_server.webhooks.sender import WebhookSender
 
 GOOD = 'name = "a"\nurl = "https://hooks.example.org/T0/secret-part"\nsecret_file = "{secret}"\n'
 
@@ -96,7 +96,7 @@ def test_plain_http_is_good_on_loopback_and_where_the_file_says_so(tmp_path: Pat
 
 def test_a_server_with_a_file_that_is_not_there_does_not_start(tmp_path: Path, valkey: str) -> None:
     missing = tmp_path / "missing.toml"
-    settings = ServerSettings(data=tmp_path, port=0, redis_url=valkey, webhooks_file=missing, log_level="warning")
+    settings = ServerConfig(data=tmp_path, port=0, redis_url=valkey, webhooks_file=missing, log_level="warning")
     with pytest.raises(ServeError, match=r"missing\.toml: No such file or directory\. STEADYNORM_WEBHOOKS_FILE names"):
         serve(settings)
 
@@ -118,18 +118,18 @@ def test_a_server_with_a_file_that_is_not_there_does_not_start(tmp_path: Path, v
     ],
 )
 def test_private_networks_are_good_and_link_local_ones_are_not(host: str, forbidden: bool) -> None:
-    assert is_forbidden(host) is forbidden
+    assert is_blocked_host(host) is forbidden
 
 
 async def test_a_name_that_leads_to_a_metadata_address_is_sent_nothing() -> None:
-    async with Poster() as poster:  # an address that is no dotted quad passes for a name until it is looked up
+    async with WebhookSender() as poster:  # an address that is no dotted quad passes for a name until it is looked up
         answer = await poster.post(Webhook(name="a", url="http://2852039166/x", format="slack"), "id", b"{}")
     assert answer.why == "its host resolves to 169.254.169.254, where nothing is sent"
     assert not answer.delivered
 
 
 async def test_a_host_that_is_no_name_is_a_failed_attempt() -> None:
-    async with Poster() as poster:
+    async with WebhookSender() as poster:
         url = f"https://{'a' * 70}.example.org/secret-part"
         answer = await poster.post(Webhook(name="a", url=url, format="slack"), "id", b"{}")
     assert not answer.delivered
@@ -137,7 +137,7 @@ async def test_a_host_that_is_no_name_is_a_failed_attempt() -> None:
 
 
 async def test_a_failure_is_told_without_the_address(unused_tcp_port: int) -> None:
-    async with Poster() as poster:
+    async with WebhookSender() as poster:
         url = f"http://127.0.0.1:{unused_tcp_port}/secret-part"
         answer = await poster.post(Webhook(name="a", url=url, format="slack"), "id", b"{}")
     assert not answer.delivered

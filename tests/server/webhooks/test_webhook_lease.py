@@ -12,7 +12,7 @@ LEASE_S = 1.0
 
 async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receiver: Any, agent: Any, hangs: Any) -> None:
     sender = await send(webhook(), lease_s=LEASE_S)
-    owner = await sender.store.redis.get(WebhookKeys.lease)
+    owner = await sender.repository.redis.get(WebhookKeys.lease)
     other = await send(webhook(), lease_s=LEASE_S)
     with hangs(sender, "webhook_take") as (go_on, calls):
         await agent.send([1], nonfinite=1)
@@ -20,7 +20,7 @@ async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receive
             while not calls["webhook_take"]:  # noqa: ASYNC110 # a counter tells nobody
                 await asyncio.sleep(0.01)
         await asyncio.sleep(2.5 * LEASE_S)
-        assert await sender.store.redis.get(WebhookKeys.lease) == owner
+        assert await sender.repository.redis.get(WebhookKeys.lease) == owner
         assert receiver.posts.empty()
         go_on.set()
         await receiver.next()
@@ -32,7 +32,7 @@ async def test_a_long_collection_costs_no_lease(send: Any, webhook: Any, receive
 async def test_who_lost_the_lease_sends_no_more_of_its_message(
     send: Any, webhook: Any, receiver: Any, agent: Any, hangs: Any
 ) -> None:
-    receiver.answers = [500]
+    receiver.responses = [500]
     pace = {"lease_s": LEASE_S, "again_s": 4 * LEASE_S}  # again in 2 to 4 leases: this one has run out
     loser = await send(webhook(), **pace)
     other = await send(webhook(), **pace)

@@ -19,17 +19,17 @@ from steadynorm_server.webhooks.config import Webhook
 async def happen(sending: Any, run_id: str, kind: EventKind, number: int) -> None:
     """So many events of a run are in its list."""
     event = encode_json(Event(id="", kind=kind, step=1, time=0.0, message="so it was."))
-    async with sending.store.redis._client.pipeline(transaction=False) as pipe:
+    async with sending.repository.redis._client.pipeline(transaction=False) as pipe:
         pipe.hset(RunKeys(run_id).run, "name", run_id)
         for _ in range(number):
             pipe.xadd(RunKeys(run_id).events, {"event": event})
         await pipe.execute()
-    await sending.store.redis.add_to_index(INDEX, {run_id: 0.0})
+    await sending.repository.redis.add_to_index(INDEX, {run_id: 0.0})
 
 
 async def read_to_the_end(sending: Any, run_id: str) -> None:
     """Until all events of the run are in the queue."""
-    redis = sending.store.redis
+    redis = sending.repository.redis
     ((end, _),) = await redis.newest_entries(RunKeys(run_id).events, 1)
     async with asyncio.timeout(15):
         while await redis.fields([(WebhookKeys.cursors, run_id)]) != [end.encode()]:  # noqa: ASYNC110 # tells nobody

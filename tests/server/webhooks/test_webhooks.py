@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from steadynorm_contract.events import EventKind
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 
 
 async def test_an_event_is_told_signed_and_with_the_way_to_its_run(
@@ -33,7 +33,7 @@ async def test_an_event_is_told_signed_and_with_the_way_to_its_run(
 async def test_what_is_refused_is_sent_again_unchanged_until_it_is_taken(
     send: Any, webhook: Any, receiver: Any, agent: Any
 ) -> None:
-    receiver.answers = [500, 503, 404]
+    receiver.responses = [500, 503, 404]
     sending = await send(webhook())
     await agent.send([1], nonfinite=1)
     posts = [await receiver.next() for _ in range(4)]
@@ -47,7 +47,7 @@ async def test_what_is_refused_is_sent_again_unchanged_until_it_is_taken(
 
 
 async def test_retry_after_is_heeded(send: Any, webhook: Any, receiver: Any, agent: Any) -> None:
-    receiver.answers, receiver.head = [429], "Retry-After: 1\r\n"
+    receiver.responses, receiver.head = [429], "Retry-After: 1\r\n"
     await send(webhook())
     await agent.send([1], nonfinite=1)
     first, second = await receiver.next(), await receiver.next()
@@ -57,7 +57,7 @@ async def test_retry_after_is_heeded(send: Any, webhook: Any, receiver: Any, age
 async def test_a_receiver_that_hangs_is_left_and_holds_no_other_up(
     send: Any, webhook: Any, receiver: Any, elsewhere: Any, agent: Any
 ) -> None:
-    receiver.answers = [0, 0]
+    receiver.responses = [0, 0]
     sending = await send(webhook(timeout_s=0.5), webhook(name="other", url=elsewhere.url))
     await agent.send([1], nonfinite=1)
     hung, quick = await receiver.next(), await elsewhere.next()
@@ -112,7 +112,7 @@ async def test_what_was_before_there_were_webhooks_is_not_told(
 async def test_after_its_last_attempt_a_message_is_given_up_and_the_next_one_goes_out(
     send: Any, webhook: Any, receiver: Any, agent: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    receiver.answers = [500, 500]
+    receiver.responses = [500, 500]
     sending = await send(webhook(), attempts=2)
     await agent.send([1], nonfinite=1)
     await sending.counts("dead", 1)
@@ -122,7 +122,7 @@ async def test_after_its_last_attempt_a_message_is_given_up_and_the_next_one_goe
 
 
 async def test_a_receiver_that_is_gone_is_asked_once(send: Any, webhook: Any, receiver: Any, agent: Any) -> None:
-    receiver.answers = [410]
+    receiver.responses = [410]
     sending = await send(webhook())
     await agent.send([1], nonfinite=1)
     await sending.counts("dead", 1)
@@ -130,7 +130,7 @@ async def test_a_receiver_that_is_gone_is_asked_once(send: Any, webhook: Any, re
 
 
 async def test_a_redirect_is_not_followed(send: Any, webhook: Any, receiver: Any, elsewhere: Any, agent: Any) -> None:
-    receiver.answers, receiver.head = [307], f"Location: {elsewhere.url}\r\n"
+    receiver.responses, receiver.head = [307], f"Location: {elsewhere.url}\r\n"
     await send(webhook())
     await agent.send([1], nonfinite=1)
     assert (await receiver.next()).id == (await receiver.next()).id
@@ -148,7 +148,7 @@ async def test_of_two_processes_one_sends_and_the_other_goes_on_when_it_dies(
     await sender.counts("delivered", 5)
     assert other.count("delivered") == 0
 
-    receiver.answers = [500]  # the next message is on its way when its process ends
+    receiver.responses = [500]  # the next message is on its way when its process ends
     await agent.send([70], nonfinite=1)
     lost = await receiver.next()
     await sender.stop()
@@ -173,7 +173,9 @@ async def test_slack_gets_text_in_which_no_name_can_wake_a_channel(
     assert body["text"].startswith(f"<https://dash.example.org/?run=evil|{name}> `nonfinite` at step 3: ")
 
 
-async def test_new_events_cost_ingest_no_command(store: Store, store_url: str, anyone: Any, agent: Any) -> None:
+async def test_new_events_cost_ingest_no_command(
+    repository: RunRepository, store_url: str, anyone: Any, agent: Any
+) -> None:
     commands = []
 
     @contextlib.contextmanager
@@ -182,7 +184,7 @@ async def test_new_events_cost_ingest_no_command(store: Store, store_url: str, a
         yield
 
     async def ingested(*, listens: bool, sequence: int) -> int:
-        async with Store(store_url, clock=store.clock, timed=count).opened() as counted:
+        async with RunRepository(store_url, clock=repository.clock, timed=count).opened() as counted:
             if listens:
                 counted.news.listen()
             commands.clear()

@@ -6,7 +6,7 @@ from steadynorm_contract.problems import Problem
 from steadynorm_contract.settings import FieldError
 from steadynorm_server.api.openapi.examples import RUN_ID
 
-__all__ = ["ERRORS", "PROBLEMS", "errors_of"]
+__all__ = ["ERRORS", "PROBLEMS", "error_responses"]
 
 _ABOUT = f"/api/v1/runs/{RUN_ID}/settings"
 
@@ -128,6 +128,6 @@ ERRORS: dict[tuple[str, str], tuple[int, ...]] = {
 """By method and path, all that the route itself can answer with. A new route stands here, or a test fails."""
 
 
-def errors_of(method: str, path: str) -> tuple[int, ...]:
+def error_responses(method: str, path: str) -> tuple[int, ...]:
     """The errors of a route, in order."""
     return tuple(sorted(ERRORS.get((method, path), ())))

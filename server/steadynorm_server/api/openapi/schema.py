@@ -28,9 +28,9 @@ from steadynorm_contract.telemetry import (
 from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import RuleList, RuleSet
 from steadynorm_server.api.openapi.examples import BODIES, PARAMETERS, PLAIN
-from steadynorm_server.api.openapi.responses import PROBLEMS, errors_of
+from steadynorm_server.api.openapi.responses import PROBLEMS, error_responses
 
-__all__ = ["answers", "answers_file", "body", "install"]
+__all__ = ["answers_file", "body", "install", "responses"]
 
 _STRUCTS = (
     *(RunRegistration, Registered, TelemetryBatch, TelemetryAck, RunFinish, Desired, Change),
@@ -62,7 +62,7 @@ def _content(kind: type, media_type: str) -> dict[str, Any]:
     return {media_type: {"schema": {"$ref": _TEMPLATE.format(name=kind.__name__)}}}
 
 
-def answers(kind: type | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
+def responses(kind: type | None, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses` of a route that answers with `kind`, or else with one of the Problems of `statuses`."""
     good: dict[str, Any] = {"description": "Success"}
     if kind is not None:
@@ -84,18 +84,20 @@ def body(kind: type, media_type: str = "application/json") -> dict[str, Any]:
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     """Add what FastAPI does not know of a route: its errors, its token, and examples of all that it takes and gives."""
-    answers = operation["responses"]
-    answers.pop("422", None)  # the framework's own kind
-    for status in errors_of(method, path):
+    responses = operation["responses"]
+    responses.pop("422", None)  # the framework's own kind
+    for status in error_responses(method, path):
         said, problem = PROBLEMS[status]
         content = _content(Problem, "application/problem+json")
         content["application/problem+json"]["example"] = msgspec.to_builtins(problem)
-        answers[str(status)] = {"description": said, "content": content}
+        responses[str(status)] = {"description": said, "content": content}
     if path.startswith("/api/"):
         operation["security"] = [{"token": []}]
         if method == "GET":
-            answers["304"] = {"description": "If-None-Match names the ETag of what this would be: you have it already"}
-    good = [answer for code, answer in answers.items() if code.startswith("2")]
+            responses["304"] = {
+                "description": "If-None-Match names the ETag of what this would be: you have it already"
+            }
+    good = [answer for code, answer in responses.items() if code.startswith("2")]
     for media in [*good, operation.get("requestBody", {})]:
         for media_type, shown in media.get("content", {}).items():
             name = shown["schema"].get("$ref", "").rpartition("/")[2]

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.requests import Request
 
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import StoreOf
+from steadynorm_server.api.dependencies import RepositoryOf
 from steadynorm_server.api.openapi.schema import answers_file
 from steadynorm_server.auth.tokens import Role
 from steadynorm_server.errors import ProblemError
-from steadynorm_server.export.downloads import Exports, FileAnswer, disk_problems
+from steadynorm_server.export.downloads import Exports, TemporaryFileResponse, disk_problems
 from steadynorm_server.export.parquet import LADDERS, Table, write
-from steadynorm_server.export.snapshot import OvertakenError, copy
+from steadynorm_server.export.snapshot import SnapshotOverrun, copy
 from steadynorm_server.middleware.etag import matches
 from steadynorm_server.runs.record import RunRecord
 
@@ -39,7 +39,7 @@ _ATTEMPTS = 3
 async def export_run(
     run_id: str,
     request: Request,
-    store: StoreOf,
+    repository: RepositoryOf,
     table: Annotated[Table, Query(description="steps: the step scalars; parameters: a row for each")] = "steps",
     if_none_match: Annotated[str | None, Header(description="The ETag of a file that you have")] = None,
 ) -> Response:
@@ -48,12 +48,12 @@ async def export_run(
     The file is whole before its first byte is sent: what goes wrong is a problem, not half a file.
     """
     for _ in range(_ATTEMPTS):
-        run = await store.find(run_id)
+        run = await repository.find(run_id)
         about = _about(run)
         etag = _etag(run, table, about)
         if if_none_match is not None and matches(if_none_match.encode(), etag.encode()):
             return Response(status_code=304, headers={"ETag": etag})
-        names = [parameter.name for parameter in await store.table(run)]
+        names = [parameter.name for parameter in await repository.table(run)]
         exports: Exports = request.app.state.exports
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(exports.file())
@@ -62,8 +62,8 @@ async def export_run(
                 async with exports.making(request):
                     with tempfile.TemporaryFile() as spool:
                         try:
-                            parts = await copy(store, run, LADDERS[table], cast("BinaryIO", spool))
-                        except OvertakenError:
+                            parts = await copy(repository, run, LADDERS[table], cast("BinaryIO", spool))
+                        except SnapshotOverrun:
                             continue
                         await asyncio.to_thread(write, made, table, parts, names, run.applied.eps, about)
             headers = {
@@ -73,7 +73,7 @@ async def export_run(
                 "Cache-Control": "no-store",
             }
             within_s: float = request.app.state.settings.request_within_s
-            return FileAnswer(made, stack.pop_all(), within_s, headers, PARQUET)
+            return TemporaryFileResponse(made, stack.pop_all(), within_s, headers, PARQUET)
     raise ProblemError(
         503, f"run {run_id} writes faster than it can be copied; try again.", headers={"Retry-After": "2"}
     )

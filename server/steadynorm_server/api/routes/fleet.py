@@ -9,11 +9,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from steadynorm_contract.fleet import FleetResponse, FleetSort
 from steadynorm_contract.runs import Health, RunState
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.openapi.schema import answers
-from steadynorm_server.api.requests import json_answer
+from steadynorm_server.api.openapi.schema import responses
+from steadynorm_server.api.requests import json_response
 from steadynorm_server.auth.tokens import Role
 from steadynorm_server.runs.fleet import Fleet
-from steadynorm_server.runs.pagination import MAX_RUNS, Listing
+from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter
 
 router = APIRouter(tags=["runs"])
 
@@ -23,7 +23,7 @@ async def _fleet(request: Request) -> Fleet:
     return fleet
 
 
-@router.get("/fleet", dependencies=[Depends(requires(Role.VIEWER))], responses=answers(FleetResponse))
+@router.get("/fleet", dependencies=[Depends(requires(Role.VIEWER))], responses=responses(FleetResponse))
 async def show_fleet(
     fleet: Annotated[Fleet, Depends(_fleet)],
     state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
@@ -37,5 +37,5 @@ async def show_fleet(
     limit: Annotated[int, Query(ge=1, le=MAX_RUNS, description="Runs in the answer")] = 200,
 ) -> Response:
     """All runs, those in trouble first, each with the sparklines of its loss and norm and with its last change."""
-    listing = Listing(tuple(state), tuple(health), name, tuple(tag))
-    return json_answer(await fleet.answer(listing, sort, search, limit))
+    listing = RunFilter(tuple(state), tuple(health), name, tuple(tag))
+    return json_response(await fleet.answer(listing, sort, search, limit))

@@ -13,13 +13,13 @@ from steadynorm_contract.events import EventList
 from steadynorm_contract.runs import Health, RunDetail, RunList, RunState
 from steadynorm_contract.series import HEATMAP_SIGNALS, Heatmap, ParameterList, SeriesResponse
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import ReaderOf, StoreOf
-from steadynorm_server.api.openapi.schema import answers
-from steadynorm_server.api.requests import json_answer
+from steadynorm_server.api.dependencies import QueriesOf, RepositoryOf
+from steadynorm_server.api.openapi.schema import responses
+from steadynorm_server.api.requests import json_response
 from steadynorm_server.auth.tokens import Principal, Role
 from steadynorm_server.errors import invalid
 from steadynorm_server.middleware.request_log import request_id
-from steadynorm_server.runs.pagination import MAX_RUNS, Listing, Sort
+from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter, Sort
 
 router = APIRouter(tags=["runs"])
 
@@ -29,10 +29,10 @@ MAX_CELLS = 200_000
 _MAX_STEP = 2**53 - 1
 
 
-@router.get("/runs/{run_id}/heatmap", dependencies=[Depends(requires(Role.VIEWER))], responses=answers(Heatmap))
+@router.get("/runs/{run_id}/heatmap", dependencies=[Depends(requires(Role.VIEWER))], responses=responses(Heatmap))
 async def show_heatmap(
     run_id: str,
-    reader: ReaderOf,
+    reader: QueriesOf,
     signal: Annotated[str, Query(description="A column of the per-parameter rows, or target")] = "spike_ratio",
     first: Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")] = None,
     last: Annotated[int | None, Query(alias="to", ge=0, le=_MAX_STEP, description="Last step, inclusive")] = None,
@@ -48,12 +48,12 @@ async def show_heatmap(
         raise invalid("from", "must not be after `to`", f"from must not be after to: got {first} and {last}.")
     listed = [each.name for each in (await reader.parameters(run_id)).parameters]
     if not listed:
-        return json_answer(Heatmap(signal, [], [], [], [], []))
+        return json_response(Heatmap(signal, [], [], [], [], []))
     names = [f"{signal}/{name}" for name in listed]
     found = (await reader.series(run_id, names, first, last, max(1, min(points, MAX_CELLS // len(names))))).series
     shared = found[names[0]]
     worst = [found[name].min if signal == "target" else found[name].max for name in names]
-    return json_answer(Heatmap(signal, listed, shared.step, shared.count, shared.time, worst))
+    return json_response(Heatmap(signal, listed, shared.step, shared.count, shared.time, worst))
 
 
 viewer = [Depends(requires(Role.VIEWER))]
@@ -67,9 +67,9 @@ Entry = Annotated[
 ]
 
 
-@router.get("/runs", dependencies=viewer, responses=answers(RunList))
+@router.get("/runs", dependencies=viewer, responses=responses(RunList))
 async def list_runs(
-    reader: ReaderOf,
+    reader: QueriesOf,
     state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
     health: Annotated[list[Health], Query(description="Any of these")] = [],  # noqa: B006
     name: Annotated[str | None, Query(max_length=200, description="Pattern of the whole name: * and ?")] = None,
@@ -79,20 +79,20 @@ async def list_runs(
     cursor: Annotated[str | None, Query(max_length=500, description="`next` of the page before")] = None,
 ) -> Response:
     """Runs, newest first unless asked otherwise, all of them or in pages."""
-    listing = Listing(tuple(state), tuple(health), name, tuple(tag), sort, limit, cursor)
-    return json_answer(await reader.runs(listing))
+    listing = RunFilter(tuple(state), tuple(health), name, tuple(tag), sort, limit, cursor)
+    return json_response(await reader.runs(listing))
 
 
-@router.get("/runs/{run_id}", dependencies=viewer, responses=answers(RunDetail))
-async def show_run(run_id: str, reader: ReaderOf) -> Response:
+@router.get("/runs/{run_id}", dependencies=viewer, responses=responses(RunDetail))
+async def show_run(run_id: str, reader: QueriesOf) -> Response:
     """One run: state, health, desired and applied settings, newest scalars."""
-    return json_answer(await reader.run(run_id))
+    return json_response(await reader.run(run_id))
 
 
-@router.get("/runs/{run_id}/series", dependencies=viewer, responses=answers(SeriesResponse))
+@router.get("/runs/{run_id}/series", dependencies=viewer, responses=responses(SeriesResponse))
 async def show_series(
     run_id: str,
-    reader: ReaderOf,
+    reader: QueriesOf,
     name: Annotated[list[str], Query(description="A series: raw_norm, or raw_norm/PARAMETER; may be repeated")] = [],  # noqa: B006
     names: Annotated[list[str], Query(description="The same, comma-separated: of names without commas")] = [],  # noqa: B006
     first: Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")] = None,
@@ -106,43 +106,46 @@ async def show_series(
         raise invalid("names", f"must be 1 to {MAX_SERIES} series", f"names: {len(wanted)} series were asked for.")
     if first is not None and last is not None and first > last:
         raise invalid("from", "must not be after `to`", f"from must not be after to: got {first} and {last}.")
-    return json_answer(await reader.series(run_id, wanted, first, last, points))
+    return json_response(await reader.series(run_id, wanted, first, last, points))
 
 
-@router.get("/runs/{run_id}/parameters", dependencies=viewer, responses=answers(ParameterList))
+@router.get("/runs/{run_id}/parameters", dependencies=viewer, responses=responses(ParameterList))
 async def show_parameters(
     run_id: str,
-    reader: ReaderOf,
+    reader: QueriesOf,
     limit: Annotated[int | None, Query(ge=1, le=10_000, description="Parameters a page; without it all")] = None,
     cursor: Annotated[
         str | None, Query(pattern=r"^[1-9][0-9]{0,8}$", description="`next` of the page before, for those after it")
     ] = None,
 ) -> Response:
     """The parameter table with each one's newest numbers, whole or in pages."""
-    return json_answer(await reader.parameters(run_id, limit, cursor))
+    return json_response(await reader.parameters(run_id, limit, cursor))
 
 
-@router.get("/runs/{run_id}/events", dependencies=viewer, responses=answers(EventList))
+@router.get("/runs/{run_id}/events", dependencies=viewer, responses=responses(EventList))
 async def show_events(
-    run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=2000)] = 200, cursor: Entry = None
+    run_id: str, reader: QueriesOf, limit: Annotated[int, Query(ge=1, le=2000)] = 200, cursor: Entry = None
 ) -> Response:
     """Spikes, non-finite gradients, throttling, stalls and the like, newest first."""
-    return json_answer(await reader.events(run_id, limit, cursor))
+    return json_response(await reader.events(run_id, limit, cursor))
 
 
-@router.get("/runs/{run_id}/audit", dependencies=viewer, responses=answers(AuditList))
+@router.get("/runs/{run_id}/audit", dependencies=viewer, responses=responses(AuditList))
 async def show_audit(
-    run_id: str, reader: ReaderOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000, cursor: Entry = None
+    run_id: str, reader: QueriesOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000, cursor: Entry = None
 ) -> Response:
     """Who changed which settings, when, why, and what came of it, newest first."""
-    return json_answer(await reader.audit(run_id, limit, cursor))
+    return json_response(await reader.audit(run_id, limit, cursor))
 
 
-@router.delete("/runs/{run_id}", status_code=204, responses=answers(None, 204))
+@router.delete("/runs/{run_id}", status_code=204, responses=responses(None, 204))
 async def delete_run(
-    run_id: str, request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
+    run_id: str,
+    request: Request,
+    sender: Annotated[Principal, Depends(requires(Role.OPERATOR))],
+    repository: RepositoryOf,
 ) -> Response:
     """Delete a run with its data. The server's log keeps who did it: the run's own audit goes with it."""
-    await store.delete(run_id)
+    await repository.delete(run_id)
     _log.warning("run %s was deleted by %r", run_id, sender.name, extra={"request_id": request_id(request.scope)})
     return Response(status_code=204)

@@ -16,9 +16,9 @@ from steadynorm_contract.codec import MalformedMessage, decode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import StoppingOf, StoreOf
-from steadynorm_server.api.openapi.schema import answers, body
-from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_answer, read_body
+from steadynorm_server.api.dependencies import RepositoryOf, StoppingOf
+from steadynorm_server.api.openapi.schema import body, responses
+from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body
 from steadynorm_server.auth.tokens import Principal, Role
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.settings import service
@@ -31,48 +31,48 @@ _MAX_BULK_BYTES = 512 * 1024  # a thousand run ids, with their revisions
 _ETAG = re.compile(r'"([0-9]{1,16})"|([0-9]{1,16})')
 
 
-@router.post("/settings/bulk", responses=answers(BulkResponse), openapi_extra=body(Bulk))
+@router.post("/settings/bulk", responses=responses(BulkResponse), openapi_extra=body(Bulk))
 async def change_settings_of_many(
-    request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], store: StoreOf
+    request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], repository: RepositoryOf
 ) -> Response:
     """Show what a change would do to the selected runs; with `dry_run` false and the shown `revisions`, make it.
 
     Each run is changed only if nobody was faster, and has an entry of its own in its audit.
     """
     wanted = decode_json(await read_body(request, JSON, _MAX_BULK_BYTES), Bulk)
-    return json_answer(await change_many(store, wanted, sender.name))
+    return json_response(await change_many(repository, wanted, sender.name))
 
 
-@router.get("/runs/{run_id}/settings", responses=answers(Desired))
+@router.get("/runs/{run_id}/settings", responses=responses(Desired))
 async def show_settings(
     run_id: str,
     sender: Annotated[Principal, Depends(requires(Role.AGENT, Role.VIEWER))],
-    store: StoreOf,
+    repository: RepositoryOf,
     stopping: StoppingOf,
     after_revision: Annotated[int | None, Query(ge=0, le=2**53 - 1)] = None,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds", allow_inf_nan=False)] = 0.0,
 ) -> Response:
     """The desired settings. With after_revision and wait: as soon as there is a newer revision, or after the wait."""
-    return _with_etag(await service.desired_after(store, run_id, sender, after_revision, wait, stopping))
+    return _with_etag(await service.wait_for_settings(repository, run_id, sender, after_revision, wait, stopping))
 
 
-@router.patch("/runs/{run_id}/settings", responses=answers(Desired), openapi_extra=body(Change))
+@router.patch("/runs/{run_id}/settings", responses=responses(Desired), openapi_extra=body(Change))
 async def change_settings(
     run_id: str,
     request: Request,
     sender: Annotated[Principal, Depends(requires(Role.OPERATOR))],
-    store: StoreOf,
+    repository: RepositoryOf,
     if_match: Annotated[str | None, Header(description='The revision that this changes, as in "3"')] = None,
 ) -> Response:
     """Change the settings of a run, provided that If-Match names the newest revision."""
     data = await read_body(request, JSON, MAX_SMALL_BYTES)
-    await store.find(run_id)  # an unknown run is said first, whatever else is wrong
+    await repository.find(run_id)  # an unknown run is said first, whatever else is wrong
     revision = _revision(if_match)
-    return _with_etag(await service.change(store, run_id, _decode_change(data), revision, sender.name))
+    return _with_etag(await service.change(repository, run_id, _decode_change(data), revision, sender.name))
 
 
 def _with_etag(found: Desired) -> Response:
-    return json_answer(found, headers={"ETag": f'"{found.revision}"'})
+    return json_response(found, headers={"ETag": f'"{found.revision}"'})
 
 
 def _revision(if_match: str | None) -> int:

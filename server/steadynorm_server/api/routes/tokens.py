@@ -8,15 +8,15 @@ from fastapi import APIRouter, Depends, Response
 
 from steadynorm_contract.tokens import TokenInfo
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.openapi.schema import answers
-from steadynorm_server.api.requests import json_answer
+from steadynorm_server.api.openapi.schema import responses
+from steadynorm_server.api.requests import json_response
 from steadynorm_server.auth.tokens import Principal, Role
 
 router = APIRouter(tags=["tokens"])
 
 
-@router.get("/me", responses=answers(TokenInfo))
+@router.get("/me", responses=responses(TokenInfo))
 async def show_me(sender: Annotated[Principal, Depends(requires(*Role))]) -> Response:
     """The token's name, roles, and the runs that it is bound to."""
     runs = None if sender.runs is None else list(sender.runs)
-    return json_answer(TokenInfo(sender.name, sorted(sender.roles), runs))
+    return json_response(TokenInfo(sender.name, sorted(sender.roles), runs))

@@ -19,7 +19,7 @@ from steadynorm.stabilizer.kernels.launcher import MultiTensor
 from steadynorm.stabilizer.kernels.triton import ABSENT, BLOCK, CHUNK, ELSEWHERE
 from steadynorm.stabilizer.reference import ReferenceStabilizer
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
-from steadynorm.stabilizer.statistics import RING_COLUMNS, Knobs, Statistics
+from steadynorm.stabilizer.statistics import RING_COLUMNS, DeviceSettings, Statistics
 from steadynorm_contract.settings import Mode, Settings
 
 assert os.environ.get("TRITON_INTERPRET") == os.environ.get("STEADYNORM_KERNELS") == "1"
@@ -62,8 +62,10 @@ def test_every_dtype_mode_and_boundary_of_a_chunk_agrees_with_the_reference() ->
 
 def test_the_proof_finds_a_rule_that_is_a_little_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "SIZES", (5,))
-    fill = Knobs.fill
-    monkeypatch.setattr(Knobs, "fill", lambda self, settings: fill(self, Settings(gamma1=0.601, mode=settings.mode)))
+    fill = DeviceSettings.fill
+    monkeypatch.setattr(
+        DeviceSettings, "fill", lambda self, settings: fill(self, Settings(gamma1=0.601, mode=settings.mode))
+    )
     assert "scale" in verification.differences(CPU)[0]
 
 

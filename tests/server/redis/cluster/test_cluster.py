@@ -19,7 +19,7 @@ import pytest
 from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, WebhookMessage, verify
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 from steadynorm_server.retention.trimming import trim
-from steadynorm_server.runs.repository import Store
+from steadynorm_server.runs.repository import RunRepository
 
 pytestmark = pytest.mark.usefixtures("impatient_with_stores")
 
@@ -29,8 +29,8 @@ SECRET = b"a-secret-of-the-cluster"
 async def test_runs_on_all_masters_are_registered_fed_listed_and_shown(agents: list[Any], api: Any) -> None:
     row = [[1, 1, 1, 1, 4], [1, 1, 1, 1, 7]]
     for at, each in enumerate(agents):
-        answers = [await each.send(range(1, 11), loss=float(at), rows=each.rows([10], [row])) for _ in range(2)]
-        assert answers[-1]["acknowledged"] == 2
+        responses = [await each.send(range(1, 11), loss=float(at), rows=each.rows([10], [row])) for _ in range(2)]
+        assert responses[-1]["acknowledged"] == 2
         assert (await each.get())["loss"] == at
         found = (await each.get("/series", names="loss,raw_norm/embed.weight"))["series"]
         assert sum(found["loss"]["count"]) == 20
@@ -43,8 +43,8 @@ async def test_runs_on_all_masters_are_registered_fed_listed_and_shown(agents: l
 async def test_a_batch_that_comes_twice_is_stored_once(agents: list[Any]) -> None:
     for each in agents:
         sent = each.batch(1, range(1, 6))
-        answers = [await each.post(sent) for _ in range(3)]
-        assert [answer.json()["acknowledged"] for answer in answers] == [1, 1, 1]
+        responses = [await each.post(sent) for _ in range(3)]
+        assert [answer.json()["acknowledged"] for answer in responses] == [1, 1, 1]
         assert (await each.get())["counters"]["steps"] == 5
 
 
@@ -74,16 +74,16 @@ async def test_schedules_and_rules_act_on_every_master(agents: list[Any]) -> Non
 
 async def _waits(client: Any, run_id: str) -> None:
     """Until a long-poll of the run waits in the client's process."""
-    watchers = client.app.state.store.changes._watchers
+    watchers = client.app.state.repository.changes._watchers
     while run_id not in watchers:  # noqa: ASYNC110 # nothing tells of a wait that begins
         await asyncio.sleep(0.005)
 
 
-async def test_each_run_is_exported_and_trimmed_where_it_lives(agents: list[Any], store: Store) -> None:
+async def test_each_run_is_exported_and_trimmed_where_it_lives(agents: list[Any], repository: RunRepository) -> None:
     for agent in agents:
         await agent.send(range(1, 600))
         before = await agent.client.get(f"{agent.run}/export")
-        assert await trim(store, await store.find(agent.registration.run_id), 10_000) > 0
+        assert await trim(repository, await repository.find(agent.registration.run_id), 10_000) > 0
         after = await agent.client.get(f"{agent.run}/export")
         assert [sum(pq.read_table(io.BytesIO(each.content))["count"].to_pylist()) for each in (before, after)] == [
             599
@@ -105,7 +105,7 @@ async def test_the_index_is_rebuilt_from_all_masters(agents: list[Any], api: Any
     with cluster.node(cluster.holder(INDEX)) as node:
         node.delete(INDEX)
     assert (await api.get("/runs")).json()["runs"] == []
-    assert await api.app.state.store.rebuild_index() == len(agents)
+    assert await api.app.state.repository.rebuild_index() == len(agents)
     assert len((await api.get("/runs")).json()["runs"]) == len(agents)
 
 
@@ -157,7 +157,7 @@ async def test_events_of_runs_on_every_master_are_delivered_once_whichever_proce
         'kinds = ["nonfinite"]\ninterval_s = 1\n'
     )
     servers = [await serve(webhooks_file=file) for _ in range(2)]
-    while await servers[0].app.state.store.redis.get(WebhookKeys.since) is None:  # noqa: ASYNC110 # nothing tells of it
+    while await servers[0].app.state.repository.redis.get(WebhookKeys.since) is None:  # noqa: ASYNC110 # nothing tells of it
         await asyncio.sleep(0.01)
     agents = [make_agent(servers[at % 2], run_id=f"tiny-{at}", name=f"tiny-{at}") for at in range(9)]
     assert {cluster.holder(RunKeys(each.registration.run_id).run) for each in agents} == set(cluster.ports)
@@ -203,11 +203,11 @@ async def test_a_lost_master_stops_its_own_runs_and_no_other(
             answer = await each.post(each.batch(1, [1]))
             return answer.status_code, time.monotonic() - began
 
-        answers = dict(zip(agents, await asyncio.gather(*map(ask, agents)), strict=True))
-        assert {each: status for each, (status, _) in answers.items()} == {
+        responses = dict(zip(agents, await asyncio.gather(*map(ask, agents)), strict=True))
+        assert {each: status for each, (status, _) in responses.items()} == {
             each: 503 if holders[each] == victim else 200 for each in agents
         }
-        assert max(seconds for _, seconds in answers.values()) < 2
+        assert max(seconds for _, seconds in responses.values()) < 2
         assert (await api.get("http://test/readyz")).status_code == 200
         lost = next(each for each in agents if holders[each] == victim)
         answer = await api.get(lost.run)
@@ -235,7 +235,7 @@ async def test_a_cluster_is_ready_while_one_of_its_masters_takes_writes(api: Any
 
 async def test_an_address_without_the_cluster_scheme_is_told_which_one_it_needs(serve: Any, cluster: Any) -> None:
     plain = await serve(url=f"redis://127.0.0.1:{cluster.ports[0]}")
-    answers = [await plain.get(f"/runs/tiny-{at}") for at in range(9)]
-    moved = [answer.json() for answer in answers if answer.status_code == 503]
+    responses = [await plain.get(f"/runs/tiny-{at}") for at in range(9)]
+    moved = [answer.json() for answer in responses if answer.status_code == 503]
     assert moved
     assert all("redis+cluster://" in problem["detail"] for problem in moved)

@@ -105,9 +105,9 @@ async def test_a_write_to_a_run_that_does_not_arrive_is_a_503_in_time_and_is_tak
     move.carry(move.keys.events)
     sent = fed.batch(2, range(11, 21))
     began = time.monotonic()
-    answers = [await fed.post(sent), await fed.change(0, {"gamma2": 0.5})]
+    responses = [await fed.post(sent), await fed.change(0, {"gamma2": 0.5})]
     assert time.monotonic() - began < 4
-    for answer in answers:
+    for answer in responses:
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
     assert ((await fed.get())["counters"]["steps"], (await fed.get("/settings"))["revision"]) == (10, 0)
     move.end()
@@ -125,7 +125,7 @@ async def test_a_process_that_knows_the_old_place_finds_the_new_one(
     move.begin()
     move.end()
     assert [run["step"] for run in (await other.get("/runs")).json()["runs"]] == [10]
-    slots = other.app.state.store.redis._client
+    slots = other.app.state.repository.redis._client
     assert slots._holders[move.slot] == ("127.0.0.1", move.target)  # and will not ask at the old one again
     fed.client = other
     await fed.send(range(11, 21))
