@@ -1,14 +1,15 @@
-"""TODO"""
+"""A run's recorded history: series of a name in buckets, the heat map of all parameters, the parameter table."""
 
 from __future__ import annotations
 
 import msgspec
 
+from steadynorm_contract.signals import PARAMETER_SIGNALS
+
 __all__ = ["HEATMAP_SIGNALS", "Heatmap", "ParameterList", "ParameterView", "Series", "SeriesResponse"]
 
-
-HEATMAP_SIGNALS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target")
-"""What can be asked for: the columns of the per-parameter rows, and the target."""
+HEATMAP_SIGNALS = tuple(each.name for each in PARAMETER_SIGNALS)
+"""Signals that a heat map can show."""
 
 
 class Heatmap(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from typing import Annotated
 import msgspec
 
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.signals import PARAMETER_SIGNALS, SCALARS
 
 __all__ = [
     "MAX_BATCH_BYTES",
@@ -51,23 +52,10 @@ MAX_PARAMETERS = 100_000
 MAX_NAME_LENGTH = 200
 MAX_BATCH_ID_LENGTH = 200
 
-SCALAR_COLUMNS = (
-    "loss",  # as logged by the training loop; NaN where it was not
-    "learning_rate",  # of the first parameter group, before lr_scale
-    "raw_norm",  # L2 norm over all parameters, before the stabilizer
-    "stabilized_norm",  # the same, after it
-    "target_min",  # smallest target of all parameters; 1 before the first sample
-    "target_parameter",  # index of that parameter in the registered table
-    "spike_ratio_max",  # largest raw_norm / previous norm_rms of all parameters; 0 where there was none
-    "spike_parameter",  # its index
-    "spikes",  # how many parameters spiked in this step
-    "nonfinite",  # how many had a NaN or infinite gradient
-    "nonfinite_parameter",  # index of the first of them; -1 if none
-    "throttled",  # how many had a target below the throttling threshold
-)
+SCALAR_COLUMNS = tuple(each.name for each in SCALARS)
 """Columns of the step scalars, one row every step."""
 
-ROW_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio")
+ROW_COLUMNS = tuple(each.name for each in PARAMETER_SIGNALS if each.recorded)
 """Columns of the per-parameter rows, in the registered table's order."""
 
 

@@ -14,7 +14,7 @@ import re
 import msgspec
 
 from steadynorm_contract.changes import expand
-from steadynorm_contract.telemetry import SCALAR_COLUMNS
+from steadynorm_contract.signals import SCALARS
 
 __all__ = [
     "MAX_RULES",
@@ -32,8 +32,8 @@ __all__ = [
 MAX_RULES = 20
 """Of one run."""
 
-WATCHED = tuple(name for name in SCALAR_COLUMNS if not name.endswith("_parameter"))
-"""Scalars that a condition can be about."""
+WATCHED = tuple(each.name for each in SCALARS if not each.is_index)
+"""Scalars that a condition can compare."""
 
 
 class Comparison(enum.StrEnum):

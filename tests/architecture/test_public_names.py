@@ -31,6 +31,7 @@ PUBLIC = {
     "steadynorm_contract.settings": (
         "COUNTERS FieldError Mode SETTING_RULES Settings SettingsError Transfer is_increment merge resolve_increments"
     ),
+    "steadynorm_contract.signals": "DERIVED PARAMETER_SIGNALS SCALARS Signal signal",
     "steadynorm_contract.telemetry": (
         "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "
         "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd "

@@ -1,0 +1,272 @@
+"""The catalogue of signals: every number that a run records, with its unit, one sentence about it, and its scale.
+
+Charts, tooltips, tables, Parquet columns, `/metrics`, Grafana's panels and the docs take their words from here.
+
+    signal("loss")                          a scalar: one value every step
+    signal("spike_ratio/blocks.0.weight")   a parameter's, by the name of its series; `signal("norm_mean")` does as well
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+
+__all__ = ["DERIVED", "PARAMETER_SIGNALS", "SCALARS", "Signal", "signal"]
+
+
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal.
+
+    Attributes:
+        name: Of the column, the series and the JSON field.
+        title: For people: of a chart, a table's column, a line in a legend.
+        unit: "gradient" is the unit of the gradient itself, "1" a ratio, "" no number.
+        subtitle: A few words that a chart's title is followed by: what exactly is drawn.
+        description: One plain sentence.
+        scale: Of a chart's axis.
+        kind: Whether there is one value a step, or one for each parameter.
+        metric: The metric in `/metrics`; None: it is not exported.
+        threshold: Where charts draw a line; None: nowhere.
+        worst: The end of a bucket that must not be lost: the largest value, or the smallest one.
+        is_index: Whether the value is an index into the run's parameter table; people see the parameter's name.
+        recorded: Whether the agent sends it. Otherwise it is computed from what it sends.
+    """
+
+    name: str
+    title: str
+    unit: str
+    subtitle: str = ""
+    description: str
+    scale: Literal["linear", "log"] = "linear"
+    kind: Literal["scalar", "parameter"] = "scalar"
+    metric: str | None = None
+    threshold: float | None = None
+    worst: Literal["max", "min"] = "max"
+    is_index: bool = False
+    recorded: bool = True
+
+
+SCALARS = (
+    Signal(
+        name="loss",
+        title="loss",
+        unit="as logged",
+        subtitle="as logged",
+        description="Training loss as the training loop logged it; NaN in steps without one.",
+        metric="steadynorm_loss",
+    ),
+    Signal(
+        name="learning_rate",
+        title="learning rate",
+        unit="per step",
+        subtitle="per step",
+        description="Learning rate of the first parameter group, before lr_scale.",
+        metric="steadynorm_learning_rate",
+    ),
+    Signal(
+        name="raw_norm",
+        title="raw norm",
+        unit="gradient",
+        subtitle="L2 over all parameters",
+        description="L2 norm of the gradient over all parameters, before the stabilizer.",
+        scale="log",
+        metric="steadynorm_raw_norm",
+    ),
+    Signal(
+        name="stabilized_norm",
+        title="stabilized norm",
+        unit="gradient",
+        subtitle="L2 over all parameters",
+        description="L2 norm of the gradient over all parameters, after the stabilizer.",
+        scale="log",
+        metric="steadynorm_stabilized_norm",
+    ),
+    Signal(
+        name="target_min",
+        title="smallest target",
+        unit="1",
+        subtitle="mean norm / RMS norm",
+        description=(
+            "Smallest target of all parameters: about 1 in calm training; "
+            f"below {THROTTLED_TARGET:g} the run is throttled."
+        ),
+        metric="steadynorm_target_min",
+        threshold=THROTTLED_TARGET,
+        worst="min",
+    ),
+    Signal(
+        name="target_parameter",
+        title="parameter with the smallest target",
+        unit="",
+        description="The parameter with the smallest target.",
+        is_index=True,
+    ),
+    Signal(
+        name="spike_ratio_max",
+        title="largest spike ratio",
+        unit="1",
+        subtitle="norm / RMS norm before it",
+        description=f"Largest spike ratio of all parameters; above {SPIKE_RATIO:g} it is a spike, 0 before the first.",
+        scale="log",
+        metric="steadynorm_spike_ratio_max",
+        threshold=SPIKE_RATIO,
+    ),
+    Signal(
+        name="spike_parameter",
+        title="parameter with the largest spike ratio",
+        unit="",
+        description="The parameter with the largest spike ratio.",
+        is_index=True,
+    ),
+    Signal(
+        name="spikes",
+        title="spikes",
+        unit="parameters",
+        subtitle=f"spike ratio above {SPIKE_RATIO:g}",
+        description=f"Parameters with a spike ratio above {SPIKE_RATIO:g}, counted once in each step.",
+        metric="steadynorm_spikes_total",
+    ),
+    Signal(
+        name="nonfinite",
+        title="non-finite gradients",
+        unit="parameters",
+        subtitle="NaN or infinite",
+        description="Parameters with a NaN or infinite gradient, counted once in each step.",
+        metric="steadynorm_nonfinite_total",
+    ),
+    Signal(
+        name="nonfinite_parameter",
+        title="first non-finite parameter",
+        unit="",
+        description="The first parameter with a NaN or infinite gradient, in model order; -1 if there is none.",
+        is_index=True,
+    ),
+    Signal(
+        name="throttled",
+        title="throttled parameters",
+        unit="parameters",
+        subtitle=f"target below {THROTTLED_TARGET:g}",
+        description=f"Parameters with a target below {THROTTLED_TARGET:g}, counted once in each step.",
+    ),
+)
+"""One value a step, in the order in which they travel."""
+
+PARAMETER_SIGNALS = (
+    Signal(
+        name="raw_norm",
+        kind="parameter",
+        title="raw norm",
+        unit="gradient",
+        subtitle="L2 of this tensor",
+        description="L2 norm of the parameter's gradient, before the stabilizer.",
+        scale="log",
+    ),
+    Signal(
+        name="norm_mean",
+        kind="parameter",
+        title="mean norm",
+        unit="gradient",
+        subtitle="gamma1",
+        description="Exponential moving average of the norm, with decay gamma1.",
+        scale="log",
+    ),
+    Signal(
+        name="norm_rms",
+        kind="parameter",
+        title="RMS norm",
+        unit="gradient",
+        subtitle="gamma2",
+        description="Root of the exponential moving average of the squared norm, with decay gamma2.",
+        scale="log",
+    ),
+    Signal(
+        name="scale",
+        kind="parameter",
+        title="scale",
+        unit="1",
+        subtitle="factor on the gradient",
+        description="Factor that the parameter's gradient was multiplied by; 0 where a non-finite one became zero.",
+        scale="log",
+    ),
+    Signal(
+        name="spike_ratio",
+        kind="parameter",
+        title="spike ratio",
+        unit="1",
+        subtitle="norm / RMS norm before it",
+        description=f"Norm divided by the RMS norm of the step before; above {SPIKE_RATIO:g} it is a spike.",
+        scale="log",
+        metric="steadynorm_parameter_spike_ratio",
+        threshold=SPIKE_RATIO,
+    ),
+    Signal(
+        name="target",
+        kind="parameter",
+        title="target",
+        unit="1",
+        subtitle="mean norm / RMS norm",
+        description=(
+            "norm_mean / (norm_rms + eps): about 1 in calm training; "
+            f"below {THROTTLED_TARGET:g} the update is throttled."
+        ),
+        threshold=THROTTLED_TARGET,
+        worst="min",
+        recorded=False,
+    ),
+)
+"""One value for each parameter, in the order in which they travel; what is not recorded comes last."""
+
+DERIVED = (
+    Signal(
+        name="steps_per_s",
+        title="speed",
+        unit="steps/s",
+        subtitle="optimizer steps a second",
+        description="Optimizer steps per second.",
+        recorded=False,
+    ),
+    Signal(
+        name="spike_ratio_max",
+        kind="parameter",
+        title="largest ratio",
+        unit="1",
+        subtitle="since the run began",
+        description="Largest spike ratio of the parameter since the run began.",
+        scale="log",
+        threshold=SPIKE_RATIO,
+        recorded=False,
+    ),
+    Signal(
+        name="spikes",
+        kind="parameter",
+        title="spikes",
+        unit="rows",
+        subtitle="since the run began",
+        description=f"Recorded rows of the parameter with a spike ratio above {SPIKE_RATIO:g}, since the run began.",
+        recorded=False,
+    ),
+)
+"""Computed from the others; no series of their own."""
+
+_SCALARS = {each.name: each for each in DERIVED + SCALARS if each.kind == "scalar"}
+_PARAMETERS = {each.name: each for each in DERIVED + PARAMETER_SIGNALS if each.kind == "parameter"}
+
+
+def signal(name: str) -> Signal:
+    """The signal of a column, a series or a JSON field.
+
+    Args:
+        name: A scalar's name; COLUMN/PARAMETER, of which the parameter is ignored and may be empty; or COLUMN alone
+            where no scalar has that name.
+
+    Returns:
+        Its entry in the catalogue.
+
+    Raises:
+        KeyError: There is no such signal.
+    """
+    column, of_parameter, _ = name.partition("/")
+    return _PARAMETERS[column] if of_parameter or column not in _SCALARS else _SCALARS[column]
