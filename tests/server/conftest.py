@@ -1,51 +1,25 @@
-"""Real stores, one of each kind a session; applications over them; an agent that speaks the wire format."""
+"""Fixtures of the server's tests: real Redis and Valkey servers, applications over them, agents."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import shutil
-import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import redis
-from fastapi import FastAPI
+from tests.support.server import TOKEN, Clock, FakeAgent, Serve, client_of, emptied
 
-from steadynorm_contract.codec import encode_batch, encode_json
-from steadynorm_contract.settings import Settings
-from steadynorm_contract.telemetry import (
-    AppliedReport,
-    Parameter,
-    ParameterRows,
-    RevisionOutcome,
-    RunRegistration,
-    StepScalars,
-    TelemetryBatch,
-    floats_to_bytes,
-)
+from steadynorm_contract.codec import encode_json
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Principal, Role, Tokens
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.redis import client
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server, find_binary
-
-TOKEN = "a-token-for-tests"
-STARTED = 1_700_000_000.0
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = STARTED
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="session")
@@ -63,13 +37,6 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert Path(binary) != find_binary()
     with embedded_redis_server(tmp_path_factory.mktemp("redis"), Path(binary)) as url:
         yield url
-
-
-def emptied(url: str) -> str:
-    """Empty the store at this address, which is given back."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.execute_command("FLUSHALL", "SYNC")
-    return url
 
 
 @pytest.fixture
@@ -128,9 +95,6 @@ def without_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steadynorm_server.app._sweep", never)
 
 
-Serve = Callable[..., Awaitable[httpx.AsyncClient]]
-
-
 @pytest.fixture
 async def serve(store_url: str, clock: Clock, tmp_path: Path) -> AsyncIterator[Serve]:
     """Makes further server processes' applications over the same store; gives a client of each."""
@@ -145,137 +109,10 @@ async def serve(store_url: str, clock: Clock, tmp_path: Path) -> AsyncIterator[S
         yield make
 
 
-@contextlib.asynccontextmanager
-async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that reaches `app` without a socket. An exception that the app lets out fails the test."""
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        async with httpx.AsyncClient(transport=transport, base_url="http://test/api/v1", headers=headers) as client:
-            client.app = app  # type: ignore[attr-defined] # for tests that reach behind
-            yield client
-
-
 @pytest.fixture
 async def api(serve: Serve) -> httpx.AsyncClient:
     """A client of one server with the token of every role."""
     return await serve()
-
-
-PARAMETERS = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.weight", (4, 16), "float32")]
-
-
-def registration(**changes: Any) -> RunRegistration:
-    """An agent's registration of a run named tiny with two parameters."""
-    return RunRegistration(
-        **{"name": "tiny", "run_id": "tiny-1", "instance": "one", "parameters": PARAMETERS, **changes}
-    )
-
-
-def scalars(steps: Sequence[int], **columns: float | Sequence[float]) -> StepScalars:
-    """Step scalars: what is not given is calm. A number stands for all steps. Step s happens at STARTED + s."""
-    calm: Mapping[str, float | Sequence[float]] = {
-        "loss": 2.0,
-        "learning_rate": 1e-3,
-        "raw_norm": 1.0,
-        "stabilized_norm": 1.0,
-        "target_min": 1.0,
-        "target_parameter": 0,
-        "spike_ratio_max": 1.0,
-        "spike_parameter": 0,
-        "spikes": 0,
-        "nonfinite": 0,
-        "nonfinite_parameter": -1,
-        "throttled": 0,
-    } | columns
-    table = [[value] * len(steps) if isinstance(value, int | float) else list(value) for value in calm.values()]
-    return StepScalars(
-        list(steps),
-        struct.pack(f"<{len(steps)}d", *(STARTED + step for step in steps)),
-        floats_to_bytes(value for row in zip(*table, strict=True) for value in row),
-        tuple(calm),
-    )
-
-
-def rows(steps: Sequence[int], values: Sequence[Sequence[Sequence[float]]], parameters: int = 2) -> ParameterRows:
-    """Per-parameter rows: values[step][parameter] = raw_norm, norm_mean, norm_rms, scale, spike_ratio."""
-    flat = [number for step in values for parameter in step for number in parameter]
-    return ParameterRows(list(steps), parameters, floats_to_bytes(flat))
-
-
-def batch(sequence: int, steps: Sequence[int] = (), *, incarnation: int = 1, **columns: Any) -> TelemetryBatch:
-    """A batch of step scalars."""
-    return TelemetryBatch(
-        incarnation=incarnation, sequence=sequence, scalars=scalars(steps, **columns) if steps else None
-    )
-
-
-def applied(revision: int, step: int, outcome: str = "applied", reason: str = "", **settings: Any) -> AppliedReport:
-    """An agent's word on a revision."""
-    return AppliedReport(
-        revision, step, RevisionOutcome(outcome), Settings(**settings), time=STARTED + step, reason=reason
-    )
-
-
-class FakeAgent:
-    """Speaks to a server as an agent does, one request at a time."""
-
-    rows = staticmethod(rows)
-    applied = staticmethod(applied)
-    batch = staticmethod(batch)
-
-    def __init__(self, client: httpx.AsyncClient, **changes: Any) -> None:
-        self.client = client
-        self.registration = registration(**changes)
-        self.run = f"/runs/{self.registration.run_id}"
-        self.incarnation = 0
-        self.sequence = 0
-
-    async def register(self) -> dict[str, Any]:
-        """Register; raises unless the server is content."""
-        answer = await self.client.post("/runs", content=encode_json(self.registration))
-        assert answer.status_code in (200, 201), answer.text
-        registered: dict[str, Any] = answer.json()
-        self.incarnation, self.sequence = registered["incarnation"], registered["acknowledged"]
-        return registered
-
-    async def send(self, steps: Sequence[int] = (), **columns: Any) -> dict[str, Any]:
-        """Send the next batch: step scalars, or the fields applied, rows, counters, ... of a TelemetryBatch."""
-        fields = ("applied", "rows", "counters", "batch_ids", "notes")
-        others = {name: columns.pop(name) for name in fields if name in columns}
-        sent = TelemetryBatch(
-            incarnation=self.incarnation,
-            sequence=self.sequence + 1,
-            scalars=scalars(steps, **columns) if steps else None,
-            **others,
-        )
-        answer = await self.post(sent)
-        assert answer.status_code == 200, answer.text
-        self.sequence += 1
-        acknowledged: dict[str, Any] = answer.json()
-        return acknowledged
-
-    async def post(self, sent: TelemetryBatch) -> httpx.Response:
-        """Send any batch."""
-        return await self.client.post(f"{self.run}/telemetry", content=encode_batch(sent))
-
-    async def get(self, path: str = "", **query: Any) -> dict[str, Any]:
-        """GET something of the run."""
-        answer = await self.client.get(self.run + path, params=query or None)
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
-
-    async def change(self, revision: int | str | None, settings: Any, **more: Any) -> httpx.Response:
-        """PATCH the settings."""
-        headers = {} if revision is None else {"If-Match": f'"{revision}"' if isinstance(revision, int) else revision}
-        body = encode_json({"settings": settings, **more})
-        return await self.client.patch(f"{self.run}/settings", content=body, headers=headers)
-
-    async def events(self) -> list[dict[str, Any]]:
-        """All events, oldest first, without the one of the start."""
-        found: list[dict[str, Any]] = (await self.get("/events"))["events"][::-1]
-        return [event for event in found if event["kind"] != "started"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.server.conftest import applied, registration
+from tests.support.server import applied, registration
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import RevisionOutcome

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.server.conftest import FakeAgent
+    from tests.support.server import FakeAgent
 
 
 async def test_the_map_has_every_parameter_in_model_order_and_loses_no_spike(agent: FakeAgent) -> None:
