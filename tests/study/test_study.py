@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "research"))
 
 from study import methods, optimizers, plan, precision, report  # noqa: E402
 from study.answers import ANSWERS, lost  # noqa: E402
@@ -46,7 +46,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature, run as people run it."""
     folder = tmp_path_factory.mktemp("study")
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "benchmarks/study", "--quick", "--out", str(folder)],
+        [sys.executable, "-W", "error", "research/study", "--quick", "--out", str(folder)],
         cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
@@ -82,7 +82,7 @@ def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path
     last, _ = read(file_of(results, "rates"))[-1]
     assert left == last, "of two processes the last to end need not be the last to begin"
     report.write(tmp_path, tmp_path / "study.md", QUICK)
-    assert "**1 more are owed**: `python benchmarks/study --questions 'rates'`" in (tmp_path / "study.md").read_text()
+    assert "**1 more are owed**: `python research/study --questions 'rates'`" in (tmp_path / "study.md").read_text()
     append(file_of(tmp_path, "rates"), left, run(left))
     assert missing(tmp_path, trials) == []
 
@@ -213,7 +213,7 @@ def test_what_throttles_in_theory_is_the_rule_itself() -> None:
 
 
 def test_the_published_page_is_what_the_published_rows_make(tmp_path: Path) -> None:
-    study = ROOT / "benchmarks" / "study"
+    study = ROOT / "research" / "study"
     report.write(study / "results", tmp_path / "study.md", FULL, gpu=study / "results-gpu")
     assert (tmp_path / "study.md").read_text("utf-8") == (ROOT / "docs" / "study.md").read_text("utf-8")
     for picture in (tmp_path / "images" / "study").iterdir():

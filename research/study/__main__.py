@@ -1,12 +1,12 @@
 """The study: does it stabilize, and when? Against other methods, on real data that needs no download.
 
-    python benchmarks/study --plan              # what it will take
-    python benchmarks/study                     # all of it; ended and started again, it goes on where it was
-    python benchmarks/study --quick             # a miniature, to see that all works
-    python benchmarks/study --report            # docs/study.md and its plots from the committed CSV files
-    python benchmarks/study --scale gpu --device cuda        # what a machine without a GPU still owes
+    python research/study --plan              # what it will take
+    python research/study                     # all of it; ended and started again, it goes on where it was
+    python research/study --quick             # a miniature, to see that all works
+    python research/study --report            # docs/study.md and its plots from the committed CSV files
+    python research/study --scale gpu --device cuda        # what a machine without a GPU still owes
 
-Needs `pip install 'steadynorm[study]'`. Rows go to benchmarks/study/results, one CSV file a question; those of other
+Needs `pip install 'steadynorm[study]'`. Rows go to research/study/results, one CSV file a question; those of other
 scales to a folder beside it, and a GPU's to the same page.
 """
 
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # `python benchmarks/study` knows the folder's inside only
+sys.path.insert(0, str(HERE.parent))  # `python research/study` knows the folder's inside only
 
 from study import cost, machine, report  # noqa: E402
 from study.plan import plan  # noqa: E402
@@ -27,7 +27,7 @@ from study.runner import missing, work  # noqa: E402
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 done, 130 ended by Ctrl-C, after which the same command goes on."""
-    parser = argparse.ArgumentParser(prog="benchmarks/study", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="research/study", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scale", choices=[*SCALES], default="full")
     parser.add_argument("--quick", action="store_true", help="the same as --scale quick")
     parser.add_argument("--questions", default=",".join(QUESTIONS), help=f"of {', '.join(QUESTIONS)}; comma-separated")

@@ -22,10 +22,10 @@ ADVICE = Path(__file__).resolve().parent / "advice"
 
 _HEAD = """# The study: does it stabilize, and when?
 
-Made by `python benchmarks/study --report` from `benchmarks/study/results`; `python benchmarks/study` makes those. Every
+Made by `python research/study --report` from `research/study/results`; `python research/study` makes those. Every
 method has the same seeds, weights and batches. A score is measured on data that was not trained on (of a policy: on its
 last games), lower is better; a cell is the mean ± the standard deviation over seeds, and of a difference that of the
-differences, seed by seed. Sources of the methods stand beside their few lines in `benchmarks/study/methods.py`. Models
+differences, seed by seed. Sources of the methods stand beside their few lines in `research/study/methods.py`. Models
 are as small as the machine: what holds here need not hold at a thousand times the size.
 """
 
@@ -47,7 +47,7 @@ def write(folder: Path, page: Path, scale: Scale, gpu: Path | None = None) -> No
         parts.append(f"## {index}. {question.title}\n")
         parts.append(advice(name))
         if not rows:
-            parts.append(f"Not measured yet: `python benchmarks/study --questions '{name}'`.\n")
+            parts.append(f"Not measured yet: `python research/study --questions '{name}'`.\n")
             continue
         seeds = len({trial.seed for trial, _ in rows})
         parts.append(
@@ -78,7 +78,7 @@ def _still(folder: Path, question: Question, scale: Scale) -> str:
     left = len(missing(folder, question.trials(scale)))
     if not left:
         return ""
-    return f" **{left:,} more are owed**: `python benchmarks/study --questions '{question.name}'` goes on with them."
+    return f" **{left:,} more are owed**: `python research/study --questions '{question.name}'` goes on with them."
 
 
 def _order(trial: Trial) -> tuple[object, ...]:
@@ -129,6 +129,6 @@ def _owed(gpu: Path) -> str:
         "## Owed\n\n"
         f"On a GPU, with a GPT of 25 million weights, in float16 with a GradScaler and in simulated FP4: {titles} And "
         f"what it costs there. {left} runs are left of\n\n"
-        "    python benchmarks/study --scale gpu --device cuda --workers 1\n\n"
+        "    python research/study --scale gpu --device cuda --workers 1\n\n"
         "which adds its rows to this page.\n"
     )
