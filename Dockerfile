@@ -1,6 +1,7 @@
 # docker build --target server -t steadynorm-server .
 # docker build --target dashboard -t steadynorm-dashboard .
-# Neither holds torch: training images install steadynorm[agent] beside the torch that they have.
+# Neither image has torch, and the dashboard's has no command line either. A training image installs steadynorm[agent]
+# beside the torch that it has.
 
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -42,4 +43,4 @@ USER 10001
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-CMD ["steadynorm", "dashboard", "--host", "0.0.0.0", "--port", "8501"]
+CMD ["python", "-m", "steadynorm_dashboard", "--host", "0.0.0.0", "--port", "8501"]
