@@ -64,10 +64,10 @@ def create_app(
             store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
         )
         app.state.fleet = Fleet(repository)
-        app.state.mailer = mailer = WebhookDispatcher(repository, webhooks, settings_.dashboard_url, meters.own)
+        app.state.webhooks = dispatcher = WebhookDispatcher(repository, webhooks, settings_.dashboard_url, meters.own)
         repository.budgets = limits.budgets
         sweeper = background("sweeper", lambda: _sweep(repository, limits))
-        async with repository.opened(), mailer.running(), sweeper:
+        async with repository.opened(), dispatcher.running(), sweeper:
             yield
 
     app = FastAPI(

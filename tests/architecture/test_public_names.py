@@ -42,7 +42,7 @@ PUBLIC = {
     "steadynorm_contract.watch_rules": (
         "Comparison Condition MAX_RULES RuleList RuleSet RuleView WATCHED WatchRule parse_condition show_condition"
     ),
-    "steadynorm_contract.webhooks": ("ID_HEADER SIGNATURE_HEADER TOLERANCE_S WebhookEvent WebhookMessage sign verify"),
+    "steadynorm_contract.webhooks": "WebhookEvent WebhookMessage",
 }
 
 

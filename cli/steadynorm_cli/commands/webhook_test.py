@@ -43,7 +43,7 @@ def webhook_test(
 async def _send(webhooks: list[Webhook]) -> bool:
     from steadynorm_contract.events import EventKind
     from steadynorm_contract.webhooks import WebhookEvent
-    from steadynorm_server.webhooks import payload
+    from steadynorm_server.webhooks.payload import build_payload
     from steadynorm_server.webhooks.sender import WebhookSender
 
     event = WebhookEvent(
@@ -56,11 +56,11 @@ async def _send(webhooks: list[Webhook]) -> bool:
         message="this is a test of the webhook; nothing happened.",
     )
     good = True
-    async with WebhookSender() as poster:
+    async with WebhookSender() as sender:
         for webhook in webhooks:
             message_id = secrets.token_hex(16)
-            body = payload.body(webhook, message_id, [event], {(event.kind, event.run): 1})
-            answer = await poster.post(webhook, message_id, body)
-            good &= answer.delivered
-            typer.echo(f"{'ok' if answer.delivered else 'fail':<4}  {webhook.name}  {answer.why}")
+            body = build_payload(webhook, message_id, [event], {(event.kind, event.run): 1})
+            result = await sender.send(webhook, message_id, body)
+            good &= result.delivered
+            typer.echo(f"{'ok' if result.delivered else 'fail':<4}  {webhook.name}  {result.detail}")
     return good

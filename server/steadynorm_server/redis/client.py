@@ -33,8 +33,7 @@ _WITHIN_S = 1.5
 Fields = dict[bytes, bytes]
 Script = Literal[
     "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall", "wanted",
-    "webhook_compose", "webhook_gather", "webhook_lease", "webhook_outcome", "webhook_take",
-    "trim",
+    "trim", "webhook_append", "webhook_claim", "webhook_outcome",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""
@@ -185,16 +184,10 @@ class Connection:
         async with self._round_trip():
             await self._client.zrem(key, *members)
 
-    async def add_members(self, key: str, *members: str) -> None:
-        """Add members to a set."""
+    async def set_if_absent(self, key: str, ms: int) -> bool:
+        """Set a key that expires. Returns whether it was absent."""
         async with self._round_trip():
-            await self._client.sadd(key, *members)
-
-    async def pop_members(self, key: str, limit: int) -> list[str]:
-        """Take members out of a set."""
-        async with self._round_trip():
-            found = await self._client.spop(key, limit)
-        return [member.decode() for member in found]
+            return bool(await self._client.set(key, "", px=ms, nx=True))
 
     async def remove_fields(self, key: str, *names: str) -> None:
         """Remove fields of a hash."""

@@ -58,43 +58,30 @@ class RunKeys:
 
 
 class WebhookKeys:
-    """Names of what webhooks need; all in one slot, so that a script may move events from one to another.
+    """Names of the keys of webhooks; all in one cluster slot, so that a script may use several.
 
-    lease       string: the process that sends, for as long as it does
-    since       string: when webhooks were first sent, ms; no older event is
-    cursors     hash: run id to the last of its events that was queued
-    news        set: ids of runs with new events
-    queue(name)      stream of JSON: events that wait to be in a message, the first ones of each run and kind
+    since       string: when webhooks were first sent, Unix ms; no older event is
+    cursors     hash: run id to the last of its events that was appended to queues
+    sweep       string, exists until the next look at all runs is due
+    queue(name)      stream of JSON with a consumer group: the first events of each run and kind
     counts(name)     hash: "kind run_id run's name" to how many wait in all
-    gathered(name), gathered_counts(name)    the same, of the message that is being made
-    message(name)    hash: the message that waits to be delivered
+    pause(name)      string, exists until the webhook's next message may be made
     """
 
     _base = "steadynorm:webhooks:{webhooks}:"  # of no run: theirs have the braces right after the first colon
-    lease, since = _base + "lease", _base + "since"
-    cursors, news = _base + "cursors", _base + "news"
+    since, cursors, sweep = _base + "since", _base + "cursors", _base + "sweep"
 
     @classmethod
     def queue(cls, name: str) -> str:
-        """Events of one webhook."""
+        """Events of one webhook that are not delivered."""
         return f"{cls._base}queue:{name}"
 
     @classmethod
     def counts(cls, name: str) -> str:
-        """How many wait for one webhook."""
+        """Numbers of events that wait for one webhook."""
         return f"{cls._base}counts:{name}"
 
     @classmethod
-    def gathered(cls, name: str) -> str:
-        """Events of its next message."""
-        return f"{cls._base}gathered:{name}"
-
-    @classmethod
-    def gathered_counts(cls, name: str) -> str:
-        """How many its next message tells of."""
-        return f"{cls._base}gathered-counts:{name}"
-
-    @classmethod
-    def message(cls, name: str) -> str:
-        """The message of one webhook."""
-        return f"{cls._base}message:{name}"
+    def pause(cls, name: str) -> str:
+        """Whether one webhook's interval runs."""
+        return f"{cls._base}pause:{name}"

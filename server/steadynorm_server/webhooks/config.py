@@ -1,23 +1,29 @@
-"""The webhooks file: who is told of events, in TOML.
+"""The webhooks file: which events are sent where, in TOML.
 
     [[webhook]]
     name = "on-call"
     url = "https://alerts.example.org/steadynorm"
-    secret_file = "/run/secrets/steadynorm-webhook"     # one secret a line; two while it is exchanged
-    runs = ["prod-*"]                                   # of run names; without it all
-    kinds = ["nonfinite", "stalled"]                    # without it all but started and recovered
+    secret_file = "/run/secrets/steadynorm-webhook"     # one secret per line; two during a rotation
+    runs = ["prod-*"]                                   # patterns of run names; default: all
+    kinds = ["nonfinite", "stalled"]                    # default: all but started and recovered
 
     [[webhook]]
     name = "slack"
     format = "slack"                                    # also Mattermost, Rocket.Chat, Discord's /slack
-    url_file = "/run/secrets/slack-url"                 # an address that is a secret itself
+    url_file = "/run/secrets/slack-url"                 # for an address that is a secret itself
     interval_s = 30                                     # at most one message in so many seconds; default 10
 
-Only who runs the server writes it: no request can name an address. docs/webhooks.md describes each key.
+A secret is `whsec_` and the key in base64, the format of Standard Webhooks (`echo "whsec_$(openssl rand -base64 32)"`).
+Any other line is the key itself, byte for byte: `openssl rand -hex 32` makes a key of 64 bytes, the hexadecimal digits,
+which a receiver passes to the library as bytes. White space around a secret, such as the newline at the end of the file,
+does not belong to it.
+
+Only who runs the server writes the file: no request can name an address. docs/webhooks.md describes each key.
 """
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 import tomllib
@@ -48,7 +54,7 @@ def host_of(url: str) -> tuple[str, int]:
 
 
 def is_blocked_host(host: str) -> bool:
-    """Whether a host, by name or by address, is none that a message may go to."""
+    """Whether no message may go to a host, given as a name or an address: link-local, multicast, cloud metadata."""
     if host.lower() in _METADATA:
         return True
     try:
@@ -62,12 +68,13 @@ def is_blocked_host(host: str) -> bool:
 
 DEFAULT_KINDS = frozenset(EventKind) - {EventKind.STARTED, EventKind.RECOVERED}
 MAX_WEBHOOKS = 20
-_MIN_SECRET = 16
+_MIN_KEY_BYTES = 16
+_SECRET_PREFIX = b"whsec_"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 class WebhookError(Exception):
-    """The webhooks file cannot be used. The text says why and what to write."""
+    """The webhooks file cannot be used. The text says why and how to fix it."""
 
 
 class Webhook(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -84,21 +91,25 @@ class Webhook(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     timeout_s: float = 10.0
     plain_http: bool = False
 
-    def wants(self, run: str, kind: EventKind) -> bool:
-        """Whether it is told of such an event of a run of this name."""
+    def matches(self, run: str, kind: EventKind) -> bool:
+        """Whether it is sent events of this kind of a run with this name."""
         return kind in self.kinds and any(fnmatchcase(run, pattern) for pattern in self.runs)
 
-    def secrets(self) -> list[bytes]:
-        """What signs its messages, read anew. Raises WebhookError."""
+    def keys(self) -> list[bytes]:
+        """The keys that sign its messages, read from the file each time. Raises WebhookError."""
         if self.secret_file is None:
             return []
-        found = _lines(self.name, self.secret_file)
-        if not found or min(map(len, found)) < _MIN_SECRET:
+        try:
+            keys = [_key(line) for line in _lines(self.name, self.secret_file)]
+        except ValueError:
+            keys = []
+        if not keys or min(map(len, keys)) < _MIN_KEY_BYTES:
             raise WebhookError(
-                f"webhook {self.name}: {self.secret_file} must hold a secret of at least {_MIN_SECRET} bytes on each "
-                "line. `openssl rand -hex 32` makes one."
+                f"webhook {self.name}: {self.secret_file} must hold a secret of at least {_MIN_KEY_BYTES} bytes on "
+                "each line: whsec_ and the key in base64, or, without whsec_, the key itself. "
+                '`echo "whsec_$(openssl rand -base64 32)"` makes one.'
             )
-        return found
+        return keys
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -120,9 +131,11 @@ def read(path: Path) -> list[Webhook]:
         raise WebhookError(f"{path} must hold [[webhook]] tables: {error}. See docs/webhooks.md.") from error
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise WebhookError(f"webhooks must have names of their own: {', '.join(twice)} is there twice.")
+        raise WebhookError(f"webhook names must be unique: {', '.join(twice)} is there twice.")
     if len(entries) > MAX_WEBHOOKS:
-        raise WebhookError(f"there can be {MAX_WEBHOOKS} webhooks: got {len(entries)}. Let one tool pass messages on.")
+        raise WebhookError(
+            f"there can be {MAX_WEBHOOKS} webhooks: got {len(entries)}. Let a receiver forward messages."
+        )
     return [_checked(entry) for entry in entries]
 
 
@@ -137,9 +150,9 @@ def _checked(entry: Webhook) -> Webhook:
     _check_url(entry)
     if entry.format == "json" and entry.secret_file is None:
         raise WebhookError(
-            f"webhook {entry.name}: its receiver must be able to tell whose messages these are. Give it a secret_file."
+            f"webhook {entry.name}: its receiver must be able to verify its messages. Give it a secret_file."
         )
-    entry.secrets()
+    entry.keys()
     for name, value, least, most in (
         ("interval_s", entry.interval_s, 1, 3600),
         ("timeout_s", entry.timeout_s, 0.1, 60),
@@ -150,12 +163,12 @@ def _checked(entry: Webhook) -> Webhook:
 
 
 def _check_url(entry: Webhook) -> None:
-    """Its text goes into no message: an address can be a secret."""
+    """No error message contains the address, since it can be a secret."""
     try:
         parts = urlsplit(entry.url)
         host, _ = host_of(entry.url)
     except ValueError as error:
-        raise WebhookError(f"webhook {entry.name}: the url is none: {error}.") from error
+        raise WebhookError(f"webhook {entry.name}: the url is invalid: {error}.") from error
     if parts.scheme not in ("http", "https") or not host:
         raise WebhookError(f"webhook {entry.name}: the url must begin with https:// and name a host.")
     try:
@@ -163,17 +176,22 @@ def _check_url(entry: Webhook) -> None:
     except UnicodeError as error:
         raise WebhookError(
             f"webhook {entry.name}: a host's labels, between the dots, must have 1 to 63 characters: got host {host}. "
-            "Look for a dot too many or too few."
+            "Is there a dot too many or too few?"
         ) from error
     if parts.scheme == "http" and not is_loopback(entry.url) and not entry.plain_http:
         raise WebhookError(
-            f"webhook {entry.name}: plain HTTP is for loopback only, since everybody on the way can read it: got host "
-            f"{host}. Write https://, or plain_http = true where the network is yours alone."
+            f"webhook {entry.name}: plain HTTP is for loopback only, since anyone on the path can read it: got host "
+            f"{host}. Write https://, or plain_http = true on a network that is yours alone."
         )
     if is_blocked_host(host):
-        raise WebhookError(
-            f"webhook {entry.name}: {host} is a link-local, multicast or metadata address, which no receiver has."
-        )
+        raise WebhookError(f"webhook {entry.name}: {host} is a link-local, multicast or metadata address; use another.")
+
+
+def _key(line: bytes) -> bytes:
+    if not line.startswith(_SECRET_PREFIX):
+        return line
+    encoded = line.removeprefix(_SECRET_PREFIX).rstrip(b"=")
+    return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
 
 
 def _lines(name: str, path: Path) -> list[bytes]:

@@ -1,9 +1,9 @@
-"""Events go out to webhooks: of all server processes one does it at a time, and if it dies another goes on.
+"""Sends events to webhooks. Every server process runs one dispatcher; they share the work through `queue`.
 
-The one that holds the lease looks for new events (`news` and `outbox` tell where), merges them into messages and sends
-each until its receiver answers 2xx, waiting longer and longer, for about an hour. Every message keeps its id, so the
-rare one that comes twice, after a process died between an answer and its note of it, can be told. The lease is renewed
-beside all that, however long it takes, and nothing is sent without it.
+Each process appends new events of runs to the webhooks' queues: at once those that it stored, and in turns those that a
+process stored and did not append before it died. Whichever process claims a webhook's next message sends it until its
+receiver answers 2xx, with growing intervals, for about an hour. A message keeps its id, so that a receiver recognizes
+the rare one that comes twice: when a process dies between the receiver's answer and the acknowledgement.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
@@ -22,34 +21,34 @@ from prometheus_client import CollectorRegistry
 
 from steadynorm_server.background import background
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.webhooks import payload
 from steadynorm_server.webhooks.config import Webhook
-from steadynorm_server.webhooks.metrics import Outcome, WebhookMetrics
+from steadynorm_server.webhooks.metrics import WebhookMetrics
+from steadynorm_server.webhooks.payload import build_payload, to_webhook_event
 from steadynorm_server.webhooks.queue import DeliveryQueue, Message
 from steadynorm_server.webhooks.sender import WebhookSender
 
 __all__ = ["DispatchIntervals", "WebhookDispatcher"]
 
 _MAX_AGE_S = 86_400.0
-_LAST_WORDS_S = 5.0
+_SHUTDOWN_S = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class DispatchIntervals(msgspec.Struct, frozen=True):
-    """How often and how long, in seconds; tests are in a hurry."""
+    """How often and how long, in seconds."""
 
-    look_s: float = 0.5  # for new events that a process told of
-    sweep_s: float = 15.0  # over all runs, for those of a process that died before it told
-    lease_s: float = 3.0
-    gather_s: float = 0.5  # from a first event to its message, for what comes along with it
-    again_s: float = 1.0  # after a first failure; doubles with each
-    again_at_most_s: float = 600.0
-    attempts: int = 16
+    poll_s: float = 0.5  # between looks for new events that this process stored
+    sweep_s: float = 15.0  # between looks at all runs, by one process
+    merge_s: float = 0.5  # from a first event to its message, for others to join it
+    claim_margin_s: float = 5.0  # a claim expires this long after the webhook's time-out
+    retry_s: float = 1.0  # after a first failure; doubles with each
+    max_retry_s: float = 600.0
+    max_attempts: int = 16
 
 
 class WebhookDispatcher:
-    """One process's part in it. `async with mailer.running():` beside the requests.
+    """Sends events for as long as the block of `async with dispatcher.running():` runs.
 
     clock: Unix seconds.
     """
@@ -60,140 +59,104 @@ class WebhookDispatcher:
         webhooks: Sequence[Webhook],
         dashboard_url: str | None,
         registry: CollectorRegistry,
-        pace: DispatchIntervals = DispatchIntervals(),  # noqa: B008 # it is immutable
+        intervals: DispatchIntervals = DispatchIntervals(),  # noqa: B008 # it is immutable
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._news = repository.news
-        self._outbox = DeliveryQueue(repository.redis, pace.lease_s)
-        self._webhooks = webhooks
+        self._new_events = repository.news
+        self._queue = DeliveryQueue(repository.redis)
+        self._webhooks = {each.name: each for each in webhooks}
         self._dashboard_url = dashboard_url
-        self._meters = WebhookMetrics(registry, [each.name for each in webhooks]) if webhooks else None
-        self._pace = pace
+        self._metrics = WebhookMetrics(registry, list(self._webhooks))
+        self._intervals = intervals
         self._clock = clock
-        self._queued = {each.name: asyncio.Event() for each in webhooks}
-        self._attempts: dict[str, asyncio.Task[None]] = {}
-        self._free_at = {each.name: 0.0 for each in webhooks}  # when its next message may be made, Unix seconds
-        self._over: dict[str, str] = {}  # message that is over, whether or not the store could note it
+        self._appended = {name: asyncio.Event() for name in self._webhooks}
+        self._attempts: set[asyncio.Task[None]] = set()
+        self._done: dict[str, str] = {}  # by webhook, its last message that is done, whether or not Redis recorded it
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Send for as long as the block runs; without webhooks do nothing."""
+        """Send during the block; without webhooks do nothing."""
         if not self._webhooks:
             yield
             return
-        self._news.listen()
-        async with WebhookSender(self._clock) as self._poster:
-            async with background("the webhooks' lease", self._keep):
-                async with background("webhooks", self._work):
-                    yield
-                if self._attempts:  # what is being sent would else be sent again by the next process
-                    await asyncio.wait(self._attempts.values(), timeout=_LAST_WORDS_S)
-            with contextlib.suppress(Exception):  # then it runs out by itself
-                await self._outbox.leave()
+        self._new_events.listen()
+        async with WebhookSender(self._clock) as self._sender, contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._finish_attempts)
+            for each in self._webhooks.values():
+                await stack.enter_async_context(background(f"webhook {each.name}", partial(self._deliver, each)))
+            await stack.enter_async_context(background("webhooks", self._collect))
+            yield
 
-    async def note_waiting(self) -> None:
-        """Look how long the oldest undelivered event of each webhook has been waiting, for a scrape."""
-        if self._meters is not None:
-            oldest = {each.name: await self._outbox.oldest(each.name) for each in self._webhooks}
-            now = self._clock()
-            self._meters.waiting({name: max(0.0, now - (since or now)) for name, since in oldest.items()})
+    async def update_waiting_metric(self) -> None:
+        """Set the age of the oldest undelivered event of each webhook, for a scrape."""
+        oldest = await self._queue.oldest(list(self._webhooks)) if self._webhooks else {}
+        now = self._clock()
+        for name in self._webhooks:
+            self._metrics.oldest.labels(name).set(max(0.0, now - oldest.get(name, now)))
 
-    async def _keep(self) -> None:
+    async def _finish_attempts(self) -> None:
+        """What is being sent would otherwise be sent again by another process."""
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=_SHUTDOWN_S)
+
+    async def _collect(self) -> None:
+        """Append new events to the queues."""
+        next_sweep = 0.0
         while True:
-            await self._outbox.renew()
-            await asyncio.sleep(min(self._pace.look_s, self._pace.lease_s / 3))
+            run_ids, sweeps = self._new_events.take(), False
+            if time.monotonic() >= next_sweep:
+                next_sweep = time.monotonic() + self._intervals.sweep_s
+                sweeps = await self._queue.start_sweep(self._intervals.sweep_s)
+            if run_ids or sweeps:
+                oldest = max(await self._queue.since(), round((self._clock() - _MAX_AGE_S) * 1000))
+                await self._append(await self._queue.all_runs(oldest) if sweeps else run_ids, oldest)
+            await asyncio.sleep(self._intervals.poll_s)
 
-    async def _work(self) -> None:
-        while True:
-            if self._outbox.lease is None:
-                await self._outbox.pass_on(self._news.take())
-            else:
-                await self._serve()
-            await asyncio.sleep(self._pace.look_s)
-
-    async def _serve(self) -> None:
-        """Collect and send until the lease is lost."""
-        async with contextlib.AsyncExitStack() as stack:
-            for each in self._webhooks:
-                await stack.enter_async_context(background(f"webhook {each.name}", partial(self._send, each)))
-            swept = -self._pace.sweep_s
-            while lease := self._outbox.lease:
-                oldest = max(lease.since, lease.now - round(_MAX_AGE_S * 1000))
-                told = sorted({*self._news.take(), *await self._outbox.passed_on()})
-                if (now := time.monotonic()) >= swept + self._pace.sweep_s:
-                    swept, told = now, await self._outbox.all_runs(oldest)
-                await self._collect(told, oldest)
-                await asyncio.sleep(self._pace.look_s)
-
-    async def _collect(self, run_ids: Sequence[str], oldest: int) -> None:
+    async def _append(self, run_ids: Sequence[str], oldest: int) -> None:
         taken = []
-        for unread in await self._outbox.unread(run_ids, oldest):
-            queues = {}
-            for webhook in self._webhooks:
-                wanted = [event for event in unread.events if webhook.wants(unread.run, event.kind)]
-                if wanted:
-                    queues[webhook.name] = [
-                        payload.told(unread.run_id, unread.run, event, self._dashboard_url) for event in wanted
-                    ]
+        for unread in await self._queue.unread(run_ids, oldest):
+            events = [to_webhook_event(unread.run_id, unread.run, each, self._dashboard_url) for each in unread.events]
+            queues = {
+                name: matching
+                for name, webhook in self._webhooks.items()
+                if (matching := [event for event in events if webhook.matches(event.run, event.kind)])
+            }
             taken.append((unread, queues))
             if unread.more:
-                self._news.note(unread.run_id)
-        if (left_out := await self._outbox.take(taken)) and self._meters:
-            self._meters.dropped(left_out)
+                self._new_events.note(unread.run_id)
+        self._metrics.dropped.inc(await self._queue.append(taken))
         for name in {name for _, queues in taken for name in queues}:
-            self._queued[name].set()
+            self._appended[name].set()
 
-    async def _send(self, webhook: Webhook) -> None:
-        """Messages of one webhook, one after another, while the lease is ours."""
-        if attempt := self._attempts.get(webhook.name):  # of before the lease was lost and found again
-            await asyncio.wait([attempt])
-        while self._outbox.lease:
-            self._queued[webhook.name].clear()
-            message = await self._outbox.message(webhook.name)
-            if message is None:
-                if not await self._compose(webhook):
-                    await self._queued[webhook.name].wait()
-                continue
-            if (wait_s := message.due - self._clock()) > 0:
-                await asyncio.sleep(wait_s)
-                continue  # meanwhile another process may have had the lease, and sent it
-            attempt = self._attempts[webhook.name] = asyncio.create_task(self._attempt(webhook, message))
-            attempt.add_done_callback(lambda _: self._attempts.pop(webhook.name, None))
-            await asyncio.shield(attempt)
-
-    async def _compose(self, webhook: Webhook) -> bool:
-        """Make the next message. Returns whether there was anything to tell."""
-        if await self._outbox.oldest(webhook.name) is None:
-            return False
-        await asyncio.sleep(max(self._pace.gather_s, self._free_at[webhook.name] - self._clock()))
-        if waiting := await self._outbox.gather(webhook.name):
-            message_id = secrets.token_hex(16)
-            body = payload.body(webhook, message_id, waiting.events, waiting.counts)
-            await self._outbox.compose(webhook.name, message_id, body, waiting)
-            self._free_at[webhook.name] = self._clock() + webhook.interval_s
-        return True
+    async def _deliver(self, webhook: Webhook) -> None:
+        """Send a webhook's messages, one after another."""
+        appended, hold_s = self._appended[webhook.name], webhook.timeout_s + self._intervals.claim_margin_s
+        while True:
+            appended.clear()
+            claimed = await self._queue.claim(webhook.name, hold_s, self._intervals.merge_s, webhook.interval_s)
+            if isinstance(claimed, Message):
+                attempt = asyncio.create_task(self._attempt(webhook, claimed))
+                self._attempts.add(attempt)
+                attempt.add_done_callback(self._attempts.discard)
+                await asyncio.shield(attempt)
+            else:  # other processes append too, and may die
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(appended.wait(), min(claimed, self._intervals.sweep_s))
 
     async def _attempt(self, webhook: Webhook, message: Message) -> None:
-        if self._over.get(webhook.name) == message.id:  # the store was away when it should have heard of it
-            await self._outbox.over(webhook.name, message.id)
-            return
-        if self._outbox.lease is None:  # another process may be sending it
-            return
-        answer = await self._poster.post(webhook, message.id, message.body)
-        attempts = message.attempts + 1
-        if answer.delivered or answer.gone or attempts >= self._pace.attempts:
-            self._over[webhook.name] = message.id
-            if not answer.delivered:
-                _log.error("webhook %s: message %s is given up: %s", webhook.name, message.id, answer.why)
-            self._sent(webhook, "delivered" if answer.delivered else "dead")
-            await self._outbox.over(webhook.name, message.id)
-            return
-        wait_s = min(self._pace.again_at_most_s, self._pace.again_s * 2 ** (attempts - 1)) * random.uniform(0.5, 1)
-        wait_s = max(wait_s, answer.retry_after_s)
-        _log.warning("webhook %s: %s; sending again in %.0f s", webhook.name, answer.why, wait_s)
-        self._sent(webhook, "retried")
-        await self._outbox.again(webhook.name, message.id, self._clock() + wait_s)
-
-    def _sent(self, webhook: Webhook, outcome: Outcome) -> None:
-        if self._meters is not None:
-            self._meters.sent(webhook.name, outcome)
+        name, deliveries = webhook.name, self._metrics.deliveries
+        if self._done.get(name) != message.id:  # else Redis did not answer when this should have been recorded
+            body = build_payload(webhook, message.id, message.events, message.counts)
+            result = await self._sender.send(webhook, message.id, body)
+            if not result.delivered and not result.gone and message.attempts < self._intervals.max_attempts:
+                wait_s = self._intervals.retry_s * 2 ** (message.attempts - 1) * random.uniform(0.5, 1)
+                wait_s = max(min(self._intervals.max_retry_s, wait_s), result.retry_after_s)
+                _log.warning("webhook %s: %s; sending again in %.0f s", name, result.detail, wait_s)
+                deliveries.labels(name, "retried").inc()
+                await self._queue.schedule_retry(name, message, wait_s)
+                return
+            self._done[name] = message.id
+            if not result.delivered:
+                _log.error("webhook %s: message %s is given up: %s", name, message.id, result.detail)
+            deliveries.labels(name, "delivered" if result.delivered else "dead").inc()
+        await self._queue.mark_done(name, message)

@@ -1,4 +1,4 @@
-"""Many events as one message: for programs as JSON, for people as Slack's text. Pure."""
+"""The body of a message about many events: JSON for programs, Slack's text for people. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from steadynorm_contract.events import Event
 from steadynorm_contract.webhooks import WebhookEvent, WebhookMessage
 from steadynorm_server.webhooks.config import Webhook
 
-__all__ = ["body", "told"]
+__all__ = ["build_payload", "to_webhook_event"]
 
 _EVENTS = 50
 _LINES = 20
 _LINE = 400
 
 
-def told(run_id: str, run: str, event: Event, dashboard_url: str | None) -> WebhookEvent:
-    """An event as receivers get it."""
+def to_webhook_event(run_id: str, run: str, event: Event, dashboard_url: str | None) -> WebhookEvent:
+    """An event in the form that receivers get."""
     return WebhookEvent(
         run_id=run_id,
         run=run,
@@ -35,11 +35,11 @@ def told(run_id: str, run: str, event: Event, dashboard_url: str | None) -> Webh
     )
 
 
-def body(
+def build_payload(
     webhook: Webhook, message_id: str, events: Sequence[WebhookEvent], counts: Mapping[tuple[str, str], int]
 ) -> bytes:
     """The body of a message. events: at least one, in the order in which they happened, of a storm only the first ones
-    of each run and kind; counts: of all that it tells of, by (kind, run's name).
+    of each run and kind; counts: of all events, by (kind, run's name).
     """
     total = sum(counts.values())
     if webhook.format == "slack":
@@ -56,7 +56,7 @@ def body(
 
 
 def _shown(events: Sequence[WebhookEvent], limit: int) -> list[WebhookEvent]:
-    """The first event of every run and kind before the second of any: few runs in a storm hide no other."""
+    """The first event of every run and kind before the second of any: a storm of a few runs hides no other run."""
     seen: Counter[tuple[str, str]] = Counter()
     turns = []
     for place, event in enumerate(events):
@@ -93,5 +93,5 @@ def _slack(events: Sequence[WebhookEvent], counts: Mapping[tuple[str, str], int]
 
 
 def _escaped(text: str) -> str:
-    """Slack takes `<!channel>` and `<https://…|words>` for what they say: no run's name shall wake a channel."""
+    """Slack interprets `<!channel>` and `<https://…|words>`: a run's name must not notify a channel."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")

@@ -1,15 +1,16 @@
-"""What waits in the store for webhooks: where each run's events were read up to, queues, and messages on their way.
+"""The queues of webhooks in Redis: for each webhook one stream with a consumer group, and counts of what is omitted.
 
-A run's own list of events is the truth. Its new ones go into the queues in one script with the cursor, all that a queue
-holds into a message in two more: whichever process dies when, each event is in exactly one message. That message is
-sent until its receiver has it, under the same id. Of a storm a queue holds the first few events of each run and kind,
-and counts: however many come, what waits is small, and no run's events keep another's from being told.
+A run's own list of events is the truth. Its new ones are appended to the streams in one script with the run's cursor,
+and all that waits is claimed as one message: whichever process dies when, each event is in exactly one message. The
+message is pending in the group until it is acknowledged; if its claim expires, any process claims it again, under the
+same id. Its attempts are the group's delivery count. Keys of all webhooks share one slot of a Redis Cluster.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import secrets
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -21,21 +22,16 @@ from steadynorm_contract.webhooks import WebhookEvent
 from steadynorm_server.redis.client import Connection
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 
-__all__ = ["OF_A_KIND", "DeliveryQueue", "Lease", "Message", "Unread", "Waiting"]
+__all__ = ["DeliveryQueue", "Message", "Unread"]
 
-OF_A_KIND = 3
-"""Told one by one of a run and kind, the others by their number; a burst says no more by its hundredth spike."""
+SHOWN_EVENTS = 3
+"""Of a run and kind the first events are in a message; the others are counted."""
 MAX_QUEUE = 10_000
-_RUNS_A_SCRIPT = 50
-_AT_ONCE = 200
-_EVENTS = 100
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """This process sends. Times by the store's clock, in ms."""
-
-    since: int
-    now: int
+_DUE_IDLE_MS = 4_000_000
+"""A pending message is due when it has been idle for this long: more than the longest wait for a retry."""
+_RUNS_PER_SCRIPT = 50
+_RUNS_PER_READ = 200
+_EVENTS_PER_RUN = 100
 
 
 class Unread(msgspec.Struct, frozen=True):
@@ -48,63 +44,32 @@ class Unread(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Waiting(msgspec.Struct, frozen=True):
-    """What one message tells of: the first events of each run and kind, and the number of all by (kind, run's name)."""
-
-    entry: str  # in the store, of the first one
-    events: list[WebhookEvent]
-    counts: Mapping[tuple[str, str], int]
-
-
 class Message(msgspec.Struct, frozen=True):
-    """A message on its way. `due`: when to send it next; `since`: when its first event was queued; Unix seconds."""
+    """A claimed message: the first events of each run and kind, the number of all by (kind, run's name)."""
 
     id: str
-    body: bytes
-    attempts: int
-    due: float
-    since: float
+    attempts: int  # with the one that it was claimed for
+    events: list[WebhookEvent]
+    counts: Mapping[tuple[str, str], int]
+    entries: list[str]
 
 
 class DeliveryQueue:
-    """One process's way to it. `owner` names the process for its lease."""
+    """Access to the queues. Any number of processes may use them at once."""
 
-    def __init__(self, redis: Connection, lease_s: float) -> None:
+    def __init__(self, redis: Connection) -> None:
         self._redis = redis
-        self._lease_ms = round(lease_s * 1000)
-        self._owner = secrets.token_hex(8)
-        self._lease: Lease | None = None
-        self._held_until = 0.0  # monotonic; never later than the store's own end of it
 
-    @property
-    def lease(self) -> Lease | None:
-        """Ours as it was last renewed. None: another process sends, or may by now."""
-        return self._lease if time.monotonic() < self._held_until else None
+    async def start_sweep(self, interval_s: float) -> bool:
+        """Whether this process is to look at all runs now: one process does in each interval."""
+        return await self._redis.set_if_absent(WebhookKeys.sweep, round(interval_s * 1000))
 
-    async def renew(self) -> None:
-        """Take the lease where nobody has it, or keep it."""
-        keys = [WebhookKeys.lease, WebhookKeys.since]
-        asked = time.monotonic()
-        mine, since, now = await self._redis.script("webhook_lease", keys, self._owner, self._lease_ms)
-        self._lease = Lease(int(since), int(now)) if mine else None
-        self._held_until = asked + self._lease_ms / 1000
-
-    async def leave(self) -> None:
-        """Give the lease up, if it is ours."""
-        self._lease = None
-        await self._redis.script("webhook_lease", [WebhookKeys.lease, WebhookKeys.since], self._owner, 0)
-
-    async def pass_on(self, run_ids: Sequence[str]) -> None:
-        """Tell the process that sends which runs have new events."""
-        if run_ids:
-            await self._redis.add_members(WebhookKeys.news, *run_ids)
-
-    async def passed_on(self) -> list[str]:
-        """What other processes told."""
-        return await self._redis.pop_members(WebhookKeys.news, 10 * _AT_ONCE)
+    async def since(self) -> int:
+        """When webhooks were first sent, Unix ms of Redis; no older event is."""
+        return (await self._append([]))[0]
 
     async def all_runs(self, oldest: int) -> list[str]:
-        """All runs; forgets cursors from before `oldest` (ms), where nothing is read any more."""
+        """All runs. Removes cursors from before `oldest` (ms), where nothing is read any more."""
         cursors = await self._redis.hash(WebhookKeys.cursors)
         if old := [run_id.decode() for run_id, at in cursors.items() if int(at.partition(b"-")[0]) < oldest]:
             await self._redis.remove_fields(WebhookKeys.cursors, *old)
@@ -113,8 +78,8 @@ class DeliveryQueue:
     async def unread(self, run_ids: Sequence[str], oldest: int) -> list[Unread]:
         """Those of the runs that have events in no queue, none older than `oldest` (ms)."""
         found = []
-        for first in range(0, len(run_ids), _AT_ONCE):
-            found += await self._unread(run_ids[first : first + _AT_ONCE], oldest)
+        for first in range(0, len(run_ids), _RUNS_PER_READ):
+            found += await self._unread(run_ids[first : first + _RUNS_PER_READ], oldest)
         return found
 
     async def _unread(self, run_ids: Sequence[str], oldest: int) -> list[Unread]:
@@ -125,7 +90,7 @@ class DeliveryQueue:
             (RunKeys(run_id).events, max(cursor or begin, begin, key=_order))
             for run_id, cursor in zip(run_ids, cursors, strict=True)
         ]
-        read = await self._redis.entries_of(streams, _EVENTS)
+        read = await self._redis.entries_of(streams, _EVENTS_PER_RUN)
         new = [each for each in zip(run_ids, cursors, read, strict=True) if each[2]]
         names = await self._redis.fields([(RunKeys(run_id).run, "name") for run_id, *_ in new]) if new else []
         return [
@@ -133,91 +98,77 @@ class DeliveryQueue:
                 run_id,
                 name.decode(),
                 cursor,
-                [_event(at, fields[b"event"]) for at, fields in entries],
-                len(entries) == _EVENTS,
+                [msgspec.structs.replace(msgspec.json.decode(data[b"event"], type=Event), id=at) for at, data in found],
+                len(found) == _EVENTS_PER_RUN,
             )
-            for (run_id, cursor, entries), name in zip(new, names, strict=True)
+            for (run_id, cursor, found), name in zip(new, names, strict=True)
             if name is not None  # else it was deleted meanwhile
         ]
 
-    async def take(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> int:
-        """Put runs' events into the queues of webhooks, by name. Returns how many full queues only count."""
+    async def append(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> int:
+        """Append runs' events to queues, by webhook. Returns how many are only counted because a queue was full."""
         return sum(
-            [await self._take(taken[first : first + _RUNS_A_SCRIPT]) for first in range(0, len(taken), _RUNS_A_SCRIPT)]
+            [
+                (await self._append(taken[first : first + _RUNS_PER_SCRIPT]))[1]
+                for first in range(0, len(taken), _RUNS_PER_SCRIPT)
+            ]
         )
 
-    async def _take(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> int:
+    async def _append(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> tuple[int, int]:
         names = sorted({name for _, queues in taken for name in queues})
-        keys = [WebhookKeys.cursors]
+        keys = [WebhookKeys.cursors, WebhookKeys.since]
         for name in names:
             keys += [WebhookKeys.queue(name), WebhookKeys.counts(name)]
-        runs = [
-            encode_json(
-                [
-                    unread.run_id,
-                    unread.cursor,
-                    unread.events[-1].id,
-                    [[names.index(name) + 1, *kind] for name, events in queues.items() for kind in _by_kind(events)],
-                ]
-            )
-            for unread, queues in taken
-        ]
-        return int(await self._redis.script("webhook_take", keys, OF_A_KIND, MAX_QUEUE, *runs))
+        runs = []
+        for unread, queues in taken:
+            found = [[names.index(name) + 1, *kind] for name, events in queues.items() for kind in _by_kind(events)]
+            runs.append(encode_json([unread.run_id, unread.cursor, unread.events[-1].id, found]))
+        since, dropped = await self._redis.script("webhook_append", keys, SHOWN_EVENTS, MAX_QUEUE, *runs)
+        return int(since), int(dropped)
 
-    async def gather(self, name: str) -> Waiting | None:
-        """Set aside all that waits for a webhook, for its next message; further events wait for the one after it."""
-        gathered, counts = WebhookKeys.gathered(name), WebhookKeys.gathered_counts(name)
-        keys = [WebhookKeys.message(name), WebhookKeys.queue(name), WebhookKeys.counts(name), gathered, counts]
-        await self._redis.script("webhook_gather", keys)
-        (found,) = await self._redis.entries_of([(gathered, "-")], MAX_QUEUE)
-        numbers: Counter[tuple[str, str]] = Counter()
-        for field, number in (await self._redis.hash(counts)).items():
-            kind, _, run = field.decode().split(" ", 2)
-            numbers[kind, run] += int(number)
-        if not found or not numbers:  # or another process made a message of it between the two
-            return None
-        events = [msgspec.json.decode(fields[b"event"], type=WebhookEvent) for _, fields in found]
-        return Waiting(found[0][0], sorted(events, key=lambda event: _order(event.id)), numbers)
+    async def claim(self, name: str, hold_s: float, merge_s: float, interval_s: float) -> Message | float:
+        """Claim a webhook's next message for `hold_s`; else the seconds after which it is worth asking again.
 
-    async def compose(self, name: str, message_id: str, body: bytes, waiting: Waiting) -> bool:
-        """Make what was gathered a message. Returns whether it was still there and no other message was."""
-        keys = [WebhookKeys.message(name), WebhookKeys.gathered(name), WebhookKeys.gathered_counts(name)]
-        since = waiting.entry.partition("-")[0]
-        return bool(await self._redis.script("webhook_compose", keys, message_id, body, since, waiting.entry))
+        merge_s: how long the first event waits for others; interval_s: from one new message to the next.
+        """
+        keys = [WebhookKeys.queue(name), WebhookKeys.counts(name), WebhookKeys.pause(name)]
+        times = (_DUE_IDLE_MS, _DUE_IDLE_MS - round(hold_s * 1000), round(merge_s * 1000), round(interval_s * 1000))
+        answer = await self._redis.script("webhook_claim", keys, secrets.token_hex(16), *times, MAX_QUEUE)
+        if answer[0]:
+            return math.inf if answer[0] < 0 else answer[0] / 1000
+        message_id, counts, events, entries = "", Counter[tuple[str, str]](), [], []
+        for entry, fields in answer[2]:
+            entries.append(entry.decode())
+            if fields[0] == b"event":
+                events.append(msgspec.json.decode(fields[1], type=WebhookEvent))
+                continue
+            message_id, stored = fields[1].decode(), json.loads(fields[3])
+            for field, number in zip(stored[::2], stored[1::2], strict=True):
+                kind, _, run = field.split(" ", 2)
+                counts[kind, run] += int(number)
+        events.sort(key=lambda event: _order(event.id))
+        return Message(message_id, int(answer[1]), events, counts, entries)
 
-    async def message(self, name: str) -> Message | None:
-        """The webhook's message on its way."""
-        stored = await self._redis.hash(WebhookKeys.message(name))
-        if not stored:
-            return None
-        return Message(
-            stored[b"id"].decode(),
-            stored[b"body"],
-            int(stored[b"attempts"]),
-            float(stored[b"due"]),
-            int(stored[b"since"]) / 1000,
+    async def mark_done(self, name: str, message: Message) -> None:
+        """The message was delivered, or given up."""
+        await self._redis.script("webhook_outcome", [WebhookKeys.queue(name)], "", message.attempts, *message.entries)
+
+    async def schedule_retry(self, name: str, message: Message, wait_s: float) -> None:
+        """The message was not delivered and is due again in `wait_s`."""
+        idle_ms = _DUE_IDLE_MS - round(wait_s * 1000)
+        await self._redis.script(
+            "webhook_outcome", [WebhookKeys.queue(name)], idle_ms, message.attempts, message.entries[0]
         )
 
-    async def over(self, name: str, message_id: str) -> None:
-        """The message was delivered, or given up."""
-        await self._redis.script("webhook_outcome", [WebhookKeys.message(name)], message_id, "")
-
-    async def again(self, name: str, message_id: str, due: float) -> None:
-        """The message was not delivered and is to be sent again at `due`, Unix seconds."""
-        await self._redis.script("webhook_outcome", [WebhookKeys.message(name)], message_id, repr(due))
-
-    async def oldest(self, name: str) -> float | None:
-        """When the first event that is not delivered was queued, Unix seconds; None: all are."""
-        if (message := await self.message(name)) is not None:
-            return message.since
-        waiting = [(WebhookKeys.gathered(name), "-"), (WebhookKeys.queue(name), "-")]
-        found = [entry for entries in await self._redis.entries_of(waiting, 1) for entry, _ in entries]
-        return int(found[0].partition("-")[0]) / 1000 if found else None
+    async def oldest(self, names: Sequence[str]) -> dict[str, float]:
+        """When the first event that is not delivered was queued, Unix seconds; of webhooks for which one waits."""
+        found = await self._redis.entries_of([(WebhookKeys.queue(name), "-") for name in names], 1)
+        return {name: _order(each[0][0])[0] / 1000 for name, each in zip(names, found, strict=True) if each}
 
 
 def _order(entry: str) -> tuple[int, int]:
-    moment, _, number = entry.partition("-")
-    return int(moment), int(number)
+    ms, _, number = entry.partition("-")
+    return int(ms), int(number)
 
 
 def _by_kind(events: Sequence[WebhookEvent]) -> list[tuple[str, int, list[str]]]:
@@ -226,10 +177,6 @@ def _by_kind(events: Sequence[WebhookEvent]) -> list[tuple[str, int, list[str]]]
     for event in events:
         kinds.setdefault(f"{event.kind.value} {event.run_id} {event.run}", []).append(event)
     return [
-        (field, len(found), [encode_json(event).decode() for event in found[:OF_A_KIND]])
+        (field, len(found), [encode_json(event).decode() for event in found[:SHOWN_EVENTS]])
         for field, found in kinds.items()
     ]
-
-
-def _event(at: str, data: bytes) -> Event:
-    return msgspec.structs.replace(msgspec.json.decode(data, type=Event), id=at)

@@ -1,4 +1,4 @@
-"""One signed POST to a webhook, and what came of it."""
+"""One signed POST to a webhook, and its result."""
 
 from __future__ import annotations
 
@@ -7,31 +7,42 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from steadynorm_contract import __version__
-from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, sign
 from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_blocked_host
 
-__all__ = ["DeliveryResult", "WebhookSender"]
+__all__ = ["DeliveryResult", "WebhookSender", "signed_headers"]
 
 _MAX_RETRY_AFTER_S = 3600.0
 
 
 class DeliveryResult(msgspec.Struct, frozen=True):
-    """What came of a POST. A `delivered` one is over; `gone`: the receiver wants no more of this message."""
+    """Result of one POST. `gone`: the receiver wants no further attempt."""
 
     delivered: bool
-    why: str  # for people; never the address, which can be a secret
+    detail: str  # for people; never the address, which can be a secret
     gone: bool = False
     retry_after_s: float = 0.0
 
 
+def signed_headers(keys: list[bytes], message_id: str, body: bytes, moment: int) -> dict[str, str]:
+    """The headers of Standard Webhooks, with one signature by each key. moment: Unix seconds."""
+    from standardwebhooks import Webhook as Signer  # only servers with webhooks load it
+
+    at = datetime.fromtimestamp(moment, UTC)
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(moment)}
+    if keys:
+        headers["webhook-signature"] = " ".join(Signer(key).sign(message_id, at, body.decode()) for key in keys)
+    return headers
+
+
 class WebhookSender:
-    """`async with Poster() as poster:` around its use; connections are kept meanwhile.
+    """Sends messages over connections that stay open during `async with WebhookSender() as sender:`.
 
     Proxies are taken from the usual variables (HTTPS_PROXY, NO_PROXY). clock: Unix seconds.
     """
@@ -50,46 +61,40 @@ class WebhookSender:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def post(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
+    async def send(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
         """Send it once, within webhook.timeout_s as a whole. Raises nothing."""
         try:
             async with asyncio.timeout(webhook.timeout_s):
-                return await self._post(webhook, message_id, body)
+                return await self._send(webhook, message_id, body)
         except TimeoutError:
             return DeliveryResult(False, f"no answer within {webhook.timeout_s:g} s")
-        except WebhookError as error:  # of a secret's file, which may be on its way
+        except WebhookError as error:  # of a secret's file, which may be being replaced
             return DeliveryResult(False, str(error))
         except OSError as error:  # a name that does not resolve
             return DeliveryResult(False, error.strerror or type(error).__name__)
-        except ValueError:  # a host that is no name: UnicodeError, from where it is looked up
-            return DeliveryResult(False, "its host is no name that can be looked up")
+        except ValueError:  # UnicodeError, from where the host is looked up
+            return DeliveryResult(False, "its host is not a valid host name")
         except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
             return DeliveryResult(False, str(error) or type(error).__name__)
 
-    async def _post(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
-        if forbidden := await _forbidden(webhook.url):
-            return DeliveryResult(False, f"its host resolves to {forbidden}, where nothing is sent")
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"steadynorm/{__version__}",
-            ID_HEADER: message_id,
-        }
-        if secrets := webhook.secrets():
-            headers[SIGNATURE_HEADER] = sign(secrets, body, int(self._clock()))
-        # The answer's head says it all; a body is not read, so that none can be too long.
+    async def _send(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
+        if blocked := await _blocked_address(webhook.url):
+            return DeliveryResult(False, f"its host resolves to {blocked}, where nothing is sent")
+        headers = {"Content-Type": "application/json", "User-Agent": f"steadynorm/{__version__}"}
+        headers |= signed_headers(webhook.keys(), message_id, body, int(self._clock()))
+        # The response's body is not read, so that none can be too long.
         streamed: AbstractAsyncContextManager[Any] = self._client.stream(
             "POST", webhook.url, content=body, headers=headers
         )
-        async with streamed as answer:
-            status = answer.status_code
+        async with streamed as response:
+            status = response.status_code
             if 200 <= status < 300:
                 return DeliveryResult(True, str(status))
-            return DeliveryResult(
-                False, f"answered {status}", status == 410, _seconds(answer.headers.get("Retry-After"))
-            )
+            retry_after_s = _seconds(response.headers.get("Retry-After"))
+            return DeliveryResult(False, f"answered {status}", status == 410, retry_after_s)
 
 
-async def _forbidden(url: str) -> str | None:
+async def _blocked_address(url: str) -> str | None:
     """The first of a host's addresses that no message may go to. A name that does not resolve here may at a proxy."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(*host_of(url), type=socket.SOCK_STREAM)

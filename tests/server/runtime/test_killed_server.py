@@ -18,10 +18,11 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from tests.support.webhooks import is_genuine
 
 from steadynorm_cli.commands.webhook_test import webhook_test
 from steadynorm_cli.errors import CommandError
-from steadynorm_contract.webhooks import WebhookMessage, verify
+from steadynorm_contract.webhooks import WebhookMessage
 
 TOKEN = "a-token-of-these-tests"
 SECRET = "a-secret-of-these-tests"
@@ -44,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Receiver)
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        assert verify(self.headers["Steadynorm-Signature"], body, SECRET.encode())
+        assert is_genuine(dict(self.headers), body, SECRET.encode())
         self.server.posts.put(msgspec.json.decode(body, type=WebhookMessage))
         self.send_response(self.server.responses.pop(0) if self.server.responses else 200)
         self.end_headers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from standardwebhooks import Webhook as Verifier
+from tests.support.webhooks import is_genuine
 
 from steadynorm_contract.events import EventKind
-from steadynorm_contract.webhooks import sign, verify
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import ServeError, serve
 from steadynorm_server.webhooks.config import DEFAULT_KINDS, Webhook, WebhookError, is_blocked_host, read
-from steadynorm_server.webhooks.sender import WebhookSender
+from steadynorm_server.webhooks.sender import WebhookSender, signed_headers
 
 GOOD = 'name = "a"\nurl = "https://hooks.example.org/T0/secret-part"\nsecret_file = "{secret}"\n'
 
@@ -30,16 +32,16 @@ def write(folder: Path, *entries: str) -> Path:
 
 def test_an_entry_says_who_is_told_of_what(tmp_path: Path) -> None:
     (webhook,) = read(write(tmp_path, GOOD + 'runs = ["prod-*", "x"]\nkinds = ["spike", "stalled"]\ninterval_s = 60'))
-    assert webhook.wants("prod-llm", EventKind.SPIKE)
-    assert webhook.wants("x", EventKind.STALLED)
-    assert not webhook.wants("xy", EventKind.SPIKE)
-    assert not webhook.wants("x", EventKind.NONFINITE)
-    assert (webhook.interval_s, webhook.timeout_s, webhook.secrets()) == (60, 10, [b"0123456789abcdef"])
+    assert webhook.matches("prod-llm", EventKind.SPIKE)
+    assert webhook.matches("x", EventKind.STALLED)
+    assert not webhook.matches("xy", EventKind.SPIKE)
+    assert not webhook.matches("x", EventKind.NONFINITE)
+    assert (webhook.interval_s, webhook.timeout_s, webhook.keys()) == (60, 10, [b"0123456789abcdef"])
 
 
 def test_an_entry_of_few_words_is_told_of_all_that_is_no_good_news(tmp_path: Path) -> None:
     (webhook,) = read(write(tmp_path, GOOD))
-    assert {kind for kind in EventKind if not webhook.wants("any", kind)} == {EventKind.STARTED, EventKind.RECOVERED}
+    assert {kind for kind in EventKind if not webhook.matches("any", kind)} == {EventKind.STARTED, EventKind.RECOVERED}
     assert webhook.kinds == DEFAULT_KINDS
 
 
@@ -47,7 +49,7 @@ def test_the_address_can_be_in_a_file_and_slack_needs_no_secret(tmp_path: Path) 
     (tmp_path / "url").write_text("https://hooks.slack.example/services/T0/B0/xyz\n")
     (webhook,) = read(write(tmp_path, f'name = "slack"\nformat = "slack"\nurl_file = "{tmp_path / "url"}"'))
     assert webhook.url == "https://hooks.slack.example/services/T0/B0/xyz"
-    assert webhook.secrets() == []
+    assert webhook.keys() == []
 
 
 def of(url: str) -> str:
@@ -67,7 +69,7 @@ def of(url: str) -> str:
         ([GOOD.replace("{secret}", "/dev/null")], "must hold a secret of at least 16 bytes"),
         ([of("ftp://hooks.example.org/secret-part")], "must begin with https://"),
         ([of("https:///secret-part")], "must begin with https://"),
-        ([of("https://hooks.example.org:port/secret-part")], "the url is none"),
+        ([of("https://hooks.example.org:port/secret-part")], "the url is invalid"),
         ([of(f"https://{'a' * 64}.example.org/secret-part")], "must have 1 to 63 characters: got host aaa"),
         ([of("https://hooks..example.org/secret-part")], "must have 1 to 63 characters: got host hooks..example.org"),
         ([of("http://hooks.example.org/secret-part")], "plain HTTP is for loopback only"),
@@ -122,74 +124,105 @@ def test_private_networks_are_good_and_link_local_ones_are_not(host: str, forbid
 
 
 async def test_a_name_that_leads_to_a_metadata_address_is_sent_nothing() -> None:
-    async with WebhookSender() as poster:  # an address that is no dotted quad passes for a name until it is looked up
-        answer = await poster.post(Webhook(name="a", url="http://2852039166/x", format="slack"), "id", b"{}")
-    assert answer.why == "its host resolves to 169.254.169.254, where nothing is sent"
-    assert not answer.delivered
+    async with WebhookSender() as sender:  # an address that is no dotted quad passes for a name until it is looked up
+        result = await sender.send(Webhook(name="a", url="http://2852039166/x", format="slack"), "id", b"{}")
+    assert result.detail == "its host resolves to 169.254.169.254, where nothing is sent"
+    assert not result.delivered
 
 
 async def test_a_host_that_is_no_name_is_a_failed_attempt() -> None:
-    async with WebhookSender() as poster:
+    async with WebhookSender() as sender:
         url = f"https://{'a' * 70}.example.org/secret-part"
-        answer = await poster.post(Webhook(name="a", url=url, format="slack"), "id", b"{}")
-    assert not answer.delivered
-    assert answer.why == "its host is no name that can be looked up"
+        result = await sender.send(Webhook(name="a", url=url, format="slack"), "id", b"{}")
+    assert not result.delivered
+    assert result.detail == "its host is not a valid host name"
 
 
 async def test_a_failure_is_told_without_the_address(unused_tcp_port: int) -> None:
-    async with WebhookSender() as poster:
+    async with WebhookSender() as sender:
         url = f"http://127.0.0.1:{unused_tcp_port}/secret-part"
-        answer = await poster.post(Webhook(name="a", url=url, format="slack"), "id", b"{}")
-    assert not answer.delivered
-    assert answer.why
-    assert "secret-part" not in answer.why
+        result = await sender.send(Webhook(name="a", url=url, format="slack"), "id", b"{}")
+    assert not result.delivered
+    assert result.detail
+    assert "secret-part" not in result.detail
+
+
+def test_a_secret_is_base64_after_its_prefix_or_else_the_key_itself(tmp_path: Path) -> None:
+    key = bytes(range(32))
+    encoded = base64.b64encode(key).decode()
+    for line in (f"whsec_{encoded}", f"  whsec_{encoded.rstrip('=')}\t"):
+        (tmp_path / "key").write_text(f"{line}\n\n{'0f' * 32}\n")  # the second as `openssl rand -hex 32` makes it
+        (webhook,) = read(write(tmp_path, GOOD.replace("{secret}", str(tmp_path / "key"))))
+        assert webhook.keys() == [key, b"0f" * 32]
+    body, now = b'{"a": "\xc3\xa9"}', int(time.time())
+    for receiver in (f"whsec_{encoded}", b"0f" * 32):  # what its receiver passes to the library
+        headers = signed_headers(webhook.keys(), "an-id", body, now)
+        assert Verifier(receiver).verify(body, headers) == {"a": "é"}
+
+
+@pytest.mark.parametrize("line", ["whsec_not base64", "whsec_é", "whsec_", "whsec_c2hvcnQ="])
+def test_a_secret_that_is_none_is_refused_with_the_command_that_makes_one(tmp_path: Path, line: str) -> None:
+    (tmp_path / "key").write_text(line)
+    with pytest.raises(WebhookError, match=r'`echo "whsec_\$\(openssl rand -base64 32\)"` makes one') as refusal:
+        read(write(tmp_path, GOOD.replace("{secret}", str(tmp_path / "key"))))
+    assert line.removeprefix("whsec_") == "" or line not in str(refusal.value)
 
 
 def test_both_secrets_sign_while_one_is_exchanged() -> None:
-    header = sign([b"old-secret", b"new-secret"], b"body", 1_700_000_000)
-    assert header.count("v1=") == 2
-    for secret in (b"old-secret", b"new-secret"):
-        assert verify(header, b"body", secret, now=1_700_000_100)
-    assert not verify(header, b"body", b"no-secret", now=1_700_000_100)
-    assert not verify(header, b"body", b"old-secret", now=1_700_000_301)  # recorded, and sent again later
-    assert not verify(header, b"body", b"old-secret", now=1_699_999_699)
+    now = int(time.time())
+    old, new, body = b"an-old-secret-key", b"a-new-secret-key!", b"body"
+    headers = signed_headers([old, new], "an-id", body, now)
+    assert headers["webhook-signature"].count("v1,") == 2
+    for key in (old, new):
+        assert is_genuine(headers, body, key)
+    assert not is_genuine(headers, body, b"no-secret")
+    assert not is_genuine(headers | {"webhook-id": "another"}, body, old)
+    assert not is_genuine(signed_headers([old], "an-id", body, now - 302), body, old)  # recorded, and sent again later
+    assert not is_genuine(signed_headers([old], "an-id", body, now + 310), body, old)
+
+
+Genuine = Callable[[dict[str, str], bytes, "str | bytes"], bool]
 
 
 @pytest.fixture
-def genuine(root: Path) -> Callable[[str, bytes, bytes], bool]:
+def genuine(root: Path) -> Genuine:
     """The documented lines."""
     page = (root / "docs" / "webhooks.md").read_text("utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     scope: dict[str, Any] = {}
     exec(snippet, scope)
-    found: Callable[[str, bytes, bytes], bool] = scope["genuine"]
+    found: Genuine = scope["genuine"]
     return found
 
 
 STRANGE = [
-    *("", "t=", "v1=", "t=x,v1=y", "t=-1,v1=a", "t=²,v1=a", "t={now},v1=é", "t={now},v1=\udcff", ",=,", "t", "v1=a"),
-    *(f"t={'1' * digits},v1=00" for digits in (16, 400, 5000)),
-]
+    {}, {"webhook-id": "x"}, *({"webhook-timestamp": moment} for moment in ("", "x", "-1", "²", "nan", "1" * 5000)),
+    *(
+        {"webhook-signature": value}
+        for value in ("", "v1", "v1,", "v1,é", "v1,\udcff", "v1,a,b", ",", " ", "v2,AAAA", "v1,AAAA v1,=")
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("header", STRANGE, ids=lambda header: ascii(header[:12]))
-def test_a_strangers_header_is_no_signature_and_raises_nothing(header: str) -> None:
-    assert not verify(header.format(now=1_700_000_000), b"body", b"secret", now=1_700_000_000)
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda headers: ascii(headers)[:40])
+def test_the_documented_lines_refuse_a_strangers_headers_and_raise_nothing(
+    genuine: Genuine, strange: dict[str, str]
+) -> None:
+    signed = signed_headers([b"secret"], "an-id", b"body", int(time.time()))
+    assert genuine(signed, b"body", b"secret")
+    headers = {**signed, "webhook-signature": "v1,AAAA", **strange} if strange else {}
+    assert not genuine(headers, b"body", b"secret")
+    assert not genuine(headers, b"\xff", b"secret")
 
 
-@pytest.mark.parametrize("header", STRANGE, ids=lambda header: ascii(header[:12]))
-def test_the_documented_lines_raise_nothing_either(genuine: Callable[[str, bytes, bytes], bool], header: str) -> None:
-    assert not genuine(header.format(now=int(time.time())), b"body", b"secret")
-
-
-def test_the_documented_lines_verify_what_the_server_signs(genuine: Callable[[str, bytes, bytes], bool]) -> None:
+def test_the_documented_lines_verify_what_the_server_signs(genuine: Genuine) -> None:
     now = int(time.time())
-    header = sign([b"secret", b"another"], b"body", now)
-    assert genuine(header, b"body", b"secret")
-    assert genuine(header, b"body", b"another")
-    assert not genuine(header, b"Body", b"secret")
-    assert not genuine(header, b"body", b"wrong")
-    assert not genuine(sign([b"secret"], b"body", now - 301), b"body", b"secret")
+    headers = signed_headers([b"secret", b"another"], "an-id", b"body", now)
+    assert genuine(headers, b"body", b"secret")
+    assert genuine({name.title(): value for name, value in headers.items()}, b"body", b"another")
+    assert not genuine(headers, b"Body", b"secret")
+    assert not genuine(headers, b"body", b"wrong")
+    assert not genuine(signed_headers([b"secret"], "an-id", b"body", now - 302), b"body", b"secret")
 
 
 def test_the_documented_file_is_one(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.webhooks import Dispatching, hanging
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.events import Event, EventKind
@@ -16,7 +17,7 @@ from steadynorm_server.webhooks import payload, queue
 from steadynorm_server.webhooks.config import Webhook
 
 
-async def happen(sending: Any, run_id: str, kind: EventKind, number: int) -> None:
+async def happen(sending: Dispatching, run_id: str, kind: EventKind, number: int) -> None:
     """So many events of a run are in its list."""
     event = encode_json(Event(id="", kind=kind, step=1, time=0.0, message="so it was."))
     async with sending.repository.redis._client.pipeline(transaction=False) as pipe:
@@ -27,7 +28,7 @@ async def happen(sending: Any, run_id: str, kind: EventKind, number: int) -> Non
     await sending.repository.redis.add_to_index(INDEX, {run_id: 0.0})
 
 
-async def read_to_the_end(sending: Any, run_id: str) -> None:
+async def read_to_the_end(sending: Dispatching, run_id: str) -> None:
     """Until all events of the run are in the queue."""
     redis = sending.repository.redis
     ((end, _),) = await redis.newest_entries(RunKeys(run_id).events, 1)
@@ -38,18 +39,18 @@ async def read_to_the_end(sending: Any, run_id: str) -> None:
 
 @pytest.mark.parametrize("cap", [10_000, 4])
 async def test_what_waits_beside_a_storm_is_in_the_next_message(
-    send: Any, webhook: Any, receiver: Any, hangs: Any, monkeypatch: pytest.MonkeyPatch, cap: int
+    send: Any, webhook: Any, receiver: Any, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
     monkeypatch.setattr(queue, "MAX_QUEUE", cap)
     sending = await send(webhook())
-    with hangs(sending, "webhook_gather") as (go_on, _):
+    with hanging(sending, "webhook_claim") as (resume, _):
         await happen(sending, "noisy", EventKind.SPIKE, 1500)
         await read_to_the_end(sending, "noisy")
         await happen(sending, "quiet", EventKind.NONFINITE, 1)
         await read_to_the_end(sending, "quiet")
         await happen(sending, "late", EventKind.THROTTLED, 2)
         await read_to_the_end(sending, "late")
-        go_on.set()
+        resume.set()
         message = (await receiver.next()).message
     shown = [event.run for event in message.events]
     assert shown == ["noisy"] * 3 + ["quiet"] + ["late"] * (2 if cap > 4 else 0)
@@ -62,19 +63,17 @@ async def test_what_waits_beside_a_storm_is_in_the_next_message(
     assert receiver.posts.empty()
 
 
-async def test_what_comes_while_a_message_is_made_is_in_the_next_one(
-    send: Any, webhook: Any, receiver: Any, hangs: Any
+async def test_what_comes_while_a_message_is_on_its_way_is_in_the_next_one(
+    send: Any, webhook: Any, receiver: Any
 ) -> None:
     sending = await send(webhook())
-    with hangs(sending, "webhook_compose") as (go_on, calls):
+    with hanging(sending, "webhook_outcome") as (resume, _):
         await happen(sending, "noisy", EventKind.SPIKE, 5)
-        async with asyncio.timeout(15):
-            while not calls["webhook_compose"]:  # noqa: ASYNC110 # a counter tells nobody
-                await asyncio.sleep(0.01)
+        first = (await receiver.next()).message
         await happen(sending, "noisy", EventKind.SPIKE, 4)
         await read_to_the_end(sending, "noisy")
-        go_on.set()
-        messages = [(await receiver.next()).message for _ in range(2)]
+        resume.set()
+        messages = [first, (await receiver.next()).message]
     assert [(each.counts, len(each.events)) for each in messages] == [({"spike": 5}, 3), ({"spike": 4}, 3)]
 
 
@@ -85,7 +84,7 @@ def test_the_first_of_each_run_is_shown_before_the_second_of_any(form: Any) -> N
         for at, run in enumerate([f"noisy-{run}" for run in range(19) for _ in range(3)] + ["quiet"])
     ]
     counts = {("spike", event.run): 100 for event in events}
-    body = payload.body(Webhook(name="a", url="https://a.example", format=form), "id", events, counts)
+    body = payload.build_payload(Webhook(name="a", url="https://a.example", format=form), "id", events, counts)
     if form == "slack":
         text = msgspec.json.decode(body)["text"]
         assert all(f"*{run}* `spike`" in text for run in ("noisy-0", "noisy-18", "quiet"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.support.webhooks import until
 
 from steadynorm_contract.events import EventKind
 from steadynorm_server.runs.repository import RunRepository
@@ -113,7 +114,7 @@ async def test_after_its_last_attempt_a_message_is_given_up_and_the_next_one_goe
     send: Any, webhook: Any, receiver: Any, agent: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver.responses = [500, 500]
-    sending = await send(webhook(), attempts=2)
+    sending = await send(webhook(), max_attempts=2)
     await agent.send([1], nonfinite=1)
     await sending.counts("dead", 1)
     await agent.send([5], nonfinite=1)
@@ -137,24 +138,25 @@ async def test_a_redirect_is_not_followed(send: Any, webhook: Any, receiver: Any
     assert elsewhere.posts.empty()
 
 
-async def test_of_two_processes_one_sends_and_the_other_goes_on_when_it_dies(
+async def test_two_processes_share_the_work_and_one_takes_over_what_the_other_leaves(
     send: Any, webhook: Any, receiver: Any, agent: Any
 ) -> None:
-    both = [await send(webhook()), await send(webhook())]
+    both = [await send(webhook(), retry_s=0.5), await send(webhook(), retry_s=0.5)]
     for step in range(10, 60, 10):
         await agent.send([step], nonfinite=1)
         assert [event.step for event in (await receiver.next()).message.events] == [step]
-    sender, other = sorted(both, key=lambda each: -each.count("delivered"))
-    await sender.counts("delivered", 5)
-    assert other.count("delivered") == 0
+    await until(lambda: sum(each.count("delivered") for each in both) == 5)
 
     receiver.responses = [500]  # the next message is on its way when its process ends
     await agent.send([70], nonfinite=1)
     lost = await receiver.next()
+    await until(lambda: any(each.count("retried") for each in both))
+    sender, other = sorted(both, key=lambda each: -each.count("retried"))
+    before = other.count("delivered")
     await sender.stop()
     found = await receiver.next()
     assert (found.id, found.body) == (lost.id, lost.body)
-    await other.counts("delivered", 1)
+    await other.counts("delivered", int(before) + 1)
     assert receiver.posts.empty()
 
 
@@ -166,7 +168,7 @@ async def test_slack_gets_text_in_which_no_name_can_wake_a_channel(
     await evil.register()
     await evil.send([3], nonfinite=1)
     post = await receiver.next()
-    assert "steadynorm-signature" not in post.headers
+    assert "webhook-signature" not in post.headers
     body = msgspec.json.decode(post.body)
     assert list(body) == ["text"]
     name = "&lt;!channel&gt; &amp; &lt;https://evil.example|here&gt;"

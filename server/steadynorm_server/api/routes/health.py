@@ -36,5 +36,5 @@ async def metrics(request: Request, reader: QueriesOf, repository: RepositoryOf,
     if settings.metrics_auth:
         await _viewer(request)
     runs = await gather(repository, reader, settings.top_parameters, settings.forget_after_s)
-    await request.app.state.mailer.note_waiting()
+    await request.app.state.webhooks.update_waiting_metric()
     return Response(exposition(runs, meters), media_type=CONTENT_TYPE)

@@ -1,11 +1,14 @@
--- What came of sending a message. KEYS: message. ARGV: its id, when to send it again as Unix seconds ('': it is over).
-if redis.call('HGET', KEYS[1], 'id') ~= ARGV[1] then
+-- Records what came of sending a message. KEYS: queue. ARGV: idle time (ms) that makes it due when it is to be sent again
+-- ('': it is done), its attempts, then the ids of its entries. A claim that another process took over is left alone.
+if ARGV[1] ~= '' then
+  local pending = redis.call('XPENDING', KEYS[1], 'sender', ARGV[3], ARGV[3], 1)[1]
+  if pending and pending[4] == tonumber(ARGV[2]) then
+    redis.call('XCLAIM', KEYS[1], 'sender', 'sender', 0, ARGV[3], 'IDLE', ARGV[1], 'JUSTID')
+  end
   return 0
 end
-if ARGV[2] == '' then
-  redis.call('DEL', KEYS[1])
-else
-  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-  redis.call('HSET', KEYS[1], 'due', ARGV[2])
+for i = 3, #ARGV do
+  redis.call('XACK', KEYS[1], 'sender', ARGV[i])
+  redis.call('XDEL', KEYS[1], ARGV[i])
 end
 return 1

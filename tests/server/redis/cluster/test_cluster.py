@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import pytest
+from tests.support.webhooks import is_genuine
 
-from steadynorm_contract.webhooks import ID_HEADER, SIGNATURE_HEADER, WebhookMessage, verify
+from steadynorm_contract.webhooks import WebhookMessage
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 from steadynorm_server.retention.trimming import trim
 from steadynorm_server.runs.repository import RunRepository
@@ -136,7 +137,7 @@ async def receiver() -> AsyncIterator[tuple[str, asyncio.Queue[WebhookMessage]]]
                 headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
                 body = await reader.readexactly(int(headers["content-length"]))
                 message = msgspec.json.decode(body, type=WebhookMessage)
-                if verify(headers[SIGNATURE_HEADER.lower()], body, SECRET) and headers[ID_HEADER.lower()] == message.id:
+                if is_genuine(headers, body, SECRET) and headers["webhook-id"] == message.id:
                     taken.put_nowait(message)
                 writer.write(b"HTTP/1.1 204 Taken\r\n\r\n")
         writer.close()
