@@ -15,7 +15,7 @@
 
 A secret is `whsec_` and the key in base64, the format of Standard Webhooks (`echo "whsec_$(openssl rand -base64 32)"`).
 Any other line is the key itself, byte for byte: `openssl rand -hex 32` makes a key of 64 bytes, the hexadecimal digits,
-which a receiver passes to the library as bytes. White space around a secret, such as the newline at the end of the file,
+which a receiver passes to the library as bytes. White space around a secret, as the newline at the end of the file,
 does not belong to it.
 
 Only who runs the server writes the file: no request can name an address. docs/webhooks.md describes each key.
