@@ -1,4 +1,4 @@
-"""The dashboard of all runs: which is in trouble, since when, and the way to it."""
+"""The dashboard of all runs: which need attention, since when, and links to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import server_charts
 from frame import FLEET, SOURCE, STREAMLIT, choice, dashboard, run_links
 from grid import Grid
 from panels import BY_RUN, MODE, TROUBLE, Json, chart, limit, newest, number, panel, query
+
+from steadynorm_contract.rule import THROTTLED_TARGET
+from steadynorm_contract.signals import signal
 
 __all__ = ["make"]
 
@@ -17,32 +20,32 @@ NUMBERS = [
     number(
         "Alerts firing",
         f"count({TROUBLE}) or vector(0)",
-        about="Of deploy/prometheus/rules.yml. What to do: docs/operations.md.",
+        about="Alerts of deploy/prometheus/rules.yml. Runbook: docs/operations.md.",
         **limit(1),
     ),
     number(
-        "Changes on their way",
+        "Pending changes",
         f"count({BY_RUN} (steadynorm_settings_desired_revision) > {BY_RUN} (steadynorm_settings_applied_revision))"
         " or vector(0)",
-        about="Runs whose newest settings are wanted and not yet applied.",
+        about="Runs whose newest settings are not applied yet.",
     ),
     number(
         "Spikes, last hour",
         "sum(max by (run_id) (increase(steadynorm_spikes_total[1h]))) or vector(0)",
-        about="Parameter-steps whose norm was above 10 times its RMS, over all runs.",
+        about=signal("spikes").description,
         decimals=0,
     ),
     number(
         "Non-finite, last hour",
         "sum(max by (run_id) (increase(steadynorm_nonfinite_total[1h]))) or vector(0)",
-        about="Parameter-steps with a NaN or infinite gradient, over all runs.",
+        about=signal("nonfinite").description,
         decimals=0,
         **limit(1),
     ),
     number(
         "Records dropped, last hour",
         "sum(max by (run_id) (increase(steadynorm_agent_dropped_total[1h]))) or vector(0)",
-        about="By agents whose buffer was full because the server could not be reached.",
+        about="Records that agents dropped because the server was unreachable and their buffer full.",
         decimals=0,
         **limit(1),
     ),
@@ -55,14 +58,18 @@ COLUMNS: list[tuple[str, str, Json]] = [
     (
         "smallest target",
         f"min by (run, run_id) (steadynorm_target_min{{{CHOSEN}}})",
-        {"decimals": 2, **limit(0.3, below="red", above="text"), "custom": {"cellOptions": {"type": "color-text"}}},
+        {
+            "decimals": 2,
+            **limit(THROTTLED_TARGET, below="red", above="text"),
+            "custom": {"cellOptions": {"type": "color-text"}},
+        },
     ),
     ("spikes", newest("spikes_total", CHOSEN), {"unit": "none", "decimals": 0}),
     ("non-finite", newest("nonfinite_total", CHOSEN), {"unit": "none", "decimals": 0}),
     ("mode", newest("mode", CHOSEN), {**MODE, "custom": {"cellOptions": {"type": "color-text"}}}),
     ("age", f"time() - {newest('run_started_timestamp_seconds', CHOSEN)}", {"unit": "s", "decimals": 0}),
     (
-        "last heard",
+        "last telemetry",
         f"time() - {newest('run_last_seen_timestamp_seconds', CHOSEN)}",
         {
             "unit": "s",
@@ -82,7 +89,7 @@ def _table() -> Json:
         "table",
         [query(expr, table=True) for _, expr, _ in COLUMNS],
         unit="none",
-        about="Live runs, those with alerts first. A click leads to the run.",
+        about="Live runs, those with alerts first; a click opens the run.",
         transformations=[
             {"id": "merge", "options": {}},
             {
@@ -121,21 +128,21 @@ WORST = [
     chart(
         "Most spiking runs",
         [query(f"topk(10, {BY_RUN} (changes(steadynorm_spikes_total{{{CHOSEN}}}[10m])))")],
-        about="Scrapes of ten minutes that found new spikes: the ten highest. The alert fires at 8 of 40.",
+        about="The ten runs with the most scrapes within ten minutes that saw new spikes; the alert fires at 8 of 40.",
         custom={"thresholdsStyle": {"mode": "dashed"}},
         defaults={**limit(8), **LINKED},
     ),
     chart(
         "Most throttled runs",
         [query(f"bottomk(10, min by (run, run_id) (steadynorm_target_min{{{CHOSEN}}}))")],
-        about="The ten smallest targets. About 1 in calm training, below 0.3 updates are held back by an old spike.",
+        about="The ten runs with the smallest targets. " + signal("target_min").description,
         custom={"thresholdsStyle": {"mode": "dashed"}},
-        defaults={**limit(0.3, below="red", above="green"), **LINKED},
+        defaults={**limit(THROTTLED_TARGET, below="red", above="green"), **LINKED},
     ),
     chart(
         "Longest silent runs",
         [query(f"topk(10, time() - {newest('run_last_seen_timestamp_seconds', CHOSEN)})")],
-        about="Seconds since the last telemetry, the ten longest. The alert fires at two minutes.",
+        about="Time since the last telemetry, the ten longest; the alert fires at two minutes.",
         unit="s",
         custom={"thresholdsStyle": {"mode": "dashed"}},
         defaults={**limit(120), **LINKED},
@@ -143,7 +150,7 @@ WORST = [
     chart(
         "Alerts firing",
         [query(f"count by (alertname) ({TROUBLE}) or vector(0)", "{{alertname}}")],
-        about="Runs by what is wrong with them.",
+        about="Firing alerts by name.",
         custom={"drawStyle": "bars", "fillOpacity": 60, "stacking": {"mode": "normal"}},
         defaults={"decimals": 0},
     ),
@@ -153,19 +160,19 @@ HISTORY = [
     chart(
         "Runs",
         [query("steadynorm:runs:count", "live runs")],
-        about="How many trained, kept by a recording rule after the runs' own series are gone.",
+        about="Live runs over time, from a recording rule that outlives the runs' own series.",
         defaults={"decimals": 0},
     ),
     chart(
         "Optimizer steps",
         [query("steadynorm:steps:rate5m", "steps")],
-        about="Per second, over all runs.",
+        about="Optimizer steps per second, over all runs.",
         unit="ops",
     ),
     chart(
         "Spikes and non-finite gradients",
         [query("steadynorm:spikes:rate5m", "spikes"), query("steadynorm:nonfinite:rate5m", "non-finite")],
-        about="Parameter-steps per second, over all runs.",
+        about="Per second, over all runs; a parameter counts once in each step.",
         unit="ops",
     ),
 ]
@@ -174,7 +181,7 @@ HISTORY = [
 def make() -> Json:
     """The dashboard's JSON."""
     grid = Grid().row(NUMBERS, height=4).row([_table()], height=10)
-    grid.section("Worst of the chosen runs", WORST)
+    grid.section("Worst of the selected runs", WORST)
     grid.section("The fleet", HISTORY)
     grid.section("Server", server_charts.CHARTS)
     return dashboard(

@@ -1,4 +1,4 @@
-"""What dashboards have around their panels: variables to choose by, annotations, and links."""
+"""The parts of a dashboard around its panels: variables, annotations and links."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ STREAMLIT = choice(
     "label_values(steadynorm_server_dashboard_info, dashboard_url)",
     hidden=True,
 )
-"""The server tells where its dashboard is (STEADYNORM_DASHBOARD_URL), so that nobody has to tell Grafana too."""
+"""The server exports its dashboard's address (STEADYNORM_DASHBOARD_URL), so Grafana needs no setting for it."""
 
 
 def run_links(run_id: str) -> list[Json]:
-    """From a value of one run to that run's pages. run_id: Grafana's expression for it at that place."""
+    """Links from a value of one run to that run's pages. run_id: Grafana's expression for it at that place."""
     return [
         {
             "title": "this run in Grafana",
@@ -76,9 +76,9 @@ def _moved(metric: str) -> str:
 
 ANNOTATIONS: list[Json] = [
     _mark(
-        "changes asked for",
+        "changes requested",
         _moved("settings_desired_revision"),
-        "settings wanted",
+        "settings changed",
         "purple",
         "An operator changed the settings. Who, what and why: steadynorm's dashboard, or steadynorm audit {{run_id}}.",
     ),
@@ -87,7 +87,7 @@ ANNOTATIONS: list[Json] = [
         _moved("settings_applied_revision"),
         "settings applied",
         "blue",
-        "The run has other settings from here on. Which: steadynorm's dashboard, or steadynorm audit {{run_id}}.",
+        "The run applied new settings. Which: steadynorm's dashboard, or steadynorm audit {{run_id}}.",
     ),
     _mark(
         "spikes",
@@ -106,20 +106,20 @@ ANNOTATIONS: list[Json] = [
     _mark(
         "rank mismatches",
         _moved("rank_mismatches_total"),
-        "a rank differs",
+        "rank mismatch",
         "dark-red",
-        "Which rank, and in what: steadynorm events {{run_id}}.",
+        "Which rank, and what differs: steadynorm events {{run_id}}.",
     ),
     _mark(
         "alerts",
         TROUBLE.replace("}", ', run_id=~"$run_id"}'),
         "{{alertname}}",
         "semi-dark-red",
-        "What to do: docs/operations.md, under the alert's name.",
+        "Runbook: docs/operations.md, under the alert's name.",
         enabled=False,
     ),
 ]
-"""Read from the counters that move: they need no plugin, and a link to steadynorm says the rest."""
+"""Drawn where counters grow: needs no plugin, and a link to steadynorm has the details."""
 
 
 def _link(kind: str, title: str, tooltip: str, url: str = "", **more: Any) -> Json:

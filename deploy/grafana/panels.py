@@ -1,4 +1,4 @@
-"""Grafana's JSON for panels: the shapes that the dashboards fill.
+"""Grafana's JSON for panels.
 
 Plain dictionaries: the schema's own SDK is published for Grafana 10.1 at the newest, and Compose runs 11.
 """
@@ -6,6 +6,8 @@ Plain dictionaries: the schema's own SDK is published for Grafana 10.1 at the ne
 from __future__ import annotations
 
 from typing import Any
+
+from steadynorm_contract.signals import signal
 
 __all__ = [
     "BY_RUN",
@@ -20,12 +22,13 @@ __all__ = [
     "number",
     "panel",
     "query",
+    "signal_chart",
 ]
 
 Json = dict[str, Any]
 
 BY_RUN = "max by (run, run_id)"
-"""Several servers tell the same of a run: one line of it, whoever was scraped."""
+"""Several servers export the same run: one line for it, whichever was scraped."""
 LEGEND = "{{run}} ({{run_id}})"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TROUBLE = 'ALERTS{alertname=~"Steadynorm.+", alertstate="firing"}'
@@ -41,11 +44,11 @@ MODE: Json = {
         }
     ]
 }
-"""How the number of `newest("mode", …)` reads."""
+"""Value mappings of `newest("mode", …)`."""
 
 
 def newest(name: str, selector: str) -> str:
-    """One value a run of steadynorm_NAME. Of "mode": 0 off, 1 observe, 2 stabilize."""
+    """An expression: steadynorm_NAME, one value for each run. "mode" is 0 off, 1 observe, 2 stabilize."""
     if name == "mode":
         stabilize, observe = (
             f'{BY_RUN} (steadynorm_mode{{steadynorm_mode="{mode}", {selector}}})' for mode in ("stabilize", "observe")
@@ -55,13 +58,13 @@ def newest(name: str, selector: str) -> str:
 
 
 def query(expr: str, legend: str = LEGEND, *, table: bool = False) -> Json:
-    """One Prometheus query of a panel. table: rows of now instead of lines over time."""
+    """One Prometheus query of a panel. table: the current values as rows instead of lines over time."""
     shape = {"instant": True, "range": False, "format": "table"} if table else {"range": True}
     return {"datasource": DATASOURCE, "expr": expr, "legendFormat": legend, **shape}
 
 
 def panel(title: str, kind: str, targets: list[Json], *, unit: str, about: str, **more: Any) -> Json:
-    """A panel without a place: `grid` gives it one. `unit` is one of Grafana's unit ids."""
+    """A panel without a position, which `grid` sets. `unit` is one of Grafana's unit ids."""
     defaults: Json = {"unit": unit, **more.pop("defaults", {})}
     return {
         "type": kind,
@@ -85,8 +88,15 @@ def chart(title: str, targets: list[Json], *, about: str, unit: str = "none", lo
     return panel(title, "timeseries", targets, unit=unit, about=about, defaults=defaults, options=options, **more)
 
 
+def signal_chart(name: str, targets: list[Json], *, unit: str = "none", **more: Any) -> Json:
+    """A chart with the title, the description and the scale of a signal of the catalogue."""
+    shown = signal(name)
+    title, log = shown.title.capitalize(), shown.scale == "log"
+    return chart(title, targets, about=shown.description, unit=unit, log=log, **more)
+
+
 def number(title: str, expr: str, *, about: str, unit: str = "none", **defaults: Any) -> Json:
-    """One number of now. `defaults`: thresholds, mappings, decimals."""
+    """One current number. `defaults`: thresholds, mappings, decimals."""
     return panel(
         title,
         "stat",

@@ -1,10 +1,13 @@
-"""The dashboard of one run: how it does, what was changed, and the way to its page in steadynorm."""
+"""The dashboard of one run: its health, its settings, and links to its page in steadynorm."""
 
 from __future__ import annotations
 
 from frame import ANNOTATIONS, RUN, SOURCE, STREAMLIT, choice, dashboard
 from grid import Grid
-from panels import BY_RUN, LEGEND, MODE, TROUBLE, Json, chart, limit, newest, number, panel, query
+from panels import BY_RUN, LEGEND, MODE, TROUBLE, Json, chart, limit, newest, number, panel, query, signal_chart
+
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
+from steadynorm_contract.signals import signal
 
 __all__ = ["make"]
 
@@ -26,17 +29,17 @@ def line(name: str, legend: str = LEGEND) -> Json:
 
 NUMBERS = [
     number("Step", now("run_step"), about="Newest optimizer step.", decimals=0),
-    number("Loss", now("loss"), about="As the training loop logged it last.", decimals=4),
-    number("Mode", now("mode"), about="off, observe or stabilize, as the run applied it.", **MODE),
+    number("Loss", now("loss"), about=signal("loss").description, decimals=4),
+    number("Mode", now("mode"), about="Applied mode: off, observe or stabilize.", **MODE),
     number(
         "Smallest target",
         f"min by (run, run_id) (steadynorm_target_min{{{CHOSEN}}})",
-        about="Of all parameters. Below 0.3 the run is throttled.",
+        about=signal("target_min").description,
         decimals=2,
-        **limit(0.3, below="red", above="green"),
+        **limit(THROTTLED_TARGET, below="red", above="green"),
     ),
     number(
-        "Last heard of",
+        "Last telemetry",
         f"time() - {now('run_last_seen_timestamp_seconds')}",
         about="Time since the last telemetry. The alert fires at two minutes.",
         unit="s",
@@ -46,60 +49,57 @@ NUMBERS = [
     number(
         "Alerts firing",
         f"count({TROUBLE.replace('}', f', {CHOSEN}}}')}) or vector(0)",
-        about="On this run. What to do: docs/operations.md.",
+        about="Alerts of this run. Runbook: docs/operations.md.",
         **limit(1),
     ),
     number(
-        "Change on its way",
+        "Pending revisions",
         f"{now('settings_desired_revision')} - {now('settings_applied_revision')}",
-        about="How many revisions the run is behind the settings that operators want.",
+        about="Desired minus applied revision: above 0 a change of settings is not applied yet.",
         decimals=0,
         **limit(1, above="orange"),
     ),
     number(
         "Age",
         f"time() - {now('run_started_timestamp_seconds')}",
-        about="Since the run was registered first.",
+        about="Time since the run was first registered.",
         unit="s",
         decimals=0,
     ),
 ]
 
 CHARTS = [
-    chart("Loss", [line("loss")], about="As the training loop logged it."),
+    signal_chart("loss", [line("loss")]),
     chart(
         "Gradient norm",
         [line("raw_norm", "raw"), line("stabilized_norm", "stabilized")],
-        about="L2 norm over all parameters, before and after the stabilizer.",
+        about="L2 norm of the gradient over all parameters, before and after the stabilizer.",
         log=True,
     ),
-    chart(
-        "Smallest target",
+    signal_chart(
+        "target_min",
         [query(f"min by (run, run_id) (steadynorm_target_min{{{CHOSEN}}})", "smallest target")],
-        about="About 1 in calm training. Below 0.3 the run is throttled: a spike's energy is still in the mean square.",
         custom={"thresholdsStyle": {"mode": "dashed+area"}},
-        defaults={"min": 0, **limit(0.3, below="red", above="transparent")},
+        defaults={"min": 0, **limit(THROTTLED_TARGET, below="red", above="transparent")},
     ),
-    chart(
-        "Largest spike ratio",
+    signal_chart(
+        "spike_ratio_max",
         [line("spike_ratio_max", "largest spike ratio")],
-        about="Largest norm over its previous RMS, of all parameters. Above 10 it counts as a spike.",
-        log=True,
         custom={"thresholdsStyle": {"mode": "dashed"}},
-        defaults=limit(10),
+        defaults=limit(SPIKE_RATIO),
     ),
     chart(
         "Parameters with the largest spike ratio",
         [query(PER_PARAMETER, "{{parameter}}")],
-        about="The top ones only, STEADYNORM_TOP_PARAMETERS of them; the next chart counts the rest.",
+        about="The highest only, STEADYNORM_TOP_PARAMETERS of them; the next chart counts the others.",
         log=True,
         custom={"thresholdsStyle": {"mode": "dashed"}},
-        defaults=limit(10),
+        defaults=limit(SPIKE_RATIO),
     ),
     chart(
         "Parameters without a series of their own",
         [line("parameters_omitted", "omitted")],
-        about="All of them are in steadynorm's dashboard, in the heat map and in the table.",
+        about="Steadynorm's dashboard shows all parameters, in the heat map and in the table.",
         defaults={"decimals": 0},
     ),
     chart(
@@ -108,13 +108,13 @@ CHARTS = [
             query(f"{BY_RUN} (increase(steadynorm_{name}_total{{{CHOSEN}}}[$__rate_interval]))", legend)
             for name, legend in (("spikes", "spikes"), ("nonfinite", "non-finite"))
         ],
-        about="Parameter-steps per interval.",
+        about="Parameters that spiked or had a NaN or infinite gradient, counted once in each step.",
         custom={"drawStyle": "bars", "fillOpacity": 60},
     ),
     chart(
         "Optimizer steps",
         [query(f"{BY_RUN} (deriv(steadynorm_run_step{{{CHOSEN}}}[$__rate_interval]))", "steps")],
-        about="Steps per second.",
+        about=signal("steps_per_s").description,
         unit="ops",
     ),
 ]
@@ -125,21 +125,21 @@ SETTINGS = [
         "state-timeline",
         [line("mode", "mode")],
         unit="none",
-        about="off, observe or stabilize, as the run applied it.",
+        about="Applied mode: off, observe or stabilize.",
         defaults=MODE,
         options={"mergeValues": True, "showValue": "auto", "legend": {"showLegend": False}},
     ),
     chart(
         "Settings revision",
         [line("settings_desired_revision", "desired"), line("settings_applied_revision", "applied")],
-        about="A gap between the two is a change on its way.",
+        about="While the two differ a change of settings is not applied yet.",
         custom={"lineInterpolation": "stepAfter"},
         defaults={"decimals": 0},
     ),
     chart(
         "Memory of the statistics",
         [query(f"0.6931 / (1 - {now(name)})", f"{name} half-life") for name in ("gamma1", "gamma2")],
-        about="Half-lives of gamma1 and gamma2, about ln 2 / (1-gamma), in optimizer steps.",
+        about="Half-lives of the moving averages, about ln 2 / (1 - gamma1) and ln 2 / (1 - gamma2) optimizer steps.",
         unit="suffix: steps",
         log=True,
         custom={"lineInterpolation": "stepAfter"},
@@ -147,18 +147,18 @@ SETTINGS = [
     chart(
         "Spike ceiling",
         [query(f"(1 - {now('gamma1')}) / sqrt(1 - {now('gamma2')})", "spike ceiling")],
-        about="(1-gamma1)/√(1-gamma2): the largest magnitude that a single spike can get, however large it is.",
+        about="(1 - gamma1) / √(1 - gamma2): the limit of a single spike's target, however large the spike is.",
         custom={"lineInterpolation": "stepAfter"},
     ),
-    chart("Learning rate", [line("learning_rate", "learning rate")], about="Of the first group.", unit="sci"),
+    signal_chart("learning_rate", [line("learning_rate", "learning rate")], unit="sci"),
     chart(
         "Telemetry and ranks",
         [
             line("agent_dropped_total", "records dropped"),
-            line("agent_errors_total", "errors of the agent"),
+            line("agent_errors_total", "agent errors"),
             line("rank_mismatches_total", "rank mismatches"),
         ],
-        about="Totals of what should stay zero.",
+        about="Records dropped, agent errors and rank mismatches since the run began; all should be 0.",
         defaults={"decimals": 0},
     ),
 ]
@@ -168,13 +168,13 @@ ALERTS = panel(
     "table",
     [query(f"max by (alertname, severity) ({TROUBLE.replace('}', f', {CHOSEN}}}')})", table=True)],
     unit="none",
-    about="A click opens what to do.",
+    about="Alerts that fire on this run; a click opens the runbook.",
     transformations=[{"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}],
     defaults={
         "noValue": "none",
         "links": [
             {
-                "title": "what to do",
+                "title": "runbook",
                 "url": "${dashboard_url:raw}/?runbook=${__data.fields.alertname}&run=${run_id}",
                 "targetBlank": True,
             }

@@ -1,4 +1,4 @@
-"""Charts of the server itself: is it fast enough, and what does it take in?"""
+"""Charts of the server itself: latency, load and errors."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHARTS = [
     chart(
         "Request latency",
         latency("steadynorm_server_request_seconds"),
-        about="Of all routes but the long-poll, which waits on purpose.",
+        about="Request latency of all routes except the long-poll, which waits by design.",
         unit="s",
         log=True,
     ),
     chart(
-        "Store latency",
+        "Redis latency",
         latency("steadynorm_server_store_seconds"),
-        about="Round trips to Redis.",
+        about="Latency of round trips to Redis.",
         unit="s",
         log=True,
     ),
@@ -38,13 +38,13 @@ CHARTS = [
                 "{{route}} {{status}}",
             )
         ],
-        about="By route and status.",
+        about="Requests by route and status.",
         unit="reqps",
     ),
     chart(
         "Telemetry received",
         [query("sum(rate(steadynorm_server_ingest_bytes_total[$__rate_interval]))", "bytes")],
-        about="MessagePack as it arrived.",
+        about="Telemetry bytes received, as MessagePack.",
         unit="Bps",
     ),
     chart(
@@ -53,29 +53,29 @@ CHARTS = [
             query("sum(rate(steadynorm_server_ingest_steps_total[$__rate_interval]))", "step scalars"),
             query("sum(rate(steadynorm_server_ingest_rows_total[$__rate_interval]))", "per-parameter rows"),
         ],
-        about="Per second, of all runs.",
+        about="Records received per second, over all runs.",
         unit="cps",
     ),
     chart(
         "Waiting requests",
         [query("sum by (instance) (steadynorm_server_waiting_requests)", "{{instance}}")],
-        about="Agents that wait for a change of settings, each in one open request.",
+        about="Open long-polls: each is an agent that waits for a change of settings.",
         defaults={"decimals": 0},
     ),
     chart(
-        "Store errors",
+        "Redis errors",
         [
             query(
                 "sum by (kind) (rate(steadynorm_server_store_errors_total[$__rate_interval])) or vector(0)", "{{kind}}"
             )
         ],
-        about="Round trips to Redis that failed, by error.",
+        about="Failed round trips to Redis, by kind of error.",
         unit="ops",
     ),
     chart(
         "Memory",
         [query('process_resident_memory_bytes{job="steadynorm"}', "{{instance}}")],
-        about="Of each server process. Runs live in Redis: it does not grow with them.",
+        about="Resident memory of each server process; runs are stored in Redis.",
         unit="bytes",
     ),
 ]

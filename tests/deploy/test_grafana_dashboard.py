@@ -111,7 +111,7 @@ def test_every_link_leads_to_a_dashboard_of_ours_or_to_a_page_of_steadynorm(
 
 def test_spikes_and_interventions_are_marked_on_the_runs_charts(dashboards: dict[str, dict[str, Any]]) -> None:
     marks = {mark["name"]: mark for mark in dashboards["steadynorm-run"]["annotations"]["list"]}
-    assert {"spikes", "non-finite gradients", "changes asked for", "changes applied", "alerts"} <= set(marks)
+    assert {"spikes", "non-finite gradients", "changes requested", "changes applied", "alerts"} <= set(marks)
     assert all("$run_id" in mark["expr"] for mark in marks.values())
     assert len({mark["iconColor"] for mark in marks.values()}) == len(marks)
 

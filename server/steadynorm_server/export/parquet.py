@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from steadynorm_contract.telemetry import SCALAR_COLUMNS
+from steadynorm_contract import signals
 from steadynorm_server.export.snapshot import LevelSnapshot
 from steadynorm_server.timeseries.blocks import Block
-from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, RollupScheme, with_targets
+from steadynorm_server.timeseries.rollups import ROWS, SCALARS, RollupScheme, with_targets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,31 +37,14 @@ _GROUP_ROWS = 65_536
 _GROUP_VALUES = 6 * 3 * _GROUP_ROWS
 _LAST_TIME_S = 2.0**42  # beyond it a moment has no microseconds that fit
 
-_ABOUT: Mapping[str, tuple[str, str]] = {
+_BUCKET_COLUMNS: Mapping[str, tuple[str, str]] = {
     "step": ("optimizer step", "first step recorded in the bucket"),
     "count": ("steps", "steps recorded in the bucket"),
     "time": ("UTC", "when the first of them was"),
     "resolution": ("steps", "width of the bucket; 1: a single step"),
     "parameter": ("", "name of the parameter, as registered"),
-    "loss": ("as logged", "loss as the training loop logged it"),
-    "learning_rate": ("per step", "of the first parameter group, before lr_scale"),
-    "raw_norm": ("gradient", "L2 norm before the stabilizer; over all parameters in the table of steps"),
-    "stabilized_norm": ("gradient", "L2 norm over all parameters, after the stabilizer"),
-    "target_min": ("1", "smallest target of all parameters"),
-    "target_parameter": ("", "the parameter that has it"),
-    "spike_ratio_max": ("1", "largest ratio of a norm to its previous RMS norm"),
-    "spike_parameter": ("", "the parameter that has it"),
-    "spikes": ("parameters", "how many spiked in a step"),
-    "nonfinite": ("parameters", "how many had a NaN or infinite gradient in a step"),
-    "nonfinite_parameter": ("", "the first of them"),
-    "throttled": ("parameters", "how many had a target below the throttling threshold in a step"),
-    "norm_mean": ("gradient", "estimate of the mean norm"),
-    "norm_rms": ("gradient", "estimate of the RMS norm"),
-    "scale": ("1", "what the gradient was multiplied by"),
-    "spike_ratio": ("1", "norm divided by its previous RMS norm"),
-    "target": ("1", "norm_mean / (norm_rms + eps)"),
 }
-"""Unit and description of the columns, kept in the file's schema. 1: a ratio."""
+"""Unit and description of the columns that describe a bucket; its values have those of the catalogue of signals."""
 
 
 def write(
@@ -149,35 +132,27 @@ def _schema(table: Table) -> pa.Schema:
 
     text = pa.dictionary(pa.int32(), pa.string())
 
-    def field(name: str, kind: pa.DataType) -> pa.Field:
-        base, _, end = name.rpartition("_")
-        known = name if name in _ABOUT else base
-        unit, description = _ABOUT[known]
-        if known != name:
-            description = f"{'smallest' if end == 'min' else 'largest'} in the bucket: {description}"
+    def field(name: str, kind: pa.DataType, unit: str, description: str) -> pa.Field:
         return pa.field(name, kind, metadata={"unit": unit, "description": description})
 
-    fields = [
-        field("step", pa.int64()),
-        field("count", pa.uint32()),
-        field("time", pa.timestamp("us", "UTC")),
-        field("resolution", pa.uint32()),
-    ]
+    kinds = {"step": pa.int64(), "count": pa.uint32(), "time": pa.timestamp("us", "UTC"), "resolution": pa.uint32()}
     if table == "parameters":
-        fields.append(field("parameter", text))
-    for name in SCALAR_COLUMNS if table == "steps" else ROLLED_ROW_COLUMNS:
-        if name.endswith("_parameter"):
-            fields.append(field(name, text))
-        else:
-            fields += [field(each, pa.float32()) for each in (name, f"{name}_min", f"{name}_max")]
+        kinds["parameter"] = text
+    fields = [field(name, kind, *_BUCKET_COLUMNS[name]) for name, kind in kinds.items()]
+    for each in signals.SCALARS if table == "steps" else signals.PARAMETER_SIGNALS:
+        if each.is_index:
+            fields.append(field(each.name, text, each.unit, each.description))
+            continue
+        for suffix, prefix in (("", ""), ("_min", "smallest in the bucket: "), ("_max", "largest in the bucket: ")):
+            fields.append(field(each.name + suffix, pa.float32(), each.unit, prefix + each.description))
     return pa.schema(fields)
 
 
 def _steps(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     low, mean, high = (np.concatenate([getattr(each, name) for each in group]) for name in ("low", "mean", "high"))
     columns = _heads(group, 1)
-    for at, name in enumerate(SCALAR_COLUMNS):
-        if name.endswith("_parameter"):
+    for at, each in enumerate(signals.SCALARS):
+        if each.is_index:
             columns.append(_named(low[:, at], high[:, at], labels))
         else:
             columns += [_floats(values[:, at]) for values in (mean, low, high)]
@@ -187,7 +162,7 @@ def _steps(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
 def _rows(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     import pyarrow as pa
 
-    number, wide = len(labels), len(ROLLED_ROW_COLUMNS)
+    number, wide = len(labels), len(signals.PARAMETER_SIGNALS)
     columns = _heads(group, number)
     records = sum(len(each.steps) for each in group)
     columns.append(pa.DictionaryArray.from_arrays(np.tile(np.arange(number, dtype=np.int32), records), labels))
