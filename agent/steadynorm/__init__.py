@@ -2,6 +2,7 @@
 
     agent = steadynorm.attach(model, optimizer, run="gpt-small")     # watched, stabilized, changed live
     stabilizer = steadynorm.GradientStabilizer(model.named_parameters())      # the mathematics alone
+    client = steadynorm.Client()                                              # the server, from a notebook
 
 Importing this module loads no torch; using a name from it does.
 """
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from steadynorm.attachment import attach
     from steadynorm.stabilizer.stabilizer import GradientStabilizer
     from steadynorm_contract.changes import PRESETS
+    from steadynorm_contract.client import Client
     from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["PRESETS", "Agent", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
+__all__ = ["PRESETS", "Agent", "Client", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
 
 _HOMES = {
     "Agent": "steadynorm.agent",
+    "Client": "steadynorm_contract.client",
     "GradientStabilizer": "steadynorm.stabilizer.stabilizer",
     "Mode": "steadynorm_contract.settings",
     "PRESETS": "steadynorm_contract.changes",

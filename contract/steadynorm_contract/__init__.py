@@ -1,8 +1,11 @@
-"""What agent, server and dashboard agree on. Depends on the standard library, msgspec and urllib3 only.
+"""What agent, server, dashboard and command line agree on. Imports the standard library, msgspec and urllib3 only.
 
-`settings` what an operator may change and within which limits; `records` what travels on the wire; `views` what the
-server tells people; `codec` bytes and back; `rule` the stabilizer in plain floats; `client` HTTP for people;
-`home` where a user's own server keeps its address and token.
+Messages of the agent: `telemetry`, `codec`.
+Settings: `settings`, `changes`, `audit`, `bulk`, `schedules`, `watch_rules`, `retention`.
+Responses of the server: `runs`, `fleet`, `series`, `events`, `problems`, `tokens`; `webhooks` is what it sends.
+Shared knowledge: `signals` is the catalogue of recorded numbers, `rule` the stabilizer in plain floats.
+Access: `client` is the HTTP client, `discovery` finds the user's own server and token.
 """
 
 __version__ = "0.1.0"
+"""The one place of the version: the distribution's metadata reads it here."""

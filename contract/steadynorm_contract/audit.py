@@ -1,11 +1,11 @@
-"""The audit list as a chain: each entry carries a hash of itself and of the entry before it.
+"""The audit list of a run's settings: its entries, the chain of hashes over them, and the way back.
 
     hash = sha256(previous hash + canonical JSON of the entry), in hexadecimal digits
 
 The canonical JSON is that of `run_id`, `revision`, `time`, `actor`, `reason`, `before` and `after`: keys sorted, no
-spaces, ASCII only. What came of an entry is not in it: that is the agent's word, and comes later. Whoever keeps the
-newest hash somewhere else can prove from an export that nothing before it was changed, left out or put in between;
-nobody needs to trust the server or its store for that.
+spaces, ASCII only. The outcome of an entry is not part of it: the agent reports that later. With the newest hash stored
+elsewhere, an export proves that nothing before it was changed, removed or inserted, without trust in the server or its
+Redis.
 """
 
 from __future__ import annotations
@@ -17,28 +17,42 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from steadynorm_contract.runs import RevisionState
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import COUNTERS, Settings
 
 __all__ = ["AuditChain", "AuditEntry", "AuditList", "entry_hash", "revert_to", "verify"]
 
 
-_ACTIONS = ("reset_generation", "checkpoint_generation")
-"""What was done stays done: a counter only grows."""
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of settings: who, when, before and after, why, and its outcome."""
+
+    revision: int
+    time: float  # Unix seconds
+    actor: str  # name of the token that made the change
+    reason: str
+    before: dict[str, object]  # only the fields that changed
+    after: dict[str, object]
+    state: RevisionState
+    applied_step: int | None = None
+    applied_time: float | None = None  # Unix seconds, by the agent's clock
+    rejection: str = ""
+    hash: str = ""  # see `entry_hash`; empty in entries of versions that had none
+    previous: str = ""  # hash of the entry before it; empty in the first
 
 
-def revert_to(revision: int, now: Settings, entries: Sequence[AuditEntry]) -> dict[str, object] | None:
-    """What to change so that the settings are those of `revision` again; None where the list does not reach it.
+class AuditChain(msgspec.Struct, frozen=True):
+    """Whether the hashes verify. `head`: hash of the newest verified entry; stored elsewhere, it is proof."""
 
-    entries: all changes, newest first. Their `before` are taken back one by one.
-    """
-    later = [entry for entry in entries if entry.revision > revision]
-    if len({entry.revision for entry in later}) != max((entry.revision for entry in entries), default=0) - revision:
-        return None
-    then = msgspec.to_builtins(now)
-    for entry in sorted(later, key=lambda entry: -entry.revision):
-        then |= entry.before
-    present = msgspec.to_builtins(now)
-    return {name: then[name] for name in present if name not in _ACTIONS and then[name] != present[name]}
+    verified: bool
+    head: str = ""
+    broken_at: int | None = None  # revision of the first entry that does not verify; null: none, or one is missing
+
+
+class AuditList(msgspec.Struct, frozen=True):
+    """GET /runs/{run_id}/audit, newest first."""
+
+    entries: list[AuditEntry]
+    chain: AuditChain | None = None  # of the first page
+    next: str | None = None  # cursor of older entries; null: there are none
 
 
 def entry_hash(
@@ -52,7 +66,7 @@ def entry_hash(
     before: Mapping[str, object],
     after: Mapping[str, object],
 ) -> str:
-    """The hash of an entry that comes after the one with the hash `previous`, empty for the first."""
+    """The hash of an entry. previous: the hash of the entry before it; empty for the first."""
     entry = {
         "run_id": run_id,
         "revision": revision,
@@ -67,9 +81,10 @@ def entry_hash(
 
 
 def verify(run_id: str, entries: Sequence[AuditEntry]) -> AuditChain:
-    """Whether `entries`, newest first and without gaps, are a chain. The oldest may follow on one that was dropped.
+    """Recompute the hashes of `entries`, newest first and without gaps.
 
-    Entries from before there were hashes may stand at the beginning; after a hash each entry has one.
+    The oldest may follow an entry that was trimmed. Entries without a hash, written by versions that had none, may only
+    come before the first one with a hash.
     """
     head, begun = "", False
     for entry in reversed(entries):
@@ -91,34 +106,22 @@ def verify(run_id: str, entries: Sequence[AuditEntry]) -> AuditChain:
     return AuditChain(verified=True, head=head)
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of settings: who, when, before and after, why, and what came of it."""
+def revert_to(revision: int, now: Settings, entries: Sequence[AuditEntry]) -> dict[str, object] | None:
+    """The change that restores the settings of an earlier revision. Counters stay: an action cannot be undone.
 
-    revision: int
-    time: float  # Unix seconds
-    actor: str  # name of the token that made the change
-    reason: str
-    before: dict[str, object]  # only the fields that changed
-    after: dict[str, object]
-    state: RevisionState
-    applied_step: int | None = None
-    applied_time: float | None = None  # Unix seconds, by the agent's clock
-    rejection: str = ""
-    hash: str = ""  # see `chain`; empty in entries from before there were hashes
-    previous: str = ""  # hash of the entry before; empty in the first
+    Args:
+        revision: The revision to go back to; 0 is as registered.
+        now: The desired settings.
+        entries: Changes, newest first.
 
-
-class AuditChain(msgspec.Struct, frozen=True):
-    """Whether the entries are what was written. `head`: hash of the newest good one; kept elsewhere, it is proof."""
-
-    verified: bool
-    head: str = ""
-    broken_at: int | None = None  # revision of the first entry that is not what was written; null: one is missing
-
-
-class AuditList(msgspec.Struct, frozen=True):
-    """GET /runs/{run_id}/audit, newest first."""
-
-    entries: list[AuditEntry]
-    chain: AuditChain | None = None  # of the first page
-    next: str | None = None  # cursor of older entries; null: there are none
+    Returns:
+        Only what changes; None where `entries` do not reach back to `revision`.
+    """
+    later = [entry for entry in entries if entry.revision > revision]
+    if len({entry.revision for entry in later}) != max((entry.revision for entry in entries), default=0) - revision:
+        return None
+    present = msgspec.to_builtins(now)
+    then = dict(present)
+    for entry in sorted(later, key=lambda entry: -entry.revision):
+        then |= entry.before
+    return {name: then[name] for name in present if name not in COUNTERS and then[name] != present[name]}

@@ -1,4 +1,4 @@
-"""Changing many runs at once: which ones, what a change would do to each of them, and what it did."""
+"""Bulk settings change: a selection of runs, a preview, and the outcome for each run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from steadynorm_contract.changes import expand
 __all__ = ["MAX_SELECTED", "Bulk", "BulkOutcome", "BulkResponse", "BulkRow", "Selection"]
 
 MAX_SELECTED = 1000
-"""Runs of one bulk change."""
+"""Most runs of one bulk change."""
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which runs: those that match all that is given. At least one of the three is needed; name "*" is every run."""
+    """The runs that match all given criteria. At least one is required; name "*" selects every run."""
 
-    name: str | None = None  # a pattern of the run's name, such as gpt-*; * ? [a-c] as in a shell, case counts
+    name: str | None = None  # a shell pattern of the run's name, such as gpt-*; case-sensitive
     tags: dict[str, str] = {}  # all of these, as the agent registered them
     run_ids: list[str] | None = None
 
@@ -25,8 +25,8 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Bulk(msgspec.Struct, frozen=True, kw_only=True):
     """Body of POST /settings/bulk.
 
-    settings: only what changes; a counter may be "+1", for one more than each run has; `preset` as in `Change`.
-    dry_run: true asks what would happen. To do it, send the `revisions` that this answered.
+    settings: only what changes; counters may be increments such as "+1", resolved per run; `preset` as in `Change`.
+    dry_run: true returns a preview. To make the change, send the preview's `revisions` with dry_run false.
     """
 
     select: Selection
@@ -40,16 +40,16 @@ class Bulk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BulkOutcome(enum.StrEnum):
-    """What becomes, or would become, of one run."""
+    """Outcome for one run, or the expected one in a preview."""
 
     CHANGE = "change"  # it would change
     CHANGED = "changed"
     UNCHANGED = "unchanged"  # it has these settings already
-    ENDED = "ended"  # nobody is there to apply a change
-    REJECTED = "rejected"  # its agent does not take these settings, or a counter would shrink
-    CONFLICT = "conflict"  # somebody changed it since the preview, or it was not in it
+    ENDED = "ended"  # the run has ended
+    REJECTED = "rejected"  # its agent does not allow these settings, or a counter would be lowered
+    CONFLICT = "conflict"  # changed since the preview, or not part of it
     NOT_FOUND = "not_found"  # deleted since the preview
-    UNKNOWN = "unknown"  # the store did not answer: it may be changed, or change when the store is back
+    UNKNOWN = "unknown"  # Redis did not answer: the change may have been made, or be made later
 
 
 class BulkRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +61,11 @@ class BulkRow(msgspec.Struct, frozen=True, kw_only=True):
     revision: int | None = None  # the newest one: the change's own where it was made
     before: dict[str, object] = {}  # only the fields that change
     after: dict[str, object] = {}
-    why: str = ""  # nothing changes
+    why: str = ""  # the reason why nothing changes
 
 
 class BulkResponse(msgspec.Struct, frozen=True):
-    """Answer to POST /settings/bulk, in the order of GET /runs. `revisions`: to send back, of the runs to change."""
+    """Response of POST /settings/bulk, in the order of GET /runs. `revisions`: of the runs to change, to send back."""
 
     dry_run: bool
     runs: list[BulkRow]

@@ -1,7 +1,7 @@
-"""Named settings: what the paper uses, and what `docs/study.md` argues for.
+"""A change of settings: the body of PATCH settings, presets in it, and the text that people type.
 
-A change may name one in place of settings, `{"preset": "robust"}`, and is stored as what the name stands for: agents,
-audit and history know settings only, and a preset that is improved later changes no run.
+`{"preset": "robust"}` is expanded and stored as the settings that it stands for: agents, audit list and history hold
+settings only, and a preset that is revised later changes no run. `docs/study.md` explains the values of `robust`.
 """
 
 from __future__ import annotations
@@ -14,40 +14,19 @@ import msgspec
 __all__ = ["PRESETS", "Change", "expand", "parse_assignments"]
 
 
-def parse_assignments(typed: str) -> dict[str, object]:
-    """NAME=VALUE, between them spaces or commas. Values are JSON where they parse as such, else words; `+1` stays.
-
-    Names and limits are the server's to check. Raises ValueError for what is no change.
-    """
-    changes: dict[str, object] = {}
-    for one in typed.replace(",", " ").split():
-        name, equals, value = one.partition("=")
-        if not name or not equals or not value:
-            raise ValueError(f"a change must be NAME=VALUE: got {one!r}. Such as gamma2=0.99 or mode=observe.")
-        if name in changes:
-            raise ValueError(f"{name} is given twice. Say it once.")
-        try:
-            changes[name] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            changes[name] = value
-    if not changes:
-        raise ValueError("a change must name at least one setting: got none. Such as gamma2=0.99.")
-    return changes
-
-
 PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "paper": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": None}),
         "robust": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 3.0}),
     }
 )
-"""By name: the settings that it stands for. What it does not name stays as it is."""
+"""The settings of each preset, by its name. Other settings stay as they are."""
 
 
 def expand(settings: Mapping[str, object]) -> dict[str, object]:
-    """`settings` with what a preset stands for in place of its name; settings beside it win.
+    """`settings` with a preset replaced by its settings; settings given beside it take precedence.
 
-    A name that is not known stays, for `merge` to refuse.
+    An unknown preset stays, for `merge` to reject.
     """
     named = settings.get("preset")
     if not isinstance(named, str) or named not in PRESETS:
@@ -56,10 +35,39 @@ def expand(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 class Change(msgspec.Struct, frozen=True):
-    """Body of PATCH /runs/{run_id}/settings: only what changes, by name or as a `preset` of several, and why."""
+    """Body of PATCH /runs/{run_id}/settings: only what changes, by name or as a `preset`, and the reason."""
 
     settings: dict[str, object]
     reason: str = ""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "settings", expand(self.settings))
+
+
+def parse_assignments(typed: str) -> dict[str, object]:
+    """NAME=VALUE assignments as a change. Names and values are validated by the server.
+
+    Args:
+        typed: Assignments separated by spaces or commas. A value is JSON, or a plain word where it is not valid JSON;
+            an increment such as `+1` is not resolved.
+
+    Returns:
+        The values by name.
+
+    Raises:
+        ValueError: An assignment is malformed or repeated, or there is none.
+    """
+    changes: dict[str, object] = {}
+    for one in typed.replace(",", " ").split():
+        name, equals, value = one.partition("=")
+        if not name or not equals or not value:
+            raise ValueError(f"a change must be NAME=VALUE: got {one!r}. Such as gamma2=0.99 or mode=observe.")
+        if name in changes:
+            raise ValueError(f"each setting must be given once: got {name} twice. Leave one out.")
+        try:
+            changes[name] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            changes[name] = value
+    if not changes:
+        raise ValueError("a change must name at least one setting: got none. Such as gamma2=0.99.")
+    return changes

@@ -1,10 +1,10 @@
-"""Typed HTTP client for people's tools: the dashboard and the command line use it, and so can a notebook.
+"""Typed HTTP client: for the dashboard, the command line, notebooks and scripts.
 
-    client = Client()                                   # the user's own server, found in $STEADYNORM_HOME
+    client = Client()                                   # the user's own server, found through $STEADYNORM_HOME
     run = client.run("gpt-small-1f2e3d4c")
     client.change(run.run_id, {"gamma2": 0.99}, revision=run.desired.revision, reason="spikes since step 4000")
 
-Every call may raise a ClientError: ServerUnreachable when nobody answers, else the one of the answer's status.
+Every call may raise a ClientError: ServerUnreachable without a response, else the subclass of the response's status.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _EXPORT_WITHIN_S = 300.0  # the file is made before its first byte is sent
 
 
 class ClientError(Exception):
-    """A request did not succeed. `problem` is what the server said, None if it said nothing."""
+    """A request failed. `problem` is the server's problem JSON; None if it sent none."""
 
     def __init__(self, message: str, problem: Problem | None = None) -> None:
         super().__init__(message)
@@ -55,12 +55,21 @@ class ClientError(Exception):
 
 
 class ServerUnreachable(ClientError):
-    """Nobody answered at the server's address. `timed_out`: something is there, and takes too long."""
+    """There was no complete response.
 
-    def __init__(self, server: str, reason: Exception) -> None:
+    Attributes:
+        timed_out: The connection was made, and no response came in time.
+        outcome_unknown: The request may have been carried out: it was sent, and it was not a GET.
+    """
+
+    def __init__(self, server: str, reason: Exception, method: str = "GET") -> None:
+        unsent = (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)
         self.timed_out = isinstance(reason, urllib3.exceptions.ReadTimeoutError)
-        if self.timed_out:
-            advice = "It hangs, or has too much to do: see its log, or try again."
+        self.outcome_unknown = method != "GET" and not isinstance(reason, unsent)
+        if self.outcome_unknown:
+            advice = "The request may have been carried out: check the present state before you repeat it."
+        elif self.timed_out:
+            advice = "It is overloaded or hangs: see its log, or try again."
         elif is_loopback(server):
             advice = "Start one with: steadynorm up"
         else:
@@ -69,7 +78,7 @@ class ServerUnreachable(ClientError):
 
 
 class Unauthorized(ClientError):
-    """The server wants a token, or does not know this one (401)."""
+    """The token is missing or unknown to the server (401)."""
 
 
 class Forbidden(ClientError):
@@ -77,15 +86,15 @@ class Forbidden(ClientError):
 
 
 class NotFound(ClientError):
-    """No such run (404)."""
+    """There is no such run, schedule or page (404)."""
 
 
 class Conflict(ClientError):
-    """Somebody changed the settings in the meantime (412). Read them again and decide anew."""
+    """The settings were changed concurrently (412). Read them again before the next attempt."""
 
 
 class InvalidChange(ClientError):
-    """A value breaks its rule (422). `errors` names the fields."""
+    """A value is invalid (422). `errors` names the fields."""
 
     @property
     def errors(self) -> list[FieldError]:
@@ -103,11 +112,15 @@ _BY_STATUS: dict[int, type[ClientError]] = {
 
 
 class Client:
-    """Speaks to one server. Safe to share between threads.
+    """A client of one server. Safe to share between threads.
 
-    server: address such as http://127.0.0.1:8470; None: `$STEADYNORM_SERVER`, else the user's own.
-    token: None: `$STEADYNORM_TOKEN`, else, on loopback, the user's own.
-    timeout_s: of one request, connection and answer each.
+    Args:
+        server: Address such as `http://127.0.0.1:8470`; None: `$STEADYNORM_SERVER`, else the user's own server.
+        token: None: `$STEADYNORM_TOKEN`, else, for a server on loopback, the user's own token.
+        timeout_s: Seconds to wait for the connection and, again, for each read of the response.
+
+    Raises:
+        ClientError: Every method raises it, or one of its subclasses.
     """
 
     def __init__(self, server: str | None = None, token: str | None = None, timeout_s: float = 10.0) -> None:
@@ -118,7 +131,7 @@ class Client:
         )
 
     def me(self) -> TokenInfo:
-        """Whose token this is, and what it may do."""
+        """Name and roles of the token."""
         return self._get("/me", TokenInfo)
 
     def runs(
@@ -132,7 +145,17 @@ class Client:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> RunList:
-        """Runs, newest first. name: a pattern; tag: KEY or KEY=VALUE; cursor: `next` of the page before."""
+        """Runs, newest first.
+
+        Args:
+            state: Only runs in one of these states, see `RunState`.
+            health: Only runs of one of these healths, see `Health`.
+            name: Only runs whose name matches this shell pattern, such as `gpt-*`.
+            tag: Only runs with all of these tags, each KEY or KEY=VALUE.
+            sort: `started`, `name`, `step`, `loss`, ..., with a leading minus for the reverse order.
+            limit: Most runs of one page; None: the server's default.
+            cursor: `next` of the previous page.
+        """
         query = {"state": state, "health": health, "name": name, "tag": tag, "limit": limit, "cursor": cursor}
         return self._get("/runs", RunList, query | ({} if sort == "-started" else {"sort": sort}))
 
@@ -147,12 +170,22 @@ class Client:
         sort: str = "severity",
         limit: int = 200,
     ) -> FleetResponse:
-        """Runs with sparklines and last changes, those in trouble first. search: words in name, id or tags."""
+        """Runs with sparklines and last changes, those that need attention first.
+
+        Args:
+            state: Only runs in one of these states.
+            health: Only runs of one of these healths.
+            name: Only runs whose name matches this shell pattern.
+            tag: Only runs with all of these tags, each KEY or KEY=VALUE.
+            search: Words that must occur in name, id or tags.
+            sort: One of `FleetSort`.
+            limit: Most runs to return; the response counts all that match.
+        """
         query = {"state": state, "health": health, "name": name, "tag": tag, "search": search or None, "limit": limit}
         return self._get("/fleet", FleetResponse, query | ({} if sort == "severity" else {"sort": sort}))
 
     def run(self, run_id: str) -> RunDetail:
-        """One run."""
+        """One run. Raises NotFound."""
         return self._get(f"/runs/{quote(run_id, safe='')}", RunDetail)
 
     def series(
@@ -164,7 +197,15 @@ class Client:
         stop: int | None = None,
         points: int = 1000,
     ) -> SeriesResponse:
-        """Series in at most `points` buckets each, over the steps start..stop (both inclusive; None: all)."""
+        """Series in buckets of consecutive steps, with minimum, mean and maximum of each bucket.
+
+        Args:
+            run_id: The run.
+            names: Scalars such as `loss`, or COLUMN/PARAMETER such as `raw_norm/blocks.0.weight`; see `signals`.
+            start: First optimizer step; None: the first recorded one.
+            stop: Last optimizer step, inclusive; None: the newest one.
+            points: Most buckets of each series.
+        """
         query = {"name": list(names), "from": start, "to": stop, "points": points}
         return self._get(f"/runs/{quote(run_id, safe='')}/series", SeriesResponse, query)
 
@@ -177,21 +218,29 @@ class Client:
         stop: int | None = None,
         points: int = 120,
     ) -> Heatmap:
-        """One signal of all parameters, in model order, in at most `points` buckets over the steps start..stop."""
+        """One signal of all parameters, in model order, in buckets of consecutive steps.
+
+        Args:
+            run_id: The run.
+            signal: One of `HEATMAP_SIGNALS`.
+            start: First optimizer step; None: the first recorded one.
+            stop: Last optimizer step, inclusive; None: the newest one.
+            points: Most buckets.
+        """
         query = {"signal": signal, "from": start, "to": stop, "points": points}
         return self._get(f"/runs/{quote(run_id, safe='')}/heatmap", Heatmap, query)
 
     def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
-        """The parameter table with each one's newest numbers, in model order. cursor: `next` of the page before."""
+        """The parameters with their newest values, in model order. cursor: `next` of the previous page."""
         query = {"limit": limit, "cursor": cursor}
         return self._get(f"/runs/{quote(run_id, safe='')}/parameters", ParameterList, query)
 
     def events(self, run_id: str, limit: int = 200, cursor: str | None = None) -> EventList:
-        """Events, newest first. cursor: `next` of the page before."""
+        """Events, newest first. cursor: `next` of the previous page."""
         return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit, "cursor": cursor})
 
     def audit(self, run_id: str, limit: int = 1000, cursor: str | None = None) -> AuditList:
-        """Changes of settings, newest first. `chain.verify` tells whether they are what was written."""
+        """Changes of settings, newest first. `audit.verify` recomputes their hashes."""
         return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, {"limit": limit, "cursor": cursor})
 
     def settings(self, run_id: str) -> Desired:
@@ -199,47 +248,91 @@ class Client:
         return self._get(f"/runs/{quote(run_id, safe='')}/settings", Desired)
 
     def change(self, run_id: str, settings: Mapping[str, object], *, revision: int, reason: str = "") -> Desired:
-        """Change settings, provided that `revision` is still the newest. Raises Conflict or InvalidChange."""
+        """Change settings, on condition that they were not changed since.
+
+        Args:
+            run_id: The run.
+            settings: Only what changes, by name.
+            revision: The desired revision that the change is based on.
+            reason: For the audit list.
+
+        Returns:
+            The new desired settings and their revision.
+
+        Raises:
+            Conflict: `revision` is not the newest one.
+            InvalidChange: A value is invalid.
+            ServerUnreachable: Without a response, the change may have been made: see `outcome_unknown`.
+        """
         body = msgspec.json.encode({"settings": dict(settings), "reason": reason})
         path = f"/runs/{quote(run_id, safe='')}/settings"
         headers = {"If-Match": f'"{revision}"', "Content-Type": "application/json"}
         return _decode(self._request("PATCH", path, body=body, headers=headers), Desired)
 
-    def change_many(self, bulk: Bulk) -> BulkResponse:
-        """Preview a change of many runs, or make it: see `Bulk`. Raises InvalidChange."""
+    def bulk_change(self, bulk: Bulk) -> BulkResponse:
+        """Preview a bulk settings change, or make it: see `Bulk`. Raises InvalidChange."""
         return self._send("POST", "/settings/bulk", bulk, BulkResponse)
 
     def schedules(self, run_id: str) -> ScheduleList:
-        """Changes that wait for a step, the next one first, then the last ones that were made."""
+        """Scheduled changes: waiting ones first, the next one on top, then the latest finished ones."""
         return self._get(f"/runs/{quote(run_id, safe='')}/schedules", ScheduleList)
 
     def schedule(self, run_id: str, from_step: int, settings: Mapping[str, object], *, reason: str = "") -> Schedule:
-        """Change settings once the run has reached a step. Raises InvalidChange, also if it has already."""
+        """Change settings once the run reaches a step.
+
+        Args:
+            run_id: The run.
+            from_step: Optimizer step, above the run's present one.
+            settings: Only what changes, by name; counters as increments such as "+1".
+            reason: For the audit list.
+
+        Raises:
+            InvalidChange: A value is invalid, or the run has reached the step already.
+        """
         new = NewSchedule(from_step=from_step, settings=dict(settings), reason=reason)
         return self._send("POST", f"/runs/{quote(run_id, safe='')}/schedules", new, Schedule)
 
     def unschedule(self, run_id: str, schedule_id: str) -> None:
-        """Take back a schedule that waits."""
+        """Cancel a waiting schedule."""
         self._request("DELETE", f"/runs/{quote(run_id, safe='')}/schedules/{quote(schedule_id, safe='')}")
 
     def rules(self, run_id: str) -> RuleList:
-        """The run's watch rules, and where each stands."""
+        """The run's watch rules and their progress."""
         return self._get(f"/runs/{quote(run_id, safe='')}/rules", RuleList)
 
     def set_rules(self, run_id: str, rules: Sequence[WatchRule], *, revision: int | None = None) -> RuleList:
-        """Give a run these rules and no others, if `revision` is that of its list. Raises Conflict, InvalidChange."""
+        """Replace all rules of a run.
+
+        Args:
+            run_id: The run.
+            rules: All its rules from now on.
+            revision: Of the list that they are based on; None: unconditional.
+
+        Raises:
+            Conflict: `revision` is not the newest one.
+            InvalidChange: A rule is invalid.
+        """
         return self._send("PUT", f"/runs/{quote(run_id, safe='')}/rules", RuleSet(list(rules), revision), RuleList)
 
     def retention(self, run_id: str) -> Retention:
-        """What the run may take in the store, and how long it is kept."""
+        """How much of Redis the run may use, and how long it is stored."""
         return self._get(f"/runs/{quote(run_id, safe='')}/retention", Retention)
 
-    def retain(self, run_id: str, wanted: RetentionUpdate) -> Retention:
-        """Set both, if its `revision` is that of the run's retention. Raises Conflict, InvalidChange."""
-        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", wanted, Retention)
+    def set_retention(self, run_id: str, update: RetentionUpdate) -> Retention:
+        """Set both limits. Raises Conflict where `update.revision` is not the newest one, InvalidChange."""
+        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", update, Retention)
 
     def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters"] = "steps") -> int:
-        """Write the run's history to `file` as Parquet. Returns the bytes. After an error `file` may hold a part."""
+        """Write the run's history to a file, as Parquet.
+
+        Args:
+            run_id: The run.
+            file: Opened for writing bytes. After an error it may hold a part.
+            table: `steps`: scalars of every step; `parameters`: the rows of every parameter.
+
+        Returns:
+            The number of bytes written.
+        """
         path = f"/runs/{quote(run_id, safe='')}/export?table={table}"
         answer = self._open("GET", path, preload_content=False, timeout=urllib3.Timeout(10.0, read=_EXPORT_WITHIN_S))
         try:
@@ -250,12 +343,12 @@ class Client:
                 size += file.write(chunk)
             return size
         except urllib3.exceptions.HTTPError as error:
-            raise ClientError(f"the export of {run_id} ended early ({type(error).__name__}). Ask again.") from error
+            raise ClientError(f"the export of {run_id} was cut off ({type(error).__name__}). Try again.") from error
         finally:
             answer.release_conn()
 
     def delete(self, run_id: str) -> None:
-        """Delete a run with its data."""
+        """Delete a run and its data."""
         self._request("DELETE", f"/runs/{quote(run_id, safe='')}")
 
     def _send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
@@ -283,7 +376,7 @@ class Client:
         try:
             return self._pool.request(method, f"{self.server}/api/v1{path}", headers=sent, **options)
         except urllib3.exceptions.HTTPError as error:
-            raise ServerUnreachable(self.server, error) from error
+            raise ServerUnreachable(self.server, error, method) from error
 
     def _error(self, method: str, path: str, status: int, data: bytes) -> ClientError:
         try:
@@ -297,4 +390,6 @@ def _decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
-        raise ClientError(f"the server's answer is not a {kind.__name__}: {error}. Are both of one version?") from error
+        raise ClientError(
+            f"the response is not a {kind.__name__}: {error}. Are client and server of the same version?"
+        ) from error

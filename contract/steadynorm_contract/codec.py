@@ -1,7 +1,7 @@
-"""Bytes and back. Telemetry is MessagePack; everything else is JSON, where a non-finite number is null.
+"""Encoding and decoding. Telemetry is MessagePack; everything else is JSON, where a non-finite number is null.
 
-Every message from an agent carries `version`. It is looked at before anything else is decoded, so that an agent and a
-server of different ages part with a clear word instead of a puzzle.
+Every message from an agent carries `version`, which is checked before anything else is decoded, so that an agent and a
+server of different versions get a clear error.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _T = TypeVar("_T")
 
 
 class MalformedMessage(ValueError):
-    """The bytes are not the message they should be. The text says where."""
+    """The bytes are not a valid message. The text says where."""
 
 
 class UnsupportedVersion(MalformedMessage):
-    """The message's schema version is not spoken here."""
+    """The message's schema version is not supported here."""
 
 
 class _Versioned(msgspec.Struct):
@@ -63,7 +63,7 @@ def encode_json(value: object) -> bytes:
 
 
 def decode_json(data: bytes | str, kind: type[_T]) -> _T:
-    """JSON to a `kind`. Raises MalformedMessage; SettingsError where only a setting's value is at fault."""
+    """JSON to a `kind`. Raises MalformedMessage; SettingsError where only a setting's value is invalid."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
@@ -84,5 +84,5 @@ def _require_version(version: int) -> None:
     if version != SCHEMA_VERSION:
         newer = "the server" if version > SCHEMA_VERSION else "the agent"
         raise UnsupportedVersion(
-            f"schema version {version} is not supported: version {SCHEMA_VERSION} is spoken here. Upgrade {newer}."
+            f"schema version {version} is not supported, only {SCHEMA_VERSION} is. Upgrade {newer}."
         )

@@ -1,8 +1,7 @@
-"""Where a user's own server keeps what its agent, command line and dashboard need to find it: `$STEADYNORM_HOME`.
+"""How agent, command line and dashboard find the user's own server: files in `$STEADYNORM_HOME`.
 
-`~/.steadynorm` by default. `token` (mode 0600) is the secret of a server that has no tokens configured;
-`server.json` holds its address while it runs. The token is read for loopback addresses only: it must not travel to
-another machine because a variable was set there.
+`~/.steadynorm` by default. `token` (mode 0600) is the token of a server that has none configured; `server.json` holds
+its address while it runs. The token is used for loopback addresses only, so that it is never sent to another machine.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def data_dir() -> Path:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether `url` names this machine."""
+    """Whether the host of `url` is this machine."""
     host = (parse_url(url).host or "").strip("[]")
     if host == "localhost":
         return True
@@ -43,7 +42,7 @@ def is_loopback(url: str) -> bool:
 
 
 def find_server() -> ServerAddress:
-    """`$STEADYNORM_SERVER`, else the server that runs in the home folder, else the default address."""
+    """`$STEADYNORM_SERVER`, else the server that runs on the data folder, else the default address."""
     if server := os.environ.get("STEADYNORM_SERVER"):
         return ServerAddress(server.rstrip("/"))
     try:
@@ -53,7 +52,7 @@ def find_server() -> ServerAddress:
 
 
 def find_token(server: str) -> str | None:
-    """`$STEADYNORM_TOKEN`, else, for a server on loopback, the token in the home folder, else None."""
+    """`$STEADYNORM_TOKEN`, else, for a server on loopback, the token in the data folder, else None."""
     if token := os.environ.get("STEADYNORM_TOKEN"):
         return token
     if not is_loopback(server):

@@ -1,4 +1,4 @@
-"""TODO"""
+"""GET /fleet: runs with sparklines and last changes, in an order, with counts of all runs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["FleetResponse", "FleetRun", "FleetSort", "LastChange", "Spark"]
 
 
 class FleetSort(enum.StrEnum):
-    """In which order. A minus in front: backwards."""
+    """Order of the runs. A leading minus reverses it."""
 
     SEVERITY = "severity"
-    """Runs that need somebody first: live ones by health, those that failed today right after what is not finite, then
-    the others; newest first."""
+    """Runs that need attention first: live ones by health, runs that failed today right after non-finite ones, then the
+    others; newest first."""
     STARTED = "started"
     NEWEST = "-started"
     NAME = "name"
@@ -34,7 +34,7 @@ class FleetSort(enum.StrEnum):
 
 
 class Spark(msgspec.Struct, frozen=True):
-    """One series over the whole run in a few buckets, its extremes kept: a spike of one step shows.
+    """One series over the whole run in a few buckets with their extremes, so that a spike of one step is visible.
 
     low, high, mean: of the finite values of each bucket, to four digits; null where there is none.
     """
@@ -60,18 +60,18 @@ class FleetRun(RunSummary, frozen=True, kw_only=True):
     """One row of GET /fleet."""
 
     last_change: LastChange | None = None
-    loss_spark: Spark | None = None  # null: no steps yet, or not worked out in time; the next answer has it
+    loss_spark: Spark | None = None  # null: no steps yet, or not computed in time; the next response has it
     norm_spark: Spark | None = None  # of the raw norm
 
 
 class FleetResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /fleet. The counts are of all runs, whatever is filtered, so that a filter says what it would show."""
+    """GET /fleet. The counts are of all runs, whatever the filters: they tell what a filter would match."""
 
     runs: list[FleetRun]
-    matching: int  # runs that the filters take; more than `runs` where there is a limit
+    matching: int  # runs that match the filters; more than `runs` where there is a limit
     total: int
     states: dict[str, int]
     failed_lately: int = 0  # runs that failed within 24 hours
-    failed_last: float | None = None  # Unix seconds at which the newest of them did
-    healths: dict[str, int]  # of live runs: an ended one is no trouble any more
+    failed_last: float | None = None  # Unix seconds at which the newest of them failed
+    healths: dict[str, int]  # of live runs only
     tags: dict[str, int]  # `key=value`, the most frequent ones

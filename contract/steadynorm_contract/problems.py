@@ -1,4 +1,4 @@
-"""TODO"""
+"""Errors of the API as RFC 9457 problem JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["UNSUPPORTED_VERSION", "Problem"]
 
 
 UNSUPPORTED_VERSION = "urn:steadynorm:problem:unsupported-version"
-"""`type` of the problem that agent and server do not speak one schema version: whoever asked need not ask again."""
+"""`type` of the problem that agent and server have different schema versions: a retry cannot succeed."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error as RFC 9457 problem JSON. `detail` says what to do; `errors` names fields and rules where it applies."""
+    """A problem. `detail` says what to do; `errors` names invalid fields and their rules."""
 
     title: str
     status: int
@@ -22,4 +22,4 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     type: str = "about:blank"
     instance: str | None = None  # the request's path
     errors: list[FieldError] | None = None
-    request_id: str | None = None  # as in the answer's X-Request-ID and in the server's log
+    request_id: str | None = None  # as in the response's X-Request-ID and in the server's log

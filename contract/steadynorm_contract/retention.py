@@ -1,4 +1,4 @@
-"""Retention: what one run may take in the store and how long it is kept, where that is not the server's default."""
+"""Retention: how much of Redis one run may use and how long it is stored, where it differs from the defaults."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ __all__ = ["Retention", "RetentionChange", "RetentionLimits", "RetentionUpdate"]
 
 
 class RetentionLimits(msgspec.Struct, frozen=True):
-    """max_mib: MiB that a run may take in the store. keep_days: it is removed after so many days of silence.
+    """max_mib: MiB of Redis that a run may use. keep_days: it is removed after so many days without activity.
 
-    Null means the server's default where a run's own values are told, and "for ever" (keep_days only) where those are
-    that are in force.
+    Null means the server's default in a run's own limits, and "for ever" (keep_days only) in the limits in force.
     """
 
     max_mib: float | None = None
@@ -21,7 +20,7 @@ class RetentionLimits(msgspec.Struct, frozen=True):
 class RetentionUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of PUT /runs/{run_id}/retention: both values, null or absent for the server's default.
 
-    revision: of the retention that this replaces; null: whatever it is.
+    revision: of the retention that this replaces; null: unconditional.
     """
 
     max_mib: float | None = None
@@ -44,9 +43,9 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     """GET /runs/{run_id}/retention."""
 
     revision: int  # grows with each change; 0: there was none
-    own: RetentionLimits  # what was set for this run; null: the server's default holds
-    in_force: RetentionLimits  # what holds for it now
-    ceiling_mib: float  # no run may take more than this, whatever is set for it
-    store_bytes: int  # what it takes now
-    expires: float | None  # Unix seconds at which it is removed unless it is heard of; null: never, as things stand
+    own: RetentionLimits  # as set for this run; null: the server's default applies
+    in_force: RetentionLimits  # as they apply now
+    ceiling_mib: float  # no run may use more, whatever its own limit
+    store_bytes: int  # what it uses now
+    expires: float | None  # Unix seconds at which it is removed unless active before; null: never
     changes: list[RetentionChange]  # the last ones, newest first

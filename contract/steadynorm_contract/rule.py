@@ -18,7 +18,7 @@ SPIKE_RATIO = 10.0
 """A norm above this multiple of the previous RMS norm is a spike."""
 
 THROTTLED_TARGET = 0.3
-"""A target below this means that an old spike's energy in the statistics holds the update back."""
+"""A target below this means that an old spike in the statistics makes updates too small (throttled)."""
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class TensorState:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one step did to one tensor. The new gradient is `scale` times the old one, except where `zeroed`."""
+    """Effect of one step on one tensor. The new gradient is `scale` times the old one, except where `zeroed`."""
 
     raw_norm: float
     scale: float
@@ -75,15 +75,15 @@ def spike_ceiling(gamma1: float, gamma2: float) -> float:
 
 
 def reset(state: TensorState) -> None:
-    """Forget the statistics. Unit and gain stay, or the optimizer would see a jolt."""
+    """Reset the statistics. Unit and gain stay, so that the update size does not jump."""
     state.norm_sum = state.norm_weight = state.square_sum = state.square_weight = 0.0
 
 
 def advance(state: TensorState, raw_norm: float, settings: Settings, previous_mode: Mode) -> Outcome:
-    """One optimizer step of one tensor with a gradient: updates `state`, says what becomes of the gradient.
+    """One optimizer step of one tensor: updates `state`, returns the effect on the gradient.
 
-    raw_norm: L2 norm of the whole, unscaled gradient. previous_mode: the mode of the step before, which tells whether
-    this step is a switch. A tensor without a gradient takes part with a raw_norm of 0, which updates nothing.
+    raw_norm: L2 norm of the whole, unscaled gradient; 0 for a tensor without a gradient, which updates nothing.
+    previous_mode: the mode of the step before, which shows whether the mode changes in this step.
     """
     measuring = settings.mode is not Mode.OFF
     finite = math.isfinite(raw_norm)

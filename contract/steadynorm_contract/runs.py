@@ -1,4 +1,4 @@
-"""What the server tells people: the answers of its GET routes and of PATCH settings, as JSON."""
+"""A run as the server reports it: state, health, desired and applied settings, counters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class RunState(enum.StrEnum):
-    """Where a run is in its life. `stalled`: no telemetry for a while, though nobody said that it ended."""
+    """Life cycle of a run. `stalled`: no telemetry for a while, and the run was not closed."""
 
     RUNNING = "running"
     STALLED = "stalled"
@@ -31,12 +31,17 @@ class RunState(enum.StrEnum):
     FAILED = "failed"
     STOPPED = "stopped"
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the run has not ended: running or stalled."""
+        return self in (RunState.RUNNING, RunState.STALLED)
+
 
 class Health(enum.StrEnum):
-    """How a run does, worst first. Judged from its recent events.
+    """A run's health by its recent events, worst first.
 
-    Two kinds of silence: `disconnected` where the agent neither sends telemetry nor listens for settings, so that its
-    process has gone or cannot reach the server; `stalled` where it still listens, but takes no steps.
+    `disconnected`: the agent neither sends telemetry nor polls for settings, so its process is gone or cannot reach the
+    server. `stalled`: it still polls, but takes no steps.
     """
 
     NONFINITE = "nonfinite"
@@ -48,7 +53,7 @@ class Health(enum.StrEnum):
 
 
 class RevisionState(enum.StrEnum):
-    """Life of a revision: pending, then one of the others for good."""
+    """Life cycle of a revision: pending, then one of the others, which are final."""
 
     PENDING = "pending"
     APPLIED = "applied"
@@ -57,7 +62,7 @@ class RevisionState(enum.StrEnum):
 
 
 class DesiredView(msgspec.Struct, frozen=True):
-    """What operators want. `state` is the life of that revision."""
+    """The desired settings. `state` is that of their revision."""
 
     revision: int
     settings: Settings
@@ -66,7 +71,7 @@ class DesiredView(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What the run does, as the agent reported it: the settings of `revision` hold since `step`."""
+    """The applied settings as the agent reported them: those of `revision`, in force since `step`."""
 
     revision: int
     step: int
@@ -103,9 +108,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     target_min: float | None = None
     spike_ratio_max: float | None = None
     steps_per_s: float | None = None  # over the last batches
-    connected: bool = True  # whether its agent was heard of lately, by telemetry or listening; true of ended runs
+    connected: bool = True  # whether its agent sent telemetry or polled lately; true of ended runs
     tags: dict[str, str] = {}
-    store_bytes: int = 0  # of the history, the parameter table and the peaks, without the store's own overhead
+    store_bytes: int = 0  # of history, parameter table and peaks in Redis, without Redis' own overhead
 
 
 class RunDetail(RunSummary, frozen=True, kw_only=True):
@@ -124,7 +129,7 @@ class RunDetail(RunSummary, frozen=True, kw_only=True):
 
 
 class RunList(msgspec.Struct, frozen=True):
-    """GET /runs, newest first unless asked otherwise. `next`: cursor of the next page; null: this is the last."""
+    """GET /runs, newest first by default. `next`: cursor of the next page; null: this is the last one."""
 
     runs: list[RunSummary]
     next: str | None = None

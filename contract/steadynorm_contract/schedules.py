@@ -1,4 +1,4 @@
-"""Schedules: a change of settings that is made once, when a run reaches a step, such as gamma2 0.999 from 10,000."""
+"""Schedules: a change of settings that is made once a run reaches a step, such as gamma2=0.999 from step 10,000."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from steadynorm_contract.changes import expand
 __all__ = ["MAX_SCHEDULES", "NewSchedule", "Schedule", "ScheduleList", "ScheduleState"]
 
 MAX_SCHEDULES = 20
-"""That wait, of one run."""
+"""Waiting schedules of one run."""
 
 
 class ScheduleState(enum.StrEnum):
-    """Life of a schedule: waiting, then one of the others for good."""
+    """Life cycle of a schedule: waiting, then one of the others, which are final."""
 
     WAITING = "waiting"
     DONE = "done"
-    FAILED = "failed"  # the settings of that moment did not allow the change: see `why`
+    FAILED = "failed"  # the change was invalid for the settings at that time: see `why`
 
 
 class NewSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /runs/{run_id}/schedules.
 
-    from_step: later than where the run is. settings: only what changes; a counter is "+1", one more than it has then;
-    `preset` as in `Change`.
+    from_step: above the run's present step. settings: only what changes; counters as increments such as "+1", resolved
+    when the step is reached; `preset` as in `Change`.
     """
 
     from_step: int
@@ -38,7 +38,7 @@ class NewSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that waits for a step, or was made."""
+    """A scheduled change and its outcome."""
 
     id: str
     from_step: int
@@ -47,12 +47,12 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     created_by: str
     created_at: float  # Unix seconds
     state: ScheduleState = ScheduleState.WAITING
-    revision: int | None = None  # the one that it made; null also where there was nothing to change any more
-    step: int | None = None  # the run had reached when it was done
-    why: str = ""  # it failed, or changed nothing
+    revision: int | None = None  # that it made; null also where nothing was left to change
+    step: int | None = None  # that the run had reached when the change was made
+    why: str = ""  # the change failed, or changed nothing
 
 
 class ScheduleList(msgspec.Struct, frozen=True):
-    """GET /runs/{run_id}/schedules: those that wait, the next one first, then the last ones that do not."""
+    """GET /runs/{run_id}/schedules: waiting ones first, the next one on top, then the latest finished ones."""
 
     schedules: list[Schedule]

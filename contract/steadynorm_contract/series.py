@@ -16,8 +16,8 @@ class Heatmap(msgspec.Struct, frozen=True):
     """One signal of all parameters, in model order, over buckets of consecutive steps.
 
     `step` is a bucket's first recorded step, `count` the steps recorded in it, `time` the first one's Unix seconds.
-    `extreme` has one list a parameter, with one entry a bucket: its largest finite value, or its smallest where the
-    signal is `target`, since a low one is the bad one; null where there is none, as where every norm was NaN.
+    `extreme` has one list per parameter with one entry per bucket: the largest finite value, or the smallest one of
+    `target`, whose low values matter; null where there is none, such as where every norm was NaN.
     """
 
     signal: str
@@ -29,7 +29,7 @@ class Heatmap(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One series in buckets of consecutive steps. All lists have one entry a bucket.
+    """One series in buckets of consecutive steps. All lists have one entry per bucket.
 
     `step` is a bucket's first step and `count` the steps recorded in it. min, mean and max are over the finite values
     of the bucket, null where there is none.

@@ -1,12 +1,12 @@
 """A run's settings: what can be changed while it trains, and within which limits.
 
     Settings()                                  the paper's rule with its defaults
-    Settings(gamma2=0.99, mode="observe")       checked at once; SettingsError says which field and why
+    Settings(gamma2=0.99, mode="observe")       validated at once; SettingsError says which field and why
     merge(settings, {"gamma2": 0.99})           a change as an operator sends it: only what changes
-    merge(settings, {"preset": "robust"})       several by the name that `presets` has for them
+    merge(settings, {"preset": "robust"})       several settings by the name of a preset, see `changes`
 
-The server checks every change and the agent checks it again, both by this module, so a value that breaks a rule can
-reach neither the store nor the optimizer.
+The server validates every change and the agent validates it again, both with this module, so an invalid value reaches
+neither Redis nor the optimizer.
 """
 
 from __future__ import annotations
@@ -35,30 +35,11 @@ __all__ = [
 ]
 
 
-COUNTERS = ("reset_generation", "checkpoint_generation")
-_MORE = re.compile(r"\+[0-9]{1,9}")
-
-
-def is_increment(value: object) -> bool:
-    """Whether a counter's value is such as "+1"."""
-    return isinstance(value, str) and _MORE.fullmatch(value) is not None
-
-
-def resolve_increments(settings: Mapping[str, object], present: Settings) -> dict[str, object]:
-    """`settings` with counters such as "+1" added to the present ones."""
-    resolved = dict(settings)
-    for name in COUNTERS:
-        value = settings.get(name)
-        if isinstance(value, str) and is_increment(value):
-            resolved[name] = int(getattr(present, name)) + int(value[1:])
-    return resolved
-
-
 class Mode(enum.StrEnum):
     """What the stabilizer does with a gradient."""
 
     OFF = "off"
-    """Nothing is measured; the gradient passes with the gain that the last switch left (1 if there was none)."""
+    """Nothing is measured; the gradient is multiplied by the gain of the last mode change (1 if there was none)."""
     OBSERVE = "observe"
     """Norms are measured and recorded; the gradient passes as in `off`."""
     STABILIZE = "stabilize"
@@ -69,13 +50,13 @@ class Transfer(enum.StrEnum):
     """What happens to the gradient's scale when the mode is switched."""
 
     BUMPLESS = "bumpless"
-    """The output scale is carried over, so the optimizer sees no jolt."""
+    """The output scale is carried over, so the update size does not jump."""
     PLAIN = "plain"
     """The paper's bare rule: unit and gain stay 1."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
-    """One setting that broke its rule."""
+    """One invalid setting."""
 
     field: str
     rule: str
@@ -83,7 +64,7 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class SettingsError(ValueError):
-    """One or more settings broke their rules. `errors` names each field, its rule and what to do."""
+    """One or more settings are invalid. `errors` names each field, its rule and what to do."""
 
     def __init__(self, errors: list[FieldError]) -> None:
         super().__init__("; ".join(error.message for error in errors))
@@ -162,7 +143,10 @@ SETTING_RULES: dict[str, tuple[str, Callable[[object], str | None]]] = {
 }
 """Per setting: its rule in words, and a check that returns None or what to do instead."""
 
-_COUNTERS = ("reset_generation", "checkpoint_generation")
+COUNTERS = ("reset_generation", "checkpoint_generation")
+"""Settings that count actions. Raising one runs its action once, and none is ever lowered."""
+
+_INCREMENT = re.compile(r"\+[0-9]{1,9}")
 
 
 def _problem(field: str, value: object) -> FieldError | None:
@@ -184,13 +168,24 @@ def _shown(value: object) -> str:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of a run, checked on construction. Raises SettingsError.
+    """All settings of a run, validated on construction.
 
-    gamma1, gamma2   decay a step of the mean norm and of the mean squared norm, in [0, 1)
-    eps              added to the RMS norm before dividing by it, in the gradient's own unit
-    spike_limit      ratio to the RMS norm above which a sample enters the statistics clipped; None: never
-    lr_scale         factor on every parameter group's learning rate for the step
-    *_generation     counters: raising one runs its action once (reset the statistics, ask for a checkpoint)
+    Args:
+        mode: `off`, `observe` or `stabilize`, see `Mode`.
+        gamma1: Decay per step of the moving average of the norm, in [0, 1).
+        gamma2: Decay per step of the moving average of the squared norm, in [0, 1).
+        eps: Added to the RMS norm before dividing by it, in the unit of the gradient; in (0, 1e-3].
+        spike_limit: A norm above this multiple of the RMS norm enters the statistics clipped to it; above 1.
+            None: never.
+        transfer: What happens to the gradient's scale when the mode changes, see `Transfer`.
+        lr_scale: Factor on every parameter group's learning rate during a step, in [0, 10].
+        paused: Whether the run waits at the next step boundary.
+        stop: Whether the training loop is asked to end (`agent.should_stop`).
+        reset_generation: Counter: raising it resets the statistics once.
+        checkpoint_generation: Counter: raising it requests one checkpoint.
+
+    Raises:
+        SettingsError: A value is invalid.
     """
 
     mode: Mode = Mode.STABILIZE
@@ -215,9 +210,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
-    """`settings` with `changes` applied, a preset among them by what it stands for.
+    """`settings` with `changes` applied.
 
-    Raises SettingsError naming every unknown, invalid or shrinking field.
+    Args:
+        settings: The present settings.
+        changes: Only what changes, by name; `preset` stands for the settings of that preset.
+
+    Returns:
+        The new settings.
+
+    Raises:
+        SettingsError: A name is unknown, a value is invalid, or a counter would be lowered. It names every such field.
     """
     changes = expand(changes)
     errors: list[FieldError] = []
@@ -231,10 +234,32 @@ def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
             errors.append(FieldError(str(name), "must be a known setting", f"{name} is not a setting. Known: {known}."))
         elif (error := _problem(name, value)) is not None:
             errors.append(error)
-        elif name in _COUNTERS and isinstance(value, int) and value < getattr(settings, name):
+        elif name in COUNTERS and isinstance(value, int) and value < getattr(settings, name):
             rule, _ = SETTING_RULES[name]
-            message = f"{name} {rule}: got {value}, it is {getattr(settings, name)} already. Add 1 to run it once."
+            message = (
+                f"{name} {rule}: got {value}, it is {getattr(settings, name)} already. Add 1 to run the action once."
+            )
             errors.append(FieldError(name, rule, message))
     if errors:
         raise SettingsError(errors)
     return msgspec.structs.replace(settings, **changes)
+
+
+def is_increment(value: object) -> bool:
+    """Whether a value is an increment of a counter, such as "+1"."""
+    return isinstance(value, str) and _INCREMENT.fullmatch(value) is not None
+
+
+def resolve_increments(changes: Mapping[str, object], present: Settings) -> dict[str, object]:
+    """`changes` with increments such as "+1" replaced by the counters that they lead to.
+
+    Args:
+        changes: Settings by name.
+        present: The settings that the counters are taken from.
+    """
+    resolved = dict(changes)
+    for name in COUNTERS:
+        value = changes.get(name)
+        if isinstance(value, str) and is_increment(value):
+            resolved[name] = int(getattr(present, name)) + int(value[1:])
+    return resolved

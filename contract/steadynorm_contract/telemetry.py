@@ -1,4 +1,4 @@
-"""What the agent sends: a registration, telemetry batches, the end of a run; and what it is answered.
+"""Messages of the agent: a registration, telemetry batches, the end of a run; and their responses.
 
 Numbers travel as little-endian float32 matrices in one bytes field, row-major, with their column names beside them:
 a reader takes the columns it knows and ignores the rest, so a new column needs no new schema version.
@@ -95,47 +95,47 @@ class RunRegistration(msgspec.Struct, kw_only=True):
     version: int = SCHEMA_VERSION
     name: str
     parameters: list[Parameter] = []
-    settings: Settings = msgspec.field(default_factory=Settings)  # in force in the agent now
+    settings: Settings = msgspec.field(default_factory=Settings)  # in force in the agent
     applied_revision: int = 0  # of those settings; 0 in a new run
     step: int = 0  # steps taken so far; more than 0 after a restart from a checkpoint
-    run_id: str | None = None  # proposed by the agent, or known from a checkpoint; made by the server if absent
+    run_id: str | None = None  # proposed by the agent, or from a checkpoint; made by the server if absent
     instance: str | None = None  # random per agent: registering again with the same one keeps the incarnation
-    previous_instance: str | None = None  # the one that this very process was registered as before
+    previous_instance: str | None = None  # under which the same process registered before
     framework: str = ""
     agent_version: str = ""
     world_size: int = 1
     host: str = ""
     tags: dict[str, str] = {}
-    allow: list[str] | None = None  # the settings that this agent will follow; None: all
+    allow: list[str] | None = None  # the settings that this agent applies; None: all
     detail_every: int = 10  # steps between per-parameter rows
 
 
 class Desired(msgspec.Struct, frozen=True):
-    """The settings that an operator wants, and their revision, which only grows. Revision 0: as registered."""
+    """The desired settings and their revision, which only grows. Revision 0: as registered."""
 
     revision: int
     settings: Settings
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """Answer to POST /runs."""
+    """Response of POST /runs."""
 
     run_id: str
     incarnation: int  # counts the registrations of this run by different agents, from 1
     acknowledged: int  # last sequence stored of this incarnation
     desired: Desired
-    previous_acknowledged: int | None = None  # last one stored of `previous_instance`; None: not known here (any more)
+    previous_acknowledged: int | None = None  # last one stored of `previous_instance`; None: unknown
 
 
 class RevisionOutcome(enum.StrEnum):
-    """What an agent did with a revision. The server adds `pending` and `superseded`, see `views.RevisionState`."""
+    """What an agent did with a revision. The server adds `pending` and `superseded`, see `runs.RevisionState`."""
 
     APPLIED = "applied"
     REJECTED = "rejected"
 
 
 class AppliedReport(msgspec.Struct, frozen=True):
-    """An agent's word on one revision: from `step` on these settings hold, or why they never will."""
+    """An agent's report on one revision: the settings in force from `step` on, or why the revision was rejected."""
 
     revision: int
     step: int  # the first optimizer step under these settings
@@ -146,7 +146,7 @@ class AppliedReport(msgspec.Struct, frozen=True):
 
 
 Steps = Annotated[list[int], msgspec.Meta(max_length=100_000)]
-"""More than MAX_BATCH_BYTES leaves room for with their values; MessagePack says the length first, so none is read."""
+"""More than MAX_BATCH_BYTES can hold with their values; MessagePack gives the length first, so none is read."""
 
 
 class StepScalars(msgspec.Struct, frozen=True):
@@ -188,8 +188,8 @@ class AgentCounters(msgspec.Struct, frozen=True):
     """Counts of records (a step's scalars are one, a step's per-parameter rows another).
 
     produced = acknowledged + dropped + buffered at any moment. `agent.counters` counts since the process attached. In
-    a batch they count since its incarnation began, with what was buffered then taken for produced: the server adds up
-    what is dropped and what fails over the incarnations of a run.
+    a batch they count since its incarnation began, with what was buffered then as produced: the server adds dropped
+    records and errors over the incarnations of a run.
     """
 
     produced: int = 0
@@ -197,23 +197,23 @@ class AgentCounters(msgspec.Struct, frozen=True):
     dropped: int = 0
     buffered: int = 0
     errors: int = 0  # internal exceptions of the agent; the first one in a step turns it off
-    sending_errors: int = 0  # those of `errors` that met what was being sent: it is given up, and nothing is turned off
+    sending_errors: int = 0  # those of `errors` in sending: the data are dropped, and nothing is turned off
 
 
 class NoteKind(enum.StrEnum):
-    """What an agent may tell beside its numbers."""
+    """Kind of a note."""
 
-    RANK_MISMATCH = "rank_mismatch"  # a rank differs from those that should be its equals
-    RANK_FAILED = "rank_failed"  # a rank's agent met an internal error: all ranks turned theirs off
+    RANK_MISMATCH = "rank_mismatch"  # a rank differs from its replicas
+    RANK_FAILED = "rank_failed"  # a rank's agent had an internal error: all ranks turned theirs off
 
 
 class AgentNote(msgspec.Struct, frozen=True):
-    """Something that happened between the ranks of a run: the server makes an event of it."""
+    """An incident between the ranks of a run, which the server turns into an event."""
 
     kind: NoteKind
-    step: int  # the optimizer step that came next
+    step: int  # the next optimizer step
     time: float  # Unix seconds
-    rank: int  # the one in question; the first, where there are several
+    rank: int  # concerned; the first of several
     message: str  # one sentence for people
 
 
@@ -228,12 +228,12 @@ class TelemetryBatch(msgspec.Struct, kw_only=True):
     applied: list[AppliedReport] = []
     counters: AgentCounters = msgspec.field(default_factory=AgentCounters)
     batch_ids: dict[int, Annotated[str, msgspec.Meta(max_length=MAX_BATCH_ID_LENGTH)]] = {}
-    """What the training loop called the data of those steps in `scalars` that spiked or were not finite."""
+    """The training loop's names of the data of those steps in `scalars` that spiked or were not finite."""
     notes: list[AgentNote] = []
 
 
 class TelemetryAck(msgspec.Struct, frozen=True):
-    """Answer to a batch (JSON): everything up to `acknowledged` is stored and may be freed."""
+    """Response to a batch (JSON): everything up to `acknowledged` is stored and may be freed."""
 
     acknowledged: int
     desired: Desired

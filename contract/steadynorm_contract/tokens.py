@@ -1,4 +1,4 @@
-"""TODO"""
+"""Tokens: who the bearer is and what it may do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["TokenInfo"]
 
 
 class TokenInfo(msgspec.Struct, frozen=True):
-    """GET /me: whose token this is. `roles`: agent, viewer, operator. `runs`: patterns of run names; null: all."""
+    """GET /me. `roles`: agent, viewer, operator. `runs`: patterns of run names that it is valid for; null: all."""
 
     name: str
     roles: list[str]

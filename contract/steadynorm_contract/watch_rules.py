@@ -1,9 +1,9 @@
-"""Watch rules: a run's own scalars change its settings, within a budget and with a lock interval.
+"""Watch rules: a condition on a run's scalars changes its settings, with a limit on actions and a cooldown.
 
     WatchRule(id="low", when=parse_condition("target_min < 0.3 for 200 steps"), settings={"reset_generation": "+1"})
     WatchRule(id="broken", when=parse_condition("nonfinite > 0, 3 times"), settings={"paused": True}, max_actions=1)
 
-A run has none unless somebody gives it some.
+A run has no rules by default.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 MAX_RULES = 20
-"""Of one run."""
+"""Most rules of one run."""
 
 WATCHED = tuple(each.name for each in SCALARS if not each.is_index)
 """Scalars that a condition can compare."""
 
 
 class Comparison(enum.StrEnum):
-    """Of a step's scalar with a value."""
+    """Operator between a scalar and a value."""
 
     BELOW = "<"
     AT_MOST = "<="
@@ -46,9 +46,9 @@ class Comparison(enum.StrEnum):
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """When a rule acts. Neither of the last two: at the first step.
+    """When a rule acts: by default at the first step that meets the comparison.
 
-    for_steps: in so many recorded steps one after another. times: in so many steps, whatever lies between them.
+    for_steps: after so many consecutive recorded steps. times: after so many steps, not necessarily consecutive.
     A step whose scalar is NaN neither counts nor interrupts.
     """
 
@@ -60,16 +60,16 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def needed(self) -> int:
-        """How many steps it takes."""
+        """Steps that must meet the comparison."""
         return self.for_steps or self.times or 1
 
 
 class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
-    """What is watched, what is done, and how often at most.
+    """A condition and the change that it makes.
 
-    settings: only what changes; a counter is "+1", one more than it has then; `preset` as in `Change`.
-    max_actions: its budget; when that is spent it does nothing any more, until somebody gives it again.
-    cooldown_steps, cooldown_s: after an action it neither acts nor counts until so many steps and seconds are over.
+    settings: only what changes; counters as increments such as "+1", resolved when the rule acts; `preset` as in
+    `Change`. max_actions: after so many actions the rule stays inactive until it is saved again. cooldown_steps,
+    cooldown_s: after an action it neither acts nor counts until both have passed.
     """
 
     id: str
@@ -85,11 +85,11 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuleSet(msgspec.Struct, frozen=True):
-    """Body of PUT /runs/{run_id}/rules: all rules of the run. One that is as it was keeps its counts and its budget.
+    """Body of PUT /runs/{run_id}/rules: all rules of the run. An unchanged rule keeps its counts.
 
-    The server refuses fields that it does not know: a lock with a typing error in it would be none.
+    Unknown fields are rejected, so that a misspelled cooldown is not ignored.
 
-    revision: of the list that this replaces, as GET told it; null: whichever is there.
+    revision: of the list that this replaces, as GET returned it; null: unconditional.
     """
 
     rules: list[WatchRule]
@@ -97,37 +97,37 @@ class RuleSet(msgspec.Struct, frozen=True):
 
 
 class RuleView(msgspec.Struct, frozen=True, kw_only=True):
-    """A rule and where it stands."""
+    """A rule and its progress."""
 
     rule: WatchRule
-    condition: str  # in words
+    condition: str  # as text, see `parse_condition`
     created_by: str
     created_at: float  # Unix seconds
     count: int  # steps so far, of `needed`
     needed: int
     actions: int
     actions_left: int
-    cooldown_until_step: int | None = None  # null: not locked by steps
-    cooldown_until_time: float | None = None  # Unix seconds; null: not locked by time
-    last_step: int | None = None  # at which it acted last
-    last_revision: int | None = None  # that it made last
-    stopped: bool = False  # the store was put back to an older state: give the rule anew, if it shall go on
+    cooldown_until_step: int | None = None  # null: no cooldown by steps
+    cooldown_until_time: float | None = None  # Unix seconds; null: no cooldown by time
+    last_step: int | None = None  # of its last action
+    last_revision: int | None = None  # that its last action made
+    stopped: bool = False  # Redis was restored from a backup: save the rule again to re-enable it
 
 
 class RuleList(msgspec.Struct, frozen=True):
-    """GET /runs/{run_id}/rules. `revision` grows whenever somebody changes the rules."""
+    """GET /runs/{run_id}/rules. `revision` grows with every change of the rules."""
 
     revision: int
     rules: list[RuleView]
 
     def with_rule(self, new: WatchRule) -> list[WatchRule]:
-        """These rules, and `new`: in the place of the one of its id, else as the last."""
+        """These rules with `new` in place of the rule with its id, or appended."""
         rules = [each.rule for each in self.rules]
         place = next((at for at, rule in enumerate(rules) if rule.id == new.id), len(rules))
         return [*rules[:place], new, *rules[place + 1 :]]
 
     def without(self, rule_id: str) -> list[WatchRule]:
-        """These rules but the one of that id."""
+        """These rules without the one with that id."""
         return [each.rule for each in self.rules if each.rule.id != rule_id]
 
 
@@ -138,7 +138,14 @@ _TEXT = re.compile(
 
 
 def parse_condition(text: str) -> Condition:
-    """`target_min < 0.3 for 200 steps`, `nonfinite > 0, 3 times` or `loss > 20` as a Condition. Raises ValueError."""
+    """A condition from its text.
+
+    Args:
+        text: `target_min < 0.3 for 200 steps`, `nonfinite > 0, 3 times` or `loss > 20`.
+
+    Raises:
+        ValueError: The text is no condition.
+    """
     match = _TEXT.fullmatch(text)
     try:
         if match is None:
@@ -159,7 +166,7 @@ def parse_condition(text: str) -> Condition:
 
 
 def show_condition(condition: Condition) -> str:
-    """A condition in the words that `parse_condition` takes."""
+    """A condition as the text that `parse_condition` reads."""
     text = f"{condition.scalar} {condition.comparison} {condition.value:.10g}"
     if condition.for_steps is not None:
         return f"{text} for {condition.for_steps} step{'s' if condition.for_steps > 1 else ''}"

@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "steadynorm": "Agent GradientStabilizer Mode PRESETS Settings __version__ attach",
+    "steadynorm": "Agent Client GradientStabilizer Mode PRESETS Settings __version__ attach",
     "steadynorm_contract.audit": "AuditChain AuditEntry AuditList entry_hash revert_to verify",
     "steadynorm_contract.bulk": "Bulk BulkOutcome BulkResponse BulkRow MAX_SELECTED Selection",
     "steadynorm_contract.changes": "Change PRESETS expand parse_assignments",

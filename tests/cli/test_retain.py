@@ -65,6 +65,6 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     assert late.value.code == 3
     monkeypatch.undo()
     with pytest.raises(Conflict):
-        house.client.retain(run_id, RetentionUpdate(max_mib=8, revision=stale.revision))
+        house.client.set_retention(run_id, RetentionUpdate(max_mib=8, revision=stale.revision))
     assert house.client.retention(run_id) == before
     assert capsys.readouterr().out == ""

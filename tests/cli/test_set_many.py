@@ -82,7 +82,7 @@ def test_a_run_that_moved_meanwhile_is_left_and_the_exit_code_says_so(
 ) -> None:  # fmt: skip
     small, large, _ = jobs
     monkeypatch.setenv("STEADYNORM_TOKEN", house.token)
-    ask = Client.change_many
+    ask = Client.bulk_change
 
     def ask_and_lose_time(client: Client, bulk: Bulk) -> BulkResponse:
         """The real request; after the preview, somebody else is faster on one run."""
@@ -91,7 +91,7 @@ def test_a_run_that_moved_meanwhile_is_left_and_the_exit_code_says_so(
             house.client.change(large.run_id, {"gamma1": 0.5}, revision=0)
         return answer
 
-    monkeypatch.setattr(Client, "change_many", ask_and_lose_time)
+    monkeypatch.setattr(Client, "bulk_change", ask_and_lose_time)
     with pytest.raises(CommandError) as raised:
         set_many(["gamma2=0.9"], tag=[f"test={request.node.name}", "team=nlp"], yes=True, server=house.server)
     assert raised.value.code == 3
@@ -111,7 +111,7 @@ def test_runs_of_which_the_store_did_not_say_are_named(
         BulkResponse(True, [row("one", "change"), row("two", "change")], {"one": 1, "two": 1}),
         BulkResponse(False, [row("one", "changed"), row("two", "unknown")], {}),
     ]
-    monkeypatch.setattr(Client, "change_many", lambda *_: responses.pop(0))
+    monkeypatch.setattr(Client, "bulk_change", lambda *_: responses.pop(0))
     with pytest.raises(CommandError) as raised:
         set_many(["gamma2=0.9"], name="*", yes=True, server="http://127.0.0.1:9")
     assert raised.value.code == 1

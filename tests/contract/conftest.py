@@ -1,8 +1,8 @@
-"""The option that writes the golden files anew."""
+"""The option that rewrites the golden files."""
 
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--golden=write: pin the wire format as it is now. Look at the difference before you keep it."""
+    """--golden=write: record the present wire format; review the difference before you commit it."""
     parser.addoption("--golden", choices=["check", "write"], default="check")

@@ -104,7 +104,7 @@ def test_an_answer_that_is_no_problem_is_told_by_its_status(client: Client) -> N
 
 def test_an_answer_of_another_shape_is_told(client: Client) -> None:
     Recorder.body = b'{"walks": []}'
-    with pytest.raises(ClientError, match=r"not a RunList.*Are both of one version\?"):
+    with pytest.raises(ClientError, match=r"not a RunList.*Are client and server of the same version"):
         client.runs()
 
 
@@ -136,3 +136,29 @@ def test_requests_carry_token_revision_and_quoted_names(client: Client) -> None:
     Recorder.status, Recorder.body = 204, b""
     client.delete("tiny-1")
     assert Recorder.seen[-1][:2] == ("DELETE", "/api/v1/runs/tiny-1")
+
+
+def test_after_a_request_was_sent_no_message_claims_that_it_was_not_carried_out(client: Client) -> None:
+    late = threading.Event()
+
+    class Late(BaseHTTPRequestHandler):
+        def do_PATCH(self) -> None:
+            late.wait(10.0)
+
+        do_GET = do_PATCH  # noqa: N815 - names of http.server
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Late) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        slow = Client(f"http://127.0.0.1:{httpd.server_port}", "secret", timeout_s=0.2)
+        with pytest.raises(ServerUnreachable, match="may have been carried out") as unsure:
+            slow.change("tiny-1", {"gamma2": 0.9}, revision=0)
+        with pytest.raises(ServerUnreachable, match="try again") as read:
+            slow.runs()
+        late.set()
+        httpd.shutdown()
+        thread.join()
+    with pytest.raises(ServerUnreachable, match="steadynorm up") as unsent:
+        slow.change("tiny-1", {"gamma2": 0.9}, revision=0)
+    assert [each.value.outcome_unknown for each in (unsure, read, unsent)] == [True, False, False]
+    assert [each.value.timed_out for each in (unsure, read, unsent)] == [True, True, False]

@@ -43,7 +43,7 @@ GOOD = encode_batch(TelemetryBatch(incarnation=1, sequence=1))
     ("version", "who"), [(2, "the server"), (0, "the agent"), (-1, "the agent"), (99, "the server")]
 )
 def test_another_version_says_who_has_to_be_upgraded(version: int, who: str) -> None:
-    said = f"schema version {version} is not supported: version 1 is spoken here. Upgrade {who}."
+    said = f"schema version {version} is not supported, only 1 is. Upgrade {who}."
     with pytest.raises(UnsupportedVersion) as refused:
         decode_batch(msgspec.msgpack.encode({"version": version}))
     assert str(refused.value) == said

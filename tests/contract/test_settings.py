@@ -95,7 +95,7 @@ def test_all_errors_are_named_at_once_and_nothing_changes() -> None:
         merge(before, {"gamma1": 1, "gamma9": 0, "reset_generation": 2, "eps": 1e-6})
     assert [error.field for error in refused.value.errors] == ["gamma1", "gamma9", "reset_generation"]
     assert "gamma9 is not a setting. Known: mode, gamma1" in str(refused.value)
-    assert "it is 3 already. Add 1 to run it once." in str(refused.value)
+    assert "it is 3 already. Add 1 to run the action once." in str(refused.value)
     assert before == Settings(reset_generation=3)
 
 

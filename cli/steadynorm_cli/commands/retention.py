@@ -43,7 +43,7 @@ def retain(
             revision=known.revision,
         )
         try:
-            known = client.retain(run_id, wanted)
+            known = client.set_retention(run_id, wanted)
         except Conflict as error:
             raise CommandError(f"nothing was done: {error}", CONFLICT) from None
     if as_json:

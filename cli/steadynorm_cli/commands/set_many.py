@@ -51,7 +51,7 @@ def set_many(
         reason=reason,
     )
     client = Client(server)
-    preview = client.change_many(wanted)
+    preview = client.bulk_change(wanted)
     if not preview.revisions or not yes:
         _tell(preview, as_json)
     if not preview.revisions:
@@ -62,7 +62,7 @@ def set_many(
         if as_json or not sys.stdin.isatty():
             raise CommandError(f"nothing was changed: say --yes to change {_runs(len(preview.revisions))} unasked.", 2)
         typer.confirm(f"Change {_runs(len(preview.revisions))}?", abort=True)
-    done = client.change_many(msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions))
+    done = client.bulk_change(msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions))
     _tell(done, as_json)
     unknown = [row for row in done.runs if row.outcome is BulkOutcome.UNKNOWN]
     missed = [row for row in done.runs if row not in unknown and _missed(row, preview)]
