@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import urllib3
+from tests.support.waiting import Eventually
 
+import steadynorm_contract
+import steadynorm_dashboard
+from steadynorm_cli.ports import choose_port
 from steadynorm_dashboard import launch
 from steadynorm_dashboard.data.session import lends_home_token
 
@@ -15,7 +21,7 @@ from steadynorm_dashboard.data.session import lends_home_token
 def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:
     argv = launch.command(host="127.0.0.1", port=9001, server="http://127.0.0.1:8470")
     assert argv[:4] == [sys.executable, "-m", "streamlit", "run"]
-    assert Path(argv[4]).name == "serve.py"
+    assert Path(argv[4]).name == "server.py"
     for option in (
         "--server.address=127.0.0.1",
         "--server.port=9001",
@@ -76,3 +82,38 @@ def test_the_launcher_loads_neither_streamlit_nor_plotly_and_the_pages_never_tor
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_it_starts_where_only_contract_and_dashboard_are_installed(tmp_path: Path, eventually: Eventually) -> None:
+    rooms = [Path(package.__file__).parent for package in (steadynorm_contract, steadynorm_dashboard)]
+    for room in rooms:
+        (tmp_path / room.name).symlink_to(room)
+    checkout = [str(room.parents[1] / name) for room in rooms[:1] for name in os.listdir(room.parents[1])]
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nsys.path[:] = [path for path in sys.path if path not in {checkout!r}]\n"
+    )
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    code = (
+        "from importlib.util import find_spec\n"
+        "found = [find_spec(n) for n in ('steadynorm', 'steadynorm_server', 'steadynorm_cli')]\n"
+        "assert not any(spec and spec.origin for spec in found), found\n"  # a namespace of data files may be left
+        "from steadynorm_dashboard.pages import change, compare, incident, parameter, run, runbook, runs\n"
+    )
+    pages = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environ, capture_output=True, text=True)
+    assert pages.returncode == 0, pages.stderr
+    port = choose_port("127.0.0.1", 0, 0, print)
+    started = subprocess.Popen([sys.executable, "-m", "steadynorm_dashboard", "--port", str(port)], env=environ)
+    try:
+
+        def healthy() -> bool:
+            assert started.poll() is None
+            try:
+                url = f"http://127.0.0.1:{port}{launch.HEALTH_PATH}"
+                return urllib3.request("GET", url, timeout=5.0, retries=False).status == 200
+            except urllib3.exceptions.HTTPError:
+                return False
+
+        eventually(healthy)
+    finally:
+        started.terminate()
+        started.wait(30)

@@ -90,7 +90,7 @@ def layout(
         "uirevision": revision,
         "dragmode": "zoom",
         "shapes": list(shapes),
-        "markers": [*titles(panels), *notes],
+        "annotations": [*titles(panels), *notes],
         "xaxis": {"anchor": f"y{len(panels) if len(panels) > 1 else ''}"} | dict(along),
         **axes,
     }
