@@ -85,7 +85,7 @@ def test_the_launcher_loads_neither_streamlit_nor_plotly_and_the_pages_never_tor
 
 
 def test_it_starts_where_only_contract_and_dashboard_are_installed(tmp_path: Path, eventually: Eventually) -> None:
-    rooms = [Path(package.__file__).parent for package in (steadynorm_contract, steadynorm_dashboard)]
+    rooms = [Path(str(package.__file__)).parent for package in (steadynorm_contract, steadynorm_dashboard)]
     for room in rooms:
         (tmp_path / room.name).symlink_to(room)
     checkout = [str(room.parents[1] / name) for room in rooms[:1] for name in os.listdir(room.parents[1])]
