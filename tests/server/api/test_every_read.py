@@ -17,7 +17,7 @@ DOCUMENT = create_app(ServerConfig(data=Path("/nowhere")), "redis://nowhere", To
 READS = sorted(path for path, item in DOCUMENT["paths"].items() if "get" in item and path.startswith("/api/"))
 
 BOUNDED = {
-    "Me": "a token has three roles and the patterns of its entry",
+    "TokenInfo": "a token has three roles and the patterns of its entry",
     "ScheduleList": "20 that wait, and the last ones that were done",
     "RuleList": "20 rules",
     "Retention": "the last 20 changes of it",

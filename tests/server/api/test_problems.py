@@ -138,7 +138,7 @@ async def test_a_full_store_is_a_503_too(agent: Any, store_url: str) -> None:
         client.config_set("maxmemory", 1)
         try:
             answer = await agent.post(agent.batch(1, [1]))
-            assert "cannot take this now" in problem(answer, 503).detail
+            assert "refuses writes now" in problem(answer, 503).detail
         finally:
             client.config_set("maxmemory", 0)
     await agent.send([1])
