@@ -1,7 +1,7 @@
 """The embedded Redis: a Valkey (or Redis) server as a child process, in a folder that belongs to one server.
 
-It listens on a unix socket that only this user can open, writes to disk before it acknowledges, and ends with this process
-however that ends. The folder is locked, since two servers would overwrite each other's data.
+It listens on a unix socket that only this user can open, writes to disk before it acknowledges, and ends with this
+process however that ends. The folder is locked, since two servers would overwrite each other's data.
 """
 
 from __future__ import annotations
@@ -125,15 +125,13 @@ def _await_ready(child: ManagedProcess, socket: Path, folder: Path) -> None:
     with redis.Redis(unix_socket_path=str(socket), socket_timeout=5, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
         while True:
             if child.returncode is not None:
-                raise EmbeddedRedisError(
-                    f"the embedded Redis ended at once (status {child.returncode}). {_tail(folder)}"
-                )
+                raise EmbeddedRedisError(f"the server ended at once (status {child.returncode}). {_tail(folder)}")
             try:
                 client.ping()
                 return
             except redis.RedisError as error:  # not listening yet, or loading
                 if time.monotonic() > deadline:
-                    message = f"the embedded Redis did not start in {_START_S:g} s. {_tail(folder)}"
+                    message = f"the server did not start in {_START_S:g} s. {_tail(folder)}"
                     raise EmbeddedRedisError(message) from error
                 time.sleep(0.02)
 

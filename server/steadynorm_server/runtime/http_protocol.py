@@ -1,8 +1,8 @@
 """Deadlines for slow requests: a connection that sends nothing, or a byte now and then, is closed.
 
-Uvicorn closes a connection that is idle between two requests, but waits without limit for the rest of a request's headers
-and of a body that no route reads, and accepts headers of any size. Here headers have a deadline and a limit, and unread
-bodies have the same deadline. A body that a route reads has its own, in `api/requests`.
+Uvicorn closes a connection that is idle between two requests, but waits without limit for the rest of a request's
+headers and of a body that no route reads, and accepts headers of any size. Here headers have a deadline and a limit;
+unread bodies have the same deadline. A body that a route reads has its own, in `api/requests`.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ def die_with_parent(parent: int) -> None:
 
 
 class ManagedProcess:
-    """A child process, started at once, in a session of its own: a terminal's Ctrl-C reaches only the parent, which then
-    ends its children in the right order.
+    """A child process, started at once, in a session of its own: a terminal's Ctrl-C reaches only the parent, which
+    then ends its children in the right order.
 
     log: file for its output, overwritten; folders must exist. None: the output is the parent's.
     """

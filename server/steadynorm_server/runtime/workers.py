@@ -1,11 +1,11 @@
 """Several server processes behind one port: the kernel spreads connections over them, and one that dies is replaced.
 
-Every worker is a whole server with a socket of its own on the shared address (SO_REUSEPORT, balanced by Linux). Workers
-share no state but Redis. Only their own metrics are merged, through prometheus_client's files, since a scrape reaches any
-one of them.
+Every worker is a whole server with a socket of its own on the shared address (SO_REUSEPORT, balanced by Linux). They
+share no state but Redis. Only their own metrics are merged, through prometheus_client's files, since a scrape reaches
+any one of them.
 
-Why not uvicorn's supervisor: docs/decisions. One socket that all workers accept from gave one of two workers 64 of 64
-connections, and workers outlive a killed parent.
+Uvicorn's own supervisor is not used: all its workers accept from one socket, so that one of two got up to 64 of 64
+connections, and they outlive a killed parent.
 """
 
 from __future__ import annotations
@@ -60,8 +60,7 @@ def supervise(work: Work, config: ServerConfig, redis_url: str, ready: Callable[
     with _metrics_folder(), contextlib.ExitStack() as stack:
         workers: list[_Worker] = []
         stack.callback(_end, workers)
-        for number in range(1, config.workers + 1):
-            workers.append(_Worker(number, work, config, redis_url))
+        workers.extend(_Worker(number, work, config, redis_url) for number in range(1, config.workers + 1))
         for worker in workers:
             worker.await_ready()
         ready()
