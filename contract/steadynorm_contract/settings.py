@@ -170,7 +170,7 @@ def _shown(value: object) -> str:
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of a run, validated on construction.
 
-    Args:
+    Attributes:
         mode: `off`, `observe` or `stabilize`, see `Mode`.
         gamma1: Decay per step of the moving average of the norm, in [0, 1).
         gamma2: Decay per step of the moving average of the squared norm, in [0, 1).

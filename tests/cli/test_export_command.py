@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,9 @@ def test_what_the_documentation_does_with_an_export_works(
     assert steadynorm("export", run_id, "--table", "parameters", "-o", "rows.parquet").returncode == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["exported-1-steps.parquet", "rows.parquet"]
     Path("exported-1-steps.parquet").rename("steps.parquet")
-    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "notebooks.md").read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 2
     names: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block, "docs/notebooks.md", "exec"), names)
+    for snippet in ("notebook_steps", "notebook_parameters"):
+        names |= runpy.run_path(str(root / "docs" / "snippets" / f"{snippet}.py"))
     assert names["run"]["name"] == "exported"
     assert list(names["loss"]) == [2.0]
     assert (names["worst"].iloc[0]["step"], names["worst"].iloc[0]["raw_norm_max"]) == (SPIKE, 64.0)

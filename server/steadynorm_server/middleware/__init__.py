@@ -1,1 +1,1 @@
-"""ASGI middleware around the whole application: the request log and security headers. Knows nothing of routes."""
+"""ASGI middleware: the request log, security headers, entity tags."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+import runpy
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from standardwebhooks import Webhook as Verifier
@@ -187,10 +187,7 @@ Genuine = Callable[[dict[str, str], bytes, "str | bytes"], bool]
 @pytest.fixture
 def genuine(root: Path) -> Genuine:
     """The documented lines."""
-    page = (root / "docs" / "webhooks.md").read_text("utf-8")
-    (snippet,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    scope: dict[str, Any] = {}
-    exec(snippet, scope)
+    scope = runpy.run_path(str(root / "docs" / "snippets" / "receive_webhook.py"))
     found: Genuine = scope["genuine"]
     return found
 

@@ -1,0 +1,38 @@
+"""Accelerate, in two variants: stabilizing without a clip, and observing with one."""
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+import steadynorm
+
+torch.manual_seed(0)
+accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+model = torch.nn.Linear(8, 1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+loader: DataLoader[torch.Tensor] = DataLoader(list(torch.randn(64, 8)), batch_size=8)  # type: ignore[arg-type]
+# --8<-- [start:stabilize]
+model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+agent = steadynorm.attach(model, optimizer.optimizer, run="gpt-small")  # the optimizer inside the wrapper
+for inputs in loader:
+    with accelerator.accumulate(model):
+        loss = model(inputs).square().mean()
+        accelerator.backward(loss)
+        optimizer.step()  # no accelerator.clip_grad_norm_
+        optimizer.zero_grad()
+# --8<-- [end:stabilize]
+assert agent.step == 4
+agent.close()
+# --8<-- [start:observe]
+agent = steadynorm.attach(model, optimizer.optimizer, run="gpt-small", mode="observe")
+for inputs in loader:
+    with accelerator.accumulate(model):
+        loss = model(inputs).square().mean()
+        accelerator.backward(loss)
+        if accelerator.sync_gradients:
+            agent.before_clip()  # not with mixed_precision="fp16"
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+# --8<-- [end:observe]
+agent.close()

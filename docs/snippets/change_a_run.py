@@ -1,0 +1,15 @@
+"""Change a run from a program. RUN_ID names a run that trains."""
+
+import os
+
+run_id = os.environ["RUN_ID"]
+# --8<-- [start:change]
+from steadynorm_contract.client import Client, Conflict  # noqa: E402
+
+client = Client()  # your own server, or $STEADYNORM_SERVER with $STEADYNORM_TOKEN
+run = client.run(run_id)
+try:
+    client.change(run_id, {"spike_limit": 3.0}, revision=run.desired.revision, reason="spikes since step 4000")
+except Conflict:
+    print("the settings were changed concurrently: read them again")
+# --8<-- [end:change]
