@@ -67,9 +67,9 @@ RANK_0_ONLY = ("_boundary.would_wait", "_recorder.put")
 SERVER = """
 import sys
 from pathlib import Path
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import serve
-serve(ServerSettings(data=Path(sys.argv[1]), port=int(sys.argv[2])))
+serve(ServerConfig(data=Path(sys.argv[1]), port=int(sys.argv[2])))
 """
 
 

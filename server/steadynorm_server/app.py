@@ -1,4 +1,4 @@
-"""The application: routes, errors, metrics and the store, put together. Any number of processes may run it alike."""
+"""Puts the application together: routes, errors, middleware, metrics and Redis. Any number of processes may run it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from starlette.types import ASGIApp
 
 from steadynorm_contract import __version__
 from steadynorm_server.api import problem_details
-from steadynorm_server.api.openapi import schema
+from steadynorm_server.api.openapi import docs_page, schema
 from steadynorm_server.api.routes import (
     export,
     fleet,
@@ -31,8 +32,8 @@ from steadynorm_server.background import background
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.export.downloads import Exports
 from steadynorm_server.metrics.instruments import ServerMetrics
-from steadynorm_server.middleware import request_log, security_headers
-from steadynorm_server.middleware.etag import ETagMiddleware
+from steadynorm_server.middleware.request_log import RequestLog
+from steadynorm_server.middleware.security_headers import SecurityHeaders
 from steadynorm_server.retention import trimming
 from steadynorm_server.retention.policy import Limits, forget_old
 from steadynorm_server.runs.fleet import Fleet
@@ -45,62 +46,67 @@ __all__ = ["create_app"]
 API = "/api/v1"
 
 
-def create_app(
-    settings_: ServerConfig, store_url: str, tokens: Tokens, clock: Callable[[], float] = time.time
-) -> FastAPI:
-    """An application over the store at `store_url`. Its lifespan opens and closes the store. Raises WebhookError.
+class _Application(FastAPI):
+    """Our middleware wraps the whole stack: add_middleware would put it inside the handler of unexpected errors."""
 
-    `app.state.stopping` is an event: set it and every long-poll answers at once.
+    def build_middleware_stack(self) -> ASGIApp:
+        config: ServerConfig = self.state.config
+        stack = SecurityHeaders(super().build_middleware_stack(), tls=bool(config.tls or config.tls_cert))
+        return RequestLog(stack, self.state.metrics)
+
+
+def create_app(config: ServerConfig, redis_url: str, tokens: Tokens, clock: Callable[[], float] = time.time) -> FastAPI:
+    """An application over the Redis at `redis_url`, connected for its lifespan. Raises WebhookError.
+
+    `app.state.stopping` is an event: once it is set, every long-poll answers at once.
     """
-    webhooks = read_webhooks(settings_)
-    limits = Limits.of(settings_)
+    webhooks = read_webhooks(config)
+    limits = Limits.of(config)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
         app.state.exports = Exports()
-        meters: ServerMetrics = app.state.meters
+        metrics: ServerMetrics = app.state.metrics
         app.state.repository = repository = RunRepository(
-            store_url, settings_.stalled_after_s, clock, meters.store_round_trip, meters.waiting.inc
+            redis_url, config.stalled_after_s, clock, metrics.redis_round_trip, metrics.waiting.inc
         )
         app.state.fleet = Fleet(repository)
-        app.state.webhooks = dispatcher = WebhookDispatcher(repository, webhooks, settings_.dashboard_url, meters.own)
+        app.state.webhooks = dispatcher = WebhookDispatcher(repository, webhooks, config.dashboard_url, metrics.own)
         repository.budgets = limits.budgets
         sweeper = background("sweeper", lambda: _sweep(repository, limits))
         async with repository.opened(), dispatcher.running(), sweeper:
             yield
 
-    app = FastAPI(
+    app = _Application(
         title="steadynorm",
         version=__version__,
         description="A training run's gradient norms: watch them, stabilize them, change how while it runs.",
         lifespan=lifespan,
         redirect_slashes=False,
-        redoc_url=None,  # it wants scripts and fonts from several places; /docs says the same
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,  # docs_page.py, under a Content-Security-Policy
+        redoc_url=None,
     )
-    app.state.settings, app.state.tokens, app.state.limits = settings_, tokens, limits
-    app.state.meters = ServerMetrics(settings_.dashboard_url)
-    app.state.rates = RateLimiter(settings_.rate_per_run, settings_.rate_per_token)
+    app.state.config, app.state.tokens, app.state.limits = config, tokens, limits
+    app.state.metrics = ServerMetrics(config.dashboard_url)
+    app.state.rate_limiter = RateLimiter(config.rate_per_run, config.rate_per_token)
     busiest_first = (telemetry, settings, tokens_route, runs, fleet, export, schedules, rules, retention)
     for module in busiest_first:
         app.include_router(module.router, prefix=API)
     app.include_router(health.router)
+    app.include_router(docs_page.router)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
-        return RedirectResponse(settings_.dashboard_url or "/docs")
+        return RedirectResponse(config.dashboard_url or "/docs")
 
     problem_details.install(app)
     schema.install(app)
-    app.add_middleware(ETagMiddleware)
-    security_headers.install(app, tls=bool(settings_.tls or settings_.tls_cert))
-    request_log.install(app, app.state.meters)
     return app
 
 
 async def _sweep(repository: RunRepository, limits: Limits) -> None:
-    """Rebuilds the index once, then notes silence even when nobody looks, removes old runs and trims large ones."""
+    """Rebuilds the index once, then marks stalled runs, removes expired ones and trims large ones, again and again."""
     await repository.rebuild_index()
     while True:
         runs = await repository.all()

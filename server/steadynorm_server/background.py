@@ -1,4 +1,4 @@
-"""Work that goes on beside the requests, for as long as the server runs."""
+"""Runs a background task for the server's lifetime and restarts it after errors."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from redis.exceptions import RedisError
 
 __all__ = ["background"]
 
-_AGAIN_S = 0.5
+_RESTART_AFTER_S = 0.5
 
 _log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
 async def background(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Runs `work` during the block, again and again: it outlives the store and errors of its own."""
+    """Runs `work` for as long as the block runs, and restarts it when it returns or raises."""
 
-    async def go_on() -> None:
+    async def supervise() -> None:
         while True:
             try:
                 await work()
             except (RedisError, OSError) as error:
-                _log.warning("%s: the store does not answer (%s); trying again", name, type(error).__name__)
+                _log.warning("%s: Redis does not answer (%s); trying again", name, type(error).__name__)
             except Exception:
                 _log.exception("%s failed; trying again", name)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RESTART_AFTER_S)
 
-    task = asyncio.create_task(go_on(), name=name)
+    task = asyncio.create_task(supervise(), name=name)
     try:
         yield
     finally:
-        # More than once, because a cancellation can get lost: it was seen to, when it came while redis-py connects.
+        # More than once: redis-py can swallow a cancellation that arrives while it connects.
         while not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=0.2)

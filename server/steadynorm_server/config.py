@@ -18,7 +18,7 @@ __all__ = ["ServerConfig"]
 
 
 class ServerConfig(BaseSettings):
-    """Settings of one server process. Raises pydantic's ValidationError naming the variable."""
+    """Configuration of one server process. Raises pydantic's ValidationError naming the variable."""
 
     model_config = SettingsConfigDict(
         env_prefix="STEADYNORM_", env_ignore_empty=True, populate_by_name=True, extra="ignore"

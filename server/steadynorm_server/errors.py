@@ -1,4 +1,4 @@
-"""TODO from steadynorm_server.api.problem_details: ProblemError, RunNotFound, invalid."""
+"""Errors that a request can end with, below everything that raises them. api/problem_details.py renders them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ProblemError", "RunNotFound", "invalid"]
 
 
 class ProblemError(Exception):
-    """An answer that is an error. `detail` says what to do."""
+    """A request fails with `status`. `detail` says which rule was broken, by which value, and what to do."""
 
     def __init__(
         self,
@@ -33,10 +33,10 @@ class ProblemError(Exception):
 
 
 class RunNotFound(ProblemError):
-    """404: the store has no such run."""
+    """404: there is no such run."""
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(404, f"no run {run_id!r} is known here. GET /api/v1/runs lists them.", title="Run not found")
+        super().__init__(404, f"run {run_id!r} does not exist. GET /api/v1/runs lists the runs.", title="Run not found")
 
 
 def invalid(field: str, rule: str, message: str) -> ProblemError:

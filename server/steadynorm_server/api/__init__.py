@@ -1,1 +1,1 @@
-"""HTTP in and out: routes, request bodies, errors as problem JSON, authorization, OpenAPI. No Redis commands."""
+"""HTTP: routes, request bodies, problem details, authorization, OpenAPI. No decisions, no Redis commands."""

@@ -1,8 +1,8 @@
-"""TODO from steadynorm_server.auth.tokens: principal, requires."""
+"""Bearer tokens and roles of requests, as FastAPI dependencies."""
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from fastapi import Request
 
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.tokens import Tokens
@@ -20,20 +20,18 @@ def principal(request: Request) -> Principal:
     if scheme.lower() != "bearer" or not token:
         raise ProblemError(
             401,
-            "a token is needed: send `Authorization: Bearer TOKEN`. "
-            "The server printed where its token is when it started; tools of the same user find it by themselves.",
+            "a token is required: send `Authorization: Bearer TOKEN`. "
+            "The server prints where its token is when it starts; the command line of the same user finds it there.",
             headers=challenge,
         )
     found = tokens.find(token)
     if found is None:
-        raise ProblemError(
-            401, "this token is not known here. Is it the one of this server ($STEADYNORM_TOKEN)?", headers=challenge
-        )
+        raise ProblemError(401, "unknown token. Is it the token of this server ($STEADYNORM_TOKEN)?", headers=challenge)
     return found
 
 
-class requires:  # noqa: N801 - read as a word at its place of use: Depends(requires(Role.VIEWER))
-    """Dependency: the sender, who has one of `roles` and keeps to the rate. Raises 401, 403 and 429 problems."""
+class requires:  # noqa: N801 - reads as a word where it is used: Depends(requires(Role.VIEWER))
+    """Dependency: the sender, who must have one of `roles` and keep to its rate. Raises 401, 403 and 429 problems."""
 
     def __init__(self, *roles: Role) -> None:
         self._roles = frozenset(roles)
@@ -42,8 +40,8 @@ class requires:  # noqa: N801 - read as a word at its place of use: Depends(requ
         """The sender of `request`."""
         sender = principal(request)
         if not self._roles & sender.roles:
-            has = ", ".join(sorted(sender.roles))
-            needed = " or ".join(sorted(self._roles))
-            raise ProblemError(403, f"this needs the role {needed}: token {sender.name!r} has {has}.")
-        await request.app.state.rates.admit(sender, request.path_params.get("run_id"))
+            roles = ", ".join(sorted(sender.roles))
+            required = " or ".join(sorted(self._roles))
+            raise ProblemError(403, f"this requires the role {required}: token {sender.name!r} has {roles}.")
+        await request.app.state.rate_limiter.acquire(sender, request.path_params.get("run_id"))
         return sender

@@ -1,6 +1,6 @@
-"""What routes get handed. It hangs on the application, so tests and several applications in one process keep apart.
+"""What routes take as arguments, from the application's state.
 
-All of it is async, though nothing waits: FastAPI would send a plain function to a thread.
+All of it is async, though nothing waits: FastAPI would run a plain function in a thread.
 """
 
 from __future__ import annotations
@@ -10,26 +10,28 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from steadynorm_server.api.authorization import requires
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["LimitsOf", "MetersOf", "QueriesOf", "RepositoryOf", "StoppingOf"]
+__all__ = ["VIEWER", "Agent", "LimitsOf", "MetricsOf", "Operator", "QueriesOf", "RepositoryOf", "StoppingOf"]
 
 
-async def _store(request: Request) -> RunRepository:
+async def _repository(request: Request) -> RunRepository:
     repository: RunRepository = request.app.state.repository
     return repository
 
 
-async def _reader(request: Request) -> RunQueries:
-    return RunQueries(await _store(request))
+async def _queries(request: Request) -> RunQueries:
+    return RunQueries(request.app.state.repository)
 
 
-async def _meters(request: Request) -> ServerMetrics:
-    meters: ServerMetrics = request.app.state.meters
-    return meters
+async def _metrics(request: Request) -> ServerMetrics:
+    metrics: ServerMetrics = request.app.state.metrics
+    return metrics
 
 
 async def _stopping(request: Request) -> asyncio.Event:
@@ -42,9 +44,13 @@ async def _limits(request: Request) -> Limits:
     return limits
 
 
-RepositoryOf = Annotated[RunRepository, Depends(_store)]
-QueriesOf = Annotated[RunQueries, Depends(_reader)]
-MetersOf = Annotated[ServerMetrics, Depends(_meters)]
+VIEWER = [Depends(requires(Role.VIEWER))]
+"""`dependencies` of a route that only reads."""
+Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
+Agent = Annotated[Principal, Depends(requires(Role.AGENT))]
+RepositoryOf = Annotated[RunRepository, Depends(_repository)]
+QueriesOf = Annotated[RunQueries, Depends(_queries)]
+MetricsOf = Annotated[ServerMetrics, Depends(_metrics)]
 LimitsOf = Annotated[Limits, Depends(_limits)]
 StoppingOf = Annotated[asyncio.Event, Depends(_stopping)]
-"""Set when the server was told to stop: nothing waits any longer."""
+"""Set while the server shuts down: nothing waits any longer."""

@@ -1,10 +1,10 @@
 """Every error as RFC 9457 problem JSON: what is wrong, with which value, and what to do.
 
-Routes and the store raise a ProblemError (or one of its named kinds); `install` turns these, the contract's own errors
-and the framework's into answers. Nothing that a client sends may end as a 500.
+Services and routes raise ProblemError; `install` turns it, the contract's errors, Redis' and the framework's into
+responses. No request of a client may end as a 500.
 
-A problem's `type` is about:blank, which says no more than its status, except where a program has to tell it from others
-of that status: `views.UNSUPPORTED_VERSION`. A type never changes; titles and details are for people, and may.
+A problem's `type` is about:blank, which says no more than its status, unless a program has to distinguish it from
+others of that status: UNSUPPORTED_VERSION. A type never changes; titles and details are for people, and may.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from redis.exceptions import (
-    MovedError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import MovedError, RedisError, ResponseError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -34,8 +30,7 @@ __all__ = ["install"]
 RETRY_AFTER_S = 2
 
 
-def answer(request: Request, problem: ProblemError) -> Response:
-    """The problem as a response."""
+def _response(request: Request, problem: ProblemError) -> Response:
     body = Problem(
         title=problem.title,
         status=problem.status,
@@ -48,15 +43,21 @@ def answer(request: Request, problem: ProblemError) -> Response:
     return Response(encode_json(body), problem.status, problem.headers, media_type="application/problem+json")
 
 
-def store_problem(error: RedisError) -> ProblemError:
-    """503 for a store that is away, loading, full or read-only."""
-    reason = "does not answer" if not isinstance(error, ResponseError) else "cannot take this now"
-    return ProblemError(
-        503,
-        f"the store {reason} ({type(error).__name__}). Read again before you repeat a change: "
-        "one that was not acknowledged may still be taken when the store is back; a repeated batch adds nothing.",
-        title="Store unavailable",
-        headers={"Retry-After": str(RETRY_AFTER_S)},
+def _unavailable(detail: str) -> ProblemError:
+    return ProblemError(503, detail, title="Redis unavailable", headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _from_redis(error: RedisError) -> ProblemError:
+    if isinstance(error, MovedError):
+        return _unavailable(
+            "Redis runs as a cluster, which REDIS_URL does not say: set it to redis+cluster://HOST:PORT."
+        )
+    if isinstance(error, ResponseError) and not is_write_refused(error):
+        return _unexpected()
+    reason = "refuses writes now" if isinstance(error, ResponseError) else "does not answer"
+    return _unavailable(
+        f"Redis {reason} ({type(error).__name__}). Read again before you repeat a change: one that was not "
+        "acknowledged may still be made when Redis is back. A telemetry batch can be repeated: it is stored once."
     )
 
 
@@ -92,29 +93,20 @@ def _to_problem(error: Exception) -> ProblemError:
             return _from_validation(error)
         case HTTPException():
             return _from_framework(error)
-        case MovedError():
-            return ProblemError(
-                503,
-                "the store is a Redis Cluster and REDIS_URL does not say so: write redis+cluster://HOST:PORT there.",
-                title="Store unavailable",
-                headers={"Retry-After": str(RETRY_AFTER_S)},
-            )
-        case ResponseError():
-            return store_problem(error) if is_write_refused(error) else _unexpected()
         case RedisError():
-            return store_problem(error)
+            return _from_redis(error)
         case ClientDisconnect():
-            return ProblemError(400, "the connection ended before the body did.")
+            return ProblemError(400, "the connection was closed before the body was complete.")
         case _:
             return _unexpected()
 
 
 def _unexpected() -> ProblemError:
-    return ProblemError(500, "the server met an error of its own; its log has the traceback. Please report it.")
+    return ProblemError(500, "internal server error; the server's log has the traceback. Please report it.")
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
-    """All methods that an address takes."""
+    """All methods that a path takes."""
     return sorted(
         method.upper()
         for template, operations in app.openapi()["paths"].items()
@@ -129,8 +121,8 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         problem = _to_problem(error)
         if problem.status == 405 and (methods := _methods(app, request.url.path)):
-            problem.headers = {**problem.headers, "Allow": ", ".join(methods)}  # the framework's has one route's alone
-        return answer(request, problem)
+            problem.headers = {**problem.headers, "Allow": ", ".join(methods)}  # the framework names one route's only
+        return _response(request, problem)
 
     handler: Callable[[Request, Exception], Awaitable[Response]] = handle
     for kind in (

@@ -1,24 +1,29 @@
-"""Request bodies as bytes, bounded while they arrive: a chunked body states no length beforehand."""
+"""Request bodies in, JSON out. Bodies are bounded while they arrive: a chunked one states no length.
+
+Starlette's max_body_size is not used: it replaces every response to a request that is too long, a 401 and our problem
+JSON too, by a plain text of its own (starlette/middleware/body_limit.py, send_with_limit).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
+from typing import TypeVar
 
-from starlette.requests import Request
-from starlette.responses import Response
+from fastapi import Request, Response
 
-from steadynorm_contract.codec import encode_json
+from steadynorm_contract.codec import decode_json, encode_json
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_response", "read_body"]
+__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_response", "read_body", "read_json"]
 
-JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is what `curl -d` says unless told
+JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is the default of `curl -d`
 MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
 MAX_SMALL_BYTES = 64 * 1024
 MAX_DEPTH = 32
-"""Of lists and objects within each other in people's JSON. Agents' messages have types all the way down."""
+"""Nesting of lists and objects in people's JSON. Agents' messages have types all the way down."""
+_T = TypeVar("_T")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
 
@@ -26,17 +31,18 @@ _BRACKET = re.compile(rb"[][{}]")
 async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES) -> bytes:
     """The body.
 
-    Raises problems: 415 for another kind or a compressed one, 413 beyond `limit` bytes, 408 if late, 400 if empty.
+    Raises problems: 415 for another media type or a compressed body, 413 beyond `limit` bytes, 408 if late, 400 if
+    empty.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in kinds:
-        raise ProblemError(415, f"this takes {kinds[0]}: got {kind}.")
+        raise ProblemError(415, f"Content-Type must be {kinds[0]}: got {kind}.")
     if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise ProblemError(415, f"bodies are taken uncompressed: got Content-Encoding {encoding}.")
+        raise ProblemError(415, f"bodies must be uncompressed: got Content-Encoding {encoding}.")
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) > limit:
         raise _too_large(limit)
-    within_s: float = request.app.state.settings.request_within_s
+    within_s: float = request.app.state.config.request_within_s
     body = bytearray()
     try:
         async with asyncio.timeout(within_s):
@@ -49,10 +55,15 @@ async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_B
             408, f"the body did not arrive within {within_s:g} s. Send it again.", headers={"Connection": "close"}
         ) from None
     if not body:
-        raise ProblemError(400, "a body is needed. /docs shows what it holds.")
+        raise ProblemError(400, "a body is required. /docs shows its fields.")
     if kinds is JSON and limit <= MAX_SMALL_BYTES:
         _check_depth(bytes(body))
     return bytes(body)
+
+
+async def read_json(request: Request, kind: type[_T], limit: int = MAX_SMALL_BYTES) -> _T:
+    """The JSON body as a contract struct. Raises the problems of `read_body`, and MalformedMessage."""
+    return decode_json(await read_body(request, JSON, limit), kind)
 
 
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -67,7 +78,7 @@ def _check_depth(data: bytes) -> None:
     for bracket in _BRACKET.findall(_STRING.sub(b"", data)):
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
-            raise ProblemError(400, f"JSON may have at most {MAX_DEPTH} lists and objects within each other.")
+            raise ProblemError(400, f"JSON may nest at most {MAX_DEPTH} lists and objects.")
 
 
 def _too_large(limit: int) -> ProblemError:

@@ -1,1 +1,1 @@
-"""Who a request comes from: tokens, roles, the token file, rate limits. Knows nothing of routes."""
+"""Tokens, roles, the token file and rate limits. Knows nothing of routes or Redis."""

@@ -1,4 +1,4 @@
-"""Who sends requests: a token's name, its roles, and the runs that it is good for."""
+"""The sender of a request: its token's name, its roles, and the runs that it may touch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["Principal", "Role", "TokenError", "digest", "rights"]
+__all__ = ["Principal", "Role", "TokenError", "roles_granted", "token_digest"]
 
 
 class Role(enum.StrEnum):
-    """What a token is good for."""
+    """What a token may do."""
 
     AGENT = "agent"
     VIEWER = "viewer"
@@ -21,7 +21,7 @@ class Role(enum.StrEnum):
 
 
 class TokenError(Exception):
-    """The configured tokens cannot be used. The text says why and what to do."""
+    """The configured tokens are invalid. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Principal:
     runs: tuple[str, ...] | None = None
 
     def require_run(self, run_name: str) -> None:
-        """Raises a 403 problem when this token is bound to other runs."""
+        """Raises a 403 problem if this token is bound to other runs."""
         if self.runs is not None and not any(fnmatchcase(run_name, pattern) for pattern in self.runs):
             raise ProblemError(
                 403,
@@ -41,11 +41,11 @@ class Principal:
             )
 
 
-def rights(role: Role) -> frozenset[Role]:
-    """What a role may do: an operator is a viewer too."""
+def roles_granted(role: Role) -> frozenset[Role]:
+    """The role and those that it includes: an operator is a viewer too."""
     return frozenset({Role.OPERATOR, Role.VIEWER}) if role is Role.OPERATOR else frozenset({role})
 
 
-def digest(token: str) -> bytes:
-    """SHA-256 of a token. Any text becomes comparable: compare_digest itself raises on a non-ASCII str."""
+def token_digest(token: str) -> bytes:
+    """SHA-256 of a token. hmac.compare_digest itself raises on a non-ASCII str."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

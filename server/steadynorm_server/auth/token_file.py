@@ -1,8 +1,7 @@
 """The tokens file: a JSON list of `{"name", "role", "sha256", "runs"}`, read again when it changes.
 
-Rotation needs no restart: add a second entry of the same name, let everybody change over, remove the first one. A
-file that cannot be read leaves the tokens that were known in force and is said in the log, so that a slip of the
-editor locks nobody out.
+Rotation needs no restart: add a second entry of the same name, replace the token everywhere, remove the first entry. If
+the file becomes unreadable, the last valid tokens stay in force and the error is logged.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from pathlib import Path
 
 import msgspec
 
-from steadynorm_server.auth.principals import Principal, Role, TokenError, rights
+from steadynorm_server.auth.principals import Principal, Role, TokenError, roles_granted
 
 __all__ = ["TokenEntry", "TokenFile", "read"]
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 
 _log = logging.getLogger(__name__)
 
-CachedRun = list[tuple[bytes, Principal]]
+Holders = list[tuple[bytes, Principal]]
 
 
 class TokenEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """One token of the file, by its SHA-256 in hexadecimal digits: the token itself is nowhere."""
+    """One token of the file, by its SHA-256 in hexadecimal digits."""
 
     name: str
     role: Role
@@ -36,7 +35,7 @@ class TokenEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class TokenFile:
-    """The tokens of `path`. Raises TokenError when they cannot be read at first; later the old ones stay.
+    """The tokens of `path`. Raises TokenError if they cannot be read at first; later the last valid ones stay.
 
     clock: monotonic seconds.
     """
@@ -44,29 +43,29 @@ class TokenFile:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
-        self._looked = clock()
-        self._seen = _stamp(path)  # before reading: a change in between is read once more, not missed
-        self._known = read(path)
+        self._checked_at = clock()
+        self._stamp = _stamp(path)  # before reading: a change in between leads to another read, not to a miss
+        self._holders = read(path)
 
-    def known(self) -> CachedRun:
-        """(digest, holder) of each token; looks whether the file changed at most once a second."""
-        if (now := self._clock()) - self._looked >= LOOK_EVERY_S:
-            self._looked = now
-            if (stamp := _stamp(self._path)) != self._seen:
-                self._seen = stamp
+    def holders(self) -> Holders:
+        """(digest, holder) of each token; checks for a changed file at most once a second."""
+        if (now := self._clock()) - self._checked_at >= CHECK_EVERY_S:
+            self._checked_at = now
+            if (stamp := _stamp(self._path)) != self._stamp:
+                self._stamp = stamp
                 self._reload()
-        return self._known
+        return self._holders
 
     def _reload(self) -> None:
         try:
-            self._known = read(self._path)
+            self._holders = read(self._path)
         except TokenError as error:
-            _log.error("the tokens known so far stay in force: %s", error)
+            _log.error("the last valid tokens stay in force: %s", error)
         else:
-            _log.info("%s was read again: %d tokens", self._path, len(self._known))
+            _log.info("%s reloaded: %d tokens", self._path, len(self._holders))
 
 
-def read(path: Path) -> CachedRun:
+def read(path: Path) -> Holders:
     """(digest, holder) of each entry. Raises TokenError."""
     try:
         entries = msgspec.json.decode(path.read_bytes(), type=list[TokenEntry])
@@ -74,18 +73,18 @@ def read(path: Path) -> CachedRun:
     except (OSError, ValueError) as error:
         raise TokenError(
             f'{path} must be a JSON list of {{"name", "role", "sha256", "runs"}}: {error}. '
-            "`steadynorm token new NAME --role ROLE` makes an entry."
+            "`steadynorm token new NAME --role ROLE` prints an entry."
         ) from error
     if any(len(digest) != 32 for digest in digests):
         raise TokenError(f"{path}: each sha256 must be 64 hexadecimal digits, as `steadynorm token new` prints them.")
     return [
-        (digest, Principal(entry.name, rights(entry.role), entry.runs))
+        (digest, Principal(entry.name, roles_granted(entry.role), entry.runs))
         for entry, digest in zip(entries, digests, strict=True)
     ]
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes with the file, also when another one takes its place."""
+    """Changes with the file, also when another file replaces it."""
     try:
         found = os.stat(path)
     except OSError:

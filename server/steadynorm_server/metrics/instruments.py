@@ -1,4 +1,4 @@
-"""TODO from steadynorm_server.metrics.run_metrics: Meters, _Processes, _SECONDS."""
+"""The server's own metrics: requests, telemetry, Redis round trips, processes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 
 class ServerMetrics:
-    """This process' own metrics. `own`: where further ones are registered; `registry`: what is told."""
+    """This process' metrics. `own`: where further ones are registered; `registry`: what is exposed."""
 
     def __init__(self, dashboard_url: str | None = None) -> None:
         self.registry = self.own = registry = CollectorRegistry()
         self._requests = Histogram(
             "steadynorm_server_request_seconds",
-            "Time to answer a request; long-polls are not counted.",
+            "Time from request to response; long-polls are not counted.",
             ("method", "route", "status"),
             buckets=_SECONDS,
             registry=registry,
         )
         self._steps = Counter("steadynorm_server_ingest_steps", "Step scalars received.", registry=registry)
         self._rows = Counter("steadynorm_server_ingest_rows", "Per-parameter rows received.", registry=registry)
-        self._bytes = Counter("steadynorm_server_ingest_bytes", "Bytes of telemetry.", registry=registry)
-        self._store = Histogram(
+        self._bytes = Counter("steadynorm_server_ingest_bytes", "Bytes of telemetry received.", registry=registry)
+        self._redis = Histogram(
             "steadynorm_server_store_seconds", "Time of a round trip to Redis.", buckets=_SECONDS, registry=registry
         )
         self._errors = Counter(
@@ -49,57 +49,57 @@ class ServerMetrics:
         )
         self.waiting = Gauge(
             "steadynorm_server_waiting_requests",
-            "Long-polls that wait for a change now.",
+            "Long-polls waiting for a settings change.",
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._omitted = Gauge(
             "steadynorm_server_omitted_series",
-            "Per-parameter series left out of this scrape.",
+            "Per-parameter series left out of this scrape (STEADYNORM_TOP_PARAMETERS).",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         info = Gauge(
             "steadynorm_server_build_info",
-            "Always 1.",
+            "Version of the server and of Python; always 1.",
             ("version", "python"),
             registry=registry,
             multiprocess_mode="livemax",
         )
         info.labels(__version__, platform.python_version()).set(1)
         if dashboard_url:
-            where = Gauge(
+            address = Gauge(
                 "steadynorm_server_dashboard_info",
-                "Where people look at runs, for the links of alerts and of Grafana; always 1.",
+                "Address of the dashboard, for links in alerts and Grafana; always 1.",
                 ("dashboard_url",),
                 registry=registry,
                 multiprocess_mode="livemax",
             )
-            where.labels(dashboard_url.rstrip("/")).set(1)
+            address.labels(dashboard_url.rstrip("/")).set(1)
         if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            self.registry = together = CollectorRegistry()
-            MultiProcessCollector(together, folder)  # type: ignore[no-untyped-call]
-            together.register(_Processes(Path(folder)))
+            self.registry = merged = CollectorRegistry()
+            MultiProcessCollector(merged, folder)  # type: ignore[no-untyped-call]
+            merged.register(_Processes(Path(folder)))
         else:
             ProcessCollector(registry=registry)  # start, CPU, memory and open files, by their usual names
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request."""
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Record one request and its duration."""
         self._requests.labels(method, route, str(status)).observe(seconds)
 
-    def ingested(self, steps: int, rows: int, size: int) -> None:
+    def record_ingest(self, steps: int, rows: int, size: int) -> None:
         """Count a telemetry batch of `size` bytes."""
         self._steps.inc(steps)
         self._rows.inc(rows)
         self._bytes.inc(size)
 
     def exposition(self, omitted: int) -> bytes:
-        """All of it, as text. omitted: series left out of this scrape."""
+        """All metrics in Prometheus' text format. omitted: series left out of this scrape."""
         self._omitted.set(omitted)
         return generate_latest(self.registry)
 
     @contextlib.contextmanager
-    def store_round_trip(self) -> Iterator[None]:
+    def redis_round_trip(self) -> Iterator[None]:
         """Time the block; count the error that it raises."""
         began = time.perf_counter()
         try:
@@ -108,11 +108,11 @@ class ServerMetrics:
             self._errors.labels(type(error).__name__).inc()
             raise
         finally:
-            self._store.observe(time.perf_counter() - began)
+            self._redis.observe(time.perf_counter() - began)
 
 
 class _Processes:
-    """What ProcessCollector tells of one process, of all live workers: sums, and the earliest start."""
+    """ProcessCollector over all live workers: their sums, and the earliest start."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -121,8 +121,8 @@ class _Processes:
         """Read /proc, at each scrape."""
         pids = {int(file.stem.rpartition("_")[2]) for file in self._folder.glob("gauge_live*.db")}
         found = [list(ProcessCollector(pid=partial(int, pid), registry=CollectorRegistry()).collect()) for pid in pids]
-        for alike in zip(*filter(None, found), strict=False):  # a worker that just ended tells nothing
-            joined, values = alike[0], [metric.samples[0].value for metric in alike]
-            value = min(values) if joined.name.endswith("start_time_seconds") else sum(values)
-            joined.samples = [joined.samples[0]._replace(value=value)]
-            yield joined
+        for metrics in zip(*filter(None, found), strict=False):  # a worker that just ended has none
+            merged, values = metrics[0], [metric.samples[0].value for metric in metrics]
+            value = min(values) if merged.name.endswith("start_time_seconds") else sum(values)
+            merged.samples = [merged.samples[0]._replace(value=value)]
+            yield merged

@@ -1,1 +1,1 @@
-"""ASGI middleware: the request log, security headers, entity tags."""
+"""ASGI middleware around the whole application: the request log and security headers. Knows nothing of routes."""

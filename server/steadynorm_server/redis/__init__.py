@@ -1,1 +1,1 @@
-"""The Redis client, cluster routing, keys and scripts. Knows bytes, not runs."""
+"""The Redis client, cluster routing, keys and scripts. Handles bytes, not runs."""

@@ -1,8 +1,8 @@
-"""Word of changed settings: one subscription per process wakes all of its long-polls, which read nothing until then.
+"""One Redis subscription per process wakes all long-polls when settings change; until then they read nothing.
 
-A message only says that it is worth reading again. What is published while the subscription is broken is lost, so all
-who wait are woken whenever it is made anew; and one that says nothing is asked whether it still lives, because a
-connection whose other end is gone without a word would be silent for ever.
+A message only means that reading again is worthwhile. Messages are lost while the subscription is broken, so all
+subscribers are woken whenever it is established; and a silent one is pinged, because a connection whose other end
+vanished without a FIN would stay silent for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 
-from redis.exceptions import TimeoutError as StoreTimeout
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from steadynorm_server.background import background
 from steadynorm_server.redis.client import Connection
@@ -21,51 +21,51 @@ from steadynorm_server.redis.keys import CHANGES
 __all__ = ["ANSWER_S", "QUIET_S", "ChangeNotifier"]
 
 QUIET_S = 5.0
-"""A subscription that said nothing for so long is asked whether it lives."""
+"""A subscription that is silent for so long is pinged."""
 ANSWER_S = 2.0
-"""It has so long to answer, and as long to be made."""
-_AT_ONCE = 100
+"""Time to answer a ping, and to subscribe."""
+_BATCH = 100
 _PAUSE_S = 0.05
 
 
 class ChangeNotifier:
-    """Wakes whoever watches a run.
+    """Wakes those who wait for changes of a run.
 
-    waits: told +1 and -1 as watchers come and go. quiet_s, answer_s: how soon a subscription that hangs is noticed.
+    on_waiting: called with +1 and -1 as they come and go. quiet_s, answer_s: how soon a hanging connection is noticed.
     """
 
     def __init__(
         self,
         redis: Connection,
-        waits: Callable[[int], object] = lambda _: None,
+        on_waiting: Callable[[int], object] = lambda _: None,
         quiet_s: float = QUIET_S,
         answer_s: float = ANSWER_S,
     ) -> None:
         self._redis = redis
-        self._waits = waits
+        self._on_waiting = on_waiting
         self._quiet_s = quiet_s
         self._answer_s = answer_s
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._subscribers: dict[str, set[asyncio.Event]] = {}
 
     @property
     def waiting(self) -> int:
         """How many wait now."""
-        return sum(map(len, self._watchers.values()))
+        return sum(map(len, self._subscribers.values()))
 
     @contextlib.contextmanager
-    def watch(self, run_id: str) -> Iterator[asyncio.Event]:
+    def subscribe(self, run_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever the run's settings may have changed. Clear it before reading them."""
         event = asyncio.Event()
-        watchers = self._watchers.setdefault(run_id, set())
-        watchers.add(event)
-        self._waits(1)
+        subscribers = self._subscribers.setdefault(run_id, set())
+        subscribers.add(event)
+        self._on_waiting(1)
         try:
             yield event
         finally:
-            self._waits(-1)
-            watchers.discard(event)
-            if not watchers:
-                self._watchers.pop(run_id, None)
+            self._on_waiting(-1)
+            subscribers.discard(event)
+            if not subscribers:
+                self._subscribers.pop(run_id, None)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Listen for as long as the block runs."""
@@ -76,16 +76,16 @@ class ChangeNotifier:
         async with self._redis.subscription() as subscription:
             async with asyncio.timeout(self._answer_s):
                 await subscription.subscribe(CHANGES)
-            heard, asked = loop.time(), True  # its first word is that it was made
+            last_heard, pinged = loop.time(), True  # the first message confirms the subscription
             while True:
-                left = heard + (self._answer_s if asked else self._quiet_s) - loop.time()
-                if left <= 0 and asked:
-                    raise StoreTimeout(f"the subscription did not answer within {self._answer_s:g} s")
-                # Around what redis-py may do meanwhile by itself, which is to connect anew.
+                left = last_heard + (self._answer_s if pinged else self._quiet_s) - loop.time()
+                if left <= 0 and pinged:
+                    raise RedisTimeout(f"the subscription did not answer within {self._answer_s:g} s")
+                # Around what redis-py may do meanwhile by itself, which is to reconnect.
                 async with asyncio.timeout(max(left, 0) + self._answer_s):
                     if left <= 0:
                         await subscription.ping()
-                        heard, asked = loop.time(), True
+                        last_heard, pinged = loop.time(), True
                         continue
                     message = await subscription.get_message(timeout=left)
                 match message:
@@ -96,15 +96,15 @@ class ChangeNotifier:
                     case {"type": "subscribe"}:
                         # The first time and, since redis-py reconnects by itself, after every break.
                         await self._wake_all()
-                heard, asked = loop.time(), False
+                last_heard, pinged = loop.time(), False
 
     def _wake(self, run_id: str) -> None:
-        for event in self._watchers.get(run_id, ()):
+        for event in self._subscribers.get(run_id, ()):
             event.set()
 
     async def _wake_all(self) -> None:
-        """Some at a time: thousands that read at once would keep each other, and everybody else, waiting."""
-        for at, run_id in enumerate(list(self._watchers), 1):
+        """In batches: thousands that read at once would delay each other and all other requests."""
+        for at, run_id in enumerate(list(self._subscribers), 1):
             self._wake(run_id)
-            if at % _AT_ONCE == 0:
+            if at % _BATCH == 0:
                 await asyncio.sleep(_PAUSE_S)

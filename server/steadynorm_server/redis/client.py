@@ -72,7 +72,7 @@ class Connection:
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[None]:
         try:
-            async with self._turns.turn() as left_s, asyncio.timeout(left_s):
+            async with self._turns.acquire() as left_s, asyncio.timeout(left_s):
                 with self._timed():
                     yield
         except TimeoutError as error:

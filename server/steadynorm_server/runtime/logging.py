@@ -1,6 +1,6 @@
-"""How the server logs: lines for people, or one JSON object a line for machines.
+"""The server's log: lines for people, or one JSON object per line for machines.
 
-STEADYNORM_LOG=text|json             text, unless told otherwise
+STEADYNORM_LOG=text|json             default: text
 STEADYNORM_LOG_LEVEL=warning|info    info: also one line for each request
 Tokens are never logged: neither headers nor query strings are.
 """
@@ -17,7 +17,7 @@ import msgspec
 __all__ = ["FORMATS", "JsonFormatter", "TextFormatter", "configure"]
 
 _FIELDS = ("request_id", "method", "path", "route", "status", "ms", "bytes", "client")
-"""What a record may carry beside its message."""
+"""Fields that a record may have beside its message."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -44,7 +44,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # the base class' name
-        """The line before the traceback; control characters of a path cannot begin another one."""
+        """The line before the traceback; control characters of a path cannot start a new one."""
         text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in super().formatMessage(record))
         named, took = getattr(record, "request_id", None), getattr(record, "ms", None)
         return text + (f" [{named}]" if named else "") + (f" in {took} ms" if took is not None else "")
@@ -54,7 +54,7 @@ FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": Js
 
 
 def configure(form: Literal["text", "json"], level: Literal["warning", "info"]) -> None:
-    """Send all of this process' logs to stderr in this form. Replaces what was configured before."""
+    """Send all logs of this process to stderr in this format. Replaces any earlier configuration."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(FORMATS[form]())
     handler.addFilter(_logged_already)
@@ -65,12 +65,12 @@ def configure(form: Literal["text", "json"], level: Literal["warning", "info"]) 
 
 
 def _logged_already(record: logging.LogRecord) -> bool:
-    """False for uvicorn's traceback of what stands in the log with its request's id."""
+    """False for uvicorn's traceback of an exception that is already logged with its request's id."""
     return not (record.name == "uvicorn.error" and record.getMessage().startswith("Exception in ASGI application"))
 
 
 def _clean(line: dict[str, object]) -> dict[str, object]:
-    # A path may hold half a surrogate pair, which is no UTF-8.
+    # A path may contain half a surrogate pair, which is not valid UTF-8.
     return {
         name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
         for name, value in line.items()

@@ -1,4 +1,4 @@
-"""A process that belongs to this one: logged to a file, ended in order, and never left behind."""
+"""Child processes: logged to a file, ended in order, never left behind."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["ManagedProcess", "die_with_parent", "follow"]
+__all__ = ["ManagedProcess", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None  # loaded before any fork
 
 
-def follow(parent: int) -> None:
-    """Have the kernel send SIGTERM to this process when its parent dies, by kill -9 too. Only Linux can.
+def die_with_parent(parent: int) -> None:
+    """Have the kernel send SIGTERM to this process when its parent dies, by SIGKILL too. Only Linux can.
 
     The kernel watches the *thread* that started this process: start it from one that lives as long as it should.
     """
@@ -29,16 +29,11 @@ def follow(parent: int) -> None:
         os._exit(1)
 
 
-def die_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn` with which a child follows this process; None where there is no such thing."""
-    return functools.partial(follow, os.getpid()) if _LIBC is not None else None
-
-
 class ManagedProcess:
-    """Starts at once. In a session of its own, so that a terminal's Ctrl-C reaches only the parent, which then ends
-    its children in the right order.
+    """A child process, started at once, in a session of its own: a terminal's Ctrl-C reaches only the parent, which
+    then ends its children in the right order.
 
-    log: file for its output, made anew; folders must exist. None: the output is the parent's.
+    log: file for its output, overwritten; folders must exist. None: the output is the parent's.
     """
 
     def __init__(
@@ -54,7 +49,7 @@ class ManagedProcess:
                 stderr=None if log is None else subprocess.STDOUT,
                 env=env,
                 start_new_session=True,
-                preexec_fn=die_with_parent(),
+                preexec_fn=functools.partial(die_with_parent, os.getpid()) if _LIBC is not None else None,
             )
 
     @property
@@ -68,7 +63,7 @@ class ManagedProcess:
         return self._process.poll()
 
     def tail(self, lines: int = 20) -> str:
-        """The last lines that it logged."""
+        """The last lines of its log."""
         if self.log is None:
             return ""
         with self.log.open("rb") as file:
@@ -77,7 +72,7 @@ class ManagedProcess:
             return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Exit status once it ended. Raises subprocess.TimeoutExpired."""
+        """Wait for the end; returns the exit status. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_s)
 
     def end(self, grace_s: float = 10.0) -> None:

@@ -1,11 +1,10 @@
-"""Run the server in this process until it is told to stop."""
+"""Run the server in this process until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import gc
-import ipaddress
 import os
 import signal
 import socket
@@ -19,12 +18,12 @@ from types import FrameType
 import msgspec
 import uvicorn
 
-from steadynorm_contract.discovery import ServerAddress
+from steadynorm_contract.discovery import ServerAddress, is_loopback
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import TokenError, Tokens, local_token
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_redis_server
-from steadynorm_server.runtime.http_protocol import with_head_deadline
+from steadynorm_server.runtime.embedded_redis import EmbeddedRedisError, embedded_redis_server
+from steadynorm_server.runtime.http_protocol import with_header_timeout
 from steadynorm_server.runtime.workers import WorkersError, shared_socket, supervise
 from steadynorm_server.webhooks.config import WebhookError, read_webhooks
 
@@ -32,13 +31,13 @@ __all__ = ["ServeError", "serve"]
 
 
 class ServeError(Exception):
-    """The server cannot start. The text says why and what to do."""
+    """The server cannot start. The text says why and how to fix it."""
 
 
 def serve(settings: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start.
 
-    Starts the embedded store in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
+    Starts the embedded Redis in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
     and removes it at the end.
     """
     data = settings.data.expanduser()
@@ -56,10 +55,10 @@ def serve(settings: ServerConfig) -> None:
         raise ServeError(str(error)) from error
     shared = settings.workers > 1
     port = settings.port
-    if shared:  # workers share whatever is shared already: an address that others have is found out before
+    if shared:  # an address in use by others must be found before: workers could share it
         with _listen(settings.host, port, shared=False) as probe:
             port = probe.getsockname()[1]
-    with _listen(settings.host, port, shared) as listener, _store(settings, data) as store_url:
+    with _listen(settings.host, port, shared) as listener, _redis(settings, data) as redis_url:
         host, port = listener.getsockname()[:2]
         address = _address(settings, host, port)
         file = data / "server.json"
@@ -69,32 +68,32 @@ def serve(settings: ServerConfig) -> None:
             _announce(settings, data, address, token)
 
         try:
-            if shared:  # our socket is bound, which keeps the port, and never listens
-                supervise(_work, settings.model_copy(update={"port": port}), store_url, ready)
+            if shared:  # this socket is bound, which reserves the port, and never listens
+                supervise(_work, settings.model_copy(update={"port": port}), redis_url, ready)
             else:
-                _run(settings, listener, store_url, tokens, ready)
+                _run(settings, listener, redis_url, tokens, ready)
         except WorkersError as error:
             raise ServeError(str(error)) from error
         finally:
             _remove(file, address)
 
 
-def _work(settings: ServerConfig, store_url: str, ready: Callable[[], None]) -> None:
-    """What each of several workers does."""
+def _work(settings: ServerConfig, redis_url: str, ready: Callable[[], None]) -> None:
+    """The main function of each of several workers."""
     try:
         tokens, _ = _tokens(settings, settings.data.expanduser())
         with _listen(settings.host, settings.port, shared=True) as listener:
-            _run(settings, listener, store_url, tokens, ready)
+            _run(settings, listener, redis_url, tokens, ready)
     except (ServeError, TokenError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 
 def _tokens(settings: ServerConfig, data: Path) -> tuple[Tokens, str | None]:
-    """The known tokens, and the user's own one where none are configured."""
+    """The valid tokens, and the user's own one where none are configured."""
     if (configured := Tokens.configured(settings)) is not None:
         return configured, None
-    if not _is_loopback(settings.host):
+    if not _is_local(settings.host):
         raise ServeError(
             f"without configured tokens the server listens on loopback only: got host {settings.host}. "
             "Set STEADYNORM_OPERATOR_TOKEN and STEADYNORM_AGENT_TOKEN (or STEADYNORM_TOKENS_FILE), or use 127.0.0.1."
@@ -104,7 +103,7 @@ def _tokens(settings: ServerConfig, data: Path) -> tuple[Tokens, str | None]:
 
 
 def _require_encryption(settings: ServerConfig) -> None:
-    """Tokens travel in headers: beyond this machine nobody may read them on the way."""
+    """Requests carry tokens: beyond this machine they must be encrypted. Raises ServeError."""
     cert, key = settings.tls_cert, settings.tls_key
     if (cert is None) != (key is None):
         raise ServeError(
@@ -115,28 +114,23 @@ def _require_encryption(settings: ServerConfig) -> None:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
         except (OSError, ssl.SSLError) as error:
             raise ServeError(f"{cert} and {key} must be a certificate and its key, as PEM files: {error}.") from error
-    elif not settings.tls and not _is_loopback(settings.host):
+    elif not settings.tls and not _is_local(settings.host):
         raise ServeError(
-            f"plain HTTP is for loopback only, since tokens travel in it: got host {settings.host}. Put a proxy that "
-            "speaks TLS in front and say so with STEADYNORM_TLS=terminated, or let the server speak TLS with "
+            f"plain HTTP is for loopback only, since requests carry tokens: got host {settings.host}. Put a proxy that "
+            "terminates TLS in front and set STEADYNORM_TLS=terminated, or let the server use TLS with "
             "STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY, or use 127.0.0.1."
         )
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _is_local(host: str) -> bool:
+    return is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}")
 
 
 @contextlib.contextmanager
 def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        # asyncio turns Nagle's algorithm off only for sockets that say they are TCP; with it every answer takes 40 ms.
+        # asyncio disables Nagle's algorithm only for sockets of IPPROTO_TCP; with it every response takes 40 ms.
         made = shared_socket(family) if shared else socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except WorkersError as error:
         raise ServeError(str(error)) from error
@@ -146,40 +140,39 @@ def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
             listener.bind((host, port))
         except OSError as error:
             used = error.errno == errno.EADDRINUSE
-            advice = "Stop who uses it, or choose another with --port (0: any free one)." if used else ""
+            advice = "Stop the process that uses it, or choose another with --port (0: any free one)." if used else ""
             raise ServeError(f"cannot listen on {host} port {port}: {error.strerror}. {advice}".rstrip()) from error
         yield listener
 
 
 @contextlib.contextmanager
-def _store(settings: ServerConfig, data: Path) -> Iterator[str]:
+def _redis(settings: ServerConfig, data: Path) -> Iterator[str]:
     if settings.redis_url:
         yield settings.redis_url
         return
-    with contextlib.ExitStack() as stack:
-        try:
-            url = stack.enter_context(embedded_redis_server(data / "store"))
-        except EmbeddedStoreError as error:
-            raise ServeError(str(error)) from error
-        yield url
+    try:
+        with embedded_redis_server(data / "store") as url:
+            yield url
+    except EmbeddedRedisError as error:
+        raise ServeError(str(error)) from error
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which says when it is ready and lets long-polls go when it is told to stop."""
+    """Uvicorn, which reports when it is ready and ends long-polls when it stops."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stop: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready, self._stop = ready, stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does it, then ready."""
+        """As uvicorn does it, then report that it is ready."""
         await super().startup(sockets)
         if self.started:
             self._ready()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn does it, which raises the signal again afterwards: that would end us before we cleaned up."""
+        """As uvicorn does it, without raising the signal again afterwards, which would end us before we cleaned up."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -191,7 +184,7 @@ class _Server(uvicorn.Server):
                 signal.signal(sign, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """As uvicorn does it; without the stop an open long-poll would hold the shutdown up."""
+        """As uvicorn does it; without `stop` an open long-poll would delay the shutdown."""
         self._stop()
         super().handle_exit(sig, frame)
 
@@ -203,22 +196,22 @@ def _address(settings: ServerConfig, host: str, port: int) -> str:
 
 
 def _run(
-    settings: ServerConfig, listener: socket.socket, store_url: str, tokens: Tokens, ready: Callable[[], None]
+    settings: ServerConfig, listener: socket.socket, redis_url: str, tokens: Tokens, ready: Callable[[], None]
 ) -> None:
     try:
-        app = create_app(settings, store_url, tokens)
+        app = create_app(settings, redis_url, tokens)
     except WebhookError as error:
         raise ServeError(str(error)) from error
     config = uvicorn.Config(
         app,
-        log_config=None,  # see `logs`
+        log_config=None,  # see `logging`
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=settings.shutdown_after_s,
         server_header=False,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
-        http=with_head_deadline(settings.request_within_s / 3),
+        http=with_header_timeout(settings.request_within_s / 3),
         ws="none",
         limit_concurrency=settings.max_connections,
         lifespan="on",
@@ -227,13 +220,13 @@ def _run(
     server = _Server(config, ready, stop=lambda: app.state.stopping.set())
     server.run([listener])
     if not server.started:
-        raise ServeError("the server did not start; the reason stands above.")
+        raise ServeError("the server did not start; the reason is logged above.")
 
 
 def tune_garbage_collection() -> None:
-    """Garbage collection for a process in which thousands of requests wait: each collection visits them all.
+    """Collect less often in a process in which thousands of requests wait, since each collection visits them all.
 
-    Cycles are rare here and small, so ten times as many objects may come in between.
+    Cycles are rare here and small, so ten times as many objects may be allocated in between.
     """
     gc.collect()
     gc.freeze()
@@ -246,7 +239,7 @@ def _announce(settings: ServerConfig, data: Path, address: str, token: str | Non
     if settings.dashboard_url:
         print(f"  dashboard  {settings.dashboard_url.rstrip('/')}/{query}", file=sys.stderr)
     if token:
-        print(f"  token      {data / 'token'}: tools of this user find it by themselves", file=sys.stderr)
+        print(f"  token      {data / 'token'}: tools of this user find it themselves", file=sys.stderr)
     print(f"  API        {address}/docs", file=sys.stderr)
     sys.stderr.flush()
 
@@ -254,11 +247,11 @@ def _announce(settings: ServerConfig, data: Path, address: str, token: str | Non
 def _write(file: Path, content: bytes) -> None:
     draft = file.with_name(f"{file.name}.{os.getpid()}")
     draft.write_bytes(content)
-    draft.replace(file)  # whole at any moment
+    draft.replace(file)  # atomic: readers never see half a file
 
 
 def _remove(file: Path, address: str) -> None:
-    """Remove our server.json, not that of a server that took the folder over."""
+    """Remove our server.json, not that of a server that has taken over the folder."""
     with contextlib.suppress(OSError, msgspec.MsgspecError):
         if msgspec.json.decode(file.read_bytes(), type=ServerAddress).server == address:
             file.unlink()

@@ -57,7 +57,7 @@ async def wait_for_settings(
     deadline = loop.time() + (wait_s if wait_s < _LONG_WAIT_S else random.uniform(0.75, 1.0) * wait_s)
     agent_waits = wait_s > 0 and Role.AGENT in sender.roles  # so it lives, even where it takes no steps
     listens_until = repository.clock() + wait_s if agent_waits else 0.0
-    with repository.changes.watch(run_id) as changed:
+    with repository.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
             wanted = await _wanted(repository, run_id, sender, listens_until)

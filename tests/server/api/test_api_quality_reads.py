@@ -88,27 +88,3 @@ async def test_events_and_audit_come_in_pages(agent: Any) -> None:
         for bad in ("x", "0-0", "-", "1-0)", "%2B"):
             assert (await agent.client.get(f"{agent.run}{path}?cursor={bad}")).status_code == 422
         assert (await agent.get(path, cursor="1-0"))[what] == []
-
-
-READS = ["", "/series", "/parameters", "/events", "/audit", "/settings"]
-
-
-@pytest.mark.parametrize("path", READS)
-async def test_what_is_known_is_not_sent_again(agent: Any, path: str) -> None:
-    await agent.send([1, 2, 3], rows=agent.rows([3], [[[1, 1, 1, 1, 4], [1, 1, 1, 1, 7]]]))
-    first = await agent.client.get(agent.run + path)
-    etag = first.headers["etag"]
-    for known in (etag, f'"other", {etag}', f"W/{etag}", "*"):
-        again = await agent.client.get(agent.run + path, headers={"If-None-Match": known})
-        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
-    assert (await agent.client.get(agent.run + path, headers={"If-None-Match": '"other"'})).content == first.content
-    await agent.send([4], spikes=1, spike_ratio_max=20.0, rows=agent.rows([4], [[[2, 1, 1, 1, 4], [1, 1, 1, 1, 7]]]))
-    await agent.change(0, {"gamma2": 0.5})
-    changed = await agent.client.get(agent.run + path, headers={"If-None-Match": etag})
-    assert changed.status_code == 200
-    assert changed.headers["etag"] != etag
-
-
-async def test_errors_have_no_tag(api: Any) -> None:
-    answer = await api.get("/runs/unknown", headers={"If-None-Match": "*"})
-    assert (answer.status_code, "etag" in answer.headers) == (404, False)

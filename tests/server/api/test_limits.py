@@ -64,7 +64,7 @@ def test_a_flood_is_refused_with_the_time_to_wait_and_passes() -> None:
     with pytest.raises(ProblemError) as refused:
         flood()
     assert refused.value.status == 429
-    assert "more than 50 requests a second were made about run 'run'" in refused.value.detail
+    assert "more than 50 requests a second about run 'run'" in refused.value.detail
     assert int(refused.value.headers["Retry-After"]) >= LONGEST_WAIT_S
     assert rates.reserve(AGENT, "another") == 0  # a flood about one run is not held against the fleet's others
     watch.now += BURST_S + LONGEST_WAIT_S + 0.1
@@ -83,7 +83,7 @@ def test_a_token_has_a_rate_of_its_own_whatever_runs_it_names() -> None:
         for number in range(1000):
             rates.reserve(AGENT, f"run-{number}")
 
-    with pytest.raises(ProblemError, match="were made with this token"):
+    with pytest.raises(ProblemError, match="requests a second with this token"):
         flood()
     assert rates.reserve(VIEWER, None) == 0
 
@@ -120,9 +120,9 @@ async def test_a_slowed_agent_loses_nothing(serve: Any, tmp_path: Path, make_age
 PROGRAM = """
 import sys
 from pathlib import Path
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import serve
-serve(ServerSettings(data=Path(sys.argv[1]), port=0, request_within_s=1.5, rate_per_token=float(sys.argv[2])))
+serve(ServerConfig(data=Path(sys.argv[1]), port=0, request_within_s=1.5, rate_per_token=float(sys.argv[2])))
 """
 
 

@@ -64,7 +64,7 @@ async def test_a_compressed_body_is_refused_before_it_is_read(agent: Any, malfor
 
     answer = await agent.client.post(f"{agent.run}/telemetry", content=parts(), headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
-    assert "bodies are taken uncompressed: got Content-Encoding gzip" in answer.json()["detail"]
+    assert "bodies must be uncompressed: got Content-Encoding gzip" in answer.json()["detail"]
     assert read <= 1
 
 
@@ -86,7 +86,7 @@ async def test_a_nested_change_is_refused_by_its_depth(agent: Any) -> None:
     deep = b'{"settings": {"gamma1": ' + b"[" * 40 + b"]" * 40 + b"}}"
     answer = await agent.client.patch(f"{agent.run}/settings", content=deep, headers={"If-Match": '"0"'})
     assert answer.status_code == 400
-    assert "at most 32 lists and objects within each other" in answer.json()["detail"]
+    assert "at most 32 lists and objects" in answer.json()["detail"]
     # Brackets in a text are none.
     shown = await agent.change(0, {"gamma2": 0.9}, reason='"\\[{' * 60)
     assert shown.status_code == 200

@@ -38,11 +38,11 @@ def test_every_route_shows_what_it_takes_and_gives(method: str, path: str, opera
     for media_type, shown in contents(operation):
         if media_type == "application/vnd.apache.parquet":
             continue
-        assert "example" in shown, f"{media_type} of {method} {path}: give its struct an example in examples.BODIES"
+        assert "example" in shown, f"{media_type} of {method} {path}: give its struct an example in examples.json"
         schema = {**shown["schema"], "components": DOCUMENT["components"]}
         jsonschema_rs.Draft202012Validator(schema).validate(shown["example"])
     for parameter in operation.get("parameters", ()):
-        assert "example" in parameter, f"{parameter['name']} of {method} {path}: examples.PARAMETERS"
+        assert "example" in parameter, f"{parameter['name']} of {method} {path}: examples.json"
         schema = {**parameter["schema"], "components": DOCUMENT["components"]}
         jsonschema_rs.Draft202012Validator(schema).validate(parameter["example"])
 

@@ -57,7 +57,7 @@ async def test_an_unknown_address_or_method_is_a_problem_too(api: Any) -> None:
 
 
 REGISTRATIONS: list[tuple[bytes, int, str]] = [
-    (b"", 400, "a body is needed"),
+    (b"", 400, "a body is required"),
     (b"{", 400, "not valid JSON"),
     (b"[]", 400, "not a valid"),
     (b"\xff", 400, "not valid JSON"),
@@ -122,7 +122,7 @@ async def test_a_store_that_is_away_is_said_soon_and_comes_back(
         await client.get("/runs/tiny-1/settings?after_revision=0&wait=30"),
     ]
     for answer in requests:
-        assert "the store does not answer" in problem(answer, 503).detail
+        assert "Redis does not answer" in problem(answer, 503).detail
         assert int(answer.headers["retry-after"]) > 0
     assert time.monotonic() - began < 20
     assert (await client.get("http://test/healthz")).status_code == 200
@@ -138,7 +138,7 @@ async def test_a_full_store_is_a_503_too(agent: Any, store_url: str) -> None:
         client.config_set("maxmemory", 1)
         try:
             answer = await agent.post(agent.batch(1, [1]))
-            assert "cannot take this now" in problem(answer, 503).detail
+            assert "refuses writes now" in problem(answer, 503).detail
         finally:
             client.config_set("maxmemory", 0)
     await agent.send([1])

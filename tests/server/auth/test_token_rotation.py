@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from steadynorm_cli.commands import app
-from steadynorm_server.auth.token_file import LOOK_EVERY_S, TokenFile
+from steadynorm_server.auth.token_file import CHECK_EVERY_S, TokenFile
 from steadynorm_server.auth.tokens import Role, Tokens
 from steadynorm_server.config import ServerConfig
 
@@ -57,10 +57,10 @@ def test_a_token_is_rotated_in_the_file_without_a_restart(tmp_path: Path) -> Non
     assert watch.names("old", "new") == ["team", None]
     watch.write(json.dumps([entry("old"), entry("new")]))
     assert watch.names("old", "new") == ["team", None]  # it looks once a second, not with every request
-    watch.now += LOOK_EVERY_S
+    watch.now += CHECK_EVERY_S
     assert watch.names("old", "new") == ["team", "team"]
     watch.write(json.dumps([entry("new")]))
-    watch.now += LOOK_EVERY_S
+    watch.now += CHECK_EVERY_S
     assert watch.names("old", "new") == [None, "team"]
 
 
@@ -73,16 +73,16 @@ def test_a_broken_file_keeps_the_tokens_that_were_known_and_says_so(
         watch.path.unlink()
     else:
         watch.write(content)
-    watch.now += LOOK_EVERY_S
+    watch.now += CHECK_EVERY_S
     with caplog.at_level(logging.ERROR):
         assert watch.names("old") == ["team"]
-        watch.now += LOOK_EVERY_S
+        watch.now += CHECK_EVERY_S
         assert watch.names("old") == ["team"]
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "the tokens known so far stay in force"  # once, not with every request
+        "the last valid tokens stay in force"  # once, not with every request
     ]
     watch.write(json.dumps([entry("new")]))
-    watch.now += LOOK_EVERY_S
+    watch.now += CHECK_EVERY_S
     assert watch.names("old", "new") == [None, "team"]
 
 

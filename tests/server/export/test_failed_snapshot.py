@@ -76,7 +76,7 @@ async def test_a_store_whose_snapshot_failed_is_read_and_answers_every_write_wit
         ]
         for answer in responses:
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), answer.request.url
-            assert answer.json()["title"] == "Store unavailable"
+            assert answer.json()["title"] == "Redis unavailable"
         assert (await agent.get())["counters"]["steps"] == 10
         assert [run["run_id"] for run in (await ask("GET", "/runs")).json()["runs"]] == ["tiny-1"]
         (found,) = [each for each in examine_store(store_url) if each.verdict is Verdict.FAIL]

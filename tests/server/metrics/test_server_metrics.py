@@ -172,7 +172,7 @@ async def test_the_server_tells_of_itself(agent: Any, serve: Any) -> None:
     await busy(agent)
     client = await serve(top_parameters=1)
     repository = client.app.state.repository
-    with repository.changes.watch("tiny-1"), repository.changes.watch("tiny-2"):
+    with repository.changes.subscribe("tiny-1"), repository.changes.subscribe("tiny-2"):
         text = await scrape(client)
     assert "steadynorm_server_waiting_requests 2.0" in text
     assert "steadynorm_server_omitted_series 1.0" in text
@@ -184,7 +184,7 @@ async def test_the_server_tells_of_itself(agent: Any, serve: Any) -> None:
 
 
 async def test_store_errors_are_counted_by_kind(agent: Any) -> None:
-    meters = agent.client.app.state.meters
-    with pytest.raises(ReadOnlyError), meters.store_round_trip():
+    metrics = agent.client.app.state.metrics
+    with pytest.raises(ReadOnlyError), metrics.redis_round_trip():
         raise ReadOnlyError("away")
     assert 'steadynorm_server_store_errors_total{kind="ReadOnlyError"} 1.0' in await scrape(agent.client)

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Browser
 
-from steadynorm_server.middleware import security_headers
+from steadynorm_server.middleware.security_headers import SecurityHeaders
 
 ADDRESSES = [
     "/api/v1/runs",
@@ -49,7 +49,6 @@ async def test_refusals_have_them_too(api: Any) -> None:
 
 async def test_an_answer_to_an_error_of_our_own_has_them_too() -> None:
     app = FastAPI()
-    security_headers.install(app, tls=True)
 
     @app.get("/broken")
     async def broken() -> None:
@@ -57,7 +56,9 @@ async def test_an_answer_to_an_error_of_our_own_has_them_too() -> None:
 
     import httpx
 
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False)) as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(SecurityHeaders(app, tls=True), raise_app_exceptions=False)
+    ) as client:
         answer = await client.get("http://test/broken")
     assert answer.status_code == 500
     assert answer.headers["x-content-type-options"] == "nosniff"

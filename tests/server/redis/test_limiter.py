@@ -17,7 +17,7 @@ async def test_a_burst_waits_and_nobody_fails() -> None:
 
     async def one() -> None:
         nonlocal at_once, most, done
-        async with turns.turn():
+        async with turns.acquire():
             at_once += 1
             most = max(most, at_once)
             await asyncio.sleep(0.1)
@@ -37,25 +37,25 @@ async def test_a_store_that_hangs_is_seen_by_all_who_wait_at_about_the_same_time
         await asyncio.sleep(start_s)
         began = time.monotonic()
         with pytest.raises(TimeoutError):
-            async with turns.turn() as left_s, asyncio.timeout(left_s):
+            async with turns.acquire() as left_s, asyncio.timeout(left_s):
                 await asyncio.Event().wait()
         return time.monotonic() - began
 
     took = await asyncio.gather(*(one(3 * WITHIN_S * number / 200) for number in range(200)))
     assert max(took) < 1.33 * WITHIN_S  # 2 s where within_s is 1.5; not one pair after another
-    async with asyncio.timeout(WITHIN_S), turns.turn():  # nobody's turn is lost
+    async with asyncio.timeout(WITHIN_S), turns.acquire():  # nobody's turn is lost
         pass
-    async with asyncio.timeout(WITHIN_S), turns.turn(), turns.turn():
+    async with asyncio.timeout(WITHIN_S), turns.acquire(), turns.acquire():
         pass
 
 
 async def test_one_who_gives_up_leaves_the_turn_to_others() -> None:
     turns = ConcurrencyLimiter(1, 10)
-    async with turns.turn():
-        waiting = [asyncio.create_task(turns.turn().__aenter__()) for _ in range(3)]
+    async with turns.acquire():
+        waiting = [asyncio.create_task(turns.acquire().__aenter__()) for _ in range(3)]
         await asyncio.sleep(0)
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(1), turns.turn():
+    async with asyncio.timeout(1), turns.acquire():
         pass

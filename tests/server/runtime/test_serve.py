@@ -28,10 +28,10 @@ from steadynorm_server.runtime.serve import ServeError, serve
 PROGRAM = """
 import sys
 from pathlib import Path
-from steadynorm_server.config import ServerSettings
+from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.serve import ServeError, serve
 try:
-    serve(ServerSettings(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
+    serve(ServerConfig(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
 except ServeError as error:
     sys.exit(f"ServeError: {error}")
 """

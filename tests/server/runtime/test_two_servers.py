@@ -102,7 +102,6 @@ async def test_two_processes_answer_alike(
         responses = [await clients[f"operator_{at}"].get(agent.run + path) for at in (1, 2)]
         assert responses[0].status_code == 200
         assert responses[0].content == responses[1].content
-        assert responses[0].headers["etag"] == responses[1].headers["etag"]
     scrapes = [(await clients[f"operator_{at}"].get(two[at - 1].address + "/metrics")).text for at in (1, 2)]
     of_runs = [[line for line in text.splitlines() if 'run_id="shared-1"' in line] for text in scrapes]
     assert len(of_runs[0]) > 15

@@ -143,12 +143,12 @@ def test_a_taken_port_is_not_shared_with_its_owner(serving: tuple[Any, httpx.Cli
     command.append(str(serving[1].base_url.port))
     done = subprocess.run(command, capture_output=True, text=True, env=_environment(tmp_path), timeout=60)
     assert done.returncode != 0
-    assert "Stop who uses it, or choose another with --port" in done.stderr
+    assert "Stop the process that uses it, or choose another with --port" in done.stderr
 
 
 def test_workers_that_cannot_start_are_said(tmp_path: Path) -> None:
     work: Any = print  # it returns at once and never says that it is ready
-    with pytest.raises(WorkersError, match="worker 1 did not start; the reason stands above"):
+    with pytest.raises(WorkersError, match="worker 1 did not start; the reason is logged above"):
         supervise(work, ServerConfig(data=tmp_path, workers=2), "unix:///nowhere", pytest.fail)
     assert _workers(os.getpid()) == set()
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

@@ -176,4 +176,4 @@ async def test_a_store_that_fails_for_all_runs_is_a_503(
 
     monkeypatch.setattr(api.app.state.repository.redis, "script", script)  # type: ignore[attr-defined]
     answer = await ask(api, {"name": "*"}, {"gamma2": 0.99}, dry_run=False, revisions=revisions)
-    assert (answer.status_code, answer.json()["title"]) == (503, "Store unavailable")
+    assert (answer.status_code, answer.json()["title"]) == (503, "Redis unavailable")

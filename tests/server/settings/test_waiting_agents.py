@@ -73,7 +73,11 @@ async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
     way: tuple[Way, Connection], valkey: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = ChangeNotifier(way[1], quiet_s=QUIET_S, answer_s=ANSWER_S)
-    with redis.Redis.from_url(valkey, protocol=2) as client, changes.watch("one") as one, changes.watch("two") as two:
+    with (
+        redis.Redis.from_url(valkey, protocol=2) as client,
+        changes.subscribe("one") as one,
+        changes.subscribe("two") as two,
+    ):
         async with changes.running(), asyncio.timeout(60):
             await one.wait()  # that it listens
             for event in (one, two):
@@ -85,7 +89,7 @@ async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
             one.clear()
             client.publish(CHANGES, "one")  # which nobody hears
             await asyncio.gather(one.wait(), two.wait())
-            assert "changes: the store does not answer (TimeoutError)" in caplog.text
+            assert "changes: Redis does not answer (TimeoutError)" in caplog.text
             one.clear()
             client.publish(CHANGES, "one")  # the new subscription does
             await one.wait()
@@ -95,7 +99,7 @@ async def test_a_subscription_that_is_quiet_and_well_is_left_alone(
     way: tuple[Way, Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = ChangeNotifier(way[1], quiet_s=0.02, answer_s=30)
-    with changes.watch("one") as one:
+    with changes.subscribe("one") as one:
         async with changes.running(), asyncio.timeout(60):
             await one.wait()
             one.clear()

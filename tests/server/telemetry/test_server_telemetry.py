@@ -142,7 +142,7 @@ GOOD = encode_batch(TelemetryBatch(incarnation=1, sequence=1, scalars=_scalars()
             ),
             "expected 96 bytes",
         ),
-        (b"", "a body is needed"),
+        (b"", "a body is required"),
     ],
 )
 async def test_broken_messages_are_refused_with_a_reason(agent: Any, body: bytes, said: str) -> None:

@@ -1,1 +1,1 @@
-"""One file a resource: who may ask, what is read, what is answered. Decisions are made by the services below."""
+"""One file a resource: who may ask, what is read, what is returned. Decisions are made by the services below."""

@@ -1,57 +1,54 @@
-"""The download of a run's history as Parquet, for notebooks."""
+"""Download of a run's history as Parquet."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import hashlib
+import re
 import tempfile
 from typing import Annotated, BinaryIO, cast
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
-from starlette.requests import Request
+from fastapi import APIRouter, Header, Query, Request, Response
 
-from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import RepositoryOf
-from steadynorm_server.api.openapi.schema import answers_file
-from steadynorm_server.auth.tokens import Role
+from steadynorm_server.api.dependencies import VIEWER, RepositoryOf
+from steadynorm_server.api.openapi.schema import RUN, file_response
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.export.downloads import Exports, TemporaryFileResponse, disk_problems
 from steadynorm_server.export.parquet import LADDERS, Table, write
 from steadynorm_server.export.snapshot import SnapshotOverrun, copy
-from steadynorm_server.middleware.etag import matches
 from steadynorm_server.runs.record import RunRecord
 
 router = APIRouter(tags=["runs"])
 
 PARQUET = "application/vnd.apache.parquet"
-_FORMAT = 1  # of the tables: a change of their columns gives other ETags
+_FORMAT = 1  # of the tables: other columns need another one, so that ETags change
 _ATTEMPTS = 3
 
 
 @router.get(
     "/runs/{run_id}/export",
-    dependencies=[Depends(requires(Role.VIEWER))],
+    dependencies=VIEWER,
     response_class=Response,
-    responses=answers_file(PARQUET),
+    responses=file_response(PARQUET, *RUN, 422),
 )
 async def export_run(
     run_id: str,
     request: Request,
     repository: RepositoryOf,
     table: Annotated[Table, Query(description="steps: the step scalars; parameters: a row for each")] = "steps",
-    if_none_match: Annotated[str | None, Header(description="The ETag of a file that you have")] = None,
+    if_none_match: Annotated[str | None, Header(description="ETag of the file that you have")] = None,
 ) -> Response:
-    """A run's history as a Parquet file, each step once, as fine as it is still known.
+    """A run's history as a Parquet file: each step once, at the finest resolution that is still stored.
 
-    The file is whole before its first byte is sent: what goes wrong is a problem, not half a file.
+    The file is complete before its first byte is sent, so an error is a problem response, not half a file.
     """
     for _ in range(_ATTEMPTS):
         run = await repository.find(run_id)
         about = _about(run)
         etag = _etag(run, table, about)
-        if if_none_match is not None and matches(if_none_match.encode(), etag.encode()):
+        if etag in re.findall(r'"[^"]*"', if_none_match or ""):
             return Response(status_code=304, headers={"ETag": etag})
         names = [parameter.name for parameter in await repository.table(run)]
         exports: Exports = request.app.state.exports
@@ -72,15 +69,15 @@ async def export_run(
                 "Content-Disposition": f'attachment; filename="{run_id}-{table}.parquet"',
                 "Cache-Control": "no-store",
             }
-            within_s: float = request.app.state.settings.request_within_s
+            within_s: float = request.app.state.config.request_within_s
             return TemporaryFileResponse(made, stack.pop_all(), within_s, headers, PARQUET)
     raise ProblemError(
-        503, f"run {run_id} writes faster than it can be copied; try again.", headers={"Retry-After": "2"}
+        503, f"run {run_id} is written faster than it can be copied. Try again.", headers={"Retry-After": "2"}
     )
 
 
 def _about(run: RunRecord) -> dict[str, object]:
-    """What the file says of its run."""
+    """The run's description in the file's metadata."""
     return {
         "run_id": run.run_id,
         "name": run.name,
@@ -102,6 +99,6 @@ def _about(run: RunRecord) -> dict[str, object]:
 
 
 def _etag(run: RunRecord, table: Table, about: dict[str, object]) -> str:
-    """Names the file's content: the same run, described alike, with the same entries in its history."""
+    """The same for files of the same run with the same description and history."""
     content = msgspec.json.encode([_FORMAT, table, about, run.tails, run.trimmed])
     return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'

@@ -1,4 +1,4 @@
-"""The fleet: all runs with sparklines and last changes in one answer, for a page that shows them all."""
+"""The data of the runs overview: all runs with sparklines and last changes in one response."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from steadynorm_contract.fleet import FleetResponse, FleetSort
 from steadynorm_contract.runs import Health, RunState
-from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.openapi.schema import responses
+from steadynorm_server.api.dependencies import VIEWER
+from steadynorm_server.api.openapi.schema import ACCESS, responses
 from steadynorm_server.api.requests import json_response
-from steadynorm_server.auth.tokens import Role
 from steadynorm_server.runs.fleet import Fleet
 from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter
 
@@ -23,7 +22,7 @@ async def _fleet(request: Request) -> Fleet:
     return fleet
 
 
-@router.get("/fleet", dependencies=[Depends(requires(Role.VIEWER))], responses=responses(FleetResponse))
+@router.get("/fleet", dependencies=VIEWER, responses=responses(FleetResponse, *ACCESS, 422))
 async def show_fleet(
     fleet: Annotated[Fleet, Depends(_fleet)],
     state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
@@ -34,8 +33,8 @@ async def show_fleet(
         str, Query(max_length=500, description="At most 16 words; each in the name, the id or a tag")
     ] = "",
     sort: FleetSort = FleetSort.SEVERITY,
-    limit: Annotated[int, Query(ge=1, le=MAX_RUNS, description="Runs in the answer")] = 200,
+    limit: Annotated[int, Query(ge=1, le=MAX_RUNS, description="Most runs returned")] = 200,
 ) -> Response:
-    """All runs, those in trouble first, each with the sparklines of its loss and norm and with its last change."""
+    """All runs, the most severe first, each with sparklines of its loss and norm and with its last change."""
     listing = RunFilter(tuple(state), tuple(health), name, tuple(tag))
     return json_response(await fleet.answer(listing, sort, search, limit))

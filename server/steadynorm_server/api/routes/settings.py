@@ -1,4 +1,4 @@
-"""Desired settings: agents wait for them, operators change them."""
+"""Desired settings: agents poll them, operators change them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Depends, Header, Query, Response
-from starlette.requests import Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from steadynorm_contract.bulk import Bulk, BulkResponse
 from steadynorm_contract.changes import Change
@@ -16,10 +15,10 @@ from steadynorm_contract.codec import MalformedMessage, decode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import RepositoryOf, StoppingOf
-from steadynorm_server.api.openapi.schema import body, responses
-from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body
-from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.api.dependencies import Operator, RepositoryOf, StoppingOf
+from steadynorm_server.api.openapi.schema import ACCESS, BODY, RUN, body, responses
+from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body, read_json
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.settings import service
 from steadynorm_server.settings.bulk import change_many
@@ -31,19 +30,17 @@ _MAX_BULK_BYTES = 512 * 1024  # a thousand run ids, with their revisions
 _ETAG = re.compile(r'"([0-9]{1,16})"|([0-9]{1,16})')
 
 
-@router.post("/settings/bulk", responses=responses(BulkResponse), openapi_extra=body(Bulk))
-async def change_settings_of_many(
-    request: Request, sender: Annotated[Principal, Depends(requires(Role.OPERATOR))], repository: RepositoryOf
-) -> Response:
-    """Show what a change would do to the selected runs; with `dry_run` false and the shown `revisions`, make it.
+@router.post("/settings/bulk", responses=responses(BulkResponse, *ACCESS, *BODY, 422, 428), openapi_extra=body(Bulk))
+async def bulk_change_settings(request: Request, sender: Operator, repository: RepositoryOf) -> Response:
+    """Preview a change of all selected runs; with `dry_run` false and the preview's `revisions`, make it.
 
-    Each run is changed only if nobody was faster, and has an entry of its own in its audit.
+    A run whose settings were changed since the preview is not changed. Every change is in its run's audit log.
     """
-    wanted = decode_json(await read_body(request, JSON, _MAX_BULK_BYTES), Bulk)
-    return json_response(await change_many(repository, wanted, sender.name))
+    requested = await read_json(request, Bulk, _MAX_BULK_BYTES)
+    return json_response(await change_many(repository, requested, sender.name))
 
 
-@router.get("/runs/{run_id}/settings", responses=responses(Desired))
+@router.get("/runs/{run_id}/settings", responses=responses(Desired, *RUN, 422))
 async def show_settings(
     run_id: str,
     sender: Annotated[Principal, Depends(requires(Role.AGENT, Role.VIEWER))],
@@ -52,21 +49,25 @@ async def show_settings(
     after_revision: Annotated[int | None, Query(ge=0, le=2**53 - 1)] = None,
     wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds", allow_inf_nan=False)] = 0.0,
 ) -> Response:
-    """The desired settings. With after_revision and wait: as soon as there is a newer revision, or after the wait."""
+    """The desired settings. With after_revision and wait: once there is a newer revision, or after the wait."""
     return _with_etag(await service.wait_for_settings(repository, run_id, sender, after_revision, wait, stopping))
 
 
-@router.patch("/runs/{run_id}/settings", responses=responses(Desired), openapi_extra=body(Change))
+@router.patch(
+    "/runs/{run_id}/settings",
+    responses=responses(Desired, *RUN, *BODY, 409, 412, 422, 428),
+    openapi_extra=body(Change),
+)
 async def change_settings(
     run_id: str,
     request: Request,
-    sender: Annotated[Principal, Depends(requires(Role.OPERATOR))],
+    sender: Operator,
     repository: RepositoryOf,
-    if_match: Annotated[str | None, Header(description='The revision that this changes, as in "3"')] = None,
+    if_match: Annotated[str | None, Header(description='The revision to change, as in "3"')] = None,
 ) -> Response:
-    """Change the settings of a run, provided that If-Match names the newest revision."""
+    """Change the settings of a run if If-Match names their newest revision."""
     data = await read_body(request, JSON, MAX_SMALL_BYTES)
-    await repository.find(run_id)  # an unknown run is said first, whatever else is wrong
+    await repository.find(run_id)  # an unknown run is reported first, whatever else is wrong
     revision = _revision(if_match)
     return _with_etag(await service.change(repository, run_id, _decode_change(data), revision, sender.name))
 
@@ -78,9 +79,9 @@ def _with_etag(found: Desired) -> Response:
 def _revision(if_match: str | None) -> int:
     if if_match is None:
         raise ProblemError(
-            428, 'say which revision you change: send the one you read, as in `If-Match: "3"`. GET settings has it.'
+            428, 'If-Match with the revision is required, as in `If-Match: "3"`. GET settings has the newest.'
         )
-    # `*` and weak tags are refused too: a change is made to one known revision.
+    # `*` and weak tags are rejected too: a change is made to one known revision.
     if (match := _ETAG.fullmatch(if_match.strip())) is None:
         raise ProblemError(400, f'If-Match must be one revision, as in `If-Match: "3"`: got {if_match[:60]!r}.')
     return int(match[1] or match[2])
@@ -90,8 +91,8 @@ def _decode_change(data: bytes) -> Change:
     try:
         return decode_json(data, Change)
     except MalformedMessage:
-        # Many clients write NaN and Infinity, which are no JSON. Their rule is the better answer where they are all
-        # that is wrong; they break it in every setting, so nothing of this is ever taken.
+        # Many clients write NaN and Infinity, which are not JSON. If nothing else is wrong, the setting's rule is the
+        # better message; no setting may be NaN or infinite, so nothing of this is ever accepted.
         with_nan = _decode_leniently(data)
         if with_nan is not None:
             merge(Settings(), {name: value for name, value in with_nan.items() if value != value or _infinite(value)})

@@ -1,30 +1,29 @@
-"""What agents send: register, telemetry, finish."""
+"""What agents send: registration, telemetry, the end of the run."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from fastapi import APIRouter, Request, Response
 
-from fastapi import APIRouter, Depends, Response
-from starlette.requests import Request
-
-from steadynorm_contract.codec import decode_batch, decode_json, decode_registration
+from steadynorm_contract.codec import decode_batch, decode_registration
 from steadynorm_contract.telemetry import Registered, RunFinish, RunRegistration, TelemetryAck, TelemetryBatch
-from steadynorm_server.api.authorization import requires
-from steadynorm_server.api.dependencies import MetersOf, RepositoryOf
-from steadynorm_server.api.openapi.schema import body, responses
-from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, MESSAGE_PACK, json_response, read_body
-from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.api.dependencies import Agent, MetricsOf, RepositoryOf
+from steadynorm_server.api.openapi.schema import ACCESS, BODY, RUN, body, responses
+from steadynorm_server.api.requests import JSON, MESSAGE_PACK, json_response, read_body, read_json
 from steadynorm_server.telemetry.registration import finish as finish_run
 from steadynorm_server.telemetry.registration import register as register_run
 from steadynorm_server.telemetry.validation import check_size
 
 router = APIRouter(tags=["agent"])
-Agent = Annotated[Principal, Depends(requires(Role.AGENT))]
 
 
-@router.post("/runs", responses=responses(Registered, 201, 200), openapi_extra=body(RunRegistration), status_code=201)
+@router.post(
+    "/runs",
+    status_code=201,
+    responses=responses(Registered, 201, 200, *ACCESS, *BODY, 422),
+    openapi_extra=body(RunRegistration),
+)
 async def register(request: Request, sender: Agent, repository: RepositoryOf) -> Response:
-    """Register an agent. 201 for a new run, 200 for a known one."""
+    """Register an agent. 201: a new run; 200: a known one."""
     data = await read_body(request, JSON)
     check_size(data)
     registration = decode_registration(data)
@@ -34,26 +33,29 @@ async def register(request: Request, sender: Agent, repository: RepositoryOf) ->
 
 @router.post(
     "/runs/{run_id}/telemetry",
-    responses=responses(TelemetryAck),
+    responses=responses(TelemetryAck, *RUN, *BODY, 409, 422),
     openapi_extra=body(TelemetryBatch, "application/msgpack"),
 )
-async def take_telemetry(
-    run_id: str, request: Request, sender: Agent, repository: RepositoryOf, meters: MetersOf
+async def ingest_telemetry(
+    run_id: str, request: Request, sender: Agent, repository: RepositoryOf, metrics: MetricsOf
 ) -> Response:
-    """Store a batch, once however often it comes."""
+    """Store a batch. A batch that is sent again is stored once."""
     data = await read_body(request, MESSAGE_PACK)
     batch = decode_batch(data)
-    answer = await repository.ingest(run_id, batch, sender)
+    acknowledgement = await repository.ingest(run_id, batch, sender)
     steps = len(batch.scalars.steps) if batch.scalars else 0
     rows = len(batch.rows.steps) * batch.rows.parameters if batch.rows else 0
-    meters.ingested(steps, rows, len(data))
-    return json_response(answer)
+    metrics.record_ingest(steps, rows, len(data))
+    return json_response(acknowledgement)
 
 
-@router.post("/runs/{run_id}/finish", status_code=204, responses=responses(None, 204), openapi_extra=body(RunFinish))
+@router.post(
+    "/runs/{run_id}/finish",
+    status_code=204,
+    responses=responses(None, 204, *RUN, *BODY, 409),
+    openapi_extra=body(RunFinish),
+)
 async def finish(run_id: str, request: Request, sender: Agent, repository: RepositoryOf) -> Response:
-    """Say that the run ended, and how."""
-    await finish_run(
-        repository, run_id, decode_json(await read_body(request, JSON, MAX_SMALL_BYTES), RunFinish), sender
-    )
+    """Report that the run ended, and how."""
+    await finish_run(repository, run_id, await read_json(request, RunFinish), sender)
     return Response(status_code=204)

@@ -70,12 +70,12 @@ async def test_schedules_and_rules_act_on_every_master(agents: list[Any]) -> Non
         assert (await agent.client.post(f"{agent.run}/schedules", json=schedule)).status_code == 201
         assert (await agent.client.put(f"{agent.run}/rules", json={"rules": [rule]})).status_code == 200
         assert (await agent.send([1000], loss=10))["desired"]["revision"] == 2
-        assert [event["kind"] for event in await agent.events()] == ["automation", "acted"]
+        assert [event["kind"] for event in await agent.events()] == ["automation", "automation"]
 
 
 async def _waits(client: Any, run_id: str) -> None:
     """Until a long-poll of the run waits in the client's process."""
-    watchers = client.app.state.repository.changes._watchers
+    watchers = client.app.state.repository.changes._subscribers
     while run_id not in watchers:  # noqa: ASYNC110 # nothing tells of a wait that begins
         await asyncio.sleep(0.005)
 
@@ -213,7 +213,7 @@ async def test_a_lost_master_stops_its_own_runs_and_no_other(
         lost = next(each for each in agents if holders[each] == victim)
         answer = await api.get(lost.run)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-        assert answer.json()["title"] == "Store unavailable"
+        assert answer.json()["title"] == "Redis unavailable"
 
 
 async def test_a_cluster_is_ready_while_one_of_its_masters_takes_writes(api: Any, cluster: Any) -> None:
