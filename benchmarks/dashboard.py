@@ -205,7 +205,7 @@ def main() -> None:
         print(f"stored {given.steps} steps in {asyncio.run(fill(url, history)):.0f} s", flush=True)
         with (
             served(url, home),
-            LocalStack(home, dashboard_port=0, adopt=True, environ=environment) as house,
+            LocalStack(home, dashboard_port=0, reuse_running=True, environ=environment) as house,
             Going(url, history),
             sync_playwright() as playwright,
         ):

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["tests.support.local_server", "tests.support.waiting", "tests.support.browser", "tests.support.jobs"]
+pytest_plugins = [
+    "tests.support.local_server",
+    "tests.support.waiting",
+    "tests.support.browser",
+    "tests.support.jobs",
+    "tests.support.commands",
+]
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,4 +1,4 @@
-"""TODO from steadynorm_cli.main: CommandError."""
+"""The error that ends a command with one sentence."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["CommandError"]
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked. The text says why and what to do; `code` is the exit code."""
+    """A command cannot do what was requested. The text says why and what to do; `code` is the exit code."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)

@@ -1,7 +1,6 @@
-"""What `steadynorm doctor` looks at: the server, the token, the clocks, and how the store keeps what it was given.
+"""The checks of `steadynorm doctor`: server, version, token, clock, Redis and disk.
 
-The judgements take plain values and ask nobody; `examine_server` and `examine_store` ask, and never raise for what they
-find: what does not answer is a finding too.
+`check_server` and `check_redis` connect and never raise: no answer is a failed check. The others judge plain values.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from steadynorm_contract.client import Client, ClientError, Unauthorized
 __all__ = [
     "Check",
     "Verdict",
-    "examine_server",
-    "examine_store",
-    "judge_clock",
-    "judge_disk",
-    "judge_store",
-    "judge_version",
+    "check_clock",
+    "check_disk",
+    "check_redis",
+    "check_redis_info",
+    "check_server",
+    "check_version",
 ]
 
 _TIMEOUT_S = 5.0
@@ -40,7 +39,7 @@ _DISK_FAILURE_BYTES = 64 * 2**20
 
 
 class Verdict(StrEnum):
-    """How a check came out; only `fail` makes the command fail."""
+    """Outcome of a check; only `fail` makes the command fail."""
 
     OK = "ok"
     WARN = "warn"
@@ -48,34 +47,34 @@ class Verdict(StrEnum):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One check: what was found, and where it is not ok, what to mend."""
+    """A check's outcome, and what to fix unless it is ok."""
 
     check: str
     verdict: Verdict
-    found: str
-    mend: str = ""
+    detail: str
+    fix: str = ""
 
 
 class _Description(msgspec.Struct):
-    """The part of openapi.json that is needed here."""
+    """The part of openapi.json that is used here."""
 
     info: dict[str, object]
 
 
-def _ok(check: str, found: str) -> Check:
-    return Check(check, Verdict.OK, found)
+def _ok(check: str, detail: str) -> Check:
+    return Check(check, Verdict.OK, detail)
 
 
-def _warn(check: str, found: str, mend: str) -> Check:
-    return Check(check, Verdict.WARN, found, mend)
+def _warn(check: str, detail: str, fix: str) -> Check:
+    return Check(check, Verdict.WARN, detail, fix)
 
 
-def _fail(check: str, found: str, mend: str) -> Check:
-    return Check(check, Verdict.FAIL, found, mend)
+def _fail(check: str, detail: str, fix: str) -> Check:
+    return Check(check, Verdict.FAIL, detail, fix)
 
 
-def examine_server(client: Client) -> list[Check]:
-    """Whether the server answers, is ready, of our version and in our time, and knows the token."""
+def check_server(client: Client) -> list[Check]:
+    """Whether the server answers and is ready, has our version and clock, and accepts the token."""
     with urllib3.PoolManager(timeout=_TIMEOUT_S, retries=False) as pool:
         try:
             pool.request("GET", f"{client.server}/healthz")  # what follows is timed on an open connection
@@ -87,27 +86,27 @@ def examine_server(client: Client) -> list[Check]:
             return [
                 _fail(
                     "server",
-                    f"nobody answers at {client.server} ({type(error).__name__})",
-                    "start one with `steadynorm up`, or name yours with --server or STEADYNORM_SERVER",
+                    f"no answer at {client.server} ({type(error).__name__})",
+                    "start one with `steadynorm up`, or give its address with --server or STEADYNORM_SERVER",
                 )
             ]
     return [
-        _judge_readiness(client.server, answer.status, after - before),
-        judge_version(_version_of(described.data)),
-        _token(client),
-        judge_clock(answer.headers.get("Date"), before, after),
+        _check_readiness(client.server, answer.status, after - before),
+        check_version(_version_of(described.data)),
+        _check_token(client),
+        check_clock(answer.headers.get("Date"), before, after),
     ]
 
 
-def _judge_readiness(server: str, status: int, took_s: float) -> Check:
-    found = f"{server} answered {status} in {took_s * 1000:.0f} ms"
+def _check_readiness(server: str, status: int, took_s: float) -> Check:
+    detail = f"{server} answered {status} in {took_s * 1000:.0f} ms"
     if status == 503:
-        return _fail("server", found, "its store does not answer: look at the store, and at the server's log")
+        return _fail("server", detail, "its Redis does not answer: check Redis and the server's log")
     if status != 200:
-        return _fail("server", found, "this is no steadynorm server, or a proxy before it keeps /readyz to itself")
+        return _fail("server", detail, "this is no steadynorm server, or a proxy blocks /readyz")
     if took_s > _SLOW_S:
-        return _warn("server", found, "the machine, the store or the way to it is busy: look at each one's load")
-    return _ok("server", found)
+        return _warn("server", detail, "the server, its Redis or the network is busy: check their load")
+    return _ok("server", detail)
 
 
 def _version_of(data: bytes) -> str | None:
@@ -117,44 +116,46 @@ def _version_of(data: bytes) -> str | None:
         return None
 
 
-def judge_version(server: str | None, own: str = __version__) -> Check:
-    """server: the version that the server told; None: it told none."""
+def check_version(server: str | None, own: str = __version__) -> Check:
+    """server: the version that the server reports; None: it reports none."""
     if server is None:
-        return _warn("version", f"here {own}; the server tells none", "see that a proxy lets /openapi.json through")
+        return _warn("version", f"here {own}; the server reports none", "let the proxy pass /openapi.json")
     if server != own:
         return _warn(
-            "version", f"here {own}, the server {server}", f"pip install steadynorm=={server} here, or update it"
+            "version",
+            f"here {own}, the server {server}",
+            f"pip install steadynorm=={server} here, or update the server",
         )
-    return _ok("version", f"{own}, here and at the server")
+    return _ok("version", f"{own}, here and on the server")
 
 
-def _token(client: Client) -> Check:
+def _check_token(client: Client) -> Check:
     try:
         me = client.me()
     except Unauthorized as error:
-        return _fail("token", str(error), "set STEADYNORM_TOKEN to a token that this server knows")
+        return _fail("token", str(error), "set STEADYNORM_TOKEN to a token of this server")
     except ClientError as error:
-        return _fail("token", str(error), "look at the server's log")
+        return _fail("token", str(error), "check the server's log")
     bound = "" if me.runs is None else f", for runs {', '.join(me.runs)}"
     return _ok("token", f"{me.name}: {', '.join(me.roles)}{bound}")
 
 
-def judge_clock(date: str | None, before: float, after: float) -> Check:
-    """date: the answer's Date header, whole seconds; before, after: our Unix time at the request and the answer."""
+def check_clock(date: str | None, before: float, after: float) -> Check:
+    """date: the response's Date header, in whole seconds; before, after: our Unix time around the request."""
     try:
         theirs = parsedate_to_datetime(date or "").timestamp()
     except ValueError:
-        return _warn("clock", "the server's answer has no date", "see that a proxy passes the Date header on")
-    # The header is cut to a second and made while we waited: only what neither explains is a difference.
+        return _warn("clock", "the server's response has no date", "let the proxy pass the Date header")
+    # The header is truncated to a second and made while we waited: only the rest is a difference.
     difference = max(theirs - after, before - (theirs + 1), 0.0)
-    found = f"differs by {difference:.1f} s from the server's"
+    detail = f"differs by {difference:.1f} s from the server's"
     if difference > _MAX_CLOCK_DIFFERENCE_S:
-        return _warn("clock", found, "let both machines follow NTP: times of runs and of stalls are off by this")
+        return _warn("clock", detail, "synchronize both machines with NTP: times of runs and of stalls are off by this")
     return _ok("clock", "agrees with the server's")
 
 
-def examine_store(url: str) -> list[Check]:
-    """Ask the store at `url` (redis://, rediss://, unix://, redis+cluster://) how it keeps data. Needs redis-py."""
+def check_redis(url: str) -> list[Check]:
+    """Check the Redis at `url` (redis://, rediss://, unix://, redis+cluster://). Needs redis-py."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -168,118 +169,118 @@ def examine_store(url: str) -> list[Check]:
             try:
                 asked = ("append*", "maxmemory*", "save", "stop-writes-on-bgsave-error")
                 config = {str(key): str(value) for key, value in client.config_get(*asked).items()}
-            except redis.ResponseError:  # managed stores keep CONFIG to themselves
+            except redis.ResponseError:  # managed services forbid CONFIG
                 config = {}
-    except ValueError:  # its text may hold a part of the password
-        return [
-            _fail("store", "REDIS_URL is no address of a store", "write redis://HOST:PORT, or see docs/deploying.md")
-        ]
+    except ValueError:  # its text may contain a part of the password
+        return [_fail("redis", "REDIS_URL is not a Redis address", "use redis://HOST:PORT; see docs/deploying.md")]
     except redis.RedisError as error:
-        return [_fail("store", f"{shown} does not answer: {error}", "start it, or correct REDIS_URL")]
-    return judge_store(info, config, wants_cluster=is_cluster)
+        return [_fail("redis", f"{shown} does not answer: {error}", "start it, or correct REDIS_URL")]
+    return check_redis_info(info, config, expect_cluster=is_cluster)
 
 
 def _first_node(url: str) -> tuple[str, str, bool]:
-    """The address to ask, the same without secrets, and whether a cluster is meant. Raises ValueError."""
+    """The address to connect to, the same without secrets, and whether it is a cluster. Raises ValueError."""
     parts = urlsplit(url)
     scheme = parts.scheme.removesuffix("+cluster")
     is_cluster = scheme != parts.scheme
-    if is_cluster:  # its first node is asked; the others are most often set up alike
+    if is_cluster:  # the first node is checked; the others usually have the same configuration
         parts = parts._replace(scheme=scheme, netloc=parts.netloc.partition(",")[0])
         url = urlunsplit(parts)
     shown = f"{scheme}://{parts.hostname or parts.path}" + (f":{parts.port}" if parts.port else "")
     return url, shown, is_cluster
 
 
-def judge_store(info: Mapping[str, object], config: Mapping[str, str], *, wants_cluster: bool = False) -> list[Check]:
-    """info: INFO, as redis-py gives it; config: CONFIG GET, empty where it is forbidden."""
+def check_redis_info(
+    info: Mapping[str, object], config: Mapping[str, str], *, expect_cluster: bool = False
+) -> list[Check]:
+    """info: INFO as redis-py returns it; config: CONFIG GET, empty where it is forbidden."""
     name = str(info.get("server_name", "redis"))
     version = info.get("valkey_version", info.get("redis_version", "of an unknown version"))
     return [
-        _ok("store", f"{name} {version}"),
-        *_judge_persistence(info, config),
-        _judge_snapshot(str(info.get("rdb_last_bgsave_status", "ok")), config),
-        _judge_policy(config.get("maxmemory-policy", str(info.get("maxmemory_policy", "unknown")))),
-        _judge_memory(_number(info, "used_memory"), _number(info, "maxmemory")),
-        _judge_role(str(info.get("role", "master"))),
-        _judge_cluster(bool(_number(info, "cluster_enabled")), wants_cluster),
+        _ok("redis", f"{name} {version}"),
+        *_check_persistence(info, config),
+        _check_snapshot(str(info.get("rdb_last_bgsave_status", "ok")), config),
+        _check_policy(config.get("maxmemory-policy", str(info.get("maxmemory_policy", "unknown")))),
+        _check_memory(_number(info, "used_memory"), _number(info, "maxmemory")),
+        _check_role(str(info.get("role", "master"))),
+        _check_cluster(bool(_number(info, "cluster_enabled")), expect_cluster),
     ]
 
 
-def _judge_persistence(info: Mapping[str, object], config: Mapping[str, str]) -> list[Check]:
+def _check_persistence(info: Mapping[str, object], config: Mapping[str, str]) -> list[Check]:
     if not _number(info, "aof_enabled"):
-        return [_fail("appendonly", "no: a restart of the store loses what was acknowledged", "set `appendonly yes`")]
+        return [_fail("appendonly", "no: a restart of Redis loses acknowledged data", "set `appendonly yes`")]
     failed = [name for name in ("aof_last_write_status", "aof_last_bgrewrite_status") if info.get(name, "ok") != "ok"]
     if failed:
-        written = _fail("append-only file", f"{', '.join(failed)}: not ok", "look at the store's disk and at its log")
+        written = _fail("append-only file", f"{', '.join(failed)}: not ok", "check the disk and the log of Redis")
     else:
         written = _ok("append-only file", "the last write succeeded")
-    return [_ok("appendonly", "yes"), _judge_fsync(config.get("appendfsync")), written]
+    return [_ok("appendonly", "yes"), _check_fsync(config.get("appendfsync")), written]
 
 
-def _judge_fsync(policy: str | None) -> Check:
+def _check_fsync(policy: str | None) -> Check:
     if policy == "always":
-        return _ok("appendfsync", "always: what was acknowledged is on the disk")
+        return _ok("appendfsync", "always: acknowledged data are on disk")
     if policy == "everysec":
-        lost = "everysec: up to a second of what was acknowledged can go"
+        lost = "everysec: up to a second of acknowledged data can be lost"
         return _warn("appendfsync", lost, "set `appendfsync always`, unless that is acceptable")
     if policy is None:
         return _warn(
-            "appendfsync", "not told: CONFIG is forbidden here", "ask who runs the store; it should be `always`"
+            "appendfsync", "unknown: CONFIG is forbidden", "ask your Redis administrator; it should be `always`"
         )
     return _fail("appendfsync", f"{policy}: the kernel decides when data reach the disk", "set `appendfsync always`")
 
 
-def _judge_snapshot(status: str, config: Mapping[str, str]) -> Check:
+def _check_snapshot(status: str, config: Mapping[str, str]) -> Check:
     if status == "ok" or config.get("save") == "":
-        return _ok("snapshots", "the last one succeeded" if status == "ok" else "none are wanted")
-    mend = 'see the store\'s log; let it write to its `dir`, or, with the append-only file on, set `save ""`'
+        return _ok("snapshots", "the last one succeeded" if status == "ok" else "disabled")
+    fix = 'check the Redis log; make its `dir` writable, or, with the append-only file on, set `save ""`'
     if config.get("stop-writes-on-bgsave-error") == "no":
-        return _warn("snapshots", "the last one failed", mend)
-    return _fail("snapshots", "the last one failed, so every write is refused (MISCONF)", mend)
+        return _warn("snapshots", "the last one failed", fix)
+    return _fail("snapshots", "the last one failed, so every write is refused (MISCONF)", fix)
 
 
-def _judge_policy(policy: str) -> Check:
+def _check_policy(policy: str) -> Check:
     if policy == "noeviction":
         return _ok("maxmemory-policy", policy)
-    return _fail("maxmemory-policy", f"{policy}: a full store may drop runs", "set `maxmemory-policy noeviction`")
+    return _fail("maxmemory-policy", f"{policy}: when full, Redis may evict runs", "set `maxmemory-policy noeviction`")
 
 
-def _judge_memory(used: int, most: int) -> Check:
+def _check_memory(used: int, most: int) -> Check:
     if not most:
         return _ok("memory", f"{_size(used)} used, no maxmemory")
-    found = f"{_size(used)} of {_size(most)} used"
-    mend = "raise maxmemory, or keep less: `steadynorm retain`, STEADYNORM_RETENTION_DAYS"
+    detail = f"{_size(used)} of {_size(most)} used"
+    fix = "raise maxmemory, or store less: `steadynorm retain`, STEADYNORM_RETENTION_DAYS"
     if used >= most:
-        return _fail("memory", found, mend)
-    return _warn("memory", found, mend) if used > _MEMORY_WARNING * most else _ok("memory", found)
+        return _fail("memory", detail, fix)
+    return _warn("memory", detail, fix) if used > _MEMORY_WARNING * most else _ok("memory", detail)
 
 
-def _judge_role(role: str) -> Check:
+def _check_role(role: str) -> Check:
     if role == "master":
-        return _ok("role", "master: takes writes")
-    return _fail("role", f"{role}: it refuses writes, or loses them", "let REDIS_URL name the master")
+        return _ok("role", "primary: accepts writes")
+    return _fail("role", f"{role}: it rejects writes, or loses them", "set REDIS_URL to the primary")
 
 
-def _judge_cluster(is_cluster: bool, wanted: bool) -> Check:
-    if is_cluster == wanted:
-        return _ok("cluster", "yes; the first node of REDIS_URL was asked" if is_cluster else "no")
+def _check_cluster(is_cluster: bool, expected: bool) -> Check:
+    if is_cluster == expected:
+        return _ok("cluster", "yes; the first node of REDIS_URL was checked" if is_cluster else "no")
     if is_cluster:
-        return _fail("cluster", "yes, and REDIS_URL does not say so", "write redis+cluster://HOST:PORT there")
-    return _fail("cluster", "no, and REDIS_URL says so", "write redis://HOST:PORT there")
+        return _fail("cluster", "yes, but REDIS_URL is not a cluster address", "use redis+cluster://HOST:PORT")
+    return _fail("cluster", "no, but REDIS_URL is a cluster address", "use redis://HOST:PORT")
 
 
-def judge_disk(folder: Path) -> Check | None:
+def check_disk(folder: Path) -> Check | None:
     """Free space where `folder` is; None where there is no such folder."""
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
         return None
-    found = f"{_size(free)} free in {folder}"
-    mend = "free some: a store that cannot write ends itself"
+    detail = f"{_size(free)} free in {folder}"
+    fix = "free some space: Redis stops when it cannot write"
     if free < _DISK_FAILURE_BYTES:
-        return _fail("disk", found, mend)
-    return _warn("disk", found, mend) if free < _DISK_WARNING_BYTES else _ok("disk", found)
+        return _fail("disk", detail, fix)
+    return _warn("disk", detail, fix) if free < _DISK_WARNING_BYTES else _ok("disk", detail)
 
 
 def _number(info: Mapping[str, object], name: str) -> int:

@@ -1,16 +1,15 @@
-"""The house: store, server and dashboard as one process tree, for one user on one machine.
+"""Redis, server and dashboard as one process tree, for one user on one machine.
 
-    with House(data=home()) as house:
-        print(house.server, house.dashboard)
-        house.check()                       # raises HouseError with the log's end if a part died
+    with LocalStack(data=data_dir()) as stack:
+        print(stack.server, stack.dashboard)
+        stack.check()                       # raises CommandError with the end of the log if a process died
 
-The server starts its own store. The house ends the dashboard first and the server last, and if it is killed itself the
+The server starts its own Redis. The dashboard is stopped first and the server last; if this process is killed, the
 kernel ends both.
 """
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import signal
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import Self
 
 import msgspec
@@ -29,9 +28,10 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_cli.ports import choose_port
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import ServerAddress
+from steadynorm_dashboard import launch
 from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "LocalStack", "Stopped", "launcher", "running", "stop_signals"]
+__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "LocalStack", "Stopped", "dashboard_command", "stop_signals"]
 
 SERVER_PORT = 8470
 DASHBOARD_PORT = 8501
@@ -42,11 +42,11 @@ _CONFIGURED_TOKENS = (
     "STEADYNORM_VIEWER_TOKEN",
     "STEADYNORM_TOKENS_FILE",
 )
-"""With any of them the server knows those tokens only, and the folder holds none that is good."""
+"""With any of them set, the server accepts only those tokens, and not the one in the data folder."""
 
 
 class Stopped(Exception):
-    """Somebody asked this process to end: SIGINT (Ctrl-C), SIGTERM or SIGHUP."""
+    """This process received SIGINT (Ctrl-C), SIGTERM or SIGHUP."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -55,7 +55,7 @@ class Stopped(Exception):
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP raises Stopped in the main thread; a second one acts as usual."""
+    """The first SIGINT, SIGTERM or SIGHUP inside raises Stopped in the main thread; a second one acts as usual."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {signum: signal.getsignal(signum) for signum in signals}
 
@@ -75,15 +75,14 @@ def stop_signals() -> Iterator[None]:
         restore()
 
 
-def launcher() -> ModuleType:
-    """The dashboard's `launch` module: the server's package knows it by this one name only. Raises CommandError."""
+def dashboard_command(*, host: str, port: int, server: str | None) -> list[str]:
+    """The command that runs the dashboard. Raises CommandError where Streamlit is not installed."""
     if importlib.util.find_spec("streamlit") is None:
         raise CommandError("the dashboard needs streamlit: pip install 'steadynorm[dashboard]'")
-    return importlib.import_module("steadynorm_dashboard.launch")
+    return launch.command(host=host, port=port, server=server)
 
 
-def running(data: Path) -> ServerAddress | None:
-    """The server that already runs on this data folder, if one answers."""
+def _running_server(data: Path) -> ServerAddress | None:
     try:
         address = msgspec.json.decode((data / "server.json").read_bytes(), type=ServerAddress)
     except (OSError, msgspec.MsgspecError):
@@ -99,12 +98,18 @@ def _answers(url: str) -> bool:
 
 
 class LocalStack:
-    """Server and dashboard, started on entry, ended on exit. Raises CommandError when one does not start.
+    """Server and dashboard, started on entry, stopped on exit. Raises CommandError when one does not start.
 
-    data: folder of the store, the token, server.json and the logs. port, dashboard_port: None: the defaults, or any
-    free one where somebody else has them; 0: any. adopt: use a server that already runs on this folder instead of
-    refusing to start a second one, and leave it running at the end. dashboard: whether to start one. environ: the
-    variables that server and dashboard get. tell: hears what a person should know.
+    Args:
+        data: Folder of Redis' files, the token, server.json and the logs.
+        host: Address to listen on.
+        port: Of the server. None: 8470, or any free port where that is in use; 0: any free port.
+        dashboard_port: Of the dashboard. None: 8501, or any free port where that is in use; 0: any free port.
+        reuse_running: Use a server that already runs on this folder, and leave it running on exit. Otherwise that is
+            an error.
+        dashboard: Whether to start a dashboard.
+        environ: Environment variables of server and dashboard.
+        on_message: Called with messages for the user.
     """
 
     def __init__(
@@ -114,25 +119,25 @@ class LocalStack:
         host: str = "127.0.0.1",
         port: int | None = None,
         dashboard_port: int | None = None,
-        adopt: bool = False,
+        reuse_running: bool = False,
         dashboard: bool = True,
         environ: Mapping[str, str] = os.environ,
-        tell: Callable[[str], None] = lambda _: None,
+        on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.data = data.expanduser().absolute()
         self.logs = self.data / "logs"
         self._host = host
         self._port = port
         self._dashboard_port = dashboard_port
-        self._adopt = adopt
+        self._reuse_running = reuse_running
         self._with_dashboard = dashboard
         self._environ = environ
-        self._tell = tell
+        self._on_message = on_message
         self._children: list[ManagedProcess] = []
         self.server = ""
         self.dashboard = ""
-        self.adopted = False
-        """Whether the server was running already."""
+        self.reused = False
+        """Whether the server was already running."""
 
     def __enter__(self) -> Self:
         try:
@@ -146,65 +151,64 @@ class LocalStack:
         self.close()
 
     def environment(self) -> dict[str, str]:
-        """For processes that belong to this house: this folder's server, whatever other one the variables name."""
+        """Environment for processes that use this server, whatever server the present variables name."""
         surroundings = {**self._environ, "STEADYNORM_HOME": str(self.data)}
         surroundings.pop("STEADYNORM_SERVER", None)
-        if not any(name in self._environ for name in _CONFIGURED_TOKENS):  # else the folder's token is not good here
+        if not any(name in self._environ for name in _CONFIGURED_TOKENS):  # else the folder's token is not valid
             surroundings.pop("STEADYNORM_TOKEN", None)
         return surroundings
 
     def client(self) -> Client:
-        """A client with an operator's rights."""
+        """A client with the operator role."""
         if any(name in self._environ for name in _CONFIGURED_TOKENS):
             return Client(self.server, self._environ.get("STEADYNORM_OPERATOR_TOKEN"))
         return Client(self.server, (self.data / "token").read_text("ascii").strip())
 
     def check(self) -> None:
-        """Raises CommandError, with the end of its log, if a part of the house died."""
+        """Raises CommandError with the end of its log if server or dashboard ended."""
         for child in self._children:
             if child.returncode is not None:
                 raise CommandError(f"the {child.name} ended with status {child.returncode}:\n{child.tail()}")
 
     def wait(self) -> None:
-        """Until a part dies, which raises as `check` does, or a signal's exception ends it."""
+        """Block until a process ends, which raises as `check` does, or a signal raises."""
         while True:
             self.check()
             time.sleep(0.5)
 
     def close(self) -> None:
-        """End what this house started: the dashboard first, the server and its store last."""
+        """Stop what was started here: the dashboard first, the server with its Redis last."""
         while self._children:
             self._children[-1].end()
             self._children.pop()
 
     def _start(self) -> None:
-        launch = launcher() if self._with_dashboard else None
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(mode=0o700, exist_ok=True)
-        present = running(self.data)
-        if present is not None and not self._adopt:
+        present = _running_server(self.data)
+        if present is not None and not self._reuse_running:
             where = f", its dashboard at {present.dashboard}" if present.dashboard else ""
             raise CommandError(
                 f"a steadynorm server already runs on {self.data}: {present.server}{where}. "
-                "Use it, end it, or choose another folder with --data."
+                "Use it, stop it, or choose another folder with --data."
             )
-        self.adopted = present is not None
-        port = 0 if present is not None else choose_port(self._host, self._port, SERVER_PORT, self._tell)
+        self.reused = present is not None
+        port = 0 if present is not None else choose_port(self._host, self._port, SERVER_PORT, self._on_message)
         self.server = present.server if present is not None else _address(self._host, port)
-        dashboard_port = 0
+        command: list[str] = []
         if present is not None and present.dashboard is not None:
             self.dashboard = present.dashboard
-        elif launch is not None:
-            dashboard_port = choose_port(self._host, self._dashboard_port, DASHBOARD_PORT, self._tell, taken=port)
+        elif self._with_dashboard:
+            dashboard_port = choose_port(self._host, self._dashboard_port, DASHBOARD_PORT, self._on_message, taken=port)
+            command = dashboard_command(host=self._host, port=dashboard_port, server=self.server)
             self.dashboard = _address(self._host, dashboard_port)
         if present is None:
             argv = [sys.executable, "-m", "steadynorm_cli", "server"]
             argv += ["--host", self._host, "--port", str(port), "--data", str(self.data)]
             links = {"STEADYNORM_DASHBOARD_URL": self.dashboard} if self.dashboard else {}
             self._start_child("server", argv, links, f"{self.server}/readyz")
-        if launch is not None and dashboard_port:
-            argv = launch.command(host=self._host, port=dashboard_port, server=self.server)
-            self._start_child("dashboard", argv, {}, self.dashboard + launch.HEALTH_PATH)
+        if command:
+            self._start_child("dashboard", command, {}, self.dashboard + launch.HEALTH_PATH)
 
     def _start_child(self, name: str, argv: list[str], env: dict[str, str], health: str) -> None:
         self._children.append(
@@ -221,6 +225,6 @@ class LocalStack:
 
 
 def _address(host: str, port: int) -> str:
-    """The address at which people of this machine reach a program that listens on `host`."""
+    """The address at which this machine reaches a program that listens on `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{reachable}:{port}"

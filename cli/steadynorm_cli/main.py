@@ -1,7 +1,7 @@
-"""`steadynorm`: the command line's entry. The commands are in `commands/`, and errors become a sentence here.
+"""Entry of `steadynorm`. The commands are in `commands/`; errors are printed as one sentence here.
 
-Imports nothing that an extra brings before it is needed: a training image that has only the agent gets told what to
-install, and `steadynorm runs` starts without FastAPI, Streamlit or torch.
+Imports nothing of an extra before it is needed: a training image that has only the agent prints what to install, and
+`steadynorm runs` starts without FastAPI, Streamlit or torch.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ EXTRA_OF = {
     "streamlit": "dashboard",
     "torch": "demo",
 }
-"""Which extra brings a package that may be absent."""
+"""The extra that installs a package."""
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 failed, 2 wrong usage, and those of `commands.change`."""
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 usage error; more in `commands.set` and `audit`."""
     try:
         from steadynorm_cli.commands import app
 
@@ -43,7 +43,7 @@ def main() -> None:
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        _fail(f"this needs the package {error.name}, which is not installed: pip install 'steadynorm[{extra}]'")
+        _fail(f"this command needs the package {error.name}, which is not installed: pip install 'steadynorm[{extra}]'")
     except InvalidChange as error:
         _fail("; ".join(one.message for one in error.errors) or str(error))
     except ClientError as error:

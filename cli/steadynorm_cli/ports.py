@@ -1,4 +1,4 @@
-"""Ports to listen on: the one that was asked for, the default, or any free one."""
+"""Ports to listen on: the requested one, the default, or any free one."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from steadynorm_cli.errors import CommandError
 __all__ = ["choose_port"]
 
 _UNASSIGNED = range(20_000, 32_768)
-"""Below what Linux gives to connections that go out and to sockets that ask for any port."""
+"""Below the range from which Linux assigns ports to outgoing connections and to port 0."""
 
 
-def choose_port(host: str, wanted: int | None, default: int, tell: Callable[[str], None], taken: int = 0) -> int:
-    """A port to listen on. A port that was asked for must be free; the default gives way, and `tell` hears of it.
+def choose_port(
+    host: str, requested: int | None, default: int, on_message: Callable[[str], None], taken: int = 0
+) -> int:
+    """A port to listen on. A requested port must be free; in place of a default that is in use any free one is taken.
 
-    taken: a port that is given out already. Raises CommandError.
+    requested: None: the default; 0: any free port. on_message: called when the default is in use. taken: a port that is
+    reserved already. Raises CommandError.
     """
-    if wanted:
-        if _is_free(host, wanted):
-            return wanted
-        raise CommandError(f"port {wanted} on {host} is in use by another program. Choose another, or 0 for any.")
-    if wanted is None and default != taken and _is_free(host, default):
+    if requested:
+        if _is_free(host, requested):
+            return requested
+        raise CommandError(f"port {requested} on {host} is in use by another program. Choose another, or 0 for any.")
+    if requested is None and default != taken and _is_free(host, default):
         return default
     port = _any_free(host)
-    if wanted is None:
-        tell(f"port {default} is in use by another program: using {port}")
+    if requested is None:
+        on_message(f"port {default} is in use by another program: using {port}")
     return port
 
 
 def _any_free(host: str) -> int:
-    """One that nobody is given by chance before it is listened on: the kernel's own choices lie elsewhere."""
+    """A free port outside the kernel's range, so that it is not assigned to another program before it is bound."""
     for port in random.sample(_UNASSIGNED, 20):
         if _is_free(host, port):
             return port

@@ -26,7 +26,7 @@ PLANTED_AT = 130
 @pytest.fixture
 def home_with_dashboard(house: RunningHouse) -> Iterator[LocalStack]:
     """The session's server with a dashboard in front of it, as its user would start one."""
-    with LocalStack(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
+    with LocalStack(house.home, dashboard_port=0, reuse_running=True, environ=house.environment) as running:
         yield running
 
 

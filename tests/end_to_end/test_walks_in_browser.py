@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def dashboard(house: RunningHouse) -> Iterator[str]:
     """Address of a dashboard in front of the session's server, as its user would start one."""
-    with LocalStack(house.home, dashboard_port=0, adopt=True, environ=house.environment) as running:
+    with LocalStack(house.home, dashboard_port=0, reuse_running=True, environ=house.environment) as running:
         yield running.dashboard
 
 

@@ -1,4 +1,4 @@
-"""The commands of `steadynorm`, one file a group. Needs typer and rich; all else is imported when needed."""
+"""The commands of `steadynorm`, one file each. Needs typer and rich; everything else is imported when needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from steadynorm_contract import __version__
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Watch and stabilize a training run's gradient norms, and change how while it runs.",
+    help="Watch and stabilize a training run's gradient norms, and change its settings while it runs.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -37,8 +37,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"steadynorm {__version__}")
         raise typer.Exit
 

@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from steadynorm_cli.commands.options import number
+from steadynorm_cli.commands.output import number
 from steadynorm_cli.demo_run import GAMMA2, Result, Training, example
-from steadynorm_cli.local_stack import LocalStack, Stopped, launcher, stop_signals
+from steadynorm_cli.local_stack import LocalStack, Stopped, stop_signals
 from steadynorm_contract.discovery import data_dir
 from steadynorm_contract.runs import RunDetail
+from steadynorm_dashboard import launch
 
 __all__ = ["demo"]
 
@@ -23,57 +24,57 @@ INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 def demo(
     steps: Annotated[int, typer.Option(min=50, help="Optimizer steps to train.")] = 2000,
     once: Annotated[
-        bool, typer.Option("--once", help="End after the run; its result is the last line, as JSON.")
+        bool, typer.Option("--once", help="Stop after the run; the last line is its result as JSON.")
     ] = False,
 ) -> None:
-    """Start everything, train a small GPT, and change its settings halfway. Needs nothing but this machine."""
+    """Start everything, train a small GPT, and change its settings halfway. Needs no network."""
     example()  # before anything is started
     result: Result | None = None
     try:
-        with stop_signals(), LocalStack(data_dir(), adopt=True, tell=typer.echo) as house:
-            result = _train(house, steps)
+        with stop_signals(), LocalStack(data_dir(), reuse_running=True, on_message=typer.echo) as stack:
+            result = _train(stack, steps)
             if not once:
-                _stay(house)
+                _stay(stack)
     except Stopped:
         if result is None:
-            typer.echo("stopped before the run was over")
+            typer.echo("stopped before the run ended")
             raise typer.Exit(INTERRUPTED) from None
-        typer.echo("ended")
+        typer.echo("stopped")
     if once and result is not None:
         typer.echo(msgspec.json.encode(result))
 
 
-def _train(house: LocalStack, steps: int) -> Result:
+def _train(stack: LocalStack, steps: int) -> Result:
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"server     {house.server}" + ("  (was running already)" if house.adopted else ""))
-    console.print(f"dashboard  {house.dashboard}")
-    console.print("a character GPT begins to train in a process of its own …")
-    with Training(house, steps) as training, _Display(console, steps) as display:
-        told_run = told_change = False
+    console.print(f"server     {stack.server}" + ("  (already running)" if stack.reused else ""))
+    console.print(f"dashboard  {stack.dashboard}")
+    console.print("training a character GPT in a process of its own …")
+    with Training(stack, steps) as training, _Display(console, steps) as display:
+        link_shown = change_shown = False
         for run in training.watch():
-            if not told_run:
-                display.say(f"watch it   {launcher().link(house.dashboard, run.run_id)}")
-                told_run = True
+            if not link_shown:
+                display.print(f"watch it   {launch.link(stack.dashboard, run.run_id)}")
+                link_shown = True
             display.show(run)
             change = training.change
-            if change is not None and change.step is not None and not told_change:
-                display.say(f"gamma2 {change.before:g} → {GAMMA2:g}: applied at step {change.step}")
-                told_change = True
+            if change is not None and change.step is not None and not change_shown:
+                display.print(f"gamma2 {change.before:g} → {GAMMA2:g}: applied at step {change.step}")
+                change_shown = True
     result = training.result()
     console.print(f"{result.steps} steps recorded: loss {result.first_loss:.3f} → {result.last_loss:.3f}")
     return result
 
 
-def _stay(house: LocalStack) -> None:
-    if house.adopted:
-        typer.echo("The run is over. Your server keeps running.")
+def _stay(stack: LocalStack) -> None:
+    if stack.reused:
+        typer.echo("The run has ended. Your server keeps running.")
     else:
-        typer.echo("The run is over; the dashboard stays up for you to look around. Ctrl-C ends everything.")
-        house.wait()
+        typer.echo("The run has ended; the dashboard keeps running. Ctrl-C stops everything.")
+        stack.wait()
 
 
 class _Display:
-    """A progress bar on a terminal; elsewhere a plain line every tenth of the way."""
+    """A progress bar on a terminal; elsewhere a line every tenth of the steps."""
 
     def __init__(self, console: Console, steps: int) -> None:
         self._console = console
@@ -97,12 +98,12 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+    def print(self, text: str) -> None:
+        """Print a permanent line above the bar."""
         self._console.print(text)
 
     def show(self, run: RunDetail) -> None:
-        """Where the run is now."""
+        """Show the run's present step and numbers."""
         loss, norm, target = number(run.loss), number(run.raw_norm), number(run.target_min)
         self._bar.update(self._task, completed=run.step, loss=loss, norm=norm, target=target)
         if not self._console.is_terminal and run.step >= self._next:

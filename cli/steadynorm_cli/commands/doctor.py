@@ -1,4 +1,4 @@
-"""`steadynorm doctor`: looks at the server, its store and this machine, and says what to mend."""
+"""`steadynorm doctor`: checks the server, its Redis and this machine, and says what to fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from steadynorm_cli.commands.options import AsJson, Server, plain
+from steadynorm_cli.commands.options import AsJson, Server
+from steadynorm_cli.commands.output import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import data_dir, is_loopback
 
@@ -16,38 +17,37 @@ __all__ = ["doctor"]
 
 def doctor(
     server: Server = None,
-    repository: Annotated[
+    redis: Annotated[
         str | None,
         typer.Option(
-            "--redis",
             envvar=["STEADYNORM_REDIS_URL", "REDIS_URL"],
-            help="The store's address. Default: your own server's embedded one, if it runs.",
+            help="Address of the server's Redis. Default: the embedded one of your own server, if it is running.",
             show_envvar=True,
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check server, version, token, clock and store, and say what to mend. Exit code 1 if a check fails."""
-    from steadynorm_cli.health_checks import Verdict, examine_server, examine_store, judge_disk
+    """Check server, version, token, clock and Redis, and say what to fix. Exit code 1 if a check fails."""
+    from steadynorm_cli.health_checks import Verdict, check_disk, check_redis, check_server
 
     client = Client(server)
-    findings = examine_server(client)
+    checks = check_server(client)
     data = data_dir()
-    if is_loopback(client.server) and (disk := judge_disk(data)) is not None:
-        findings.append(disk)
+    if is_loopback(client.server) and (disk := check_disk(data)) is not None:
+        checks.append(disk)
     embedded = data / "store" / "store.sock"
-    if repository is None and is_loopback(client.server) and embedded.is_socket():
-        repository = f"unix://{embedded}"
-    if repository is not None:
-        findings += examine_store(repository)
+    if redis is None and is_loopback(client.server) and embedded.is_socket():
+        redis = f"unix://{embedded}"
+    if redis is not None:
+        checks += check_redis(redis)
     if as_json:
-        typer.echo(msgspec.json.encode({"server": client.server, "findings": findings}))
+        typer.echo(msgspec.json.encode({"server": client.server, "checks": checks}))
     else:
-        width = max(len(each.check) for each in findings)
-        for each in findings:
-            mend = f" → {each.mend}" if each.mend else ""
-            typer.echo(f"{each.verdict:<4}  {each.check:<{width}}  {plain(each.found)}{mend}")
-        if repository is None:
-            typer.echo("The store was not looked at: it is not in your home folder. Name it with --redis or REDIS_URL.")
-    if any(each.verdict is Verdict.FAIL for each in findings):
+        width = max(len(each.check) for each in checks)
+        for each in checks:
+            fix = f" → {each.fix}" if each.fix else ""
+            typer.echo(f"{each.verdict:<4}  {each.check:<{width}}  {plain(each.detail)}{fix}")
+        if redis is None:
+            typer.echo("Redis was not checked: there is no embedded one. Give its address with --redis or REDIS_URL.")
+    if any(each.verdict is Verdict.FAIL for each in checks):
         raise typer.Exit(1)

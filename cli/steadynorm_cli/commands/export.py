@@ -1,4 +1,4 @@
-"""`steadynorm export`: a run's history as a Parquet file, for a notebook."""
+"""`steadynorm export`: a run's history as a Parquet file, for notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["export"]
 
 
 class Table(enum.StrEnum):
-    """What is exported."""
+    """The exported table."""
 
     STEPS = "steps"
     PARAMETERS = "parameters"
@@ -27,21 +27,23 @@ class Table(enum.StrEnum):
 def export(
     run: Run,
     table: Annotated[
-        Table, typer.Option(help="steps: loss, norms and counts of every step. parameters: the rows of each of them.")
+        Table,
+        typer.Option(help="steps: loss, norms and counts of every step. parameters: the rows of every parameter."),
     ] = Table.STEPS,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file; - for standard output. Default: RUN-TABLE.parquet.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; - for standard output. Default: RUN-TABLE.parquet."),
     ] = None,
     server: Server = None,
 ) -> None:
-    """Write a run's history as Parquet: single steps where they are still known, min, mean and max of what is older."""
+    """Write a run's history as Parquet: single steps where still stored, minimum, mean and maximum of older buckets."""
     client = Client(server)
     run_id = find_run(client, run).run_id
     if output is not None and str(output) == "-":
         client.export(run_id, sys.stdout.buffer, table.value)
         return
     path = output or Path(f"{run_id}-{table.value}.parquet")
-    # Under another name until it is whole: a file that is there can be read.
+    # Under another name until it is complete: a file with the right name can be read.
     draft = path.with_name(f".{path.name}.part")
     try:
         with draft.open("wb") as file:

@@ -1,68 +1,70 @@
-"""Options that several commands have, and how a run is named on the command line."""
+"""Options that several commands share, and how a run is named on the command line."""
 
 from __future__ import annotations
 
+import glob
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from steadynorm_cli.errors import CommandError
-from steadynorm_contract.client import Client
-from steadynorm_contract.runs import RunState, RunSummary
+from steadynorm_contract.client import Client, NotFound
+from steadynorm_contract.runs import RunSummary
 
-__all__ = ["AsJson", "Data", "Host", "Run", "Server", "console", "find_run", "number", "plain"]
+__all__ = ["AsJson", "Changes", "Data", "Host", "NoWait", "Reason", "Run", "Server", "Wait", "find_run"]
 
 Host = Annotated[str, typer.Option(envvar="STEADYNORM_HOST", help="Address to listen on.")]
 Data = Annotated[
     Path | None,
     typer.Option(
         envvar="STEADYNORM_DATA",
-        help="Folder of the store, the token and the logs. Default: $STEADYNORM_HOME, or ~/.steadynorm.",
+        help="Folder of the embedded Redis, the token and the logs. Default: $STEADYNORM_HOME, or ~/.steadynorm.",
     ),
 ]
 Server = Annotated[
     str | None,
-    typer.Option(envvar="STEADYNORM_SERVER", help="The server's address. Default: your own, if one runs."),
+    typer.Option(envvar="STEADYNORM_SERVER", help="Address of the server. Default: your own, if one is running."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id or name, or a unique beginning of one.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a run, or a unique prefix of one.")]
+Changes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME=VALUE...", help="For example gamma2=0.99 spike_limit=null preset=robust reset_generation=+1"
+    ),
+]
+Reason = Annotated[str, typer.Option(help="The reason, for the run's audit list.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until the job has applied the change.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait.")]
+
+_RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def find_run(client: Client, wanted: str) -> RunSummary:
-    """The run that `wanted` means: an id, a name, or the beginning of one, whichever matches first in this order.
+def find_run(client: Client, named: str) -> RunSummary:
+    """The run with this id, else with this name, else with a name and then an id that begin so.
 
-    Where several match and one of them is running, that one is meant. Raises CommandError, ClientError.
+    Where several match and one of them is live, it is that one. Raises CommandError, ClientError.
     """
-    runs = client.runs().runs
-    for matches in (
-        [run for run in runs if run.run_id == wanted],
-        [run for run in runs if run.name == wanted],
-        [run for run in runs if run.run_id.startswith(wanted) or run.name.startswith(wanted)],
-    ):
-        live = [run for run in matches if run.state in (RunState.RUNNING, RunState.STALLED)]
-        if len(matches) == 1 or len(live) == 1:
-            return matches[0] if len(matches) == 1 else live[0]
-        if matches:
-            shown = "\n".join(f"  {run.run_id}  {run.name}  {run.state}" for run in matches[:10])
-            more = f"\n  and {len(matches) - 10} more" if len(matches) > 10 else ""
-            raise CommandError(f"{wanted!r} names {len(matches)} runs: say which by its id.\n{shown}{more}")
-    known = ", ".join(run.run_id for run in runs[:5]) or "none yet"
-    raise CommandError(f"no run on {client.server} is called {wanted!r} or begins with it. Newest: {known}.")
-
-
-def number(value: float | None) -> str:
-    """A measured number for people; a dash where there is none."""
-    return "-" if value is None else f"{value:.4g}"
-
-
-def plain(text: str) -> str:
-    """Text that somebody chose, for a terminal: control characters are shown, not obeyed."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
-def console() -> Console:
-    """Where tables go. A pipe has no width: nothing is cut there."""
-    screen = Console()
-    return screen if screen.is_terminal else Console(width=240)
+    if _RUN_ID.fullmatch(named):
+        try:
+            return client.run(named)
+        except NotFound:
+            pass
+    found = client.runs(name=f"{glob.escape(named)}*").runs if named else []
+    matches = [run for run in found if run.name == named] or found
+    if not matches and named:
+        matches = [run for run in client.fleet(search=named).runs if run.run_id.startswith(named)]
+    live = [run for run in matches if run.state.is_live]
+    for candidates in (matches, live):
+        if len(candidates) == 1:
+            return candidates[0]
+    if matches:
+        shown = "\n".join(f"  {run.run_id}  {run.name}  {run.state}" for run in matches[:10])
+        more = f"\n  and {len(matches) - 10} more" if len(matches) > 10 else ""
+        raise CommandError(f"{named!r} matches {len(matches)} runs: use an id.\n{shown}{more}")
+    newest = ", ".join(run.run_id for run in client.runs(limit=5).runs) or "none yet"
+    raise CommandError(
+        f"no run on {client.server} has the id or name {named!r} or one that begins so. Newest: {newest}."
+    )

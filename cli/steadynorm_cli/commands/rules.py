@@ -1,18 +1,16 @@
-"""`steadynorm rules`: what a run's own scalars may do to its settings; shown, given and taken away."""
+"""`steadynorm rules`: lists, adds and removes watch rules, which change a run's settings when a condition is met."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from steadynorm_cli.commands.options import AsJson, Run, Server, console, find_run, plain
-from steadynorm_cli.commands.schedules import shown_changes
-from steadynorm_cli.commands.set import CONFLICT, parse_unresolved
+from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
+from steadynorm_cli.commands.output import assignments, console, plain, table, timestamp
+from steadynorm_cli.commands.set import CONFLICT, parse_changes
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.watch_rules import RuleList, RuleView, WatchRule, parse_condition
@@ -24,27 +22,26 @@ def rules(
     run: Run,
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE...]", help="With --add: what it does, such as reset_generation=+1"),
+        typer.Argument(metavar="[NAME=VALUE...]", help="With --add: the change, for example reset_generation=+1"),
     ] = None,
-    add: Annotated[
-        str | None, typer.Option(metavar="ID", help="Give the run a rule, or another one of this id.")
-    ] = None,
+    add: Annotated[str | None, typer.Option(metavar="ID", help="Add a rule, or replace the one with this id.")] = None,
     when: Annotated[
-        str | None, typer.Option(help='Such as "target_min < 0.3 for 200 steps" or "nonfinite > 0, 3 times".')
+        str | None,
+        typer.Option(help='The condition: "target_min < 0.3 for 200 steps" or "nonfinite > 0, 3 times".'),
     ] = None,
-    max_actions: Annotated[int, typer.Option(min=1, help="How often it may act in all.")] = 1,
-    cooldown_steps: Annotated[int, typer.Option(min=0, help="Steps after an action in which it rests.")] = 100,
-    cooldown_s: Annotated[float, typer.Option(min=0, help="Seconds after an action in which it rests.")] = 0.0,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
-    remove: Annotated[str | None, typer.Option(metavar="ID", help="Take a rule away.")] = None,
+    max_actions: Annotated[int, typer.Option(min=1, help="Actions after which the rule becomes inactive.")] = 1,
+    cooldown_steps: Annotated[int, typer.Option(min=0, help="Steps of cooldown after an action.")] = 100,
+    cooldown_s: Annotated[float, typer.Option(min=0, help="Seconds of cooldown after an action.")] = 0.0,
+    reason: Reason = "",
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="Remove a rule.")] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a run's watch rules, or give it one with --add, or take one away with --remove. Exit code 3: conflict."""
+    """Print a run's watch rules, add one with --add, or remove one with --remove. Exit code 3: conflict."""
     if add is not None and (when is None or not changes or remove is not None):
-        raise CommandError('--add wants --when "CONDITION" and NAME=VALUE, and no --remove beside it.', 2)
+        raise CommandError('--add requires --when "CONDITION" and NAME=VALUE, and excludes --remove.', 2)
     if add is None and (when is not None or changes):
-        raise CommandError("a rule needs an id: say --add ID.", 2)
+        raise CommandError("missing --add ID.", 2)
     client = Client(server)
     run_id = find_run(client, run).run_id
     known = client.rules(run_id)
@@ -54,7 +51,7 @@ def rules(
         except ValueError as error:
             raise CommandError(str(error), 2) from None
         new = WatchRule(
-            id=add, when=condition, settings=parse_unresolved(changes), reason=reason, max_actions=max_actions,
+            id=add, when=condition, settings=parse_changes(changes), reason=reason, max_actions=max_actions,
             cooldown_steps=cooldown_steps, cooldown_s=cooldown_s,
         )  # fmt: skip
         known = _replace(client, run_id, known.with_rule(new), known.revision)
@@ -67,35 +64,34 @@ def rules(
     elif known.rules:
         _print(known)
     else:
-        typer.echo(f"{run_id} has no rules: nothing changes its settings by itself")
+        typer.echo(f"{run_id} has no rules")
 
 
 def _replace(client: Client, run_id: str, rules: list[WatchRule], revision: int) -> RuleList:
     try:
         return client.set_rules(run_id, rules, revision=revision)
     except Conflict as error:
-        raise CommandError(f"nothing was done: {error}", CONFLICT) from None
+        raise CommandError(f"nothing was changed: {error}", CONFLICT) from None
 
 
 def _print(known: RuleList) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "WHEN", "CHANGE", "COUNT", "ACTIONS", "BY", "NOW"):
-        table.add_column(column, no_wrap=column in ("ID", "COUNT", "ACTIONS"))
+    columns = ("ID", "WHEN", "CHANGE", "COUNT", "ACTIONS", "BY", "STATUS")
+    listed = table(*columns, fixed=("ID", "COUNT", "ACTIONS"))
     for each in known.rules:
         count, actions = f"{each.count} of {each.needed}", f"{each.actions} of {each.rule.max_actions}"
-        cells = (each.rule.id, each.condition, shown_changes(each.rule.settings), count, actions, each.created_by,
-                 _now(each))  # fmt: skip
-        table.add_row(*(escape(plain(cell)) for cell in cells))
-    console().print(table)
+        change = assignments(each.rule.settings)
+        cells = (each.rule.id, each.condition, change, count, actions, each.created_by, _status(each))
+        listed.add_row(*(escape(plain(cell)) for cell in cells))
+    console().print(listed)
 
 
-def _now(each: RuleView) -> str:
+def _status(each: RuleView) -> str:
     if each.stopped:
-        return "stopped: the store was put back; give it anew to go on"
+        return "stopped: Redis was restored from a backup; save the rule again to re-enable it"
     if not each.actions_left:
-        return f"its actions are spent, the last at step {each.last_step}"
+        return f"no actions left; the last was at step {each.last_step}"
     if each.cooldown_until_step is not None:
-        return f"rests until step {each.cooldown_until_step}"
+        return f"cooldown until step {each.cooldown_until_step}"
     if each.cooldown_until_time is not None:
-        return f"rests until {datetime.fromtimestamp(each.cooldown_until_time, UTC):%Y-%m-%d %H:%M:%SZ}"
-    return "watches"
+        return f"cooldown until {timestamp(each.cooldown_until_time)}"
+    return "active"

@@ -1,4 +1,4 @@
-"""`steadynorm schedule` and `steadynorm schedules`: changes that wait for a step."""
+"""`steadynorm schedule` and `steadynorm schedules`: changes that are made once a run reaches a step."""
 
 from __future__ import annotations
 
@@ -7,77 +7,68 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from steadynorm_cli.commands.options import AsJson, Run, Server, console, find_run, plain
-from steadynorm_cli.commands.set import ChangeNotifier, parse_unresolved
+from steadynorm_cli.commands.options import AsJson, Changes, Reason, Run, Server, find_run
+from steadynorm_cli.commands.output import assignments, console, plain, table
+from steadynorm_cli.commands.set import parse_changes
 from steadynorm_contract.client import Client
 from steadynorm_contract.schedules import Schedule, ScheduleState
 
-__all__ = ["schedule", "schedules", "shown_changes"]
+__all__ = ["schedule", "schedules"]
 
 _STYLE = {ScheduleState.WAITING: "bold", ScheduleState.DONE: "green", ScheduleState.FAILED: "red"}
 
 
 def schedule(
     run: Run,
-    changes: ChangeNotifier,
-    from_step: Annotated[int, typer.Option(min=1, help="The step from which on; the run must not have reached it.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
+    changes: Changes,
+    from_step: Annotated[int, typer.Option(min=1, help="First step with the change; above the run's present step.")],
+    reason: Reason = "",
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a run once it reaches a step, whoever is at a keyboard then. `schedules` lists them."""
+    """Change a run's settings once it reaches a step. `steadynorm schedules` lists and cancels such changes."""
     client = Client(server)
-    summary = find_run(client, run)
-    made = client.schedule(summary.run_id, from_step, parse_unresolved(changes), reason=reason)
+    found = find_run(client, run)
+    made = client.schedule(found.run_id, from_step, parse_changes(changes), reason=reason)
     if as_json:
         typer.echo(msgspec.json.encode(made))
         return
-    typer.echo(f"{summary.run_id}: schedule {made.id}: {shown_changes(made.settings)} from step {made.from_step}")
-    typer.echo(f"the run is at step {summary.step}; to take it back: steadynorm schedules {summary.run_id} --remove "
-               f"{made.id}")  # fmt: skip
+    typer.echo(f"{found.run_id}: schedule {made.id}: {assignments(made.settings)} from step {made.from_step}")
+    typer.echo(f"the run is at step {found.step}; to cancel: steadynorm schedules {found.run_id} --remove {made.id}")
 
 
 def schedules(
     run: Run,
-    remove: Annotated[str | None, typer.Option(metavar="ID", help="Take back one that waits.")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="Cancel a waiting schedule.")] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a run's schedules: those that wait, the next one first, then those that were made."""
+    """Print a run's schedules: waiting ones first, the next one on top, then finished ones."""
     client = Client(server)
-    summary = find_run(client, run)
+    run_id = find_run(client, run).run_id
     if remove is not None:
-        client.unschedule(summary.run_id, remove)
+        client.unschedule(run_id, remove)
         if not as_json:
-            typer.echo(f"{summary.run_id}: schedule {remove} is taken back")
+            typer.echo(f"{run_id}: schedule {remove} is cancelled")
             return
-    found = client.schedules(summary.run_id)
+    known = client.schedules(run_id)
     if as_json:
-        typer.echo(msgspec.json.encode(found))
+        typer.echo(msgspec.json.encode(known))
         return
-    if not found.schedules:
-        typer.echo(f"{summary.run_id} has no schedules: `steadynorm schedule` makes one")
+    if not known.schedules:
+        typer.echo(f"{run_id} has no schedules; `steadynorm schedule` makes one")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("ID", "STATE", "FROM STEP", "CHANGE", "BY", "OUTCOME"):
-        table.add_column(column, no_wrap=column in ("ID", "STATE"))
-    for each in found.schedules:
+    listed = table("ID", "STATE", "FROM STEP", "CHANGE", "BY", "OUTCOME", fixed=("ID", "STATE"))
+    for each in known.schedules:
         style = _STYLE[each.state]
-        cells = (shown_changes(each.settings), each.created_by, _outcome(each))
-        table.add_row(each.id, f"[{style}]{each.state}[/{style}]", str(each.from_step),
-                      *(escape(plain(cell)) for cell in cells))  # fmt: skip
-    console().print(table)
-
-
-def shown_changes(settings: dict[str, object]) -> str:
-    """A change as it is typed."""
-    return " ".join(f"{name}={msgspec.json.encode(value).decode().strip(chr(34))}" for name, value in settings.items())
+        cells = (assignments(each.settings), each.created_by, _outcome(each))
+        state = f"[{style}]{each.state}[/{style}]"
+        listed.add_row(each.id, state, str(each.from_step), *(escape(plain(cell)) for cell in cells))
+    console().print(listed)
 
 
 def _outcome(each: Schedule) -> str:
     if each.state is ScheduleState.WAITING:
         return each.reason
-    made = f"revision {each.revision}" if each.revision is not None else each.why
-    return f"{made} at step {each.step}" if each.revision is not None else made
+    return each.why if each.revision is None else f"revision {each.revision} at step {each.step}"

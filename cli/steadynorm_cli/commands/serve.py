@@ -1,4 +1,4 @@
-"""`steadynorm up`, `server` and `dashboard`: what listens."""
+"""`steadynorm up`, `server` and `dashboard`: start the long-running processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from steadynorm_cli.commands.options import Data, Host, Server
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, Stopped, launcher, stop_signals
+from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, Stopped, dashboard_command, stop_signals
 from steadynorm_contract.discovery import data_dir
 
 __all__ = ["dashboard", "server", "up"]
@@ -31,28 +31,29 @@ def up(
     dashboard_port: DashboardPort = None,
     data: Data = None,
 ) -> None:
-    """Start store, server and dashboard. One Ctrl-C ends them all."""
+    """Start Redis, server and dashboard. Ctrl-C stops them all."""
     folder = data or data_dir()
     try:
-        with stop_signals():
-            house = LocalStack(folder, host=host, port=port, dashboard_port=dashboard_port, tell=typer.echo)
-            with house:
-                typer.echo(_banner(house))
-                sys.stdout.flush()
-                house.wait()
+        with (
+            stop_signals(),
+            LocalStack(folder, host=host, port=port, dashboard_port=dashboard_port, on_message=typer.echo) as stack,
+        ):
+            typer.echo(_banner(stack))
+            sys.stdout.flush()
+            stack.wait()
     except Stopped:
-        typer.echo("ended: runs that are training go on with their last settings")
+        typer.echo("stopped: running jobs continue with their last settings")
 
 
-def _banner(house: LocalStack) -> str:
+def _banner(stack: LocalStack) -> str:
     lines = [
-        "steadynorm is up. Ctrl-C ends all of it.",
-        f"  dashboard  {house.dashboard}",
-        f"  server     {house.server}",
-        f"  data       {house.data}  (logs in {house.logs})",
+        "steadynorm is up. Ctrl-C stops it.",
+        f"  dashboard  {stack.dashboard}",
+        f"  server     {stack.server}",
+        f"  data       {stack.data}  (logs in {stack.logs})",
     ]
-    if house.data != data_dir().absolute():
-        lines.append(f"  For training scripts and other shells: export STEADYNORM_HOME={house.data}")
+    if stack.data != data_dir().absolute():
+        lines.append(f"  For training scripts and other shells: export STEADYNORM_HOME={stack.data}")
     return "\n".join(lines)
 
 
@@ -61,14 +62,14 @@ def server(
     port: Port = None,
     data: Data = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(envvar="STEADYNORM_TLS_CERT", help="PEM file: speak TLS with this certificate.")
+        Path | None, typer.Option(envvar="STEADYNORM_TLS_CERT", help="PEM file with a certificate: serve TLS.")
     ] = None,
-    tls_key: Annotated[Path | None, typer.Option(envvar="STEADYNORM_TLS_KEY", help="PEM file: its key.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="STEADYNORM_TLS_KEY", help="PEM file with its key.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, envvar="STEADYNORM_WORKERS", help="Processes that serve. Default: 1.")
+        int | None, typer.Option(min=1, max=256, envvar="STEADYNORM_WORKERS", help="Server processes. Default: 1.")
     ] = None,
 ) -> None:
-    """Start the server with its store, in the foreground. Also configured by variables: docs/operations.md."""
+    """Start the server with its Redis, in the foreground. More is set by variables: docs/deploying.md."""
     from pydantic import ValidationError
 
     from steadynorm_server.config import ServerConfig
@@ -78,26 +79,24 @@ def server(
     given: dict[str, Any] = {"host": host, "port": port, "data": data and data.expanduser().absolute()}
     given |= {"tls_cert": tls_cert, "tls_key": tls_key, "workers": workers}
     try:
-        with (
-            stop_signals()
-        ):  # uvicorn raises SIGTERM again when it has shut down: the store must still be ended in order
-            settings = ServerConfig(**{name: value for name, value in given.items() if value is not None})
-            logging.configure(settings.log, settings.log_level)
-            serve(settings)
+        with stop_signals():  # uvicorn raises SIGTERM again after its shutdown, when Redis must still be stopped
+            config = ServerConfig(**{name: value for name, value in given.items() if value is not None})
+            logging.configure(config.log, config.log_level)
+            serve(config)
     except Stopped:
         pass
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise CommandError(f"the server's configuration is wrong: {problems}") from None
+        raise CommandError(f"the server's configuration is invalid: {problems}") from None
     except ServeError as error:
         raise CommandError(str(error)) from None
 
 
 def dashboard(
     host: Host = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="To listen on.")] = DASHBOARD_PORT,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = DASHBOARD_PORT,
     server: Server = None,
 ) -> None:
-    """Start the dashboard, in the foreground, for a server that runs already."""
-    argv: list[str] = launcher().command(host=host, port=port, server=server)
+    """Start the dashboard of a running server, in the foreground."""
+    argv = dashboard_command(host=host, port=port, server=server)
     os.execv(argv[0], argv)  # one process, so signals and exit status are the dashboard's own

@@ -1,4 +1,4 @@
-"""`steadynorm undo`: back to the settings of an earlier revision, as a change like any other."""
+"""`steadynorm undo`: restores the settings of an earlier revision, as a new change."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
-from steadynorm_cli.commands.set import CONFLICT, send
+from steadynorm_cli.commands.options import AsJson, NoWait, Reason, Run, Server, Wait, find_run
+from steadynorm_cli.commands.set import CONFLICT, changes_since, send
 from steadynorm_cli.errors import CommandError
-from steadynorm_contract.audit import AuditEntry, revert_to
+from steadynorm_contract.audit import revert_to
 from steadynorm_contract.client import Client
 
 __all__ = ["undo"]
 
 PAGE = 10_000
-"""As many as the server gives at once."""
+"""As many as the server returns at once."""
 
 
 def undo(
@@ -24,46 +24,34 @@ def undo(
         int | None,
         typer.Option(min=0, metavar="REVISION", help="0: as registered. Default: before the newest change."),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; it stands in the run's audit list.")] = "",
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until the job applied it.")] = 30.0,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait.")] = False,
+    reason: Reason = "",
+    wait: Wait = 30.0,
+    no_wait: NoWait = False,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring back the settings of an earlier revision, as a new one. Counters stay. Exit codes are those of `set`."""
+    """Restore the settings of an earlier revision, as a new one. Counters stay. Exit codes are those of `set`."""
     client = Client(server)
-    summary = find_run(client, run)
-    present = client.settings(summary.run_id)
+    found = find_run(client, run)
+    run_id, present = found.run_id, found.desired
     if to is None and present.revision == 0:
-        raise CommandError(f"{summary.run_id} has its settings as registered: there is no change to take back.")
+        raise CommandError(f"{run_id} has its settings as registered: there is no change to undo.")
     earlier = present.revision - 1 if to is None else to
     if earlier > present.revision:
         raise CommandError(f"--to must be at most {present.revision}, the newest revision: got {earlier}.", 2)
-    entries = _changes_since(client, summary.run_id, earlier)
+    entries = changes_since(client, run_id, earlier, PAGE)
     if any(entry.revision > present.revision for entry in entries):
         raise CommandError(
-            f"somebody else changed the settings of {summary.run_id} in this moment, so nothing was undone. "
-            f"Look at them with `steadynorm show {summary.run_id}` and decide again.",
+            f"the settings of {run_id} were changed concurrently, so nothing was undone. See them with "
+            f"`steadynorm show {run_id}`, then try again.",
             CONFLICT,
         )
     changes = {} if earlier == present.revision else revert_to(earlier, present.settings, entries)
     if changes is None:
         raise CommandError(
-            f"the list of changes does not reach back to revision {earlier}: set the values by `steadynorm set`. "
-            f"What is known: `steadynorm audit {summary.run_id}`."
+            f"the audit list does not reach back to revision {earlier}: set the values with `steadynorm set`. "
+            f"The known changes: `steadynorm audit {run_id}`."
         )
     back = f"back to r{earlier}" if earlier else "back to the settings as registered"
-    send(client, summary, present, changes, reason=f"{back}: {reason}" if reason else back,
-         wait=None if no_wait else wait, as_json=as_json)  # fmt: skip
-
-
-def _changes_since(client: Client, run_id: str, revision: int) -> list[AuditEntry]:
-    """The changes later than `revision`, newest first."""
-    found: list[AuditEntry] = []
-    cursor: str | None = None
-    while True:
-        page = client.audit(run_id, limit=PAGE, cursor=cursor)
-        found += [entry for entry in page.entries if entry.revision > revision]
-        if page.next is None or any(entry.revision <= revision for entry in page.entries):
-            return found
-        cursor = page.next
+    reason = f"{back}: {reason}" if reason else back
+    send(client, found, changes, reason=reason, wait=None if no_wait else wait, as_json=as_json)

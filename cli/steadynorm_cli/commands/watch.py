@@ -1,4 +1,4 @@
-"""`steadynorm watch`: a run as it trains, drawn in the terminal once a second."""
+"""`steadynorm watch`: a run in the terminal, refreshed once a second."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from steadynorm_cli.commands.events import event_line
-from steadynorm_cli.commands.options import Run, Server, console, find_run, number, plain
+from steadynorm_cli.commands.options import Run, Server, find_run
+from steadynorm_cli.commands.output import console, number, plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event
-from steadynorm_contract.runs import RevisionState, RunDetail, RunState
+from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_contract.series import Series
+from steadynorm_contract.signals import signal
 
 __all__ = ["sparkline", "watch"]
 
@@ -33,10 +35,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 def watch(
     run: Run,
-    once: Annotated[bool, typer.Option("--once", help="Print one picture and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the present state and exit.")] = False,
     server: Server = None,
 ) -> None:
-    """Watch a run until it ends, or Ctrl-C: speed, loss, norms, target, health, settings and the newest events."""
+    """Watch a run until it ends, or Ctrl-C: speed, loss, norms, health, settings and the newest events."""
     client = Client(server)
     run_id = find_run(client, run).run_id
     screen = console()
@@ -45,7 +47,7 @@ def watch(
         screen.print(picture)
         return
     with Live(picture, console=screen, auto_refresh=False) as live:
-        while detail.state in (RunState.RUNNING, RunState.STALLED):
+        while detail.state.is_live:
             time.sleep(EVERY_S)
             detail, picture = _look(client, run_id)
             live.update(picture, refresh=True)
@@ -67,10 +69,7 @@ def _picture(run: RunDetail, series: dict[str, Series], events: Sequence[Event])
         ("run", plain(run.run_id), plain(run.name)),
         ("state", str(run.state), f"health {run.health}"),
         ("step", str(run.step), speed),
-        ("loss", number(run.loss), _drawn(series, "loss")),
-        ("raw norm", number(run.raw_norm), _drawn(series, "raw_norm", log=True)),
-        ("stabilized norm", number(run.stabilized_norm), _drawn(series, "stabilized_norm", log=True)),
-        ("smallest target", number(run.target_min), ""),
+        *((signal(name).title, number(getattr(run, name)), _drawn(series, name)) for name in (*SERIES, "target_min")),
         ("settings", f"r{run.applied.revision}", _settings(run)),
     ):
         facts.add_row(name, Text(value), Text(more))
@@ -84,12 +83,12 @@ def _settings(run: RunDetail) -> str:
     return f"{since}; r{run.desired.revision} {run.desired.state}"
 
 
-def _drawn(series: dict[str, Series], name: str, *, log: bool = False) -> str:
-    return sparkline(series[name].max, log=log) if name in series else ""
+def _drawn(series: dict[str, Series], name: str) -> str:
+    return sparkline(series[name].max, log=signal(name).scale == "log") if name in series else ""
 
 
 def sparkline(values: Sequence[float | None], *, log: bool = False) -> str:
-    """One block a value, from the least to the largest; a space where there is none. log: by order of magnitude."""
+    """One block per value, scaled to the range of the values; a space where there is none. log: logarithmic."""
     heights = [_height(value, log) for value in values]
     known = [height for height in heights if height is not None]
     if not known:

@@ -1,4 +1,4 @@
-"""`steadynorm webhook-test`: a test message to the webhooks of a file, from the machine where it is run."""
+"""`steadynorm webhook-test`: sends a test message to the webhooks of a file, from this machine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["webhook_test"]
 
 
 def webhook_test(
-    name: Annotated[str | None, typer.Argument(help="One webhook of the file. Default: all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A webhook of the file. Default: all of them.")] = None,
     file: Annotated[
         Path | None,
         typer.Option(envvar="STEADYNORM_WEBHOOKS_FILE", help="The webhooks file.", show_envvar=True),
     ] = None,
 ) -> None:
-    """Send a test message to the server's webhooks and print what came of it. Exit code 1 if one did not take it."""
+    """Send a test message to the webhooks and print each result. Exit code 1 if one was not delivered."""
     from steadynorm_server.webhooks.config import WebhookError, read
 
     if file is None:
-        raise CommandError("which webhooks? Name their file with --file or STEADYNORM_WEBHOOKS_FILE.", 2)
+        raise CommandError("missing --file or STEADYNORM_WEBHOOKS_FILE.", 2)
     try:
         webhooks = [each for each in read(file) if name in (None, each.name)]
     except WebhookError as error:

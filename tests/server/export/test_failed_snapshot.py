@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from steadynorm_cli.health_checks import Verdict, examine_store
+from steadynorm_cli.health_checks import Verdict, check_redis
 from steadynorm_contract.codec import encode_batch, encode_json
 
 
@@ -79,10 +79,10 @@ async def test_a_store_whose_snapshot_failed_is_read_and_answers_every_write_wit
             assert answer.json()["title"] == "Redis unavailable"
         assert (await agent.get())["counters"]["steps"] == 10
         assert [run["run_id"] for run in (await ask("GET", "/runs")).json()["runs"]] == ["tiny-1"]
-        (found,) = [each for each in examine_store(store_url) if each.verdict is Verdict.FAIL]
-        assert (found.check, "MISCONF" in found.found, "`dir`" in found.mend) == ("snapshots", True, True)
+        (found,) = [each for each in check_redis(store_url) if each.verdict is Verdict.FAIL]
+        assert (found.check, "MISCONF" in found.detail, "`dir`" in found.fix) == ("snapshots", True, True)
     assert refusal.content() == before
     assert (await agent.post(sent)).json()["acknowledged"] == 2
     assert (await agent.get())["counters"]["steps"] == 20
     assert (await agent.change(1, {"gamma2": 0.8})).status_code == 200
-    assert [each.check for each in examine_store(store_url) if each.verdict is Verdict.FAIL] == []
+    assert [each.check for each in check_redis(store_url) if each.verdict is Verdict.FAIL] == []

@@ -62,4 +62,4 @@ def test_a_hash_that_was_kept_is_looked_for(house: Any, run_id: str) -> None:
     assert call(house, "audit", run_id, "--verify", "--head", kept).returncode == 0
     ended = call(house, "audit", run_id, "--verify", "--head", "0" * 64)
     assert ended.returncode == 6
-    assert "it was rewritten, or cut" in ended.stderr
+    assert "it was rewritten or truncated" in ended.stderr

@@ -13,7 +13,7 @@ from steadynorm_contract.bulk import BulkOutcome, BulkResponse, BulkRow
 from steadynorm_contract.client import Client
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+    from tests.support.commands import Command
     from tests.support.jobs import Job, StartJob
     from tests.support.local_server import RunningHouse
 
@@ -46,7 +46,7 @@ def test_nothing_changes_without_a_yes_and_the_preview_is_shown(
 ) -> None:
     asked = many("--name", "many-*", "--tag", f"test={request.node.name}", "gamma2=0.99")
     assert asked.returncode == 2
-    assert "nothing was changed: say --yes to change 3 runs" in asked.stderr
+    assert "nothing was changed: use --yes to change 3 runs" in asked.stderr
     for job in jobs:
         row = next(line for line in asked.stdout.splitlines() if line.startswith(job.run_id))
         assert "gamma2 0.999 → 0.99" in row
@@ -95,7 +95,7 @@ def test_a_run_that_moved_meanwhile_is_left_and_the_exit_code_says_so(
     with pytest.raises(CommandError) as raised:
         set_many(["gamma2=0.9"], tag=[f"test={request.node.name}", "team=nlp"], yes=True, server=house.server)
     assert raised.value.code == 3
-    assert f"1 run moved between the preview and the change, and was left as it is: {large.run_id}" in str(raised.value)
+    assert f"1 run changed after the preview and was skipped: {large.run_id}" in str(raised.value)
     assert "changed" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith(small.run_id))
     assert house.client.settings(small.run_id).settings.gamma2 == 0.9
     assert house.client.settings(large.run_id).settings.gamma2 == 0.999
@@ -115,16 +115,16 @@ def test_runs_of_which_the_store_did_not_say_are_named(
     with pytest.raises(CommandError) as raised:
         set_many(["gamma2=0.9"], name="*", yes=True, server="http://127.0.0.1:9")
     assert raised.value.code == 1
-    assert "the store did not answer for 1 run, which may be changed or not: two." in str(raised.value)
+    assert "Redis did not answer for 1 run, which may have been changed: two." in str(raised.value)
     assert "unknown" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["gamma2=0.9"], 2, "say which runs"),
+        (["gamma2=0.9"], 2, "missing --name, --tag or --run"),
         (["--tag", "team", "gamma2=0.9"], 2, "--tag must be KEY=VALUE: got 'team'"),
-        (["--tag", "a=1", "--tag", "a=2", "gamma2=0.9"], 2, "given with two values"),
+        (["--tag", "a=1", "--tag", "a=2", "gamma2=0.9"], 2, "--tag a has two values"),
         (["--name", "*", "gamma2=1.0", "--yes"], 1, "gamma2 must be in [0, 1): got 1.0"),
     ],
 )

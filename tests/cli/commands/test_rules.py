@@ -1,4 +1,4 @@
-"""`steadynorm schedule`, `schedules` and `rules` on a job that trains."""
+"""`steadynorm rules` on a job that trains."""
 
 from __future__ import annotations
 
@@ -12,36 +12,9 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+    from tests.support.commands import Command
     from tests.support.jobs import Job
     from tests.support.local_server import RunningHouse
-
-
-def test_a_schedule_is_made_listed_and_carried_out_while_the_job_trains(
-    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
-) -> None:
-    late = steadynorm("schedule", job.run_id, "--from-step", "1", "gamma2=0.9")
-    assert late.returncode == 1
-    assert "from_step must be a step that the run has not reached yet: got 1" in late.stderr
-    soon = house.client.run(job.run_id).step + 400
-    made = steadynorm("schedule", job.run_id, "--from-step", str(soon), "gamma2=0.9", "reset_generation=+1",
-                      "--reason", "a longer memory")  # fmt: skip
-    assert made.returncode == 0, made.stderr
-    assert f"gamma2=0.9 reset_generation=+1 from step {soon}" in made.stdout
-    far = json.loads(steadynorm("schedule", job.run_id, "--from-step", "1000000", "stop=true", "--json").stdout)
-    assert (far["state"], far["settings"]) == ("waiting", {"stop": True})
-    gone = steadynorm("schedules", job.run_id, "--remove", far["id"])
-    assert (gone.returncode, gone.stdout) == (0, f"{job.run_id}: schedule {far['id']} is taken back\n")
-    entry = eventually(
-        lambda: next((each for each in house.client.audit(job.run_id).entries if each.applied_step is not None), None)
-    )
-    assert entry.actor.startswith("schedule:")
-    assert (entry.reason, entry.after) == ("a longer memory", {"gamma2": 0.9, "reset_generation": 1})
-    assert entry.applied_step >= soon
-    listed = steadynorm("schedules", job.run_id)
-    assert "done" in listed.stdout
-    assert "revision 1 at step" in listed.stdout
-    assert steadynorm("schedules", job.run_id, "--remove", "nothing").returncode == 1
 
 
 def test_a_rule_is_given_acts_on_the_job_and_is_taken_away(
@@ -50,7 +23,7 @@ def test_a_rule_is_given_acts_on_the_job_and_is_taken_away(
     assert "has no rules" in steadynorm("rules", job.run_id).stdout
     given = steadynorm("rules", job.run_id, "--add", "broken", "--when", "nonfinite > 0, 2 times", "mode=observe")
     assert given.returncode == 0, given.stderr
-    assert [word in given.stdout for word in ("0 of 2", "0 of 1", "mode=observe", "watches")] == [True] * 4
+    assert [word in given.stdout for word in ("0 of 2", "0 of 1", "mode=observe", "active")] == [True] * 4
     steadynorm("rules", job.run_id, "--add", "slow", "--when", "loss > 1e6 for 5 steps", "reset_generation=+1")
     for _ in range(2):
         job.poison.set()
@@ -59,7 +32,7 @@ def test_a_rule_is_given_acts_on_the_job_and_is_taken_away(
     (entry,) = house.client.audit(job.run_id).entries
     assert (entry.actor, entry.reason) == ("rule:broken by local", "nonfinite > 0, 2 times")
     shown = steadynorm("rules", job.run_id)
-    assert "its actions are spent, the last at step" in shown.stdout
+    assert "no actions left; the last was at step" in shown.stdout
     left = json.loads(steadynorm("rules", job.run_id, "--remove", "broken", "--json").stdout)
     assert [each["condition"] for each in left["rules"]] == ["loss > 1000000 for 5 steps"]
     assert steadynorm("rules", job.run_id, "--remove", "broken").returncode == 1
@@ -69,9 +42,9 @@ def test_a_rule_is_given_acts_on_the_job_and_is_taken_away(
 
 def test_what_cannot_be_a_rule_is_said_before_anything_is_sent() -> None:
     for given, said in (
-        ({"add": "x", "when": None, "changes": ["paused=true"]}, "--add wants --when"),
-        ({"add": "x", "when": "loss > 1", "changes": []}, "--add wants --when"),
-        ({"when": "loss > 1", "changes": ["paused=true"]}, "say --add ID"),
+        ({"add": "x", "when": None, "changes": ["paused=true"]}, "--add requires --when"),
+        ({"add": "x", "when": "loss > 1", "changes": []}, "--add requires --when"),
+        ({"when": "loss > 1", "changes": ["paused=true"]}, "missing --add ID"),
     ):
         with pytest.raises(CommandError, match=said) as error:
             rules("any", **given)
@@ -86,7 +59,7 @@ def test_somebody_who_is_faster_with_the_rules_is_a_conflict(
 
     monkeypatch.setattr(Client, "set_rules", faster)
     monkeypatch.setenv("STEADYNORM_HOME", str(house.home))
-    with pytest.raises(CommandError, match="nothing was done: the rules are at revision 2") as error:
+    with pytest.raises(CommandError, match="nothing was changed: the rules are at revision 2") as error:
         rules(job.run_id, ["paused=true"], add="x", when="loss > 1", server=house.server)
     assert error.value.code == 3
     with pytest.raises(CommandError, match="a condition must be SCALAR < VALUE") as error:

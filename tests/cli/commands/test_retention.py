@@ -16,7 +16,7 @@ from steadynorm_contract.retention import RetentionLimits, RetentionUpdate
 from steadynorm_contract.telemetry import Parameter, RunRegistration
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+    from tests.support.commands import Command
     from tests.support.local_server import RunningHouse
 
 
@@ -38,8 +38,8 @@ def test_size_and_age_are_set_shown_and_put_back(steadynorm: Command, house: Run
     done = steadynorm("retain", run_id, "--max-mib", "16", "--keep-days", "90", "--reason", "one of a \x1b[31msweep")
     assert done.returncode == 0, done.stderr
     first, second, third, change = done.stdout.splitlines()
-    assert first == "retained-1 takes 0.0 MiB of 16, at most 64"
-    assert second == "it is kept 90 days after it was last heard of"
+    assert first == "retained-1 uses 0.0 of 16 MiB; the maximum is 64"
+    assert second == "it is stored for 90 days after its last activity"
     assert third.startswith("it will be removed at 2")
     assert change.endswith(r"default, default → 16 MiB, 90 days by local: one of a \x1b[31msweep")
     partly = steadynorm("retain", run_id, "--max-mib", "default", "--json")
@@ -60,7 +60,7 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     assert wrong.value.code == 2
     stale = msgspec.structs.replace(before, revision=before.revision + 7)
     monkeypatch.setattr(Client, "retention", lambda *_: stale)
-    with pytest.raises(CommandError, match="nothing was done: the retention of retained-1 is at revision") as late:
+    with pytest.raises(CommandError, match="nothing was changed: the retention of retained-1 is at revision") as late:
         retain(run_id, max_mib="8")
     assert late.value.code == 3
     monkeypatch.undo()

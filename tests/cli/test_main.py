@@ -39,8 +39,8 @@ def test_help_lists_every_command() -> None:
 @pytest.mark.parametrize(
     ("arguments", "hidden", "extra"),
     [
-        (["runs"], "typer", "server"),
-        (["runs"], "rich", "server"),
+        (["runs"], "typer", "cli"),
+        (["runs"], "rich", "cli"),
         (["server"], "fastapi", "server"),
         (["server"], "redis", "server"),
         (["dashboard"], "streamlit", "dashboard"),

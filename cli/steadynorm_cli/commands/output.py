@@ -1,0 +1,71 @@
+"""How values, times, changes and tables are printed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["ago", "assignments", "change", "console", "count_runs", "number", "plain", "table", "timestamp", "value"]
+
+
+def number(measured: float | None) -> str:
+    """A measured number; a dash where there is none."""
+    return "-" if measured is None else f"{measured:.4g}"
+
+
+def value(setting: object) -> str:
+    """A setting's value as it is typed on the command line."""
+    return msgspec.json.encode(setting).decode().strip('"')
+
+
+def change(before: Mapping[str, object], after: Mapping[str, object]) -> str:
+    """Each setting with its value before and after."""
+    return ", ".join(f"{name} {value(before.get(name))} → {value(now)}" for name, now in after.items())
+
+
+def assignments(settings: Mapping[str, object]) -> str:
+    """A change as it is typed on the command line."""
+    return " ".join(f"{name}={value(each)}" for name, each in settings.items())
+
+
+def plain(text: str) -> str:
+    """Text of others for a terminal: control characters are escaped."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def timestamp(moment: float) -> str:
+    """Unix seconds as a date and time in UTC."""
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def ago(moment: float) -> str:
+    """The time since `moment` (Unix seconds) in its largest unit."""
+    seconds = max(0.0, time.time() - moment)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def count_runs(count: int) -> str:
+    """`1 run`, `2 runs`."""
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def table(*columns: str, fixed: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
+    """An empty table. fixed: columns that are never wrapped; right: those aligned to the right."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=column in (*fixed, *right))
+    return made
+
+
+def console() -> Console:
+    """Where tables are printed. A pipe has no width: nothing is truncated there."""
+    screen = Console()
+    return screen if screen.is_terminal else Console(width=240)

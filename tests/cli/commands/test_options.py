@@ -1,0 +1,42 @@
+"""How a run is named, and what is said when that or the server fails."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.support.commands import Command
+    from tests.support.jobs import StartJob
+    from tests.support.local_server import RunningHouse
+
+
+def test_a_run_is_meant_by_a_unique_beginning_and_two_are_asked_back(
+    steadynorm: Command, house: RunningHouse, start_job: StartJob, eventually: Any
+) -> None:
+    first, second = start_job(house, "twins-a"), start_job(house, "twins-b")
+    eventually(lambda: {first.run_id, second.run_id} <= {run.run_id for run in house.client.runs().runs})
+    assert json.loads(steadynorm("show", "twins-a", "--json").stdout)["run_id"] == first.run_id
+    ambiguous = steadynorm("show", "twins")
+    assert ambiguous.returncode == 1
+    assert first.run_id in ambiguous.stderr
+    assert second.run_id in ambiguous.stderr
+    first.end()
+    eventually(lambda: house.client.run(first.run_id).state == "finished")
+    assert json.loads(steadynorm("show", "twins", "--json").stdout)["run_id"] == second.run_id, "one is running"
+
+
+def test_no_such_run_and_no_server_are_one_sentence_each(steadynorm: Command) -> None:
+    unknown = steadynorm("show", "nobody")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("error: no run on http://127.0.0.1:")
+    silent = steadynorm("runs", STEADYNORM_SERVER="http://127.0.0.1:9")
+    assert silent.returncode == 1
+    assert silent.stderr.startswith("error: no steadynorm server answers at http://127.0.0.1:9")
+    assert "Traceback" not in unknown.stderr + silent.stderr
+
+
+def test_a_wrong_token_is_said(steadynorm: Command) -> None:
+    refused = steadynorm("runs", STEADYNORM_TOKEN="not-the-token")
+    assert refused.returncode == 1
+    assert "token" in refused.stderr
