@@ -51,19 +51,19 @@ def store_url(request: pytest.FixtureRequest) -> str:
     return emptied(request.getfixturevalue(request.param))
 
 
-_SHIPPED_WITHIN_S = client._WITHIN_S
+_SHIPPED_TIMEOUT_S = client.TIMEOUT_S
 
 
 @pytest.fixture(autouse=True)
 def _patience_with_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers wait longer for their store's answer than as shipped: machines of tests stand still now and then."""
-    monkeypatch.setattr(client, "_WITHIN_S", 10 * _SHIPPED_WITHIN_S)
+    monkeypatch.setattr(client, "TIMEOUT_S", 10 * _SHIPPED_TIMEOUT_S)
 
 
 @pytest.fixture
 def impatient_with_stores(_patience_with_stores: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As shipped: for tests of stores that fail."""
-    monkeypatch.setattr(client, "_WITHIN_S", _SHIPPED_WITHIN_S)
+    monkeypatch.setattr(client, "TIMEOUT_S", _SHIPPED_TIMEOUT_S)
 
 
 @pytest.fixture

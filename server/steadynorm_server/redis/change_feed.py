@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from steadynorm_server.background import background
-from steadynorm_server.redis.client import Connection
+from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import CHANGES
 
 __all__ = ["ANSWER_S", "QUIET_S", "ChangeNotifier"]
@@ -36,7 +36,7 @@ class ChangeNotifier:
 
     def __init__(
         self,
-        redis: Connection,
+        redis: RedisClient,
         on_waiting: Callable[[int], object] = lambda _: None,
         quiet_s: float = QUIET_S,
         answer_s: float = ANSWER_S,

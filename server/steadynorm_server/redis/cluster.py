@@ -1,20 +1,23 @@
-"""The way to a Redis Cluster: the same commands as to one Redis, sent to where each key lives.
+"""A client of a Redis Cluster: routes each command to the primary that owns its key's slot.
 
-REDIS_URL=redis+cluster://user:password@one:6379,two:6379      any nodes of the cluster; the others are found from them
+REDIS_URL=redis+cluster://user:password@one:6379,two:6379      any nodes of the cluster; the others are discovered
 REDIS_URL=rediss+cluster://…                                   the same over TLS
-The scheme says what the store is, so that nothing has to be guessed while it is away.
+The scheme says that it is a cluster, so nothing has to be guessed while Redis is away.
+
+By hand, because redis-py's RedisCluster (8.1, redis/asyncio/cluster.py) lets one lost primary disturb all others: an
+error of one node makes every next command wait for the discovery of all (line 1330), and a failed pipeline closes the
+connections of all nodes (2875). It also sends ASKING on one pooled connection and the command on another (1269), so
+that a run whose slot moves is not found. docs/decisions has the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from importlib import resources
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,97 +27,104 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, RedisError, TryAgainError
-from redis.exceptions import ConnectionError as StoreAway
+from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError, TryAgainError
+from redis.exceptions import ConnectionError as RedisAway
 
 from steadynorm_server.redis import client
-from steadynorm_server.redis.client import Connection, Timed
+from steadynorm_server.redis.client import RedisClient, Timed, connection_pool
 from steadynorm_server.redis.keys import PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
-__all__ = ["SCHEMES", "Address", "Batch", "ClusterConnection", "ClusterRouter", "connection_to"]
-
+__all__ = ["SCHEMES", "Address", "ClusterClient", "ClusterPipeline", "ClusterRouter", "connect"]
 
 _SLOTS = 16384
-_TRIES = 20
-_MOVING_S = 0.05
-"""Between tries while the keys of a run are partly here and partly there: a second in all."""
-_ASK_AGAIN_S = 0.2
-"""While a master is away, who took over is asked no more often than this."""
+_ATTEMPTS = 20
+_MIGRATING_S = 0.05
+"""Between attempts while some keys of a run have moved and others have not: a second in all."""
+_REFRESH_AFTER_S = 0.2
+"""While a primary is away, the slots are read no more often than this."""
 
 Address = tuple[str, int]
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, ClusterDownError)
 
 
 class ClusterRouter:
-    """A client whose commands go to the master that holds their first key: `await slots.hgetall(key)`.
+    """A client whose commands go to the primary that owns their first key: `await router.hgetall(key)`.
 
-    seeds: addresses of nodes, some of which may be away. dial: makes a client of one node.
-    Raises redis-py's ConnectionError where a slot's master is away or nobody holds it.
+    seeds: addresses of nodes, some of which may be away. connect: makes a client of one node.
+    Raises redis-py's ConnectionError if a slot's primary is away, or no primary owns the slot.
     """
 
-    def __init__(self, seeds: list[Address], dial: Callable[[Address], Redis]) -> None:
+    def __init__(self, seeds: list[Address], connect: Callable[[Address], Redis]) -> None:
         self._seeds = seeds
-        self._dial = dial
+        self._connect = connect
         self._clients: dict[Address, Any] = {}  # redis-py's own types allow str everywhere
-        self._holders: list[Address | None] = []
-        self._asked = 0.0
-        self._asking = asyncio.Lock()
+        self._owners: list[Address | None] = []
+        self._refreshed = 0.0
+        self._refreshing = asyncio.Lock()
 
     def __getattr__(self, command: str) -> Callable[..., Awaitable[Any]]:
         async def send(key: str, *args: Any, **options: Any) -> Any:
-            return await self.on(key, lambda node: getattr(node, command)(key, *args, **options))
+            return await self.execute(key, lambda node: getattr(node, command)(key, *args, **options))
 
         return send
 
-    async def on(self, key: str, call: Callable[[Any], Any]) -> Any:
-        """`call(client)`, with a client of the master that holds the key."""
+    async def evalsha(self, digest: str, keys: int, key: str, *args: Any) -> Any:
+        """Run a script that the owner of its first key has."""
+        return await self.execute(key, lambda node: node.evalsha(digest, keys, key, *args))
+
+    async def eval(self, text: str, keys: int, key: str, *args: Any) -> Any:
+        """Run a script, and give it to the owner of its first key. SCRIPT LOAD would need all primaries to be there."""
+        return await self.execute(key, lambda node: node.eval(text, keys, key, *args))
+
+    async def execute(self, key: str, call: Callable[[Any], Any]) -> Any:
+        """`call(client)`, with a client of the primary that owns the key."""
         slot = key_slot(key.encode())
         failure: RedisError | None = None
-        for _ in range(_TRIES):
-            holder = await self._holder(slot)
+        for _ in range(_ATTEMPTS):
+            owner = await self._owner(slot)
             try:
-                return await self._call(holder, call)
+                return await self._call(owner, call)
             except MovedError as error:
-                self._holders[slot] = (error.host or holder[0], error.port)
+                self._owners[slot] = (error.host or owner[0], error.port)
                 failure = error
             except TryAgainError as error:
                 failure = error
-                await asyncio.sleep(_MOVING_S)
+                await asyncio.sleep(_MIGRATING_S)
             except _AWAY as error:
                 failure = error
-                await self._learn(holder)
-                if self._holders[slot] == holder:
+                await self.refresh_slots(owner)
+                if self._owners[slot] == owner:
                     break
-        raise exceptions.ConnectionError(f"the cluster cannot take this now: {failure}") from failure
+        raise exceptions.ConnectionError(f"the cluster does not take this now: {failure}") from failure
 
-    async def _call(self, holder: Address, call: Callable[[Any], Any]) -> Any:
+    async def _call(self, owner: Address, call: Callable[[Any], Any]) -> Any:
         try:
-            return await call(self.client(holder))
+            return await call(self.client(owner))
         except MovedError:  # which redis-py derives from the next one
             raise
-        except AskError as error:  # the slot is on its way to another master, and this key is there already
-            async with self.client((error.host or holder[0], error.port)).pipeline(transaction=False) as pipe:
+        except AskError as error:  # the slot is migrating, and this key has moved already
+            async with self.client((error.host or owner[0], error.port)).pipeline(transaction=False) as pipe:
                 pipe.execute_command("ASKING")
                 call(pipe)
                 return (await pipe.execute())[-1]
 
     async def on_any(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
-        """`call(client)`, with a client of whichever master answers."""
-        failure: RedisError = exceptions.ConnectionError("the cluster has no master")
-        for address in await self.masters():
+        """`call(client)`, with a client of any primary that answers."""
+        failure: RedisError = exceptions.ConnectionError("the cluster has no primary")
+        for address in await self.primaries():
             try:
                 return await call(self.client(address))
             except _AWAY as error:
                 failure = error
-        raise exceptions.ConnectionError(f"no master of the cluster answers: {failure}") from failure
+        raise exceptions.ConnectionError(f"no primary of the cluster answers: {failure}") from failure
 
     async def on_any_slot(self, key: str, call: Callable[[Any, str], Awaitable[Any]]) -> Any:
-        """`call(client, own key)`, with whichever master does it, and a key like `key` that it holds."""
-        failure: RedisError = exceptions.ConnectionError("the cluster has no master")
-        for address in await self.masters():
+        """`call(client, own key)`, with any primary that accepts it, and a key like `key` that it owns."""
+        failure: RedisError = exceptions.ConnectionError("the cluster has no primary")
+        for address in await self.primaries():
             keys = (f"{key}:{at}" for at in range(_SLOTS))
-            own = next((each for each in keys if self._holders[key_slot(each.encode())] == address), None)
+            own = next((each for each in keys if self._owners[key_slot(each.encode())] == address), None)
             if own is None:
                 continue
             try:
@@ -123,30 +133,29 @@ class ClusterRouter:
                 failure = error
         raise failure
 
-    async def masters(self) -> list[Address]:
-        """All that hold slots, in random order."""
-        if not self._holders:
-            await self._learn()
-        known = [address for address in dict.fromkeys(self._holders) if address is not None]
-        return random.sample(known, len(known))
+    async def primaries(self) -> list[Address]:
+        """All that own slots, in random order."""
+        if not self._owners:
+            await self.refresh_slots()
+        return self._known_primaries()
 
     def client(self, address: Address) -> Any:
         """The client of one node."""
         if (client := self._clients.get(address)) is None:
-            client = self._clients[address] = self._dial(address)
+            client = self._clients[address] = self._connect(address)
         return client
 
     async def group(self, keys: list[str]) -> dict[Address, list[int]]:
-        """Positions of keys by the master that holds them."""
+        """Positions of keys by the primary that owns them."""
         groups: dict[Address, list[int]] = {}
         for at, key in enumerate(keys):
-            groups.setdefault(await self._holder(key_slot(key.encode())), []).append(at)
+            groups.setdefault(await self._owner(key_slot(key.encode())), []).append(at)
         return groups
 
-    def pipeline(self, transaction: bool = False) -> Batch:
-        """Commands that are sent together, to each master its own."""
+    def pipeline(self, transaction: bool = False) -> ClusterPipeline:
+        """Commands that are sent together, one pipeline for each primary."""
         assert not transaction, "a cluster has no transactions over several slots"
-        return Batch(self)
+        return ClusterPipeline(self)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -154,182 +163,158 @@ class ClusterRouter:
         for each in clients:
             await each.aclose()
 
-    async def _holder(self, slot: int) -> Address:
-        if not self._holders:
-            await self._learn()
-        if (holder := self._holders[slot]) is None:
-            await self._learn()
-            holder = self._holders[slot]
-        if holder is None:
-            raise exceptions.ConnectionError(f"no master of the cluster holds slot {slot}")
-        return holder
+    async def _owner(self, slot: int) -> Address:
+        if not self._owners or self._owners[slot] is None:
+            await self.refresh_slots()
+        if (owner := self._owners[slot]) is None:
+            raise exceptions.ConnectionError(f"no primary of the cluster owns slot {slot}")
+        return owner
 
-    async def _learn(self, doubted: Address | None = None) -> None:
-        """Ask any node who holds what, a doubted one last. Raises ConnectionError where none answers."""
-        async with self._asking:
-            if self._holders and time.monotonic() < self._asked + _ASK_AGAIN_S:
+    async def refresh_slots(self, doubted: Address | None = None) -> None:
+        """Read from any node who owns what, from a doubted one last. Raises ConnectionError if none answers."""
+        async with self._refreshing:
+            if self._owners and time.monotonic() < self._refreshed + _REFRESH_AFTER_S:
                 return
             failure: Exception | None = None
-            known = dict.fromkeys([*self._shuffled(), *self._seeds])
+            known = dict.fromkeys([*self._known_primaries(), *self._seeds])
             for address in sorted(known, key=lambda each: each == doubted):
                 try:
-                    found = await self.client(address).execute_command("CLUSTER SLOTS")
+                    slots = await self.client(address).execute_command("CLUSTER SLOTS")
                 except (RedisError, OSError) as error:
                     failure = error
                     continue
-                self._take(found, address)
-                self._asked = time.monotonic()
+                self._apply_slots(slots, address)
+                self._refreshed = time.monotonic()
                 return
             raise exceptions.ConnectionError(f"no node of the cluster answers: {failure}") from failure
 
-    def _shuffled(self) -> list[Address]:
-        known = [address for address in dict.fromkeys(self._holders) if address is not None]
+    def _known_primaries(self) -> list[Address]:
+        known = [address for address in dict.fromkeys(self._owners) if address is not None]
         return random.sample(known, len(known))
 
-    def _take(self, found: list[list[Any]], teller: Address) -> None:
-        holders: list[Address | None] = [None] * _SLOTS
-        for first, last, (host, port, *_), *_ in found:
-            # A node that does not know its own name says none: it has the one that we reached it by.
-            address = (host.decode() if host else teller[0], int(port))
-            holders[first : last + 1] = [address] * (last + 1 - first)
-        self._holders = holders
+    def _apply_slots(self, slots: list[list[Any]], source: Address) -> None:
+        owners: list[Address | None] = [None] * _SLOTS
+        for first, last, (host, port, *_), *_ in slots:
+            # A node that does not know its own name reports none: it has the one by which we reached it.
+            address = (host.decode() if host else source[0], int(port))
+            owners[first : last + 1] = [address] * (last + 1 - first)
+        self._owners = owners
 
 
-class Batch:
-    """A pipeline over many slots: `async with slots.pipeline() as batch:`, commands, `await batch.execute()`."""
+class ClusterPipeline:
+    """A pipeline over many slots: `async with router.pipeline() as pipe:`, commands, `await pipe.execute()`."""
 
-    def __init__(self, slots: ClusterRouter) -> None:
-        self._slots = slots
-        self._commands: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = []
+    def __init__(self, router: ClusterRouter) -> None:
+        self._router = router
+        self._commands: list[tuple[str, str, tuple[Any, ...]]] = []
 
-    def __getattr__(self, command: str) -> Callable[..., Batch]:
-        def queue(key: str, *args: Any, **options: Any) -> Batch:
-            self._commands.append((command, key, args, options))
+    def __getattr__(self, command: str) -> Callable[..., ClusterPipeline]:
+        def queue(key: str, *args: Any) -> ClusterPipeline:
+            self._commands.append((command, key, args))
             return self
 
         return queue
 
-    async def __aenter__(self) -> Batch:
+    async def __aenter__(self) -> ClusterPipeline:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._commands.clear()
 
     async def execute(self) -> list[Any]:
-        """All answers, in order. Raises the first error."""
-        responses: list[Any] = [None] * len(self._commands)
-        groups = await self._slots.group([key for _, key, _, _ in self._commands])
-        await asyncio.gather(*(self._send(places, responses) for places in groups.values()))
-        return responses
+        """All replies, in order. Raises the first error."""
+        replies: list[Any] = [None] * len(self._commands)
+        groups = await self._router.group([key for _, key, _ in self._commands])
+        await asyncio.gather(*(self._send(places, replies) for places in groups.values()))
+        return replies
 
-    async def _send(self, places: list[int], responses: list[Any]) -> None:
-        first = self._commands[places[0]][1]
-
-        async def all_of_them(node: Any) -> list[Any]:
+    async def _send(self, places: list[int], replies: list[Any]) -> None:
+        async def send_all(node: Any) -> list[Any]:
             async with node.pipeline(transaction=False) as pipe:
                 for at in places:
-                    command, key, args, options = self._commands[at]
-                    getattr(pipe, command)(key, *args, **options)
+                    command, key, args = self._commands[at]
+                    getattr(pipe, command)(key, *args)
                 found: list[Any] = await pipe.execute(raise_on_error=False)
             if away := next((each for each in found if isinstance(each, _AWAY)), None):
                 raise away
             return found
 
-        found = await self._slots.on(first, all_of_them)
-        for at, answer in zip(places, found, strict=True):
-            if isinstance(answer, AskError | TryAgainError):  # MovedError too: of this key, whose slot moves or moved
-                command, key, args, options = self._commands[at]
-                answer = await getattr(self._slots, command)(key, *args, **options)
-            if isinstance(answer, Exception):
-                raise answer
-            responses[at] = answer
+        found = await self._router.execute(self._commands[places[0]][1], send_all)
+        for at, reply in zip(places, found, strict=True):
+            if isinstance(reply, AskError | TryAgainError):  # MovedError too: this key's slot migrates or has moved
+                command, key, args = self._commands[at]
+                reply = await getattr(self._router, command)(key, *args)
+            if isinstance(reply, Exception):
+                raise reply
+            replies[at] = reply
 
 
 SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _DEFAULT_PORT = 6379
 _CONNECTIONS = 64
-"""To each master."""
+"""To each primary."""
 _SOCKET_TIMEOUT_S = 0.6
-"""Of the 1.5 s that a command has in all: a master that hangs leaves time to ask who took over, and to go there."""
+"""Of the 1.5 s of a command: after a primary that hangs there is time to find its successor and to ask that one."""
 
 
-def connection_to(url: str, timed: Timed = contextlib.nullcontext) -> Connection:
-    """What speaks to the store at `url`: one Redis, or a cluster where the scheme says so."""
-    return ClusterConnection(url, timed) if urlsplit(url).scheme in SCHEMES else Connection(url, timed)
+def connect(url: str, timed: Timed = contextlib.nullcontext) -> RedisClient:
+    """A client of the Redis at `url`: a cluster if the scheme says so."""
+    return ClusterClient(url, timed) if urlsplit(url).scheme in SCHEMES else RedisClient(url, timed)
 
 
-class ClusterConnection(Connection):
-    """A Connection over all masters.
+class ClusterClient(RedisClient):
+    """A RedisClient over all primaries.
 
-    A run whose master is away raises redis-py's ConnectionError, and so does what asks all masters; other runs go on.
+    Commands about a run whose primary is away raise redis-py's ConnectionError, and so do commands to all primaries;
+    other runs are not affected.
     """
 
     def __init__(self, url: str, timed: Timed = contextlib.nullcontext) -> None:
         self._parts = urlsplit(url)
-        self._client: Any = ClusterRouter(_seeds(url), lambda node: self._dial(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
-        folder = resources.files(__package__).joinpath("scripts")
-        self._scripts: Any = {
-            name.name.removesuffix(".lua"): _Script(self._client, name.read_text("utf-8")) for name in folder.iterdir()
-        }
+        self._client: Any = ClusterRouter(_seeds(url), lambda node: self._node(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
         self._timed = timed
-        # Each master's pool makes its own callers wait: those of a master that hangs must not be in the others' way.
-        self._turns = ConcurrencyLimiter(sys.maxsize, client._WITHIN_S)
+        # Unlimited here: each primary's pool queues its own callers, so one that hangs does not delay the others'.
+        self._limiter = ConcurrencyLimiter(sys.maxsize, client.TIMEOUT_S)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
     async def check(self) -> None:
-        """Raises when no master answers and takes writes. While one does, there are runs to serve."""
+        """Raises if no primary answers and takes writes. While one does, there are runs to serve."""
         async with self._round_trip():
             await self._client.on_any_slot(PROBE, lambda node, key: node.setrange(key, 0, ""))
 
     async def publish(self, channel: str, message: str) -> None:
-        """Tell who listens, through any master: each passes it on."""
+        """Publish through any primary, which passes the message on to all."""
         async with self._round_trip():
             await self._client.on_any(lambda node: node.publish(channel, message))
 
     async def keys(self, pattern: str) -> AsyncIterator[str]:
-        """All keys of all masters that match, without holding one up."""
-        for address in await self._client.masters():
+        """All matching keys of all primaries, without blocking one."""
+        for address in await self._client.primaries():
             async for key in self._client.client(address).scan_iter(match=pattern, count=1000):
                 yield key.decode()
 
     @contextlib.asynccontextmanager
-    async def subscription(self) -> AsyncIterator[PubSub]:  # type: ignore[override] # entered in the same way
-        """A subscription on a connection of its own, to any master: each passes all messages on."""
-        client: Any = self._dial(random.choice(await self._client.masters()), 1, None)  # no time-out: it waits
+    async def subscription(self) -> AsyncIterator[PubSub]:
+        """A subscription on a connection of its own, to any primary: each passes all messages on."""
+        node: Any = self._node(random.choice(await self._client.primaries()), 1, None)  # no time-out: it waits
         try:
-            async with client.pubsub() as subscription:
+            async with node.pubsub() as subscription:
                 yield subscription
         finally:
-            await client.aclose()
+            await node.aclose()
 
-    def _dial(self, node: Address, connections: int, socket_timeout_s: float | None) -> Redis:
-        host = f"[{node[0]}]" if ":" in node[0] else node[0]
+    def _node(self, address: Address, connections: int, socket_timeout_s: float | None) -> Redis:
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
         credentials, at, _ = self._parts.netloc.rpartition("@")
-        url = (SCHEMES[self._parts.scheme], f"{credentials}{at}{host}:{node[1]}", "", self._parts.query, "")
-        pool = client._pool(urlunsplit(url), connections, socket_timeout_s)
-        if socket_timeout_s is not None:  # a second try where the first one timed out would take the time of that
-            retry = Retry(NoBackoff(), 1, supported_errors=(StoreAway,))
+        url = (SCHEMES[self._parts.scheme], f"{credentials}{at}{host}:{address[1]}", "", self._parts.query, "")
+        pool = connection_pool(urlunsplit(url), connections, socket_timeout_s)
+        if socket_timeout_s is not None:  # no retry after a time-out: it would take as long again
+            retry = Retry(NoBackoff(), 1, supported_errors=(RedisAway,))
             pool.connection_kwargs |= {"retry": retry, "socket_connect_timeout": socket_timeout_s}
         return Redis.from_pool(pool)
-
-
-class _Script:
-    """A script that a master gets when it meets it first. `SCRIPT LOAD` would need all masters to be there."""
-
-    def __init__(self, slots: ClusterRouter, text: str) -> None:
-        self._slots = slots
-        self._text = text
-        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-    async def __call__(self, keys: Sequence[str], args: Sequence[bytes | str | int | float]) -> Any:
-        given = (len(keys), *keys, *args)
-        try:
-            return await self._slots.on(keys[0], lambda node: node.evalsha(self._digest, *given))
-        except NoScriptError:
-            return await self._slots.on(keys[0], lambda node: node.eval(self._text, *given))
 
 
 def _seeds(url: str) -> list[Address]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from steadynorm_server.redis.client import Connection
+from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.record import RunRecord
 
@@ -26,7 +26,7 @@ class Names:
     def __init__(self) -> None:
         self._kept: dict[str, list[str]] = {}
 
-    async def of(self, redis: Connection, runs: Sequence[RunRecord]) -> list[list[str]]:
+    async def of(self, redis: RedisClient, runs: Sequence[RunRecord]) -> list[list[str]]:
         """Per run the names in model order; none of a run that was just deleted."""
         missing = {run.digest: run for run in runs if run.digest not in self._kept}
         found = {run.digest: self._kept[run.digest] for run in runs if run.digest not in missing}

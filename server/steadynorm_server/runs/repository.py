@@ -21,7 +21,7 @@ from steadynorm_server.automation import execution, rule_evaluation
 from steadynorm_server.errors import ProblemError, RunNotFound
 from steadynorm_server.redis.change_feed import ChangeNotifier
 from steadynorm_server.redis.client import Timed, is_write_refused
-from steadynorm_server.redis.cluster import connection_to
+from steadynorm_server.redis.cluster import connect
 from steadynorm_server.redis.keys import CHANGES, INDEX, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
 from steadynorm_server.runs.cache import CachedRun, RunCache
 from steadynorm_server.runs.event_hints import DirtyRuns
@@ -55,7 +55,7 @@ class RunRepository:
         timed: Timed = contextlib.nullcontext,
         waits: Callable[[int], object] = lambda _: None,
     ) -> None:
-        self.redis = connection_to(url, timed)
+        self.redis = connect(url, timed)
         self.stalled_after_s = stalled_after_s
         self.clock = clock
         self.changes = ChangeNotifier(self.redis, waits)

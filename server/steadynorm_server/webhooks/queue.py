@@ -19,7 +19,7 @@ import msgspec
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.events import Event
 from steadynorm_contract.webhooks import WebhookEvent
-from steadynorm_server.redis.client import Connection
+from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 
 __all__ = ["DeliveryQueue", "Message", "Unread"]
@@ -57,7 +57,7 @@ class Message(msgspec.Struct, frozen=True):
 class DeliveryQueue:
     """Access to the queues. Any number of processes may use them at once."""
 
-    def __init__(self, redis: Connection) -> None:
+    def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
 
     async def start_sweep(self, interval_s: float) -> bool:

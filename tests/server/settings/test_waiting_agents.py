@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from steadynorm_server.redis.change_feed import ChangeNotifier
-from steadynorm_server.redis.client import Connection
+from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import CHANGES
 
 WAITING = 100
@@ -58,19 +58,19 @@ class Way:
 
 
 @pytest.fixture
-async def way(valkey: str, tmp_path: Path) -> AsyncIterator[tuple[Way, Connection]]:
+async def way(valkey: str, tmp_path: Path) -> AsyncIterator[tuple[Way, RedisClient]]:
     """A way to the store that can be cut, and a connection over it."""
     made = Way(Path(urlsplit(valkey).path))
     socket = tmp_path / "way.sock"
     async with await asyncio.start_unix_server(made.meet, socket):
-        connection = Connection(f"unix://{socket}")
+        connection = RedisClient(f"unix://{socket}")
         yield made, connection
         await connection.close()
         await made.close()
 
 
 async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
-    way: tuple[Way, Connection], valkey: str, caplog: pytest.LogCaptureFixture
+    way: tuple[Way, RedisClient], valkey: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = ChangeNotifier(way[1], quiet_s=QUIET_S, answer_s=ANSWER_S)
     with (
@@ -96,7 +96,7 @@ async def test_a_subscription_that_hangs_is_noticed_and_all_who_wait_are_woken(
 
 
 async def test_a_subscription_that_is_quiet_and_well_is_left_alone(
-    way: tuple[Way, Connection], caplog: pytest.LogCaptureFixture
+    way: tuple[Way, RedisClient], caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = ChangeNotifier(way[1], quiet_s=0.02, answer_s=30)
     with changes.subscribe("one") as one:

@@ -125,8 +125,8 @@ async def test_a_process_that_knows_the_old_place_finds_the_new_one(
     move.begin()
     move.end()
     assert [run["step"] for run in (await other.get("/runs")).json()["runs"]] == [10]
-    slots = other.app.state.repository.redis._client
-    assert slots._holders[move.slot] == ("127.0.0.1", move.target)  # and will not ask at the old one again
+    router = other.app.state.repository.redis._client
+    assert router._owners[move.slot] == ("127.0.0.1", move.target)  # and will not ask at the old one again
     fed.client = other
     await fed.send(range(11, 21))
     assert (await fed.get("/series", names="loss"))["series"]["loss"]["count"] == [1] * 20
