@@ -1,1 +1,1 @@
-"""What Prometheus scrapes: the server's own instruments and the gauges of its runs."""
+"""Prometheus metrics: of the runs, and of the server itself. Reads Redis, writes nothing."""

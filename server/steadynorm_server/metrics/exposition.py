@@ -1,4 +1,4 @@
-"""Prometheus' text format of all runs, written straight rather than through the client library's objects.
+"""Prometheus' text format of all runs, written directly, because the client library's objects cost more per sample.
 
 Each run's labels are escaped once, and a family is one loop over the runs.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from prometheus_client.utils import floatToGoString
 
 from steadynorm_contract.settings import Mode
+from steadynorm_contract.signals import SCALARS, signal
 from steadynorm_server.runs.record import RunRecord
 
 __all__ = ["Observed", "render"]
@@ -21,41 +22,37 @@ class Observed:
     """One run at the time of a scrape."""
 
     run: RunRecord
-    ratios: dict[str, float]  # newest spike ratio of the parameters that are shown
-    omitted: int  # how many are not
+    ratios: dict[str, float]  # newest spike ratios of the parameters with series of their own
+    omitted: int  # how many have none
 
 
 _number: Callable[[float], str] = floatToGoString
 
-_LATEST = {
-    "loss": "Training loss, as logged.",
-    "learning_rate": "Learning rate of the first parameter group, before lr_scale.",
-    "raw_norm": "L2 norm of the whole gradient before the stabilizer.",
-    "stabilized_norm": "L2 norm of the whole gradient after the stabilizer.",
-    "target_min": "Smallest target of all parameters; below 0.3 a run is throttled.",
-    "spike_ratio_max": "Largest norm over RMS norm of all parameters in the newest step.",
-}
+_LATEST = [each for each in SCALARS if each.metric and not each.metric.endswith("_total")]
 _GAUGES: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
     "run_step": ("Newest optimizer step.", lambda run: run.step),
-    "run_started_timestamp_seconds": ("When the run was registered first, Unix time.", lambda run: run.started),
-    "run_last_seen_timestamp_seconds": ("When telemetry came last, Unix time.", lambda run: run.last_seen),
-    "gamma1": ("Applied gamma1.", lambda run: run.applied.gamma1),
-    "gamma2": ("Applied gamma2.", lambda run: run.applied.gamma2),
-    "settings_desired_revision": ("Revision that operators want.", lambda run: run.desired_revision),
-    "settings_applied_revision": ("Revision that the run applied.", lambda run: run.applied_revision),
+    "run_started_timestamp_seconds": ("Unix time of the run's first registration.", lambda run: run.started),
+    "run_last_seen_timestamp_seconds": ("Unix time of the newest telemetry.", lambda run: run.last_seen),
+    "gamma1": ("gamma1 in force.", lambda run: run.applied.gamma1),
+    "gamma2": ("gamma2 in force.", lambda run: run.applied.gamma2),
+    "settings_desired_revision": ("Revision of the desired settings.", lambda run: run.desired_revision),
+    "settings_applied_revision": (
+        "Revision of the settings that the run has applied.",
+        lambda run: run.applied_revision,
+    ),
 }
 _COUNTERS: dict[str, tuple[str, Callable[[RunRecord], float]]] = {
-    "spikes": ("Spikes, a parameter and step each.", lambda run: run.progress.spikes),
-    "nonfinite": ("Non-finite gradients, a parameter and step each.", lambda run: run.progress.nonfinite),
+    "spikes": (signal("spikes").description, lambda run: run.progress.spikes),
+    "nonfinite": (signal("nonfinite").description, lambda run: run.progress.nonfinite),
     "agent_dropped": (
-        "Records that the agent could not deliver.",
+        "Records that the agent dropped because it could not deliver them.",
         lambda run: run.progress.past_dropped + run.progress.agent.dropped,
     ),
     "agent_errors": (
-        "Errors of the agent itself; the first one in a step turns it off.",
+        "Internal errors of the agent; one inside an optimizer step turns it off.",
         lambda run: run.progress.past_errors + run.progress.agent.errors,
     ),
-    "rank_mismatches": ("Times that a rank differed from its equals.", lambda run: run.progress.rank_mismatches),
+    "rank_mismatches": ("Rank mismatches detected.", lambda run: run.progress.rank_mismatches),
 }
 
 
@@ -67,26 +64,24 @@ def render(runs: Sequence[Observed]) -> bytes:
 
 def _lines(runs: Sequence[Observed], labels: Sequence[str]) -> Iterator[str]:
     pairs = list(zip(runs, labels, strict=True))
-    yield _head("run_info", "gauge", "A run, and what its agent said of itself; always 1.")
+    yield _head("run_info", "gauge", "A run and its agent, described by labels; always 1.")
     yield from (f"steadynorm_run_info{{{_about(each.run)}}} 1.0\n" for each in runs)
     for name, (text, value) in _GAUGES.items():
         yield _head(name, "gauge", text)
         yield from (f"steadynorm_{name}{{{label}}} {_number(value(each.run))}\n" for each, label in pairs)
-    for name, text in _LATEST.items():
-        yield _head(name, "gauge", text)
+    for scalar in _LATEST:
+        yield _head(scalar.name, "gauge", scalar.description)
         for each, label in pairs:
-            if (number := each.run.progress.latest.get(name)) is not None:
-                yield f"steadynorm_{name}{{{label}}} {_number(number)}\n"
+            if (number := each.run.progress.latest.get(scalar.name)) is not None:
+                yield f"{scalar.metric}{{{label}}} {_number(number)}\n"
     for name, (text, value) in _COUNTERS.items():
         yield _head(f"{name}_total", "counter", text)
         yield from (f"steadynorm_{name}_total{{{label}}} {_number(value(each.run))}\n" for each, label in pairs)
-    yield _head("mode", "gauge", "Applied mode: 1 for the present one.")
+    yield _head("mode", "gauge", "Mode in force: 1 for that one, 0 for the others.")
     for each, label in pairs:
         for mode in Mode:
             yield f'steadynorm_mode{{{label},steadynorm_mode="{mode}"}} {float(mode is each.run.applied.mode)}\n'
-    yield _head(
-        "parameter_spike_ratio", "gauge", "Norm over RMS norm of the parameters where it is highest, in the newest row."
-    )
+    yield _head("parameter_spike_ratio", "gauge", "Newest spike ratio of the parameters where it is highest.")
     for each, label in pairs:
         for parameter, ratio in each.ratios.items():
             yield (f'steadynorm_parameter_spike_ratio{{parameter="{_escaped(parameter)}",{label}}} {_number(ratio)}\n')

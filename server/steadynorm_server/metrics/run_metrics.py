@@ -1,8 +1,8 @@
-"""/metrics: what Redis knows of the runs that have not ended, and this process' own numbers.
+"""/metrics: the runs in Redis that have not ended, and the server's own metrics.
 
-Values gathered for one scrape, without timestamps: a run that ended is not gathered, so its series disappear. Of the
-runs any process tells the same; of themselves servers on several machines each tell their own, and workers behind one
-port, any of which a scrape may reach, tell their sum.
+Values are gathered for each scrape, without timestamps: a run that ended is not gathered, so its series disappear. All
+processes expose the same runs. Servers on several machines expose their own metrics each; workers behind one port, any
+of which a scrape may reach, expose their sum.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ __all__ = ["CONTENT_TYPE", "Observed", "exposition", "gather"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def gather(repository: RunRepository, reader: RunQueries, top: int, forget_after_s: float) -> list[Observed]:
-    """All runs that have not ended and were heard of within forget_after_s."""
+async def gather(repository: RunRepository, queries: RunQueries, top: int, forget_after_s: float) -> list[Observed]:
+    """All runs that have not ended and sent telemetry within forget_after_s."""
     runs = await repository.all()
-    await repository.mark_stalled(runs)
     now = repository.clock()
     shown = [run for run in runs if run.state == RunState.RUNNING and run.silent_s(now) <= forget_after_s]
     observed = []
@@ -35,17 +34,17 @@ async def gather(repository: RunRepository, reader: RunQueries, top: int, forget
         some = shown[start : start + AT_ONCE]
         tables = await repository.names.of(repository.redis, some) if top else [[] for _ in some]
         for run, names in zip(some, tables, strict=True):
-            highest = await _highest_ratios(reader, run, names, top) if names else {}
+            highest = await _highest_ratios(queries, run, names, top) if names else {}
             observed.append(Observed(run, highest, run.info.parameters - len(highest)))
     return observed
 
 
-async def _highest_ratios(reader: RunQueries, run: RunRecord, names: Sequence[str], top: int) -> dict[str, float]:
+async def _highest_ratios(queries: RunQueries, run: RunRecord, names: Sequence[str], top: int) -> dict[str, float]:
     found: Mapping[int, float]
     if top <= spike_ratios.KEPT:
         found = spike_ratios.highest(run.ratios, top)
     else:
-        row = await reader.newest_row(run)
+        row = await queries.newest_row(run)
         if row is None:
             return {}
         newest = row.mean[-row.width :][ROW_COLUMNS.index("spike_ratio") :: len(ROW_COLUMNS)]
@@ -53,6 +52,6 @@ async def _highest_ratios(reader: RunQueries, run: RunRecord, names: Sequence[st
     return {names[at]: ratio for at, ratio in found.items()}
 
 
-def exposition(runs: Sequence[Observed], meters: ServerMetrics) -> bytes:
-    """Everything as Prometheus' text format."""
-    return render(runs) + meters.exposition(sum(each.omitted for each in runs))
+def exposition(runs: Sequence[Observed], metrics: ServerMetrics) -> bytes:
+    """Runs and server in Prometheus' text format."""
+    return render(runs) + metrics.exposition(sum(each.omitted for each in runs))
