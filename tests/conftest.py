@@ -1,4 +1,4 @@
-"""What all tests share: nothing may be skipped, and the fixtures of `tests/support`."""
+"""What all tests share: none may be skipped, which of them are slow, and the fixtures of `tests/support`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ pytest_plugins = [
 ]
 
 ROOT = Path(__file__).parents[1]
+SLOW_FIXTURES = {
+    *("browser", "prometheus"),  # programs of the system
+    *("cluster", "start_cluster", "shared_patient", "serving"),  # stores and servers in many processes
+    *("house", "server", "plain_server", "own_server", "up"),  # a server in a process of its own
+    *("start_ranks", "live_run"),
+}
+SLOW_FOLDERS = ("end_to_end", "packaging", "study")
 
 # A machine that stands still for a moment is no finding.
 settings.register_profile("tests", deadline=None)
@@ -43,6 +50,27 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid} was skipped, and no test may be: {report.longrepr}"
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what `scripts/test --fast` leaves out, and puts it first: the quick tests fill the gaps at the end.
+
+    Slow is what uses a browser, Prometheus, a program that only root installs, or several processes. A single test
+    that takes seconds for another reason carries the mark itself.
+    """
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        store = (
+            item.callspec.params.get("store_url")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else None
+        )
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if folder in SLOW_FOLDERS or fixtures & SLOW_FIXTURES or store == "debian_redis":
+            item.add_marker("slow")
+    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(scope="session")
