@@ -43,7 +43,8 @@ def test_no_source_file_is_longer_than_400_lines(root: Path) -> None:
 
 
 def test_scripts_can_be_run_and_stop_at_the_first_error(root: Path) -> None:
-    for name in ("scripts/demo", "scripts/docs", "scripts/test", "scripts/check", "scripts/environment", ".ci/run"):
+    scripts = ("check", "demo", "docs", "environment", "release", "test")
+    for name in (*(f"scripts/{script}" for script in scripts), ".ci/run"):
         path = root / name
         assert path.stat().st_mode & 0o111, f"{name} is not executable"
         text = path.read_text("utf-8")
