@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
+from typing import cast
 
 import pytest
 from packaging.markers import default_environment
@@ -96,7 +97,7 @@ def install(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 def required(by: Distribution, extras: frozenset[str], found: dict[str, Distribution]) -> dict[str, Distribution]:
     """Adds to `found` the distributions that one with these extras asks for, directly or not."""
-    markers = default_environment()
+    markers = cast("dict[str, str]", default_environment())
     for requirement in map(Requirement, by.requires or []):
         asked = requirement.marker is None or any(
             requirement.marker.evaluate({**markers, "extra": extra}) for extra in extras or {""}
