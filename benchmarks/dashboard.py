@@ -36,8 +36,10 @@ from query import BATCH_STEPS, RUN_ID, History, fill
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server
+from steadynorm_server.telemetry.service import TelemetryService
 
 CHROMIUM = "/usr/bin/chromium"
 STEPS_A_SECOND = 10
@@ -103,10 +105,11 @@ class Going:
         rng = np.random.default_rng(1)
         step, sequence = self._history.steps, -(-self._history.steps // BATCH_STEPS)
         async with RunRepository(self._url).opened() as repository:
+            telemetry = TelemetryService(repository, Limits())
             while not await asyncio.to_thread(self._ends.wait, 1.0):
                 steps = np.arange(step + 1, step + 1 + STEPS_A_SECOND)
                 step, sequence = int(steps[-1]), sequence + 1
-                await repository.ingest(RUN_ID, self._history.batch(sequence, steps, rng), anyone)
+                await telemetry.ingest(RUN_ID, self._history.batch(sequence, steps, rng), anyone)
 
 
 def first_chart(page: Page, address: str) -> float:

@@ -23,11 +23,12 @@ from steadynorm_server.config import ServerConfig
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 from steadynorm_server.telemetry.registration import register as register_run
+from steadynorm_server.telemetry.service import TelemetryService
 
 COLUMNS = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
 
 
-async def fill(repository: RunRepository, runs: int, parameters: int) -> None:
+async def fill(repository: RunRepository, telemetry: TelemetryService, runs: int, parameters: int) -> None:
     """Register runs, each of a model of its own, with one batch of 10 steps and one row of each parameter."""
     anyone = Principal("benchmark", frozenset(Role))
     steps = list(range(1, 11))
@@ -39,7 +40,7 @@ async def fill(repository: RunRepository, runs: int, parameters: int) -> None:
         table = [Parameter(name, (64, 64), "float32") for name in names]
         registration = RunRegistration(name=f"run-{at}", run_id=f"run-{at}", instance="one", parameters=table)
         await register_run(repository, registration, anyone)
-        await repository.ingest(
+        await telemetry.ingest(
             f"run-{at}", TelemetryBatch(incarnation=1, sequence=1, scalars=scalars, rows=rows), anyone
         )
 
@@ -48,7 +49,7 @@ async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: i
     """Seconds of `scrapes` scrapes, the size of the last, and whether an ended run left at the next one."""
     app = create_app(ServerConfig(data=folder), url, Tokens.single("token"))
     async with app.router.lifespan_context(app):
-        await fill(app.state.repository, runs, parameters)
+        await fill(app.state.repository, app.state.telemetry, runs, parameters)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             seconds = []

@@ -42,9 +42,11 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
 )
 from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 from steadynorm_server.telemetry.registration import register as register_run
+from steadynorm_server.telemetry.service import TelemetryService
 
 RUN_ID = "long-1"
 BATCH_STEPS = 1000  # with 300 parameters and a row every 10 steps 0.6 MiB, of the 4 MiB that a body may have
@@ -128,12 +130,13 @@ async def fill(url: str, history: History) -> float:
     anyone = Principal("benchmark", frozenset(Role))
     began = told = time.monotonic()
     async with RunRepository(url).opened() as repository:
+        telemetry = TelemetryService(repository, Limits())
         registration = RunRegistration(
             name="long", run_id=RUN_ID, parameters=history.table, detail_every=history.detail_every
         )
         await register_run(repository, registration, anyone)
         for batch in history.batches():
-            await repository.ingest(RUN_ID, batch, anyone)
+            await telemetry.ingest(RUN_ID, batch, anyone)
             if time.monotonic() - told > 10:
                 told = time.monotonic()
                 done = batch.sequence * BATCH_STEPS

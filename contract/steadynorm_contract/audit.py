@@ -51,7 +51,7 @@ class AuditList(msgspec.Struct, frozen=True):
     """GET /runs/{run_id}/audit, newest first."""
 
     entries: list[AuditEntry]
-    chain: AuditChain | None = None  # of the first page
+    chain: AuditChain | None = None  # of the first page, if its verification was requested
     next: str | None = None  # cursor of older entries; null: there are none
 
 

@@ -239,9 +239,10 @@ class Client:
         """Events, newest first. cursor: `next` of the previous page."""
         return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit, "cursor": cursor})
 
-    def audit(self, run_id: str, limit: int = 1000, cursor: str | None = None) -> AuditList:
-        """Changes of settings, newest first. `audit.verify` recomputes their hashes."""
-        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, {"limit": limit, "cursor": cursor})
+    def audit(self, run_id: str, limit: int = 1000, cursor: str | None = None, *, verify: bool = False) -> AuditList:
+        """Settings changes, newest first. verify: let the server verify their hash chain, which `chain` reports."""
+        query = {"limit": limit, "cursor": cursor, "verify": "true" if verify else None}
+        return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, query)
 
     def settings(self, run_id: str) -> Desired:
         """The desired settings."""

@@ -30,14 +30,15 @@ from steadynorm_server.auth.rate_limit import RateLimiter
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.background import background
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.export.downloads import Exports
+from steadynorm_server.export.downloads import ExportLimits
 from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.middleware.request_log import RequestLog
 from steadynorm_server.middleware.security_headers import SecurityHeaders
-from steadynorm_server.retention import trimming
-from steadynorm_server.retention.policy import Limits, forget_old
+from steadynorm_server.retention.policy import Limits
+from steadynorm_server.retention.sweeper import sweep_repeatedly
 from steadynorm_server.runs.fleet import Fleet
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.telemetry.service import TelemetryService
 from steadynorm_server.webhooks.config import read_webhooks
 from steadynorm_server.webhooks.dispatcher import WebhookDispatcher
 
@@ -61,20 +62,20 @@ def create_app(config: ServerConfig, redis_url: str, tokens: Tokens, clock: Call
     `app.state.stopping` is an event: once it is set, every long-poll answers at once.
     """
     webhooks = read_webhooks(config)
-    limits = Limits.of(config)
+    limits = Limits.from_config(config)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.stopping = asyncio.Event()
-        app.state.exports = Exports()
+        app.state.exports = ExportLimits()
         metrics: ServerMetrics = app.state.metrics
         app.state.repository = repository = RunRepository(
             redis_url, config.stalled_after_s, clock, metrics.redis_round_trip, metrics.waiting.inc
         )
+        app.state.telemetry = TelemetryService(repository, limits)
         app.state.fleet = Fleet(repository)
         app.state.webhooks = dispatcher = WebhookDispatcher(repository, webhooks, config.dashboard_url, metrics.own)
-        repository.budgets = limits.budgets
-        sweeper = background("sweeper", lambda: _sweep(repository, limits))
+        sweeper = background("sweeper", lambda: sweep_repeatedly(repository, limits))
         async with repository.opened(), dispatcher.running(), sweeper:
             yield
 
@@ -103,14 +104,3 @@ def create_app(config: ServerConfig, redis_url: str, tokens: Tokens, clock: Call
     problem_details.install(app)
     schema.install(app)
     return app
-
-
-async def _sweep(repository: RunRepository, limits: Limits) -> None:
-    """Rebuilds the index once, then marks stalled runs, removes expired ones and trims large ones, again and again."""
-    await repository.rebuild_index()
-    while True:
-        runs = await repository.all()
-        await repository.mark_stalled(runs)
-        await forget_old(repository, runs, limits)
-        await trimming.enforce_size_limit(repository, runs, limits)
-        await asyncio.sleep(min(10.0, repository.stalled_after_s / 2))

@@ -40,5 +40,5 @@ class RunNotFound(ProblemError):
 
 
 def invalid(field: str, rule: str, message: str) -> ProblemError:
-    """422 about one field."""
+    """A 422 problem about one field."""
     return ProblemError(422, message, title="Invalid value", errors=[FieldError(field, rule, message)])

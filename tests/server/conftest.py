@@ -92,7 +92,7 @@ def without_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("steadynorm_server.app._sweep", never)
+    monkeypatch.setattr("steadynorm_server.app.sweep_repeatedly", never)
 
 
 @pytest.fixture

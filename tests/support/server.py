@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import redis
@@ -23,6 +23,7 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
     floats_to_bytes,
 )
+from steadynorm_server.retention import sweeper
 
 TOKEN = "a-token-for-tests"
 STARTED = 1_700_000_000.0
@@ -112,6 +113,37 @@ def applied(revision: int, step: int, outcome: str = "applied", reason: str = ""
     return AppliedReport(
         revision, step, RevisionOutcome(outcome), Settings(**settings), time=STARTED + step, reason=reason
     )
+
+
+async def sweep(client: httpx.AsyncClient) -> None:
+    """One sweep by the server of `client`."""
+    state = client.app.state  # type: ignore[attr-defined] # set by client_of
+    await sweeper.sweep(state.repository, state.limits)
+
+
+class Command(NamedTuple):
+    """A command that Redis executed: its name in lower case, whether it writes, and whether a script called it."""
+
+    name: str
+    writes: bool
+    in_script: bool
+
+
+@contextlib.asynccontextmanager
+async def recorded_commands(url: str) -> AsyncIterator[list[Command]]:
+    """Commands that the Redis at `url` executes during the block, without those that set up connections."""
+    commands: list[Command] = []
+    with redis.Redis.from_url(url, protocol=2) as client:
+        writing = {name for name, about in client.command().items() if "write" in about["flags"]}
+        with client.monitor() as monitor:
+            yield commands
+            client.echo("the block has ended")
+            for seen in iter(monitor.next_command, None):
+                name = seen["command"].split(" ", 1)[0].lower()
+                if name == "echo":
+                    break
+                if name not in ("ping", "client", "hello", "auth", "select", "subscribe"):
+                    commands.append(Command(name, name in writing, seen["client_type"] == "lua"))
 
 
 class FakeAgent:

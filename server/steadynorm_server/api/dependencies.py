@@ -16,8 +16,19 @@ from steadynorm_server.metrics.instruments import ServerMetrics
 from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.telemetry.service import TelemetryService
 
-__all__ = ["VIEWER", "Agent", "LimitsOf", "MetricsOf", "Operator", "QueriesOf", "RepositoryOf", "StoppingOf"]
+__all__ = [
+    "VIEWER",
+    "Agent",
+    "LimitsOf",
+    "MetricsOf",
+    "Operator",
+    "QueriesOf",
+    "RepositoryOf",
+    "StoppingOf",
+    "TelemetryOf",
+]
 
 
 async def _repository(request: Request) -> RunRepository:
@@ -32,6 +43,11 @@ async def _queries(request: Request) -> RunQueries:
 async def _metrics(request: Request) -> ServerMetrics:
     metrics: ServerMetrics = request.app.state.metrics
     return metrics
+
+
+async def _telemetry(request: Request) -> TelemetryService:
+    telemetry: TelemetryService = request.app.state.telemetry
+    return telemetry
 
 
 async def _stopping(request: Request) -> asyncio.Event:
@@ -50,6 +66,7 @@ Operator = Annotated[Principal, Depends(requires(Role.OPERATOR))]
 Agent = Annotated[Principal, Depends(requires(Role.AGENT))]
 RepositoryOf = Annotated[RunRepository, Depends(_repository)]
 QueriesOf = Annotated[RunQueries, Depends(_queries)]
+TelemetryOf = Annotated[TelemetryService, Depends(_telemetry)]
 MetricsOf = Annotated[ServerMetrics, Depends(_metrics)]
 LimitsOf = Annotated[Limits, Depends(_limits)]
 StoppingOf = Annotated[asyncio.Event, Depends(_stopping)]

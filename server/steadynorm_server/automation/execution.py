@@ -1,15 +1,13 @@
-"""Schedules and watch rules, carried out: exactly once, by whichever process notices first.
+"""Executes due schedules and watch rules exactly once, whichever server process gets to them first.
 
-What is due follows from the stored run alone. A change is made by `desired.change`, and in the same moment of the store
-the schedule or the rule is settled and the event written; should somebody else have changed either meanwhile, nothing
-of it happens, and it is looked at anew.
+What is due follows from the stored run alone. The settings change, the completion of its schedule or rule and the event
+are written by one script; if anything was changed concurrently, nothing is written and the run is read again.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 from redis.exceptions import RedisError
@@ -25,22 +23,20 @@ from steadynorm_server.automation import rules, schedules
 from steadynorm_server.automation.rule_evaluation import StoredRule, due_rule
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.conditional_writes import edit
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.settings.conditional_writes import compare_and_set
 from steadynorm_server.settings.service import AtomicSideEffect, change
 
-if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import RunRepository
+__all__ = ["run_due_actions"]
 
-__all__ = ["is_due", "run_due_actions"]
-
-_ATTEMPTS = 64  # more than can be due at once
+_MAX_ACTIONS = 64  # more than can be due at once
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DueAction:
-    """Something due: who it is, as in the audit, what it changes, and why."""
+    """A schedule or rule that is due: its actor in the audit, what it changes, and why."""
 
     item: Schedule | StoredRule
     step: int
@@ -49,40 +45,44 @@ class DueAction:
     settings: dict[str, object]
     reason: str
 
-    def settled(self, run: RunRecord, revision: int | None, why: str = "", failed: bool = False) -> tuple[str, bytes]:
-        """The hash's field that it stands in, and what is written there once it is done."""
+    def completed(self, run: RunRecord, revision: int | None, why: str = "", failed: bool = False) -> tuple[str, bytes]:
+        """The field of the run's hash that it is stored in, and that field's value after the action."""
         if isinstance(self.item, Schedule):
             state = ScheduleState.FAILED if failed else ScheduleState.DONE
             done = msgspec.structs.replace(self.item, state=state, revision=revision, step=self.step, why=why)
-            return schedules.FIELD, schedules.settled(run, done)
+            return schedules.FIELD, schedules.encode_completed(run, done)
         acted = msgspec.structs.replace(
             self.item, actions=self.item.actions + 1, last_step=self.step, last_revision=revision
         )
-        return rules.FIELD, rules.settled(run, acted)
+        return rules.FIELD, rules.encode_updated(run, acted)
 
-
-def is_due(run: RunRecord) -> bool:
-    """Whether there is something to carry out."""
-    return due_rule(run) is not None or schedules.due_schedule(run) is not None
+    def event(self, time: float, outcome: str, revision: int | None = None) -> bytes:
+        """The event that reports the outcome, as stored."""
+        message, value = f"{self.name}: {outcome}", None if revision is None else float(revision)
+        return encode_json(
+            Event(id="", kind=EventKind.AUTOMATION, step=self.step, time=time, message=message, value=value)
+        )
 
 
 async def run_due_actions(repository: RunRepository, run: RunRecord) -> Desired:
-    """Do all that is due. Returns the settings that are desired then, as far as they are known."""
+    """Execute all that is due. Returns the desired settings afterwards, as far as they are known."""
+    if _next_action(run) is None:
+        return run.desired_settings()
     try:
-        for _ in range(_ATTEMPTS):
-            run = await repository.find(run.run_id)
-            order = _next(run)
-            if order is None or run.state != "running":
+        for _ in range(_MAX_ACTIONS):
+            run = await repository.get(run.run_id)
+            action = _next_action(run)
+            if action is None or not run.is_live:
                 break
-            await _follow(repository, run, order)
-            repository.news.note(run.run_id)
+            await execute(repository, run, action)
+            repository.dirty_runs.mark(run.run_id)
     except (RedisError, ProblemError) as error:
-        # The batch that brought it here is stored: the next one finds it due again.
-        _log.warning("run %s: what is due waits for the next batch (%s)", run.run_id, error)
-    return run.wanted()
+        # The batch that made it due is stored: the next one finds it due again.
+        _log.warning("run %s: due actions are retried with the next batch (%s)", run.run_id, error)
+    return run.desired_settings()
 
 
-def _next(run: RunRecord) -> DueAction | None:
+def _next_action(run: RunRecord) -> DueAction | None:
     if (schedule := schedules.due_schedule(run)) is not None:
         actor = f"schedule:{schedule.id} by {schedule.created_by}"
         name = f"schedule {schedule.id} from step {schedule.from_step}"
@@ -96,49 +96,29 @@ def _next(run: RunRecord) -> DueAction | None:
     return None
 
 
-async def _follow(repository: RunRepository, run: RunRecord, order: DueAction) -> None:
-    """Make the change, unless somebody was faster with anything at all."""
-    if isinstance(order.item, Schedule) and schedules.was_perhaps_made(run, order.item):
-        why = "the store was put back to an older state after its step: look whether it was made."
-        await edit(
-            repository,
-            run,
-            *order.settled(run, None, why, failed=True),
-            _event(repository, order, f"did nothing: {why}"),
-        )
-        return
-    wanted = resolve_increments(order.settings, run.desired)
-    try:
-        after = merge(run.desired, wanted)
-    except SettingsError as error:  # a counter at its end
-        why = str(error)
-        await edit(
-            repository,
-            run,
-            *order.settled(run, None, why, failed=True),
-            _event(repository, order, f"did nothing: {why}"),
-        )
-        return
-    if after == run.desired:
-        why = "the settings were so already."
-        await edit(
-            repository, run, *order.settled(run, None, why), _event(repository, order, f"changed nothing: {why}")
-        )
+async def execute(repository: RunRepository, run: RunRecord, action: DueAction) -> None:
+    """Make the change, or record why not; without effect if the run was changed concurrently."""
+    now = repository.clock()
+    settings = resolve_increments(action.settings, run.desired)
+    outcome, why, failed = "", "", True
+    if isinstance(action.item, Schedule) and schedules.may_be_completed(run, action.item):
+        why = "Redis was restored to a state from before its step; check whether the change was made."
+    else:
+        try:
+            if merge(run.desired, settings) == run.desired:
+                outcome, why, failed = "changed nothing", "the settings already had these values.", False
+        except SettingsError as error:  # such as a counter at its maximum
+            why = str(error)
+    if why:
+        event = action.event(now, f"{outcome or 'did nothing'}: {why}")
+        await compare_and_set(repository, run, *action.completed(run, None, why, failed), event)
         return
     revision = run.desired_revision + 1
-    told = ", ".join(f"{name} {msgspec.json.encode(value).decode()}" for name, value in wanted.items())
-    event = _event(repository, order, f"set {told}, as revision {revision}.", revision)
-    settling = AtomicSideEffect(run.orders, *order.settled(run, revision), event)
+    values = ", ".join(f"{name} {msgspec.json.encode(value).decode()}" for name, value in settings.items())
+    event = action.event(now, f"set {values}, as revision {revision}.", revision)
+    side_effect = AtomicSideEffect(*action.completed(run, revision), event)
     try:
-        await change(repository, run.run_id, Change(wanted, order.reason), run.desired_revision, order.actor, settling)
+        await change(repository, run, Change(settings, action.reason), run.desired_revision, action.actor, side_effect)
     except ProblemError as problem:
         if problem.status not in (409, 412):
             raise
-
-
-def _event(repository: RunRepository, order: DueAction, what: str, revision: int | None = None) -> bytes:
-    value = None if revision is None else float(revision)
-    message = f"{order.name}: {what}"
-    return encode_json(
-        Event(id="", kind=EventKind.AUTOMATION, step=order.step, time=repository.clock(), message=message, value=value)
-    )

@@ -1,8 +1,7 @@
-"""Whether a run's watch rules have to act, from the scalars of a batch. Pure: nothing is done here.
+"""Evaluates a run's watch rules on the scalars of a batch. Pure functions.
 
-The rules are what operators wrote (the hash's field `rules`); how far each has counted is telemetry's (`watch`), and is
-committed with the batch that was counted, so a batch that comes twice counts once. A rule that fires has something due
-until its action is made (`orders`), which whoever comes first does.
+The rules are what operators wrote (the hash's field `rules`). Their progress (`rule_progress`) is committed with the
+batch that it counts, so a batch that is sent twice counts once. A rule that fired is due until its action was executed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from steadynorm_contract.telemetry import StepScalars
 from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["RuleProgress", "StoredRule", "StoredRules", "due_rule", "is_stopped", "observe", "rules_of", "view"]
+__all__ = ["RuleProgress", "StoredRule", "StoredRules", "due_rule", "evaluate", "is_stopped", "rules_of", "view"]
 
 
 _HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
@@ -32,10 +31,10 @@ _HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
 
 
 class StoredRule(msgspec.Struct, frozen=True):
-    """A rule as an operator gave it, and what it did. `made` tells this giving of it from any other."""
+    """A rule as an operator wrote it, and what it did. `version` differs each time that the rule is written."""
 
     rule: WatchRule
-    made: str
+    version: str
     created_by: str
     created_at: float
     actions: int = 0
@@ -51,16 +50,16 @@ class StoredRules(msgspec.Struct, frozen=True):
 
 
 class RuleProgress(msgspec.Struct):
-    """Where one rule stands. `fired`: how often it has to have acted; `step` and `time` are of the last time."""
+    """How far one rule has counted. `fired`: actions that it called for; `step` and `time` are of the last one."""
 
-    made: str
+    version: str
     count: int = 0
     fired: int = 0
     step: int | None = None
     time: float = 0.0
 
 
-class _Watch(msgspec.Struct):
+class _Progress(msgspec.Struct):
     incarnation: int = 0
     counts: dict[str, RuleProgress] = {}
 
@@ -72,12 +71,12 @@ def rules_of(run: RunRecord) -> StoredRules:
 
 @functools.lru_cache(256)
 def _decode(rules: bytes) -> StoredRules:
-    """Remembered, because they come with every batch and change with none."""
+    """Cached: they are needed with every batch and seldom change."""
     return msgspec.json.decode(rules, type=StoredRules)
 
 
-def observe(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
-    """Count the steps of a batch. Moves `run.watch` on and returns it. now: Unix seconds."""
+def evaluate(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
+    """Count the steps of a batch; updates and returns `run.rule_progress`. now: Unix seconds."""
     stored, counts = rules_of(run), _counts(run)
     columns: dict[str, Sequence[float]] = {}
     for each in stored.rules:
@@ -85,17 +84,17 @@ def observe(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
         if scalars is None or max(count.fired, each.actions) >= each.rule.max_actions or is_stopped(run, each):
             continue
         if (name := each.rule.when.scalar) not in columns:
-            # Nothing is held back by a small target unless the run is stabilized.
+            # A small target throttles nothing unless the run is stabilized.
             known = name != "target_min" or run.applied.mode is Mode.STABILIZE
             columns[name] = scalars.column(name) if known else [math.nan] * len(scalars.steps)
         _count(each, count, scalars.steps, columns[name], now)
-    run.watch = msgspec.json.encode(_Watch(run.incarnation, counts))
-    return run.watch
+    run.rule_progress = msgspec.json.encode(_Progress(run.incarnation, counts))
+    return run.rule_progress
 
 
 def due_rule(run: RunRecord) -> tuple[StoredRule, int] | None:
-    """The first rule that has an action to make, and the step at which it fired."""
-    if not run.rules or not run.watch:
+    """The first rule with an action to execute, and the step at which it fired."""
+    if not run.rules or not run.rule_progress:
         return None
     counts = _counts(run)
     for each in rules_of(run).rules:
@@ -106,12 +105,12 @@ def due_rule(run: RunRecord) -> tuple[StoredRule, int] | None:
 
 
 def is_stopped(run: RunRecord, each: StoredRule) -> bool:
-    """Whether the store lost what this rule may have done: how much of its budget is left, nobody knows any more."""
-    return each.created_at <= run.put_back_time
+    """Whether Redis was restored to a state that may lack actions of this rule: its remaining ones are unknown."""
+    return each.created_at <= run.rollback_time
 
 
 def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
-    """A rule as people see it."""
+    """A rule with its progress, as GET rules returns it."""
     rule, count = each.rule, _counts(run)[each.rule.id]
     until_step = None if count.step is None else count.step + rule.cooldown_steps
     until_time = count.time + rule.cooldown_s
@@ -125,7 +124,7 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
         stopped=is_stopped(run, each),
         actions=each.actions,
         actions_left=max(0, rule.max_actions - each.actions),
-        cooldown_until_step=until_step if run.step + 1 in _locked(rule, count) else None,
+        cooldown_until_step=until_step if run.step + 1 in _cooldown(rule, count) else None,
         cooldown_until_time=until_time if count.step is not None and now < until_time else None,
         last_step=each.last_step,
         last_revision=each.last_revision,
@@ -133,16 +132,16 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
 
 
 def _counts(run: RunRecord) -> dict[str, RuleProgress]:
-    """By rule. A rule that was given anew counts from 0, and so does each under another process of the run."""
-    watch = msgspec.json.decode(run.watch, type=_Watch) if run.watch else _Watch()
+    """By rule. A rule that was written again counts from 0, as does each after a restart of the training process."""
+    stored = msgspec.json.decode(run.rule_progress, type=_Progress) if run.rule_progress else _Progress()
     found = {}
     for each in rules_of(run).rules:
-        count = watch.counts.get(each.rule.id)
-        if count is None or count.made != each.made:
-            count = RuleProgress(each.made)
-        elif watch.incarnation != run.incarnation:
-            # What was due to the process before is not done to this one.
-            count = RuleProgress(each.made, fired=each.actions, step=count.step, time=count.time)
+        count = stored.counts.get(each.rule.id)
+        if count is None or count.version != each.version:
+            count = RuleProgress(each.version)
+        elif stored.incarnation != run.incarnation:
+            # What was due in the previous process is not executed in this one.
+            count = RuleProgress(each.version, fired=each.actions, step=count.step, time=count.time)
         found[each.rule.id] = count
     return found
 
@@ -152,9 +151,9 @@ def _count(each: StoredRule, count: RuleProgress, steps: Sequence[int], values: 
     if count.step is not None and now < count.time + rule.cooldown_s:
         return
     holds, limit, needed = _HOLDS[when.comparison], _as_stored(when.value), when.needed
-    locked = _locked(rule, count)
+    cooldown = _cooldown(rule, count)
     for step, value in zip(steps, values, strict=True):
-        if math.isnan(value) or step in locked:
+        if math.isnan(value) or step in cooldown:
             continue
         if holds(value, limit):
             count.count += 1
@@ -167,8 +166,8 @@ def _count(each: StoredRule, count: RuleProgress, steps: Sequence[int], values: 
             return
 
 
-def _locked(rule: WatchRule, count: RuleProgress) -> range:
-    """The steps after an action. A run that is back at an earlier one is not locked by it."""
+def _cooldown(rule: WatchRule, count: RuleProgress) -> range:
+    """The cooldown steps after an action. They do not bind a run that went back to an earlier step."""
     return range(0) if count.step is None else range(count.step, count.step + rule.cooldown_steps)
 
 

@@ -1,4 +1,4 @@
-"""Watch rules as operators give them: checked, replaced as a whole, shown with where each stands."""
+"""Watch rules as operators write them: validated, replaced as a whole, listed with their progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import re
 import secrets
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,77 +15,80 @@ from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, Condition, RuleL
 from steadynorm_server.automation.rule_evaluation import StoredRule, StoredRules, rules_of, view
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, edit, validate_deferred_change
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.settings.conditional_writes import (
+    MAX_ATTEMPTS,
+    compare_and_set,
+    contention_error,
+    validate_deferred_change,
+)
 
-if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import RunRepository
-
-__all__ = ["FIELD", "decode", "listed", "replace", "settled"]
+__all__ = ["FIELD", "decode", "encode_updated", "list_rules", "replace"]
 
 FIELD = "rules"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _MAX_NUMBER = 10**6
-_MAX_REASON = 300  # the audit has the condition in front of it
+_MAX_REASON = 300  # the audit entry puts the condition before it
 _MAX_VALUE = 3e38
-_MAX_LOCK = 10**9
+_MAX_COOLDOWN = 10**9
 
 
 def decode(data: bytes) -> RuleSet:
     """A body of PUT. Raises MalformedMessage, and a 422 problem for a field that does not exist."""
-    wanted = decode_json(data, RuleSet)
+    requested = decode_json(data, RuleSet)
     raw = msgspec.json.decode(data)
     errors = list(_unknown(raw, RuleSet))
     for rule in raw["rules"]:
         errors += [*_unknown(rule, WatchRule), *_unknown(rule["when"], Condition)]
     if errors:
         raise ProblemError(422, " ".join(each.message for each in errors[:5]), title="Invalid rule", errors=errors[:5])
-    return wanted
+    return requested
 
 
 def _unknown(raw: dict[str, object], kind: type[msgspec.Struct]) -> Iterator[FieldError]:
-    """Fields that are not there. One with a typing error in it would be as if it had not been given."""
+    """Unknown fields. Without this check a misspelled field would be silently ignored."""
     known = kind.__struct_fields__
     for name in raw:
         if name not in known:
             rule = f"must be one of {', '.join(known)}"
-            yield FieldError(name[:60], rule, f"{name[:60]!r} is no field here: it {rule}.")
+            yield FieldError(name[:60], rule, f"{name[:60]!r} is not a field: it {rule}.")
 
 
-async def replace(repository: RunRepository, run_id: str, wanted: RuleSet, created_by: str) -> RuleList:
-    """Give a run these rules and no other. One that is as it was keeps its counts and its budget.
+async def replace(repository: RunRepository, run_id: str, requested: RuleSet, created_by: str) -> RuleList:
+    """Replace all rules of a run. A rule that is unchanged retains its progress and its remaining actions.
 
-    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster, 422.
+    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 for another revision, 422.
     """
-    for _ in range(ATTEMPTS):
-        run = await repository.find(run_id)
+    for _ in range(MAX_ATTEMPTS):
+        run = await repository.get(run_id)
         known = rules_of(run)
-        _check(run, wanted.rules)
-        if wanted.revision is not None and wanted.revision != known.revision:
+        _check(run, requested.rules)
+        if requested.revision is not None and requested.revision != known.revision:
             raise ProblemError(
                 412,
-                f"the rules of {run_id} are at revision {known.revision}, these were meant to replace "
-                f"{wanted.revision}. Read them again and decide anew.",
+                f"the rules of {run_id} were changed concurrently: they are at revision {known.revision}, not "
+                f"{requested.revision}. Read them again before you replace them.",
             )
-        as_they_were = {each.rule.id: each for each in known.rules if each.rule in wanted.rules}
+        unchanged = {each.rule.id: each for each in known.rules if each.rule in requested.rules}
         rules = [
-            as_they_were.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, repository.clock())
-            for rule in wanted.rules
+            unchanged.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, repository.clock())
+            for rule in requested.rules
         ]
-        if await edit(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
-            return listed(await repository.find(run_id), repository.clock())
-    raise busy(run_id)
+        if await compare_and_set(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
+            return list_rules(await repository.get(run_id), repository.clock())
+    raise contention_error(run_id)
 
 
-def listed(run: RunRecord, now: float) -> RuleList:
-    """All rules of a run, in the order in which they were given."""
+def list_rules(run: RunRecord, now: float) -> RuleList:
+    """All rules of a run, in the order in which they were written."""
     known = rules_of(run)
     return RuleList(known.revision, [view(run, each, now) for each in known.rules])
 
 
-def settled(run: RunRecord, done: StoredRule) -> bytes:
-    """The field's text once the rule of that id is `done`."""
+def encode_updated(run: RunRecord, updated: StoredRule) -> bytes:
+    """The field's value with the rule of that id replaced by `updated`."""
     known = rules_of(run)
-    rules = [done if each.rule.id == done.rule.id else each for each in known.rules]
+    rules = [updated if each.rule.id == updated.rule.id else each for each in known.rules]
     return encode_json(StoredRules(known.revision, rules))
 
 
@@ -111,23 +113,23 @@ def _errors(rules: list[WatchRule]) -> Iterator[FieldError]:
         if _ID.fullmatch(each.id) is None:
             yield error("id", "must match [a-z0-9][a-z0-9_-]{0,39}", each.id)
         elif each.id in seen:
-            yield error("id", "must be of one rule", each.id)
+            yield error("id", "must be unique", each.id)
         seen.add(each.id)
         if when.scalar not in WATCHED:
             yield error("scalar", f"must be one of {', '.join(WATCHED)}", when.scalar)
         if not abs(when.value) <= _MAX_VALUE:
             yield error("value", "must be a number that float32 holds", when.value)
         if when.for_steps is not None and when.times is not None:
-            yield error("times", "must not stand beside for_steps", when.times)
+            yield error("times", "must not be combined with for_steps", when.times)
         for field, value, least, most in (
             ("for_steps", when.for_steps, 1, _MAX_NUMBER),
             ("times", when.times, 1, _MAX_NUMBER),
             ("max_actions", each.max_actions, 1, _MAX_NUMBER),
-            ("cooldown_steps", each.cooldown_steps, 0, _MAX_LOCK),
+            ("cooldown_steps", each.cooldown_steps, 0, _MAX_COOLDOWN),
         ):
             if value is not None and not least <= value <= most:
                 yield error(field, f"must be a whole number from {least} to {most}", value)
-        if not (math.isfinite(each.cooldown_s) and 0 <= each.cooldown_s <= _MAX_LOCK):
-            yield error("cooldown_s", f"must be seconds from 0 to {_MAX_LOCK}", each.cooldown_s)
+        if not (math.isfinite(each.cooldown_s) and 0 <= each.cooldown_s <= _MAX_COOLDOWN):
+            yield error("cooldown_s", f"must be seconds from 0 to {_MAX_COOLDOWN}", each.cooldown_s)
         if len(each.reason) > _MAX_REASON:
             yield error("reason", f"must have at most {_MAX_REASON} characters", each.reason)

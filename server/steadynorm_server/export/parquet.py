@@ -1,12 +1,12 @@
-"""Parquet files for notebooks: a run's step scalars, or the rows of its parameters. Loads pyarrow when a file is made.
+"""Parquet files for notebooks: a run's step scalars, or its per-parameter rows. Imports pyarrow on first use.
 
-Both tables have one row a record, oldest first:
+Both tables have one row per record, oldest first:
 
-    step, count, time     first step of the record, how many steps were recorded in it, the moment of the first one
-    resolution            steps a bucket: 1 is a single step, and a number's minimum and maximum are that number
-    NAME, NAME_min, NAME_max      mean and extremes of the finite values; null where there is none
+    step, count, time     first step of the record, number of steps recorded in it, time of the first one
+    resolution            steps per bucket; in single steps (1) minimum and maximum equal the value
+    NAME, NAME_min, NAME_max      mean and extremes of the finite values; null where there are none
 
-`steps` has the step scalars; those that are a parameter's index are its name, null where a bucket holds several.
+`steps` has the step scalars; parameter indices become names, null where a bucket holds several.
 `parameters` is long: each record has a row for every parameter, in model order, with the column `parameter`.
 """
 
@@ -27,15 +27,15 @@ from steadynorm_server.timeseries.rollups import ROWS, SCALARS, RollupScheme, wi
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LADDERS", "Table", "write"]
+__all__ = ["SCHEMES", "Table", "write"]
 
 Table = Literal["steps", "parameters"]
-LADDERS: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS}
+SCHEMES: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS}
 
 _GROUP_ROWS = 65_536
-"""Of a row group: what is held in memory at once."""
+"""Of a row group, the unit that is held in memory."""
 _GROUP_VALUES = 6 * 3 * _GROUP_ROWS
-_LAST_TIME_S = 2.0**42  # beyond it a moment has no microseconds that fit
+_LAST_TIME_S = 2.0**42  # later times overflow int64 microseconds
 
 _BUCKET_COLUMNS: Mapping[str, tuple[str, str]] = {
     "step": ("optimizer step", "first step recorded in the bucket"),
@@ -55,9 +55,9 @@ def write(
     eps: float,
     about: Mapping[str, object],
 ) -> None:
-    """Write what `parts` tell to `file`, in row groups. To be called in a thread: it takes seconds.
+    """Write the history in `parts` to `file`, in row groups. Takes seconds: call it in a thread.
 
-    names: of the parameters. eps: the setting, for targets of rows that are not rolled yet. about: of the run; kept in
+    names: of the parameters. eps: the setting, for targets of raw rows. about: of the run; stored in
     the schema's metadata under `steadynorm`, and where pandas finds its `attrs`.
     """
     import pyarrow as pa
@@ -67,7 +67,7 @@ def write(
         {"steadynorm": msgspec.json.encode(about), "PANDAS_ATTRS": msgspec.json.encode({"steadynorm": about})}
     )
     labels = pa.array(names, pa.string())
-    # Dictionaries help the repeated names; float32 that never repeat they would only slow down.
+    # Dictionaries compress the repeated names; floats do not repeat.
     texts = [each.name for each in schema if pa.types.is_dictionary(each.type)]
     with pq.ParquetWriter(
         file, schema, compression="zstd", use_dictionary=texts, write_statistics=True, store_schema=True
@@ -91,23 +91,23 @@ class _Records(msgspec.Struct):
 
 def _records(table: Table, parts: Sequence[LevelSnapshot], eps: float) -> Iterator[_Records]:
     for part in parts:
-        for block, mine in part.blocks():
-            yield _arrays(with_targets(block, eps) if table == "parameters" and block.is_raw else block, part, mine)
+        for block, owned in part.blocks():
+            yield _arrays(with_targets(block, eps) if table == "parameters" and block.is_raw else block, part, owned)
 
 
-def _arrays(block: Block, part: LevelSnapshot, mine: NDArray[np.bool_]) -> _Records:
+def _arrays(block: Block, part: LevelSnapshot, owned: NDArray[np.bool_]) -> _Records:
     shape = (len(block.steps), block.width)
     low, mean, high = (
-        np.frombuffer(values, np.float32).reshape(shape)[mine] for values in (block.low, block.mean, block.high)
+        np.frombuffer(values, np.float32).reshape(shape)[owned] for values in (block.low, block.mean, block.high)
     )
     if block.is_raw:
         low = mean = high = np.where(np.isfinite(mean), mean, np.float32(np.nan))
-    steps, times = np.frombuffer(block.steps, np.int64)[mine], np.frombuffer(block.times, np.float64)[mine]
-    return _Records(part.level.width, steps, times, np.frombuffer(block.counts, np.uint32)[mine], low, mean, high)
+    steps, times = np.frombuffer(block.steps, np.int64)[owned], np.frombuffer(block.times, np.float64)[owned]
+    return _Records(part.level.width, steps, times, np.frombuffer(block.counts, np.uint32)[owned], low, mean, high)
 
 
 def _groups(records: Iterable[_Records], most: int) -> Iterator[list[_Records]]:
-    """Consecutive records with about `most` values (min, mean and max each count), at least one record."""
+    """Consecutive records with about `most` values (min, mean and max counted separately), at least one record."""
     group: list[_Records] = []
     size = 0
     for each in records:
@@ -150,7 +150,7 @@ def _schema(table: Table) -> pa.Schema:
 
 def _steps(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     low, mean, high = (np.concatenate([getattr(each, name) for each in group]) for name in ("low", "mean", "high"))
-    columns = _heads(group, 1)
+    columns = _leading_columns(group, 1)
     for at, each in enumerate(signals.SCALARS):
         if each.is_index:
             columns.append(_named(low[:, at], high[:, at], labels))
@@ -163,7 +163,7 @@ def _rows(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     import pyarrow as pa
 
     number, wide = len(labels), len(signals.PARAMETER_SIGNALS)
-    columns = _heads(group, number)
+    columns = _leading_columns(group, number)
     records = sum(len(each.steps) for each in group)
     columns.append(pa.DictionaryArray.from_arrays(np.tile(np.arange(number, dtype=np.int32), records), labels))
     values = [
@@ -174,7 +174,7 @@ def _rows(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     return columns
 
 
-def _heads(group: Sequence[_Records], repeated: int) -> list[Any]:
+def _leading_columns(group: Sequence[_Records], repeated: int) -> list[Any]:
     """step, count, time and resolution, each record's `repeated` times."""
     import pyarrow as pa
 

@@ -1,8 +1,8 @@
-"""A run's whole history, copied from the store into a file: each recorded step once, as fine as it is still known.
+"""Copies a run's whole history from Redis into a file: each recorded step once, at the finest resolution available.
 
-The copy is quick, so that a run which goes on training does not drop meanwhile what is about to be read; what is made
-of it may take its time. Each level of a ladder is copied after the finer one, because what leaves a level is in the
-coarser one before it leaves. Where a run is faster than the copy, `OvertakenError` says so.
+The copy is quick, so that a run that trains meanwhile drops nothing that is yet to be read; the export made of it may
+take longer. Each level is copied after the finer one, because an entry is in the coarser level before it is dropped. A
+run that drops entries before they are copied raises `SnapshotOverrun`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from steadynorm_server.timeseries.rollups import LevelState, Resolution, RollupS
 __all__ = ["LevelSnapshot", "SnapshotOverrun", "copy", "serves_from"]
 
 _FEW_BYTES, _MANY_BYTES = 2**20, 4 * 2**20
-"""Of one reply of the store: the next one asks for more entries below, for fewer above."""
+"""Of one reply of Redis: the next request is for more entries below, for fewer coarser."""
 
 
 class SnapshotOverrun(Exception):
@@ -37,38 +37,38 @@ class LevelSnapshot:
     level: Resolution
     file: BinaryIO
     rolled: int  # id of the last entry that the coarser level contains
-    entries: list[tuple[int, int, int]] = field(default_factory=list)  # id, place in the file, bytes
+    entries: list[tuple[int, int, int]] = field(default_factory=list)  # id, offset in the file, bytes
     trimmed: int = -1  # last step that may have been dropped
-    begin: int = 0  # steps begin..end-1 are this level's to tell
+    begin: int = 0  # this level provides the steps begin..end-1
     end: int | None = None
 
     def blocks(self) -> Iterator[tuple[Block, NDArray[np.bool_]]]:
-        """The blocks in which something is this level's to tell, each with which of its records are: bool [records]."""
+        """The blocks that this level provides steps of, each with which of its records it owns: bool [records]."""
         for entry, place, size in self.entries:
             self.file.seek(place)
             block = unpack(self.file.read(size))
             steps = np.frombuffer(block.steps, np.int64)
-            # What no coarser level contains is told here, however old: a run went back to a checkpoint.
-            mine = np.ones(len(steps), np.bool_) if entry > self.rolled else steps >= self.begin
+            # What no coarser level contains is provided here, however old: a run went back to a checkpoint.
+            owned = np.ones(len(steps), np.bool_) if entry > self.rolled else steps >= self.begin
             if self.end is not None:
-                mine &= steps < self.end
-            if mine.any():
-                yield block, mine
+                owned &= steps < self.end
+            if owned.any():
+                yield block, owned
 
 
-async def copy(repository: RunRepository, run: RunRecord, ladder: RollupScheme, file: BinaryIO) -> list[LevelSnapshot]:
-    """Append the entries that `ladder` had when `run` was read to `file`. Returns its levels, coarsest first.
+async def copy(repository: RunRepository, run: RunRecord, scheme: RollupScheme, file: BinaryIO) -> list[LevelSnapshot]:
+    """Append the entries that `scheme` had when `run` was read to `file`. Returns its levels, coarsest first.
 
-    Raises OvertakenError when the run dropped some of them first.
+    Raises SnapshotOverrun when the run dropped some of them first.
     """
     parts = []
-    for level in ladder.levels:
-        tail = run.tails.get(level.name, LevelState())
-        top = ladder.above(level) is None
-        part = LevelSnapshot(level, file, tail.next - 1 if top else tail.rolled)
-        await _copy_level(repository, RunKeys(run.run_id), part, tail.next - 1)
+    for level in scheme.levels:
+        state = run.levels.get(level.name, LevelState())
+        top = scheme.coarser(level) is None
+        part = LevelSnapshot(level, file, state.next - 1 if top else state.rolled)
+        await _copy_level(repository, RunKeys(run.run_id), part, state.next - 1)
         parts.append(part)
-    begins = serves_from(ladder, [part.trimmed for part in parts])
+    begins = serves_from(scheme, [part.trimmed for part in parts])
     for at, part in enumerate(parts):
         part.begin = begins[at]
         part.end = begins[at - 1] if at else None
@@ -82,12 +82,12 @@ async def _copy_level(repository: RunRepository, keys: RunKeys, part: LevelSnaps
         if not page:
             raise SnapshotOverrun
         if after == 0:
-            # Read after the page: what is trimmed by now is missing from this level, or there all the same.
+            # Read after the page: it includes everything that was trimmed before the page was read.
             (trimmed,) = await repository.redis.fields([(keys.run, f"trimmed:{part.level.name}")])
             part.trimmed = -1 if trimmed is None else int(trimmed)
             after = page[0][0] - 1
             if after > part.rolled:
-                raise SnapshotOverrun  # went with what was not in the coarser level when that was looked at
+                raise SnapshotOverrun  # entries were dropped after the coarser level's state was read
         size = 0
         for entry, fields in page:
             if entry != after + 1:
@@ -102,19 +102,19 @@ async def _copy_level(repository: RunRepository, keys: RunKeys, part: LevelSnaps
             count = max(1, count // 2)
 
 
-def serves_from(ladder: RollupScheme, trimmed: Sequence[int]) -> list[int]:
-    """Per level, finest first, the first step that it tells; it goes on to where the finer one begins.
+def serves_from(scheme: RollupScheme, trimmed: Sequence[int]) -> list[int]:
+    """Per level, finest first, the first step that it provides; it ends where the finer one begins.
 
     trimmed: per level the last step that may have been dropped. A level begins where a bucket of the next one does, so
-    that no bucket is told in part.
+    that no bucket is cut.
     """
     begins: list[int] = []
-    for level, dropped in zip(ladder.levels, trimmed, strict=True):
-        above = ladder.above(level)
-        if above is None:
+    for level, dropped in zip(scheme.levels, trimmed, strict=True):
+        coarser = scheme.coarser(level)
+        if coarser is None:
             begins.append(0)
             break
         begin = min(dropped + 1, begins[-1]) if begins else dropped + 1
-        begin = -(-begin // above.width) * above.width
+        begin = -(-begin // coarser.width) * coarser.width
         begins = [*(max(begin, finer) for finer in begins), begin]
     return begins

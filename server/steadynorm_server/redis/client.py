@@ -30,8 +30,8 @@ TIMEOUT_S = 1.5
 
 Fields = dict[bytes, bytes]
 Script = Literal[
-    "blocks", "change", "commit", "finish", "forget", "orders", "register", "stall", "wanted",
-    "trim", "webhook_append", "webhook_claim", "webhook_outcome",
+    "blocks", "change", "commit", "compare_and_set", "delete_if_expired", "desired_settings", "finish", "mark_stalled",
+    "register", "trim", "webhook_append", "webhook_claim", "webhook_outcome",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""

@@ -1,1 +1,1 @@
-"""How long runs are kept and how large they may grow, and what enforces it."""
+"""How long runs are retained and how large they may grow, and the sweeper that enforces it."""

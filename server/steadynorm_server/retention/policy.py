@@ -1,8 +1,7 @@
-"""What one run may take in the store and how long it is kept: the server's defaults, and what operators set for a run.
+"""How much memory a run may take in Redis and how long it is retained: server defaults and per-run overrides.
 
-A run that has ended is removed once `keep_days` have gone by since its end; one that has not, once nothing was heard
-of its agent for as long, neither telemetry nor that it listens for settings: its process was killed and never came
-back. A run that is paused and has not ended stays: whoever paused it means it to go on.
+An ended run is deleted `keep_days` after its end. A live one is deleted after as long without telemetry and without a
+poll for settings: its process was killed and never returned. A paused live run is never deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,26 +19,27 @@ from steadynorm_contract.settings import FieldError
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.conditional_writes import ATTEMPTS, busy, edit
-from steadynorm_server.settings.service import check_reason
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.settings.conditional_writes import (
+    MAX_ATTEMPTS,
+    check_reason,
+    compare_and_set,
+    contention_error,
+)
 
-if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import RunRepository
+__all__ = ["Limits", "delete_expired", "replace", "retention_of"]
 
-__all__ = ["FIELD", "Limits", "forget_old", "replace", "shown"]
-
-FIELD = "retention"
+_FIELD = "retention"
 _DAY_S = 86_400.0
 _DEFAULT_MIB = 64.0
 _LEAST_DAYS, _MOST_DAYS = 0.1, 36_500.0
-_SHOWN = 20
-"""Changes that are still told."""
+_CHANGES_SHOWN = 20
 
 _log = logging.getLogger(__name__)
 
 
 class _Stored(msgspec.Struct, frozen=True):
-    """The hash's field."""
+    """The value of the hash's field."""
 
     revision: int = 0
     own: RetentionLimits = RetentionLimits()
@@ -49,42 +48,42 @@ class _Stored(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server says. max_mib, keep_days: of runs without a word of their own; ceiling_mib: of any run."""
+    """The server's limits. max_mib, keep_days: defaults of runs without own ones; ceiling_mib: of any run."""
 
     max_mib: float = _DEFAULT_MIB
     ceiling_mib: float = _DEFAULT_MIB
     keep_days: float | None = None
 
     @staticmethod
-    def of(settings: ServerConfig) -> Limits:
-        """From the server's settings: without a ceiling the default is one, and no ceiling is below it."""
-        ceiling = max(settings.run_mib, settings.run_mib_ceiling or settings.run_mib)
-        return Limits(settings.run_mib, ceiling, settings.retention_days)
+    def from_config(config: ServerConfig) -> Limits:
+        """The ceiling is at least the default, and equal to it where none is configured."""
+        ceiling = max(config.run_mib, config.run_mib_ceiling or config.run_mib)
+        return Limits(config.run_mib, ceiling, config.retention_days)
 
     def mib(self, run: RunRecord) -> float:
-        """What the run may take. A ceiling that was lowered since holds for what was set before."""
+        """The run's limit in MiB. A ceiling that was lowered applies to limits set before."""
         own = _stored(run).own.max_mib if run.retention else None
         return self.max_mib if own is None else min(own, self.ceiling_mib)
 
     def days(self, run: RunRecord) -> float | None:
-        """How long it is kept in silence. None: for ever."""
+        """Days of silence after which it is deleted. None: never."""
         own = _stored(run).own.keep_days if run.retention else None
         return self.keep_days if own is None else own
 
-    def budgets(self, run: RunRecord) -> float:
-        """Factor on the budgets of its history's levels: of a limit above the default each level has its part."""
+    def budget_factor(self, run: RunRecord) -> float:
+        """Factor on the byte budgets of its history levels: a limit above the default raises all of them."""
         return max(1.0, self.mib(run) / _DEFAULT_MIB)
 
     def expires(self, run: RunRecord) -> float | None:
-        """Unix seconds at which it is removed unless it is heard of. None: it stays, as things stand."""
-        days, going = self.days(run), run.state == "running"
-        if days is None or (going and run.desired.paused):
+        """Unix seconds at which it is deleted unless its agent is heard from. None: never."""
+        days = self.days(run)
+        if days is None or (run.is_live and run.desired.paused):
             return None
-        return (max(run.last_seen, run.listening) if going else run.last_seen) + days * _DAY_S
+        return (max(run.last_seen, run.poll_expires_at) if run.is_live else run.last_seen) + days * _DAY_S
 
 
-def shown(run: RunRecord, limits: Limits) -> Retention:
-    """What was set for a run, and what holds for it."""
+def retention_of(run: RunRecord, limits: Limits) -> Retention:
+    """What was set for a run, and its effective limits."""
     stored = _stored(run)
     return Retention(
         revision=stored.revision,
@@ -98,42 +97,42 @@ def shown(run: RunRecord, limits: Limits) -> Retention:
 
 
 async def replace(
-    repository: RunRepository, run_id: str, wanted: RetentionUpdate, limits: Limits, created_by: str
+    repository: RunRepository, run_id: str, requested: RetentionUpdate, limits: Limits, created_by: str
 ) -> Retention:
-    """Set a run's own limits, both of them. What is so already is no change, and no new revision.
+    """Set both of a run's own limits. Values that are already set make no new revision.
 
-    Raises RunNotFound, and problems: 412 when somebody was faster, 422.
+    Raises RunNotFound, and problems: 412 for another revision, 422.
     """
-    for _ in range(ATTEMPTS):
-        run = await repository.find(run_id)
-        _check(wanted, limits)
-        known, own = _stored(run), RetentionLimits(wanted.max_mib, wanted.keep_days)
-        if wanted.revision is not None and wanted.revision != known.revision:
+    for _ in range(MAX_ATTEMPTS):
+        run = await repository.get(run_id)
+        _check(requested, limits)
+        known, own = _stored(run), RetentionLimits(requested.max_mib, requested.keep_days)
+        if requested.revision is not None and requested.revision != known.revision:
             raise ProblemError(
                 412,
-                f"the retention of {run_id} is at revision {known.revision}, this was meant to replace "
-                f"{wanted.revision}. Read it again and decide anew.",
+                f"the retention of {run_id} was changed concurrently: it is at revision {known.revision}, not "
+                f"{requested.revision}. Read it again before you replace it.",
             )
         if own == known.own:
-            return shown(run, limits)
-        change = RetentionChange(repository.clock(), created_by, wanted.reason, known.own, own)
-        changed = _Stored(known.revision + 1, own, [change, *known.changes[: _SHOWN - 1]])
-        if await edit(repository, run, FIELD, encode_json(changed)):
-            _log.warning("run %s: its retention was set to %s by %r", run_id, _told(own), created_by)
-            return shown(await repository.find(run_id), limits)
-    raise busy(run_id)
+            return retention_of(run, limits)
+        change = RetentionChange(repository.clock(), created_by, requested.reason, known.own, own)
+        changed = _Stored(known.revision + 1, own, [change, *known.changes[: _CHANGES_SHOWN - 1]])
+        if await compare_and_set(repository, run, _FIELD, encode_json(changed)):
+            _log.warning("run %s: its retention was set to %s by %r", run_id, _described(own), created_by)
+            return retention_of(await repository.get(run_id), limits)
+    raise contention_error(run_id)
 
 
-async def forget_old(repository: RunRepository, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
-    """Remove those of `runs` whose time has come. Returns their ids.
+async def delete_expired(repository: RunRepository, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
+    """Delete those of `runs` that have expired. Returns their ids.
 
-    One that is heard of meanwhile, paused, or given more time stays, also where several processes sweep.
+    A run that is heard from, paused or given more time meanwhile is not deleted, also where several processes sweep.
     """
     now = repository.clock()
     due = [run for run in runs if (at := limits.expires(run)) is not None and at < now]
-    gone = [run.run_id for run in due if await repository.forget(run)]
+    gone = [run.run_id for run in due if await repository.delete_if_expired(run)]
     if gone:
-        _log.info("%d runs were removed, silent for longer than they are kept: %s", len(gone), ", ".join(gone[:10]))
+        _log.info("deleted %d runs whose retention has expired: %s", len(gone), ", ".join(gone[:10]))
     return gone
 
 
@@ -141,27 +140,27 @@ def _stored(run: RunRecord) -> _Stored:
     return msgspec.json.decode(run.retention, type=_Stored) if run.retention else _Stored()
 
 
-def _told(own: RetentionLimits) -> str:
+def _described(own: RetentionLimits) -> str:
     mib = "the default" if own.max_mib is None else f"{own.max_mib:g} MiB"
     return f"{mib}, {'the default' if own.keep_days is None else f'{own.keep_days:g} days'}"
 
 
-def _check(wanted: RetentionUpdate, limits: Limits) -> None:
-    check_reason(wanted.reason)
-    if errors := list(_errors(wanted, limits)):
+def _check(requested: RetentionUpdate, limits: Limits) -> None:
+    check_reason(requested.reason)
+    if errors := list(_errors(requested, limits)):
         raise ProblemError(422, " ".join(each.message for each in errors), title="Invalid retention", errors=errors)
 
 
-def _errors(wanted: RetentionUpdate, limits: Limits) -> Iterator[FieldError]:
+def _errors(requested: RetentionUpdate, limits: Limits) -> Iterator[FieldError]:
     for field, value, least, most, advice in (
         (
             "max_mib",
-            wanted.max_mib,
+            requested.max_mib,
             1.0,
             limits.ceiling_mib,
-            "More than that is STEADYNORM_RUN_MIB_CEILING's to allow.",
+            "STEADYNORM_RUN_MIB_CEILING sets the maximum.",
         ),
-        ("keep_days", wanted.keep_days, _LEAST_DAYS, _MOST_DAYS, "Null is the server's default."),
+        ("keep_days", requested.keep_days, _LEAST_DAYS, _MOST_DAYS, "Null means the server's default."),
     ):
         if value is not None and not (math.isfinite(value) and least <= value <= most):
             rule = f"must be null or from {least:g} to {most:g}"

@@ -1,9 +1,8 @@
-"""How much of the store one run may take: beyond it the oldest of its finest history goes first.
+"""Enforces the size limit of a run: the oldest entries of its finest history are dropped first.
 
-The levels of the history have budgets of their own, which add up to 58 MiB. Where the limit is lower, the single steps
-of the past go before the buckets of 16, 256 or 4096 steps, so that what remains is the whole run, coarser, with all
-its extremes. Each level but the coarsest keeps a sixteenth of the limit for the recent past while there is anything
-else.
+The history levels have budgets of their own, which add up to 58 MiB. Under a lower limit, single steps of the past are
+dropped before the buckets of 16, 256 or 4096 steps, so that the whole run remains, coarser, with all its extremes. Each
+level but the coarsest retains a sixteenth of the limit for the recent past while other levels have more.
 """
 
 from __future__ import annotations
@@ -20,40 +19,40 @@ from steadynorm_server.timeseries.rollups import ROWS, SCALARS
 __all__ = ["enforce_size_limit", "trim"]
 
 _MIB = 2**20
-_AIM = 7 / 8  # of the limit: between two looks a run goes on
-_KEPT = 1 / 16  # of the limit, by each level but the coarsest
-_AT_ONCE = 2000  # entries in one script: some milliseconds, in which the store does nothing else
+_TARGET = 7 / 8  # of the limit: a run grows between two sweeps
+_RETAINED = 1 / 16  # of the limit, by each level but the coarsest
+_MAX_ENTRIES = 2000  # in one script: it blocks Redis for some milliseconds
 
 _LEVELS = sorted(
-    ((level, ladder.above(level) is None) for ladder in (ROWS, SCALARS) for level in ladder.levels),
+    ((level, scheme.coarser(level) is None) for scheme in (ROWS, SCALARS) for level in scheme.levels),
     key=lambda each: (each[1], 0 if each[1] else each[0].width),
 )
-"""In the order in which they give way, and whether each is a coarsest one: of these the rows go before the scalars."""
+"""In the order in which they are trimmed, and whether each is a coarsest one; of those, rows before scalars."""
 
 _log = logging.getLogger(__name__)
 
 
 async def enforce_size_limit(repository: RunRepository, runs: Sequence[RunRecord], limits: Limits) -> list[str]:
-    """Trim those of `runs` that take more than they may. Returns their ids."""
+    """Trim those of `runs` that exceed their limit. Returns their ids."""
     large = [(run, limit) for run in runs if run.store_bytes > (limit := int(limits.mib(run) * _MIB))]
     found = [run.run_id for run, limit in large if await trim(repository, run, limit)]
     if found:
-        _log.info("%d runs took more than they may and were trimmed: %s", len(found), ", ".join(found[:10]))
+        _log.info("trimmed %d runs that exceeded their size limit: %s", len(found), ", ".join(found[:10]))
     return found
 
 
 async def trim(repository: RunRepository, run: RunRecord, limit: int) -> int:
-    """Drop the oldest of the finest history until `run` takes seven eighths of `limit` bytes. Returns how many entries.
+    """Drop the oldest of the finest history until `run` takes 7/8 of `limit` bytes. Returns the number of entries.
 
-    What is not in a coarser level yet stays, and so does a level's newest entry: a limit may be too low for a run.
+    Entries that no coarser level contains yet and each level's newest entry remain, so a run may exceed a low limit.
     """
     keys = RunKeys(run.run_id)
-    room = max(0, int(limit * _AIM) - (run.store_bytes - run.history_bytes))
+    available = max(0, int(limit * _TARGET) - (run.store_bytes - run.history_bytes))
     levels = [text for level, top in _LEVELS for text in (level.name, int(top))]
     streams = [keys.history(level.name) for level, _ in _LEVELS]
     total = 0
     while dropped := await repository.redis.script(
-        "trim", [keys.run, *streams], room, int(room * _KEPT), _AT_ONCE, *levels
+        "trim", [keys.run, *streams], available, int(available * _RETAINED), _MAX_ENTRIES, *levels
     ):
         total += dropped
     return total

@@ -1,15 +1,14 @@
-"""Runs as this process left them: a batch that follows on its own last one reads nothing before it is committed.
+"""Runs as this process last committed them, so that the next batch of a run is committed without reading it first.
 
-No state in the sense that counts: every entry is a guess, which the commit's own condition (`RunRecord.expected`)
-checks in the store. Where another process, an operator or an older copy of the store was faster, the guess is dropped
-and the run is read.
+Entries are guesses: the commit compares them with Redis (`RunRecord.expected`). Where another process, an operator or a
+restored backup changed the run, the entry is dropped and the run is read.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
+from steadynorm_server.runs.lru_cache import LRUCache
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.timeseries.peaks import Peaks
 
@@ -24,32 +23,24 @@ class CachedRun:
 
     run: RunRecord
     peaks: Peaks | None = None
-    fresh: bool = True  # read from the store just now, so what it says needs no second look
+    from_redis: bool = True  # just read, so it is current; otherwise as this process left it
 
 
 class RunCache:
-    """Bounded by the memory that it takes; what was used longest ago goes first."""
+    """Bounded by memory; the least recently used run is evicted first."""
 
     def __init__(self, max_bytes: int = 48 * 1024 * 1024) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._runs: OrderedDict[str, CachedRun] = OrderedDict()
+        self._runs: LRUCache[CachedRun] = LRUCache(max_bytes, _size)
 
     def take(self, run_id: str) -> CachedRun | None:
-        """What is known of a run. It is gone from here until it is put back: two batches never work on one record."""
-        if (known := self._runs.pop(run_id, None)) is not None:
-            self._bytes -= _size(known)
-        return known
+        """Remove and return a run's entry, so that two batches never work on one record."""
+        return self._runs.pop(run_id)
 
-    def put(self, known: CachedRun) -> None:
-        """Keep what was just committed."""
-        self.take(known.run.run_id)
-        known.fresh = False
-        self._runs[known.run.run_id] = known
-        self._bytes += _size(known)
-        while self._bytes > self._max_bytes:
-            self._bytes -= _size(self._runs.popitem(last=False)[1])
+    def put(self, cached: CachedRun) -> None:
+        """Store a run that was just committed."""
+        cached.from_redis = False
+        self._runs.put(cached.run.run_id, cached)
 
 
-def _size(known: CachedRun) -> int:
-    return _RECORD_BYTES + (known.peaks.ratios.nbytes + known.peaks.spikes.nbytes if known.peaks else 0)
+def _size(cached: CachedRun) -> int:
+    return _RECORD_BYTES + (cached.peaks.ratios.nbytes + cached.peaks.spikes.nbytes if cached.peaks else 0)

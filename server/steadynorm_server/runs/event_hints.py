@@ -1,28 +1,28 @@
-"""Which runs have new events: noted where they are stored, looked at where webhooks are sent."""
+"""Ids of runs that have new events, passed from where events are stored to where webhooks are sent."""
 
 from __future__ import annotations
 
 __all__ = ["DirtyRuns"]
 
-_MAX = 10_000
+_MAX_RUNS = 10_000
 
 
 class DirtyRuns:
-    """Run ids, in this process' memory. A hint and no more: what is lost here is found by a look at all runs."""
+    """Run ids in this process's memory. Only a hint: a periodic look at all runs finds what is lost here."""
 
     def __init__(self) -> None:
         self._runs: set[str] | None = None
 
-    def listen(self) -> None:
-        """From now on somebody takes what is noted."""
+    def enable(self) -> None:
+        """Start to collect ids, for a consumer that drains them."""
         self._runs = set()
 
-    def note(self, run_id: str) -> None:
-        """A run has new events. Costs nothing while nobody listens."""
-        if self._runs is not None and len(self._runs) < _MAX:
+    def mark(self, run_id: str) -> None:
+        """Record that a run has new events; without effect until enabled."""
+        if self._runs is not None and len(self._runs) < _MAX_RUNS:
             self._runs.add(run_id)
 
-    def take(self) -> list[str]:
-        """All that was noted since the last time."""
-        taken, self._runs = self._runs or set(), set()
-        return sorted(taken)
+    def drain(self) -> list[str]:
+        """Remove and return all ids."""
+        drained, self._runs = self._runs or set(), set()
+        return sorted(drained)

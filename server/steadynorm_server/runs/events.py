@@ -1,7 +1,7 @@
-"""From step scalars to what an operator should know. Pure: (what is known, new scalars) to (what is known, events).
+"""Events and health derived from step scalars. Pure: (signals, new scalars) to (signals, events).
 
-One event tells a whole burst: spikes (or non-finite gradients) in consecutive steps are one event at the worst of
-them, also when the burst goes on in the next batch, unless it doubles. Counters stay exact whatever is merged here.
+One event reports a whole burst: spikes (or non-finite gradients) in consecutive steps are one event at the worst of
+them, also when the burst continues in the next batch, unless it doubles. Counters are exact regardless.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 ]
 
 RECENT_STEPS = 100
-"""A run's health speaks of the last so many steps."""
+"""A run's health is judged by its last steps, this many."""
 
 RECOVERED_TARGET = 1.1 * THROTTLED_TARGET
-"""Leaving takes a little more than entering, so that a target at the threshold is not an event every step."""
+"""Hysteresis, so that a target at the threshold is not an event every step."""
 
 MAX_AUDIT = 10_000
-"""Entries of a run's audit, and its agent's words on so many revisions; the oldest go."""
+"""Audit entries of a run, and reports of its agent on revisions; the oldest are dropped."""
 
 MAX_EVENTS = 2000
-"""Of a run."""
+"""Of a run; the oldest are dropped."""
 
 MAX_EVENTS_A_BATCH = 20
-"""Of each kind; the worst are kept. A storm fills no stream."""
+"""Of each kind, the worst ones, so that a storm does not fill the stream."""
 
 
 class Signals(msgspec.Struct):
-    """What must be remembered of a run between batches."""
+    """State of a run between batches."""
 
     throttled: bool = False
     spike_step: int | None = None  # last step with a spike
@@ -55,7 +55,7 @@ class Signals(msgspec.Struct):
 
 
 class Scalars(msgspec.Struct, frozen=True):
-    """The columns of step scalars that events come from; all of one length."""
+    """The columns of step scalars that events are made from; all of one length."""
 
     steps: Sequence[int]
     times: Sequence[float]
@@ -69,12 +69,12 @@ class Scalars(msgspec.Struct, frozen=True):
 
 
 def count(value: float) -> int:
-    """A count that came as a float. What is no count counts as none."""
+    """A count that was sent as a float; 0 where it is no valid count."""
     return int(value) if math.isfinite(value) and value > 0 else 0
 
 
 def is_quiet(signals: Signals, scalars: Scalars) -> bool:
-    """Whether `observe` would find nothing. Decided without a look at single steps."""
+    """Whether `observe` would find nothing; decided without looking at single steps."""
     return (
         not any(scalars.spikes)
         and not any(scalars.nonfinite)
@@ -89,9 +89,9 @@ def observe(
     name: Callable[[float], str | None],
     batch_ids: Mapping[int, str] | None = None,
 ) -> list[Event]:
-    """Events of a batch, in step order; moves `signals` on.
+    """Events of a batch, in step order; updates `signals`.
 
-    name: a parameter by its index as it came. batch_ids: by step, what the training loop called its data.
+    name: looks up a parameter by its index. batch_ids: by step, the training loop's name of its data.
     """
     if is_quiet(signals, scalars):
         return []
@@ -102,7 +102,7 @@ def observe(
 
 
 def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -> Health:
-    """How a run does at `step`, the worst that holds. connected: its agent was heard of lately, in whatever way."""
+    """Health at `step`, the worst that applies. connected: the agent recently sent telemetry or polled."""
 
     def recent(then: int | None) -> bool:
         return then is not None and 0 <= step - then < RECENT_STEPS
@@ -119,7 +119,7 @@ def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -
 
 
 def _bursts(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:
-    """Places of consecutive steps with hits."""
+    """Indices of consecutive steps with hits."""
     burst: list[int] = []
     for at, hit in enumerate(hits):
         if not count(hit):
@@ -141,11 +141,11 @@ def _spikes(signals: Signals, scalars: Scalars, name: Callable[[float], str | No
     for burst in _bursts(scalars.steps, scalars.spikes):
         worst = max(burst, key=lambda at: _finite(scalars.spike_ratio_max[at]))
         ratio = _finite(scalars.spike_ratio_max[worst])
-        goes_on = signals.spike_step is not None and scalars.steps[burst[0]] - signals.spike_step in (0, 1)
-        told = goes_on and ratio < 2 * signals.spike_peak
+        continues = signals.spike_step is not None and scalars.steps[burst[0]] - signals.spike_step in (0, 1)
+        reported = continues and ratio < 2 * signals.spike_peak
         signals.spike_step = scalars.steps[burst[-1]]
-        signals.spike_peak = max(ratio, signals.spike_peak) if goes_on else ratio
-        if told:
+        signals.spike_peak = max(ratio, signals.spike_peak) if continues else ratio
+        if reported:
             continue
         parameter = name(scalars.spike_parameter[worst])
         others = max(count(scalars.spikes[at]) for at in burst) - 1
@@ -171,11 +171,11 @@ def _nonfinite(signals: Signals, scalars: Scalars, name: Callable[[float], str |
     for burst in _bursts(scalars.steps, scalars.nonfinite):
         worst = max(burst, key=lambda at: count(scalars.nonfinite[at]))
         number = count(scalars.nonfinite[worst])
-        goes_on = signals.nonfinite_step is not None and scalars.steps[burst[0]] - signals.nonfinite_step in (0, 1)
-        told = goes_on and number < 2 * signals.nonfinite_peak
+        continues = signals.nonfinite_step is not None and scalars.steps[burst[0]] - signals.nonfinite_step in (0, 1)
+        reported = continues and number < 2 * signals.nonfinite_peak
         signals.nonfinite_step = scalars.steps[burst[-1]]
-        signals.nonfinite_peak = max(number, signals.nonfinite_peak) if goes_on else number
-        if told:
+        signals.nonfinite_peak = max(number, signals.nonfinite_peak) if continues else number
+        if reported:
             continue
         parameter = name(scalars.nonfinite_parameter[worst])
         message = f"the gradient of {parameter or 'a parameter'} was NaN or infinite"
@@ -202,13 +202,13 @@ def _targets(signals: Signals, scalars: Scalars, name: Callable[[float], str | N
             signals.throttled = True
             kind, parameter = EventKind.THROTTLED, name(scalars.target_parameter[at])
             message = (
-                f"the target of {parameter or 'a parameter'} fell to {target:.3g}: an old spike holds its update back. "
+                f"the target of {parameter or 'a parameter'} fell to {target:.3g}: an old spike throttles its update. "
                 "Reset the statistics, or set a spike_limit."
             )
         elif signals.throttled and RECOVERED_TARGET <= target < math.inf:
             signals.throttled = False
             kind, parameter = EventKind.RECOVERED, None
-            message = f"no parameter is throttled any more: the smallest target is {target:.3g}."
+            message = f"no parameter is throttled now; the smallest target is {target:.3g}."
         else:
             continue
         events.append(

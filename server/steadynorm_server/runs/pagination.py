@@ -1,4 +1,4 @@
-"""GET /runs in pages: which runs, in which order, and where the next page begins."""
+"""Filter, order and pages of GET /runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from steadynorm_server.errors import invalid
 __all__ = ["MAX_RUNS", "RunFilter", "Sort"]
 
 MAX_RUNS = 1000
-"""In one page. Without a limit there is one page with all of them."""
+"""In one page. Without a limit, one page has all runs."""
 
 Sort = Literal["-started", "started", "name", "-name", "-last_seen", "last_seen", "-step", "step"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """What is asked for. None and the empty tuple: whatever."""
+    """Which runs to list, in which order. None and the empty tuple match all."""
 
     states: tuple[RunState, ...] = ()
     healths: tuple[Health, ...] = ()
@@ -36,10 +36,10 @@ class RunFilter:
     cursor: str | None = None
 
     def page(self, runs: Sequence[RunSummary]) -> RunList:
-        """The page of all runs that it describes. Raises a 422 problem for a cursor that no answer gave."""
+        """The requested page of `runs`. Raises a 422 problem for an invalid cursor."""
         field, backwards = self.sort.removeprefix("-"), self.sort.startswith("-")
-        # By run_id where the field is equal, so that a page ends at one certain run.
-        chosen = sorted(filter(self.takes, runs), key=lambda run: _place(run, field), reverse=backwards)
+        # Ties are sorted by run_id, so that a page ends at a definite run.
+        chosen = sorted(filter(self.matches, runs), key=lambda run: _place(run, field), reverse=backwards)
         if self.cursor is not None:
             after = _decode(self.cursor, self.sort)
             chosen = [
@@ -50,8 +50,8 @@ class RunFilter:
         shown = chosen[: self.limit]
         return RunList(shown, _encode(self.sort, _place(shown[-1], field)))
 
-    def takes(self, run: RunSummary) -> bool:
-        """Whether the run is among those asked for."""
+    def matches(self, run: RunSummary) -> bool:
+        """Whether the run passes the filter."""
         return (
             (not self.states or run.state in self.states)
             and (not self.healths or run.health in self.healths)
@@ -87,5 +87,5 @@ def _decode(cursor: str, sort: str) -> tuple[float | str, str]:
             return (found.value, found.run_id)
     except (binascii.Error, ValueError, msgspec.MsgspecError):
         pass
-    message = "cursor: this is not the `next` of an answer to the same sort. Begin without a cursor."
-    raise invalid("cursor", "must be `next` of the answer before", message)
+    message = "cursor must be the `next` of a response with the same sort. Start again without a cursor."
+    raise invalid("cursor", "must be `next` of the previous page", message)

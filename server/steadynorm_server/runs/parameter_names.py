@@ -1,4 +1,4 @@
-"""Names of many runs' parameters: those that are not kept come in one round trip, however many models there are."""
+"""Caches parameter names per table; fetches misses in one round trip."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import msgspec
 
 from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import RunKeys
+from steadynorm_server.runs.lru_cache import LRUCache
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["AT_ONCE", "Names"]
+__all__ = ["BATCH_SIZE", "ParameterNameCache"]
 
-AT_ONCE = 64
-"""Runs of one round trip, and models whose names are kept: tables may be large."""
-
-
-class _Named(msgspec.Struct, array_like=True):
-    name: str  # the rest of a Parameter is not wanted
+BATCH_SIZE = 64
+"""Runs in one round trip, and tables whose names are cached: a table may be large."""
 
 
-class Names:
-    """Kept by the table's digest, so what is kept can never be wrong."""
+class _Name(msgspec.Struct, array_like=True):
+    name: str  # the other fields of a Parameter are skipped
 
-    def __init__(self) -> None:
-        self._kept: dict[str, list[str]] = {}
 
-    async def of(self, redis: RedisClient, runs: Sequence[RunRecord]) -> list[list[str]]:
-        """Per run the names in model order; none of a run that was just deleted."""
-        missing = {run.digest: run for run in runs if run.digest not in self._kept}
-        found = {run.digest: self._kept[run.digest] for run in runs if run.digest not in missing}
+class ParameterNameCache:
+    """Names by the digest of the parameter table, so a cached entry never becomes stale."""
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._names: LRUCache[Sequence[str]] = LRUCache(BATCH_SIZE)
+
+    async def get(self, runs: Sequence[RunRecord]) -> list[Sequence[str]]:
+        """Per run the names in model order; empty for a run that was just deleted."""
+        found = {run.digest: names for run in runs if (names := self._names.get(run.digest)) is not None}
+        missing = {run.digest: run for run in runs if run.digest not in found}
         if missing:
-            tables = await redis.get_all([RunKeys(run.run_id).parameters for run in missing.values()])
+            tables = await self._redis.get_all([RunKeys(run.run_id).parameters for run in missing.values()])
             for digest, table in zip(missing, tables, strict=True):
                 if table is not None:
-                    found[digest] = [each.name for each in msgspec.json.decode(table, type=list[_Named])]
-                    while len(self._kept) >= AT_ONCE:
-                        self._kept.pop(next(iter(self._kept)))
-                    self._kept[digest] = found[digest]
-        return [found.get(run.digest, []) for run in runs]
+                    found[digest] = [each.name for each in msgspec.json.decode(table, type=list[_Name])]
+                    self._names.put(digest, found[digest])
+        return [found.get(run.digest, ()) for run in runs]

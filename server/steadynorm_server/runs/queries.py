@@ -1,4 +1,4 @@
-"""What people ask of runs: lists, series, parameters, events, audit. Reads only, save for the note of a silence."""
+"""Answers to what people ask about runs: lists, series, heat maps, parameters, events, audit. Reads only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steadynorm_contract.audit import AuditChain, AuditEntry, AuditList, verify
 from steadynorm_contract.events import Event, EventList
 from steadynorm_contract.rule import target
 from steadynorm_contract.runs import RevisionState, RunDetail, RunList, RunSummary
-from steadynorm_contract.series import ParameterList, ParameterView, Series, SeriesResponse
+from steadynorm_contract.series import Heatmap, ParameterList, ParameterView, Series, SeriesResponse
 from steadynorm_contract.telemetry import ROW_COLUMNS, Parameter
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.pagination import RunFilter
@@ -25,65 +25,88 @@ from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.query import Pick, Span
 from steadynorm_server.timeseries.rollups import ROWS, RollupScheme
 
-__all__ = ["RunQueries"]
+__all__ = ["MAX_CELLS", "RunQueries"]
 
-_MANY_PICKS = 64
+_MAX_INLINE_SERIES = 64
+MAX_CELLS = 200_000
+"""Of one heat map. A model with very many parameters gets fewer buckets instead."""
 
 
 class RunQueries:
-    """Answers of the GET routes, from one store."""
+    """The answers of the GET routes. None of them writes."""
 
     def __init__(self, repository: RunRepository) -> None:
-        self._store = repository
+        self._repository = repository
 
     async def runs(self, listing: RunFilter = RunFilter()) -> RunList:  # noqa: B008 # it is immutable
         """A page of the runs. Raises a 422 problem for a bad cursor."""
-        return listing.page(await self.summaries(await self._store.all()))
+        return listing.page(await self.summaries(await self._repository.list()))
 
     async def summaries(self, runs: Sequence[RunRecord]) -> list[RunSummary]:
         """A row of GET /runs for each."""
-        await self._store.mark_stalled(runs)
         outcomes = await self._last_outcomes(runs)
-        now, limit = self._store.clock(), self._store.stalled_after_s
+        now, limit = self._repository.clock(), self._repository.stalled_after_s
         return [summary(run, outcome, now, limit) for run, outcome in zip(runs, outcomes, strict=True)]
 
     async def run(self, run_id: str) -> RunDetail:
         """One run."""
-        run = await self._store.find(run_id)
-        await self._store.mark_stalled([run])
+        run = await self._repository.get(run_id)
         (outcome,) = await self._last_outcomes([run])
-        return detail(run, outcome, self._store.clock(), self._store.stalled_after_s)
+        return detail(run, outcome, self._repository.clock(), self._repository.stalled_after_s)
 
     async def series(
         self, run_id: str, names: Sequence[str], first: int | None, last: int | None, points: int
     ) -> SeriesResponse:
         """Series by name. Raises RunNotFound, or a 422 problem for a name that does not exist."""
-        run = await self._store.find(run_id)
-        parameters = {}
+        run = await self._repository.get(run_id)
+        parameters: Sequence[str] = ()
         if any("/" in name for name in names):
-            parameters = {each.name: at for at, each in enumerate(await self._store.table(run))}
-        picks = [query.pick(name, parameters, run.applied.eps) for name in dict.fromkeys(names)]
+            parameters = await self._repository.parameter_names(run)
+        return SeriesResponse(await self._series(run, names, parameters, first, last, points))
+
+    async def heatmap(self, run_id: str, signal: str, first: int | None, last: int | None, points: int) -> Heatmap:
+        """One signal of every parameter, in model order: the worst value of each bucket. Raises RunNotFound."""
+        run = await self._repository.get(run_id)
+        parameters = await self._repository.parameter_names(run)
+        if not parameters:
+            return Heatmap(signal, [], [], [], [], [])
+        names = [f"{signal}/{parameter}" for parameter in parameters]
+        points = max(1, min(points, MAX_CELLS // len(names)))
+        found = await self._series(run, names, parameters, first, last, points)
+        shared = found[names[0]]
+        worst = [found[name].min if signal == "target" else found[name].max for name in names]
+        return Heatmap(signal, list(parameters), shared.step, shared.count, shared.time, worst)
+
+    async def _series(
+        self,
+        run: RunRecord,
+        names: Sequence[str],
+        parameters: Sequence[str],
+        first: int | None,
+        last: int | None,
+        points: int,
+    ) -> dict[str, Series]:
+        places = {name: at for at, name in enumerate(parameters)}
+        picks = [query.pick(name, places, run.applied.eps) for name in dict.fromkeys(names)]
         begin, end = run.progress.first_step, run.progress.last_step
-        if begin is None or end is None:
-            return SeriesResponse({pick.name: Series([], [], [], [], []) for pick in picks})
+        if begin is None or end is None or max(begin, first or 0) > (end if last is None else min(end, last)):
+            return {pick.name: Series([], [], [], [], []) for pick in picks}
         span = Span(max(begin, first or 0), end if last is None else min(end, last), points)
-        if span.first > span.last:
-            return SeriesResponse({pick.name: Series([], [], [], [], []) for pick in picks})
         whole = span.first == begin and span.last == end
         found: dict[str, Series] = {}
-        for ladder in dict.fromkeys(pick.ladder for pick in picks):
-            found |= await self._bucket(run, ladder, [pick for pick in picks if pick.ladder is ladder], span, whole)
-        return SeriesResponse({pick.name: found[pick.name] for pick in picks})
+        for scheme in dict.fromkeys(pick.scheme for pick in picks):
+            found |= await self._bucket(run, scheme, [pick for pick in picks if pick.scheme is scheme], span, whole)
+        return {pick.name: found[pick.name] for pick in picks}
 
     async def _bucket(
-        self, run: RunRecord, ladder: RollupScheme, picks: Sequence[Pick], span: Span, whole: bool
+        self, run: RunRecord, scheme: RollupScheme, picks: Sequence[Pick], span: Span, whole: bool
     ) -> dict[str, Series]:
-        level = query.choose(ladder, run.trimmed, span, whole)
+        level = query.choose(scheme, run.trimmed, span, whole)
         # The chosen level, then all finer ones for what it does not contain yet.
-        levels = ladder.levels[ladder.levels.index(level) :: -1]
+        levels = scheme.levels[scheme.levels.index(level) :: -1]
         keys = RunKeys(run.run_id)
         begin = span.first // level.width * level.width
-        stored = await self._store.redis.script(
+        stored = await self._repository.redis.script(
             "blocks",
             [keys.run, *(keys.history(each.name) for each in levels)],
             begin,
@@ -94,14 +117,14 @@ class RunQueries:
         def bucket() -> dict[str, Series]:
             return query.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
 
-        # A heat map of hundreds of parameters takes a third of a second, in which others must be answered.
-        return await asyncio.to_thread(bucket) if len(picks) > _MANY_PICKS else bucket()
+        # A heat map of hundreds of parameters takes a third of a second, which must not block the event loop.
+        return await asyncio.to_thread(bucket) if len(picks) > _MAX_INLINE_SERIES else bucket()
 
     async def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
         """The parameter table with each one's newest row, `limit` of them from the cursor on. Raises RunNotFound."""
-        run = await self._store.find(run_id)
-        table = await self._store.table(run)
-        peaks = Peaks.decode(await self._store.redis.get(RunKeys(run_id).peaks), len(table))
+        run = await self._repository.get(run_id)
+        table = await self._repository.parameter_table(run)
+        peaks = Peaks.decode(await self._repository.redis.get(RunKeys(run_id).peaks), len(table))
         row = await self.newest_row(run)
         first = int(cursor or 0)
         stop = len(table) if limit is None else min(first + limit, len(table))
@@ -111,14 +134,13 @@ class RunQueries:
 
     async def newest_row(self, run: RunRecord) -> Block | None:
         """The raw block whose last record is the newest row of the run's parameters."""
-        entries = await self._store.redis.newest_entries(RunKeys(run.run_id).history(ROWS.levels[0].name), 1)
+        entries = await self._repository.redis.newest_entries(RunKeys(run.run_id).history(ROWS.levels[0].name), 1)
         return unpack(entries[0][1][b"block"]) if entries else None
 
     async def events(self, run_id: str, limit: int, cursor: str | None = None) -> EventList:
         """Events, newest first, those before the cursor."""
-        run = await self._store.find(run_id)
-        await self._store.mark_stalled([run])
-        entries = await self._store.redis.newest_entries(RunKeys(run_id).events, limit + 1, cursor)
+        await self._repository.get(run_id)  # raises RunNotFound
+        entries = await self._repository.redis.newest_entries(RunKeys(run_id).events, limit + 1, cursor)
         return EventList(
             [
                 msgspec.structs.replace(msgspec.json.decode(fields[b"event"], type=Event), id=at)
@@ -127,20 +149,23 @@ class RunQueries:
             _next(entries, limit),
         )
 
-    async def audit(self, run_id: str, limit: int, cursor: str | None = None) -> AuditList:
-        """Changes of settings, newest first, those before the cursor, each with what came of it."""
-        run = await self._store.find(run_id)
+    async def audit(self, run_id: str, limit: int, cursor: str | None = None, verify_chain: bool = False) -> AuditList:
+        """Settings changes, newest first, those before the cursor, each with its outcome.
+
+        verify_chain: also verify the hash chain of these entries; only from the newest one on, so not with a cursor.
+        """
+        run = await self._repository.get(run_id)
         keys = RunKeys(run_id)
-        entries = await self._store.redis.newest_entries(keys.audit, limit + 1, cursor)
+        entries = await self._repository.redis.newest_entries(keys.audit, limit + 1, cursor)
         changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries[:limit]]
-        outcomes = await self._store.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
+        outcomes = await self._repository.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
         audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
-        chain = None if cursor else await asyncio.to_thread(_chain, run, audited)
+        chain = await asyncio.to_thread(_verified, run, audited) if verify_chain and not cursor else None
         return AuditList(audited, chain, _next(entries, limit))
 
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
-        wanted = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
-        return [_outcome(stored) for stored in await self._store.redis.fields(wanted)]
+        fields = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
+        return [_outcome(stored) for stored in await self._repository.redis.fields(fields)]
 
 
 def _listed(parameter: Parameter, at: int, newest: array[float] | None, peaks: Peaks, eps: float) -> ParameterView:
@@ -162,7 +187,7 @@ def _listed(parameter: Parameter, at: int, newest: array[float] | None, peaks: P
 
 
 def _next(entries: Sequence[tuple[str, object]], limit: int) -> str | None:
-    """Cursor of what comes after the first `limit` entries, of which one more was read."""
+    """Cursor of the page after the first `limit` entries; one more than these was read."""
     return entries[limit - 1][0] if len(entries) > limit else None
 
 
@@ -175,7 +200,7 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
     if outcome is not None:
         state = RevisionState.REJECTED if outcome.rejected else RevisionState.APPLIED
     elif change.revision == run.applied_revision:
-        state = RevisionState.APPLIED  # brought along by an agent that began with it
+        state = RevisionState.APPLIED  # its agent registered with it
     elif change.revision < run.desired_revision:
         state = RevisionState.SUPERSEDED
     applied = state is RevisionState.APPLIED
@@ -196,10 +221,10 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
     )
 
 
-def _chain(run: RunRecord, entries: Sequence[AuditEntry]) -> AuditChain:
-    """Whether the entries hold together, and reach the newest one that there was when `run` was read."""
+def _verified(run: RunRecord, entries: Sequence[AuditEntry]) -> AuditChain:
+    """Whether the entries form an intact chain that reaches the newest entry at the time when `run` was read."""
     chain = verify(run.run_id, entries)
-    # An entry may have come since: then it, or one after it, names that newest one as its previous.
+    # An entry may have been added since: then it, or one after it, names that newest one as its previous.
     seen = {linked for entry in entries for linked in (entry.hash, entry.previous)}
     if chain.verified and run.audit_head and run.audit_head not in seen:
         return AuditChain(verified=False, head=chain.head)

@@ -1,4 +1,4 @@
-"""What is stored of a run in its main hash, as the server's other parts see it."""
+"""The main hash of a run, decoded, and its views for the API."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from steadynorm_server.timeseries.rollups import ROWS, SCALARS, Levels
 __all__ = ["Info", "Outcome", "Progress", "RunRecord", "StoredChange", "detail", "stalled_event", "summary"]
 
 LATEST = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
-"""Scalars of which a run's newest value is shown."""
+"""Scalars whose newest value is shown with a run."""
 
 
 class Info(msgspec.Struct):
-    """What an agent said of itself when it registered."""
+    """What an agent reported about itself when it registered."""
 
     parameters: int = 0
     framework: str = ""
@@ -35,7 +35,7 @@ class Info(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """What the telemetry so far adds up to. Written by telemetry only, whole, with each batch."""
+    """Totals of the telemetry so far. Written only by telemetry commits, as a whole."""
 
     incarnation: int = 0  # of the batch that came last
     step: int = 0
@@ -49,12 +49,12 @@ class Progress(msgspec.Struct):
     past_dropped: int = 0  # by former incarnations
     past_errors: int = 0
     latest: dict[str, float | None] = {}
-    pace: list[tuple[float, int]] = []  # (Unix seconds, step) at the ends of the last batches
+    rate_points: list[tuple[float, int]] = []  # (Unix seconds, step) at the ends of the last batches
     signals: Signals = msgspec.field(default_factory=Signals)
 
 
 class Outcome(msgspec.Struct):
-    """An agent's word on one revision, without the settings, which the audit has."""
+    """An agent's report on one revision, without the settings, which the audit has."""
 
     step: int
     rejected: bool
@@ -76,8 +76,8 @@ class RunRecord:
     end_reason: str
     started: float
     last_seen: float
-    listening: float  # until when its agent listens for changed settings, as far as it said; 0: it never did
-    stalled: str  # last_seen as it was when the silence was noticed; empty: not noticed
+    poll_expires_at: float  # until when its agent polls for changed settings; 0: it never did
+    stalled: str  # last_seen at the time when the silence was noticed; empty: not noticed
     registered_step: int
     desired_revision: int
     desired: Settings
@@ -85,26 +85,26 @@ class RunRecord:
     applied_step: int
     applied: Settings
     progress: Progress
-    tails: Levels
+    levels: Levels  # state of the history's levels
     history_bytes: int  # of the history's blocks
-    store_bytes: int  # with the parameter table and the peaks; what the store needs to keep them comes on top
+    store_bytes: int  # with the parameter table and the peaks, without the overhead of Redis
     audit_head: str  # hash of the newest audit entry; empty without one
     trimmed: dict[str, int]  # per level of the history the last step that may have been dropped
-    ratios: bytes  # see `ratios`; empty before the first row
-    orders: str = ""  # how often schedules and rules were written; empty: never
-    schedules: bytes = b""  # see `schedules`, `watch_rules` and `watching`; empty without any
+    ratios: bytes  # see `spike_ratios`; empty before the first row
+    automation_version: str = ""  # how often schedules, rules and retention were written; empty: never
+    schedules: bytes = b""  # see `automation`; empty without any
     rules: bytes = b""
-    watch: bytes = b""
-    retention: bytes = b""  # see `retention`; empty where nothing was set for the run
-    put_back_step: int = -1  # where the run was, and when, as its agent last knew of changes that the store had lost
-    put_back_time: float = 0.0
+    rule_progress: bytes = b""
+    retention: bytes = b""  # see `retention.policy`; empty where nothing was set for the run
+    rollback_step: int = -1  # step and time at which its agent last knew of changes that Redis had lost
+    rollback_time: float = 0.0
 
     @staticmethod
     def decode(run_id: str, stored: Mapping[bytes, bytes]) -> RunRecord:
         """From HGETALL."""
         text = {key.decode(): value for key, value in stored.items()}
         info = msgspec.json.decode(text["info"], type=Info)
-        history = sum(int(text.get(f"bytes:{level.name}", 0)) for ladder in (SCALARS, ROWS) for level in ladder.levels)
+        history = sum(int(text.get(f"bytes:{level.name}", 0)) for scheme in (SCALARS, ROWS) for level in scheme.levels)
         return RunRecord(
             run_id=run_id,
             name=text["name"].decode(),
@@ -116,7 +116,7 @@ class RunRecord:
             end_reason=text["end_reason"].decode(),
             started=float(text["started"]),
             last_seen=float(text["last_seen"]),
-            listening=float(text.get("listening", 0.0)),
+            poll_expires_at=float(text.get("poll_expires_at", 0.0)),
             stalled=text["stalled"].decode(),
             registered_step=int(text["registered_step"]),
             desired_revision=int(text["desired_revision"]),
@@ -125,53 +125,58 @@ class RunRecord:
             applied_step=int(text["applied_step"]),
             applied=msgspec.json.decode(text["applied"], type=Settings),
             progress=msgspec.json.decode(text.get("progress", b"{}"), type=Progress),
-            tails=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
+            levels=msgspec.json.decode(text.get("history", b"{}"), type=Levels),
             history_bytes=history,
             store_bytes=history + int(text.get("bytes:parameters", 0)) + 8 * info.parameters,
             audit_head=text.get("audit_head", b"").decode(),
             trimmed={key[8:]: int(value) for key, value in text.items() if key.startswith("trimmed:")},
             ratios=text.get("ratios", b""),
-            orders=text.get("orders", b"").decode(),
+            automation_version=text.get("automation_version", b"").decode(),
             schedules=text.get("schedules", b""),
             rules=text.get("rules", b""),
-            watch=text.get("watch", b""),
+            rule_progress=text.get("rule_progress", b""),
             retention=text.get("retention", b""),
-            put_back_step=int(text.get("put_back_step", -1)),
-            put_back_time=float(text.get("put_back_time", 0.0)),
+            rollback_step=int(text.get("rollback_step", -1)),
+            rollback_time=float(text.get("rollback_time", 0.0)),
         )
 
     def expected(self) -> dict[str, str]:
-        """What a commit of telemetry compares with the store: fields that move whenever anything moves that a batch
-        was worked out from. `last_seen` tells an older copy of the store from the state that this one is."""
+        """What a telemetry commit compares with Redis: fields that change with anything that its plan depends on.
+        `last_seen` distinguishes a Redis that was restored from a backup."""
         return {
             "incarnation": str(self.incarnation),
             "sequence": str(self.sequence),
             "state": self.state,
             "last_seen": repr(self.last_seen),
             "stalled": self.stalled,
-            "orders": self.orders,
+            "automation_version": self.automation_version,
         }
 
     @property
+    def is_live(self) -> bool:
+        """Whether it has not ended; it may be silent."""
+        return self.state == RunState.RUNNING
+
+    @property
     def step(self) -> int:
-        """Where the run is: at its last record, or where its present agent began."""
+        """The step of its last record, or at which its present agent started."""
         return self.progress.step if self.progress.incarnation == self.incarnation else self.registered_step
 
     def silent_s(self, now: float) -> float:
-        """Seconds since it was heard of, while it should be running; 0 for an ended run."""
-        return max(0.0, now - self.last_seen) if self.state == RunState.RUNNING else 0.0
+        """Seconds since its last telemetry; 0 for an ended run."""
+        return max(0.0, now - self.last_seen) if self.is_live else 0.0
 
-    def connected(self, now: float, patience_s: float) -> bool:
-        """Whether its agent was heard of in the last `patience_s` seconds: by telemetry, or listening for settings."""
-        return now - max(self.last_seen, self.listening) <= patience_s
+    def connected(self, now: float, within_s: float) -> bool:
+        """Whether its agent sent telemetry or polled for settings in the last `within_s` seconds."""
+        return now - max(self.last_seen, self.poll_expires_at) <= within_s
 
-    def wanted(self) -> Desired:
+    def desired_settings(self) -> Desired:
         """The desired settings as agents get them."""
         return Desired(self.desired_revision, self.desired)
 
 
 def summary(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s: float) -> RunSummary:
-    """The row of GET /runs. outcome: the agent's word on the desired revision."""
+    """The row of GET /runs. outcome: the agent's report on the desired revision."""
     return RunSummary(**_fields(run, outcome, now, stalled_after_s))
 
 
@@ -214,7 +219,7 @@ def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s
             steps=progress.steps,
             agent_errors=progress.past_errors + progress.agent.errors,
         ),
-        "steps_per_s": _pace(progress),
+        "steps_per_s": _steps_per_s(progress),
         "connected": connected,
         "tags": run.info.tags,
         "store_bytes": run.store_bytes,
@@ -231,15 +236,15 @@ def _desired(run: RunRecord, outcome: Outcome | None) -> DesiredView:
     return DesiredView(run.desired_revision, run.desired, state, reason)
 
 
-def _pace(progress: Progress) -> float | None:
-    if len(progress.pace) < 2:
+def _steps_per_s(progress: Progress) -> float | None:
+    if len(progress.rate_points) < 2:
         return None
-    (then, first), (now, last) = progress.pace[0], progress.pace[-1]
+    (then, first), (now, last) = progress.rate_points[0], progress.rate_points[-1]
     return (last - first) / (now - then) if now > then else None
 
 
 class StoredChange(msgspec.Struct):
-    """One entry of the audit as it is stored; what came of it is worked out when it is read."""
+    """An audit entry as it is stored; its outcome is derived when it is read."""
 
     revision: int
     time: float
@@ -252,7 +257,7 @@ class StoredChange(msgspec.Struct):
 
 
 def stalled_event(run: RunRecord, stalled_after_s: float) -> Event:
-    """The run fell silent."""
-    message = f"no telemetry for {stalled_after_s:g} s; nobody said that the run ended."
+    """The event of a run that fell silent."""
+    message = f"no telemetry for {stalled_after_s:g} s; the run was not closed."
     moment = run.last_seen + stalled_after_s
     return Event(id="", kind=EventKind.STALLED, step=run.step, time=moment, message=message, value=stalled_after_s)

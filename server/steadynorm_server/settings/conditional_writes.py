@@ -1,59 +1,87 @@
-"""What schedules and watch rules share: their checks, and writes on condition that nobody was faster.
+"""Compare-and-set writes of schedules, watch rules and retention, and the checks that deferred changes share.
 
-The hash's field `orders` counts the writes of both. Operators' edits, actions that were made and commits of telemetry
-are all on condition of it: whoever deletes a rule and is answered knows that it does nothing any more.
+The hash's field `automation_version` counts these writes. Operators' edits, executed actions and telemetry commits all
+depend on it: once a DELETE of a rule is answered, that rule has no further effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from steadynorm_contract.settings import COUNTERS, Settings, is_increment, merge, resolve_increments
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord
-from steadynorm_server.settings.service import check_reason, ended
+from steadynorm_server.runs.repository import RunRepository
 
-if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import RunRepository
+__all__ = [
+    "MAX_ATTEMPTS",
+    "check_reason",
+    "compare_and_set",
+    "contention_error",
+    "not_allowed",
+    "run_ended",
+    "validate_deferred_change",
+]
 
-__all__ = ["ATTEMPTS", "busy", "edit", "validate_deferred_change"]
+MAX_ATTEMPTS = 8
+"""Of a write that other writers keep winning; then `contention_error`."""
 
-ATTEMPTS = 8
+_MAX_REASON = 500
 
 
 def validate_deferred_change(run: RunRecord, settings: Mapping[str, object], reason: str) -> None:
-    """Whether a change can be meant for later. Raises SettingsError, and problems: 409 for an ended run, 422."""
+    """Check a change that is applied later. Raises SettingsError, and problems: 409 for an ended run, 422."""
     check_reason(reason)
     if not settings:
         rule = "must name at least one setting"
-        raise invalid("settings", rule, f'settings {rule}: got none. Such as {{"gamma2": 0.999}}.')
+        raise invalid("settings", rule, f'settings {rule}: got none. Example: {{"gamma2": 0.999}}.')
     for name in COUNTERS:
         if name in settings and not is_increment(settings[name]):
-            rule = 'must be "+1", or as many more'
-            raise invalid(name, rule, f"{name} {rule}: nobody knows today what it will be then.")
+            rule = 'must be an increment such as "+1"'
+            raise invalid(name, rule, f"{name} {rule}: its value at that time is not known in advance.")
     merge(Settings(), resolve_increments(settings, Settings()))
-    if run.info.allow is not None and (outside := [name for name in settings if name not in run.info.allow]):
+    if outside := not_allowed(run, settings):
         rule = "must be among those that the run's agent allows"
-        allowed = ", ".join(run.info.allow) or "none"
-        raise invalid(outside[0], rule, f"{', '.join(outside)} {rule}: it allows {allowed}.")
-    if run.state != "running":
-        raise ended(run.run_id, run.state)
+        raise invalid(outside[0], rule, f"{', '.join(outside)} {rule}: {', '.join(run.info.allow or ()) or 'none'}.")
+    if not run.is_live:
+        raise run_ended(run.run_id, run.state)
 
 
-async def edit(repository: RunRepository, run: RunRecord, field: str, text: bytes, event: bytes = b"") -> bool:
-    """Write the field, unless schedules or rules changed since `run` was read. Returns whether it was written."""
+def not_allowed(run: RunRecord, names: Iterable[str]) -> list[str]:
+    """Settings among `names` that the run's agent does not let operators change."""
+    return [] if run.info.allow is None else [name for name in names if name not in run.info.allow]
+
+
+async def compare_and_set(
+    repository: RunRepository, run: RunRecord, field: str, value: bytes, event: bytes = b""
+) -> bool:
+    """Write a field unless `automation_version` moved since `run` was read. Returns whether. Raises RunNotFound."""
     keys = RunKeys(run.run_id)
     answer = await repository.redis.script(
-        "orders", [keys.run, keys.events], run.orders, field, text, event, MAX_EVENTS
+        "compare_and_set", [keys.run, keys.events], run.automation_version, field, value, event, MAX_EVENTS
     )
-    if answer == b"gone":
+    if answer == b"not_found":
         raise RunNotFound(run.run_id)
     return bool(answer == b"ok")
 
 
-def busy(run_id: str) -> ProblemError:
-    """503: others were faster, again and again."""
-    return ProblemError(503, f"run {run_id} is being changed by many at once; try again.", headers={"Retry-After": "1"})
+def check_reason(reason: str) -> None:
+    """Raises a 422 problem for a reason that is too long."""
+    if len(reason) > _MAX_REASON:
+        rule = f"must have at most {_MAX_REASON} characters"
+        raise invalid("reason", rule, f"reason {rule}: got {len(reason)}.")
+
+
+def contention_error(run_id: str) -> ProblemError:
+    """503: other writers won every attempt."""
+    message = f"run {run_id} is being changed by too many writers at once; try again."
+    return ProblemError(503, message, headers={"Retry-After": "1"})
+
+
+def run_ended(run_id: str, state: str) -> ProblemError:
+    """409: no agent would apply the change."""
+    return ProblemError(
+        409, f"run {run_id} has ended ({state}): no agent is left to apply a change.", title="Run has ended"
+    )

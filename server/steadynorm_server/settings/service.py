@@ -1,11 +1,10 @@
-"""Desired settings: agents wait for newer ones, operators change them on condition that nobody was faster."""
+"""Desired settings: agents wait for newer ones; operators change them, each change conditional on its revision."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,28 +14,24 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_server.auth.tokens import Principal, Role
-from steadynorm_server.errors import ProblemError, RunNotFound, invalid
+from steadynorm_server.errors import ProblemError, RunNotFound
 from steadynorm_server.redis.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
-from steadynorm_server.runs.record import StoredChange
+from steadynorm_server.runs.record import RunRecord, StoredChange
+from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_reason, contention_error, run_ended
 
-if TYPE_CHECKING:
-    from steadynorm_server.runs.repository import RunRepository
+__all__ = ["AtomicSideEffect", "change", "wait_for_settings"]
 
-__all__ = ["MAX_REASON", "AtomicSideEffect", "change", "check_reason", "ended", "wait_for_settings"]
-
-MAX_REASON = 500
 _LONG_WAIT_S = 10.0
-_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
 class AtomicSideEffect:
-    """What a change that a schedule or a rule makes settles in the same moment, or is not made: see `orders`."""
+    """What a schedule's or a rule's change writes together with it, in one script: both happen or neither."""
 
-    orders: str  # as read: how often schedules and rules were written
     field: str  # of the run's hash
-    text: bytes  # it holds then
+    value: bytes
     event: bytes
 
 
@@ -48,34 +43,38 @@ async def wait_for_settings(
     wait_s: float,
     stopping: asyncio.Event,
 ) -> Desired:
-    """The desired settings: at once if newer than `revision`, else when they change, at the latest after wait_s.
+    """The desired settings: at once if newer than `revision`, else when they change or wait_s have passed.
 
     A long wait ends up to a quarter early.
     """
     loop = asyncio.get_running_loop()
-    # Who began to wait together, as all do when a server was restarted, shall not all come again together.
+    # Jitter: agents that began to wait together, as all do after a restart of the server, do not return together.
     deadline = loop.time() + (wait_s if wait_s < _LONG_WAIT_S else random.uniform(0.75, 1.0) * wait_s)
-    agent_waits = wait_s > 0 and Role.AGENT in sender.roles  # so it lives, even where it takes no steps
-    listens_until = repository.clock() + wait_s if agent_waits else 0.0
+    agent_polls = wait_s > 0 and Role.AGENT in sender.roles  # so it is alive, even where it takes no steps
+    poll_expires_at = repository.clock() + wait_s if agent_polls else 0.0
     with repository.changes.subscribe(run_id) as changed:
         while True:
             changed.clear()
-            wanted = await _wanted(repository, run_id, sender, listens_until)
-            left = deadline - loop.time()
-            if revision is None or wanted.revision > revision or left <= 0 or stopping.is_set():
-                return wanted
-            listens_until = 0.0  # said once
-            await _first(changed, stopping, timeout_s=left)
+            desired = await _current_settings(repository, run_id, sender, poll_expires_at)
+            left_s = deadline - loop.time()
+            if revision is None or desired.revision > revision or left_s <= 0 or stopping.is_set():
+                return desired
+            poll_expires_at = 0.0  # recorded already
+            await _wait_for_any(changed, stopping, timeout_s=left_s)
 
 
-async def _wanted(repository: RunRepository, run_id: str, sender: Principal, listens_until: float = 0.0) -> Desired:
-    """The desired settings alone: a small part of what `find` reads. Raises RunNotFound.
+async def _current_settings(
+    repository: RunRepository, run_id: str, sender: Principal, poll_expires_at: float = 0.0
+) -> Desired:
+    """The desired settings alone, a small part of the run's hash. Raises RunNotFound.
 
-    listens_until: Unix seconds, where the run's agent asks, who is there until then.
+    poll_expires_at: Unix seconds until which the run's agent polls; 0 where nothing is to be recorded.
     """
-    if listens_until and sender.runs is not None:
-        await _wanted(repository, run_id, sender)  # whose token is bound to other runs says nothing of this one
-    answer = is_run_id(run_id) and await repository.redis.script("wanted", [RunKeys(run_id).run], repr(listens_until))
+    if poll_expires_at and sender.runs is not None:
+        await _current_settings(repository, run_id, sender)  # a token bound to other runs must not touch this one
+    if not is_run_id(run_id):
+        raise RunNotFound(run_id)
+    answer = await repository.redis.script("desired_settings", [RunKeys(run_id).run], repr(poll_expires_at))
     if not answer:
         raise RunNotFound(run_id)
     name, revision, settings = answer
@@ -85,95 +84,86 @@ async def _wanted(repository: RunRepository, run_id: str, sender: Principal, lis
 
 async def change(
     repository: RunRepository,
-    run_id: str,
-    wanted: Change,
+    run: RunRecord,
+    requested: Change,
     revision: int,
     actor: str,
-    settling: AtomicSideEffect | None = None,
+    side_effect: AtomicSideEffect | None = None,
 ) -> Desired:
-    """Change the desired settings, provided that `revision` is the newest. A change of nothing makes no revision.
+    """Change the desired settings of `run`, as it was just read, provided that `revision` is still the newest.
 
-    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 when somebody was faster.
+    A change without any difference makes no revision. side_effect: written if `run.automation_version` still holds.
+
+    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 for another revision.
     """
-    run = await repository.find(run_id)
-    check_reason(wanted.reason)
-    if run.state != "running":
-        raise ended(run_id, run.state)
+    check_reason(requested.reason)
+    if not run.is_live:
+        raise run_ended(run.run_id, run.state)
     if run.desired_revision != revision:
-        raise _moved(run_id, revision, run.desired_revision)
-    after = merge(run.desired, wanted.settings)
-    if after == run.desired:
-        return run.wanted()
-    was, now = msgspec.to_builtins(run.desired), msgspec.to_builtins(after)
-    changed = [name for name in was if was[name] != now[name]]
+        raise _revision_conflict(run.run_id, revision, run.desired_revision)
+    settings = merge(run.desired, requested.settings)
+    if settings == run.desired:
+        return run.desired_settings()
+    before, after = msgspec.to_builtins(run.desired), msgspec.to_builtins(settings)
+    changed = [name for name in before if before[name] != after[name]]
     entry = StoredChange(
         revision=revision + 1,
         time=repository.clock(),
         actor=actor,
-        reason=wanted.reason,
-        before={name: was[name] for name in changed},
-        after={name: now[name] for name in changed},
+        reason=requested.reason,
+        before={name: before[name] for name in changed},
+        after={name: after[name] for name in changed},
     )
-    keys = RunKeys(run_id)
-    head = run.audit_head
-    settled = (settling.orders, settling.field, settling.text, settling.event, MAX_EVENTS) if settling else ()
-    for _ in range(_ATTEMPTS):
-        entry = _chained(run_id, entry, head)
+    await _store(repository, run, settings, entry, side_effect)
+    if side_effect is not None:
+        repository.dirty_runs.mark(run.run_id)
+    return Desired(revision + 1, settings)
+
+
+async def _store(
+    repository: RunRepository,
+    run: RunRecord,
+    settings: Settings,
+    entry: StoredChange,
+    side_effect: AtomicSideEffect | None,
+) -> None:
+    keys, head, expected = RunKeys(run.run_id), run.audit_head, entry.revision - 1
+    extra: tuple[str | bytes | int, ...] = ()
+    if side_effect is not None:
+        extra = (run.automation_version, side_effect.field, side_effect.value, side_effect.event, MAX_EVENTS)
+    for _ in range(MAX_ATTEMPTS):
+        entry = _chained(run.run_id, entry, head)
         answer = await repository.redis.script(
             "change",
             [keys.run, keys.audit, keys.outcomes, keys.events],
-            *(str(revision), encode_json(after), encode_json(entry), MAX_AUDIT, CHANGES, run_id, head, entry.hash),
-            *settled,
+            *(str(expected), encode_json(settings), encode_json(entry), MAX_AUDIT, CHANGES, run.run_id),
+            *(head, entry.hash, *extra),
         )
-        if answer[0] != b"fork":
-            break
-        head = answer[1].decode()
-    match answer:
-        case [b"fork", _]:
-            raise ProblemError(
-                503, f"run {run_id} is being changed by many at once; try again.", headers={"Retry-After": "1"}
-            )
-        case [b"gone"]:
-            raise RunNotFound(run_id)
-        case [b"ended", state]:
-            raise ended(run_id, state.decode())
-        case [b"orders"]:
-            raise ProblemError(412, f"the schedules or rules of {run_id} changed in this moment.")
-        case [b"moved", newest]:
-            raise _moved(run_id, revision, int(newest))
-    if settling is not None:
-        repository.news.note(run_id)
-    return Desired(revision + 1, after)
-
-
-def check_reason(reason: str) -> None:
-    """Raises a 422 problem for a reason that is too long."""
-    if len(reason) > MAX_REASON:
-        rule = f"must have at most {MAX_REASON} characters"
-        raise invalid("reason", rule, f"reason {rule}: got {len(reason)}.")
+        match answer:
+            case [b"ok"]:
+                return
+            case [b"not_found"]:
+                raise RunNotFound(run.run_id)
+            case [b"ended", state]:
+                raise run_ended(run.run_id, state.decode())
+            case [b"automation_conflict"]:
+                raise ProblemError(412, f"the schedules or rules of {run.run_id} were changed concurrently.")
+            case [b"conflict", newest]:
+                raise _revision_conflict(run.run_id, expected, int(newest))
+            case [b"audit_head", newest]:
+                head = newest.decode()
+    raise contention_error(run.run_id)
 
 
 def _chained(run_id: str, entry: StoredChange, previous: str) -> StoredChange:
-    """The entry with its place in the chain."""
-    written = msgspec.json.decode(encode_json(entry), type=StoredChange)  # hashed is what a reader of the store gets
-    return msgspec.structs.replace(
-        written,
-        previous=previous,
-        hash=entry_hash(
-            previous,
-            run_id=run_id,
-            revision=written.revision,
-            time=written.time,
-            actor=written.actor,
-            reason=written.reason,
-            before=written.before,
-            after=written.after,
-        ),
-    )
+    """The entry with its place in the hash chain."""
+    written = msgspec.json.decode(encode_json(entry), type=StoredChange)  # hashed as a reader of Redis decodes it
+    hashed = {name: getattr(written, name) for name in ("revision", "time", "actor", "reason", "before", "after")}
+    return msgspec.structs.replace(written, previous=previous, hash=entry_hash(previous, run_id=run_id, **hashed))
 
 
-async def _first(*wanted: asyncio.Event, timeout_s: float) -> None:
-    tasks = [asyncio.ensure_future(event.wait()) for event in wanted]
+async def _wait_for_any(*events: asyncio.Event, timeout_s: float) -> None:
+    tasks = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -181,16 +171,9 @@ async def _first(*wanted: asyncio.Event, timeout_s: float) -> None:
             task.cancel()
 
 
-def _moved(run_id: str, given: int, newest: int) -> ProblemError:
+def _revision_conflict(run_id: str, given: int, newest: int) -> ProblemError:
     return ProblemError(
         412,
-        f"the settings of {run_id} are at revision {newest}, the change was meant for {given}. "
-        "Read them again and decide anew.",
-    )
-
-
-def ended(run_id: str, state: str) -> ProblemError:
-    """409: there is nobody to change anything for."""
-    return ProblemError(
-        409, f"run {run_id} has ended ({state}): nobody is there to apply a change.", title="Run has ended"
+        f"the settings of {run_id} were changed concurrently: they are at revision {newest}, not {given}. "
+        "Read them again before you change them.",
     )

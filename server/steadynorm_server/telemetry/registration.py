@@ -1,4 +1,4 @@
-"""Runs begin and end: registrations of agents, and their word that a run is over."""
+"""Registers agents and ends runs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from steadynorm_contract.telemetry import Desired, Registered, RunFinish, RunReg
 from steadynorm_server.auth.tokens import Principal
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import CHANGES, INDEX, RunKeys
+from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.record import Info
-from steadynorm_server.runs.repository import MAX_EVENTS, RunRepository, other_incarnation
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.service import change
+from steadynorm_server.telemetry.service import other_incarnation
 from steadynorm_server.telemetry.validation import check_registration
 
 __all__ = ["finish", "register"]
@@ -29,7 +31,7 @@ _MAX_REASON = 500
 async def register(
     repository: RunRepository, registration: RunRegistration, sender: Principal
 ) -> tuple[Registered, bool]:
-    """A new run, a new incarnation of a known one, or the same agent again. Returns whether it is new."""
+    """Register a new run, a new incarnation of a known one, or the same agent again. Returns whether the run is new."""
     check_registration(registration)
     sender.require_run(registration.name)
     run_id = registration.run_id or _new_run_id(registration)
@@ -46,12 +48,12 @@ async def register(
         detail_every=registration.detail_every,
     )
     where = f" on {registration.host}" if registration.host else ""
-    began = Event(
+    started = Event(
         id="",
         kind=EventKind.STARTED,
         step=registration.step,
         time=now,
-        message=f"an agent began at step {registration.step}{where}.",
+        message=f"an agent started at step {registration.step}{where}.",
     )
     plan = {
         "name": registration.name,
@@ -63,50 +65,49 @@ async def register(
         "applied_revision": str(registration.applied_revision),
         "step": str(registration.step),
         "now": repr(now),
-        "event": encode_json(began).decode(),
+        "event": encode_json(started).decode(),
         "max_events": MAX_EVENTS,
     }
     answer = await repository.redis.script(
         "register", [keys.run, keys.parameters, keys.events], encode_json(plan), table
     )
-    # 422 and not 409: to register again, as a replaced agent does, would not help.
+    # 422 and not 409: on a 409 an agent registers again, which would not help.
     match answer:
         case [b"name", name]:
             message = f"run {run_id} belongs to {name.decode()!r}, not to {registration.name!r}. Use another run_id."
-            raise invalid("run_id", "must not be that of a run of another name", message)
+            raise invalid("run_id", "must not belong to a run of another name", message)
         case [b"table"]:
             message = (
-                f"run {run_id} was registered with another parameter table. Its history would not fit a changed model: "
-                "use another run_id, or delete the run."
+                f"run {run_id} was registered with another parameter table. Its history would not match a changed "
+                "model: use another run_id, or delete the run."
             )
-            raise invalid("parameters", "must be those of the known run", message)
+            raise invalid("parameters", "must be those of the registered run", message)
     _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
-    repository.news.note(run_id)
-    # Also for a known run: the process that made it may have died before this line.
+    repository.dirty_runs.mark(run_id)
+    # Also for a known run: the process that created it may have died before this line.
     await repository.redis.add_to_index(INDEX, {run_id: now})
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
     if succeeded == b"1":
-        desired = await _let_go_on(repository, run_id, desired)
+        desired = await clear_pause_and_stop(repository, run_id, desired)
     stored = int(previous) if previous else None
     return Registered(run_id, int(incarnation), int(acknowledged), desired, stored), created == b"1"
 
 
-async def _let_go_on(repository: RunRepository, run_id: str, desired: Desired) -> Desired:
-    """Take back `stop` and `paused`, which were meant for the process before: whoever starts a run wants it to run."""
+async def clear_pause_and_stop(repository: RunRepository, run_id: str, desired: Desired) -> Desired:
+    """Reset `stop` and `paused`, which were meant for the previous process."""
     released = {name: False for name in ("stop", "paused") if getattr(desired.settings, name)}
     if not released:
         return desired
     try:
-        return await change(
-            repository, run_id, Change(dict(released), "a new process took the run up"), desired.revision, "steadynorm"
-        )
-    except ProblemError:  # an operator was faster: theirs holds, and reaches the agent as any change does
+        requested = Change(dict(released), "a new process resumed the run")
+        return await change(repository, await repository.get(run_id), requested, desired.revision, "steadynorm")
+    except ProblemError:  # an operator changed the settings concurrently: that change reaches the agent like any other
         return desired
 
 
 async def finish(repository: RunRepository, run_id: str, finish: RunFinish, sender: Principal) -> None:
-    """End a run. Raises a 409 problem when another agent took it over."""
-    run = await repository.find(run_id)
+    """End a run. Raises a 409 problem when another agent has taken it over."""
+    run = await repository.get(run_id)
     sender.require_run(run.name)
     keys, now = RunKeys(run_id), repository.clock()
     reason = finish.reason[:_MAX_REASON]
@@ -119,16 +120,16 @@ async def finish(repository: RunRepository, run_id: str, finish: RunFinish, send
         *(incarnation, finish.state.value, reason, repr(now), encode_json(event), MAX_EVENTS),
     )
     match answer:
-        case [b"gone"]:
+        case [b"not_found"]:
             raise RunNotFound(run_id)
         case [b"incarnation", known]:
             raise other_incarnation(run_id, finish.incarnation or 0, int(known))
-    repository.news.note(run_id)
+    repository.dirty_runs.mark(run_id)
     await repository.redis.publish(CHANGES, run_id)
 
 
 def _new_run_id(registration: RunRegistration) -> str:
     slug = re.sub(r"[^a-z0-9._-]+", "-", registration.name.lower()).strip("._-")[:80] or "run"
-    # From the agent's own instance where it has one: a registration whose answer was lost makes no second run.
+    # Derived from the agent's instance where it has one: a registration whose answer was lost makes no second run.
     seed = f"{registration.name}\n{registration.instance}" if registration.instance else str(time.time_ns())
     return f"{slug}-{hashlib.sha256(seed.encode('utf-8', 'replace')).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""What types alone cannot refuse in an agent's messages. Raises 422 problems that name field, rule and value."""
+"""Validates what the types of agents' messages cannot express. Raises 422 problems that name field, rule and value."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from steadynorm_server.redis.keys import is_run_id
 
 __all__ = ["check_batch", "check_registration", "check_size"]
 
-MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua keep exactly
+MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua represent exactly
 MAX_REPORTS = 1000
 MAX_COLUMNS = 64
 _MAX_TEXT = 500
 
 
 def check_size(body: bytes) -> None:
-    """Raises a 422 problem for a registration that plainly has too many parameters, before each is made an object."""
-    # A parameter opens two lists, itself and its shape; a third of the brackets may stand in names.
+    """Raises a 422 problem for a registration with far too many parameters, before it is decoded."""
+    # A parameter opens two lists, itself and its shape; a third of the brackets may be in names.
     if body.count(b"[") > 3 * MAX_PARAMETERS:
         _raise([_error("parameters", f"must be at most {MAX_PARAMETERS}", "more")], "Invalid registration")
 
@@ -31,7 +31,7 @@ def check_registration(registration: RunRegistration) -> None:
 
 
 def check_batch(batch: TelemetryBatch, parameters: int) -> None:
-    """Raises a 422 problem when the batch cannot belong to a run with that many parameters."""
+    """Raises a 422 problem for an invalid batch of a run with that many parameters."""
     _raise(list(_batch_errors(batch, parameters)), "Invalid telemetry")
 
 
@@ -61,7 +61,7 @@ def _registration_errors(run: RunRegistration) -> Iterator[FieldError]:
         yield _error("name", "must not be empty", run.name, 'Name the run, such as "gpt-small".')
     yield from _text("name", run.name, MAX_NAME_LENGTH)
     if run.run_id is not None and not is_run_id(run.run_id):
-        advice = "Leave it out to get one."
+        advice = "Omit it to have one assigned."
         yield _error("run_id", "must match [a-z0-9][a-z0-9._-]{0,99}", run.run_id, advice)
     yield from _whole("applied_revision", run.applied_revision)
     yield from _whole("step", run.step)
@@ -96,7 +96,7 @@ def _table_errors(run: RunRegistration) -> Iterator[FieldError]:
         else:
             seen.add(parameter.name)
             continue
-        return  # one is enough to find the mistake; a table of thousands would drown it
+        return  # one suffices to find the mistake in a table of thousands
 
 
 def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError]:
@@ -109,7 +109,7 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
             yield _error("scalars.times", "must be finite Unix seconds", "a NaN or an infinity")
     if (rows := batch.rows) is not None:
         yield from _steps("rows.steps", rows.steps)
-        # Without a column some bytes could claim any number of steps × parameters, and room would be made for them.
+        # Without columns a few bytes could claim any number of steps × parameters, for which memory would be allocated.
         yield from _columns("rows.columns", rows.columns, least=1 if rows.steps else 0)
         if rows.parameters != parameters:
             rule = f"must be the {parameters} of the registered table"

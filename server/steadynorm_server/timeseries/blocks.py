@@ -1,8 +1,8 @@
-"""Blocks of history: consecutive records of K float32 values, raw or as min/mean/max buckets, packed for the store.
+"""Blocks of history: consecutive records of K float32 values, raw or as min/mean/max buckets, packed for Redis.
 
-A raw block is one record a step. A rolled block is one record a bucket of `width` steps: how many steps were recorded
-in it, and per value the minimum, mean and maximum of the finite ones and their number. All arrays are row-major
-[records, K], so one value's history is the slice `[k::K]` and no Python object is made for the others.
+A raw block has one record per step. A downsampled block has one per bucket of `width` steps: how many steps were
+recorded in it, and per value the minimum, mean and maximum of the finite ones and their number. All arrays are
+row-major [records, K], so one value's history is the slice `[k::K]`, without Python objects for the others.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from operator import mul
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Column", "pack", "roll", "split", "unpack"]
+__all__ = ["Block", "Column", "bucket_ranges", "downsample", "pack", "split", "unpack"]
 
 _HEADER = struct.Struct("<BxxxII")  # kind, records, K
-_RAW, _EVEN, _UNEVEN = 0, 1, 2  # even: every value of every step was finite, so their numbers need not be stored
+_RAW, _UNIFORM, _NON_UNIFORM = 0, 1, 2  # uniform: all values of all steps were finite, so no counts are stored
 
 
 Floats = NDArray[np.float32]
@@ -30,7 +30,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(slots=True)
 class Column:
-    """One value's history: parallel arrays, one entry a record. Where `finite` is 0 the others are NaN."""
+    """One value's history: parallel arrays, one entry per record. Where `finite` is 0 the others are NaN."""
 
     low: array[float]
     mean: array[float]
@@ -44,7 +44,7 @@ class Column:
 
     @staticmethod
     def raw(values: array[float]) -> Column:
-        """From one value a step; NaN and infinities count as not finite."""
+        """From one value per step; NaN and infinities count as not finite."""
         # A float64 sum of float32 cannot overflow, so it is finite exactly if all of them are.
         if math.isfinite(sum(values)):
             return Column(values, values, values, array("I", [1]) * len(values))
@@ -60,7 +60,7 @@ class Column:
         self.finite.extend(other.finite)
 
     def take(self, order: Sequence[int]) -> Column:
-        """The records at these places, in this order."""
+        """The records at these indices, in this order."""
         return Column(
             array("f", map(self.low.__getitem__, order)),
             array("f", map(self.mean.__getitem__, order)),
@@ -101,9 +101,9 @@ class Block:
 
     @staticmethod
     def raw(width: int, steps: Iterable[int], times: Iterable[float], values: array[float]) -> Block:
-        """One record a step."""
-        kept = array("q", steps)
-        return Block(width, kept, array("d", times), array("I", [1]) * len(kept), values, values, values)
+        """One record per step."""
+        numbers = array("q", steps)
+        return Block(width, numbers, array("d", times), array("I", [1]) * len(numbers), values, values, values)
 
     @property
     def is_raw(self) -> bool:
@@ -123,7 +123,7 @@ class Block:
         return Block.raw(self.width, self.steps[start:stop], self.times[start:stop], values)
 
 
-def runs_of(steps: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
+def bucket_ranges(steps: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
     """Start and stop of each stretch of records that fall into one bucket of `width` steps."""
     start = 0
     for _, members in groupby(steps, lambda step: step // width):
@@ -133,21 +133,21 @@ def runs_of(steps: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
 
 
 def split(block: Block, tile: int) -> list[Block]:
-    """A raw block cut so that no part crosses a multiple of `tile` steps."""
+    """A raw block, cut so that no part crosses a multiple of `tile` steps."""
     if not block.steps:
         return []
-    if len(cuts := list(runs_of(block.steps, tile))) == 1:
+    if len(cuts := list(bucket_ranges(block.steps, tile))) == 1:
         return [block]
     return [block.part(start, stop) for start, stop in cuts]
 
 
-def roll(blocks: Sequence[Block], width: int) -> Block:
+def downsample(blocks: Sequence[Block], width: int) -> Block:
     """Blocks of one kind, in the order of arrival, as one block of buckets of `width` steps.
 
-    A bucket that was left and entered again (a run that went back to a checkpoint) becomes two records: readers merge.
+    A bucket that was left and entered again (a run that went back to a checkpoint) becomes two records; readers merge.
     """
     whole = blocks[0] if len(blocks) == 1 else _joined(blocks)
-    places = list(runs_of(whole.steps, width))
+    places = list(bucket_ranges(whole.steps, width))
     firsts = [min(range(start, stop), key=whole.steps.__getitem__) for start, stop in places]
     low, mean, high, finite = _merged(whole, [start for start, _ in places])
     return Block(
@@ -202,9 +202,9 @@ def pack(block: Block) -> bytes:
     if block.finite is None:
         kind, parts = _RAW, [block.steps, block.times, block.mean]
     else:
-        kind, parts = _UNEVEN, [block.steps, block.times, block.counts, block.low, block.mean, block.high]
-        if block.finite == _even(block.counts, block.width):
-            kind = _EVEN
+        kind, parts = _NON_UNIFORM, [block.steps, block.times, block.counts, block.low, block.mean, block.high]
+        if block.finite == _uniform_counts(block.counts, block.width):
+            kind = _UNIFORM
         else:
             parts.append(block.finite)
     return b"".join([_HEADER.pack(kind, len(block.steps), block.width), *(_bytes(part) for part in parts)])
@@ -233,14 +233,14 @@ def unpack(data: bytes) -> Block:
     else:
         counts: array[int] = take("I", records)  # type: ignore[assignment] # "I" holds ints
         low, mean, high = take("f", size), take("f", size), take("f", size)
-        finite: array[int] = _even(counts, width) if kind == _EVEN else take("I", size)  # type: ignore[assignment] # "I"
+        finite: array[int] = _uniform_counts(counts, width) if kind == _UNIFORM else take("I", size)  # type: ignore[assignment] # "I"
         block = Block(width, steps, times, counts, low, mean, high, finite)  # type: ignore[arg-type] # steps are "q"
     if len(block.steps) != records or len(block.mean) != size:
-        raise ValueError(f"a block of {records} records of {width} values is cut short: {len(data)} bytes")
+        raise ValueError(f"a block of {records} records of {width} values is truncated: {len(data)} bytes")
     return block
 
 
-def _even(counts: array[int], width: int) -> array[int]:
+def _uniform_counts(counts: array[int], width: int) -> array[int]:
     if len(counts) == 1:
         return counts * width
     return array("I", (count for count in counts for _ in range(width)))

@@ -1,4 +1,4 @@
-"""TODO from steadynorm_server.telemetry.ingest: Peaks."""
+"""Per parameter the largest spike ratio and the number of spikes of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Peaks:
 
     @staticmethod
     def decode(data: bytes | None, parameters: int) -> Peaks:
-        """From the store; zeros where nothing is stored yet."""
+        """From Redis; zeros where nothing is stored yet."""
         if data is None:
             return Peaks(np.zeros(parameters, np.float32), np.zeros(parameters, np.uint32))
         return Peaks(
@@ -30,11 +30,11 @@ class Peaks:
         )
 
     def encode(self) -> bytes:
-        """For the store."""
+        """For Redis."""
         return self.ratios.astype("<f4").tobytes() + self.spikes.astype("<u4").tobytes()
 
     def add(self, ratios: npt.NDArray[np.float32]) -> bool:
-        """Take rows' ratios [rows, parameters] in. Returns whether anything changed."""
+        """Add the ratios of rows [rows, parameters]. Returns whether anything changed."""
         ratios = np.where(np.isfinite(ratios), ratios, np.float32(0))
         highest = np.maximum(self.ratios, ratios.max(axis=0))
         changed = not np.array_equal(highest, self.ratios)

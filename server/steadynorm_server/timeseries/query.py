@@ -1,4 +1,4 @@
-"""From stored blocks to what a chart shows: at most so many buckets of equal width, with nothing extreme lost.
+"""Series for charts from stored blocks: a bounded number of buckets of equal width that retain all extremes.
 
 The width of a bucket is a power of two and buckets begin at its multiples. So they nest in the stored ones, and the
 chart of a growing run keeps its buckets until they double. A bucket's `step` is the first step recorded in it.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from steadynorm_contract.series import Series
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS
 from steadynorm_server.errors import ProblemError, invalid
-from steadynorm_server.timeseries.blocks import Block, Column, runs_of
+from steadynorm_server.timeseries.blocks import Block, Column, bucket_ranges
 from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Resolution, RollupScheme, targets
 
 __all__ = ["Pick", "Span", "bucket", "choose", "pick"]
@@ -25,7 +25,7 @@ _MEAN, _RMS = ROW_COLUMNS.index("norm_mean"), ROW_COLUMNS.index("norm_rms")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What is asked for: the steps first..last, in at most `points` buckets."""
+    """The requested steps first..last, in at most `points` buckets."""
 
     first: int
     last: int
@@ -33,7 +33,7 @@ class Span:
 
     @property
     def width(self) -> int:
-        """Steps a bucket: the smallest power of two that needs no more buckets than `points`."""
+        """Steps per bucket: the smallest power of two that needs no more buckets than `points`."""
         width = 1
         while self.last // width - self.first // width + 1 > self.points:
             width *= 2
@@ -42,17 +42,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One series by name: where its values are."""
+    """One series by name, and where its values are."""
 
     name: str
-    ladder: RollupScheme
+    scheme: RollupScheme
     take: Callable[[Block], Column]
 
 
 def pick(name: str, parameters: Mapping[str, int], eps: float) -> Pick:
     """The series called `name`. Raises a 422 problem that lists what exists.
 
-    parameters: index by name. eps: for the targets of rows that are not rolled yet.
+    parameters: index by name. eps: for the targets of raw rows.
     """
     if name in SCALAR_COLUMNS:
         k = SCALAR_COLUMNS.index(name)
@@ -87,22 +87,22 @@ def _row_column(block: Block, parameter: int, column: int, eps: float) -> Column
     return Column.raw(targets(means, rms, eps))
 
 
-def choose(ladder: RollupScheme, trimmed: Mapping[str, int], span: Span, whole: bool) -> Resolution:
+def choose(scheme: RollupScheme, trimmed: Mapping[str, int], span: Span, whole: bool) -> Resolution:
     """The level to read: raw where it still covers the span, else the finest that does.
 
-    A coarser one is taken where the answer's buckets are wider anyway and nothing is cut at the ends: less to read.
+    A coarser one is chosen where the requested buckets are wider anyway and no bucket is cut at the ends: less to read.
     trimmed: per level the last step that may have been dropped. whole: the span holds all recorded steps.
     """
-    covering = [level for level in ladder.levels if trimmed.get(level.name, -1) < span.first]
+    covering = [level for level in scheme.levels if trimmed.get(level.name, -1) < span.first]
     if not covering:
-        return ladder.levels[-1]
+        return scheme.levels[-1]
     if covering[0].width == 1 and not whole:
         return covering[0]
     return ([level for level in covering if level.width <= span.width] or covering[:1])[-1]
 
 
 def bucket(level: Resolution, blocks: Sequence[Block], picks: Sequence[Pick], span: Span) -> dict[str, Series]:
-    """One series per pick, from the blocks of `level` and of the finer levels that are not rolled into it yet."""
+    """One series per pick, from the blocks of `level` and those of finer levels that are not rolled up into it yet."""
     steps, times, counts = array("q"), array("d"), array("I")
     columns = {each.name: Column.empty() for each in picks}
     for block in blocks:
@@ -124,7 +124,7 @@ def bucket(level: Resolution, blocks: Sequence[Block], picks: Sequence[Pick], sp
     start = bisect_left(steps, span.first // level.width * level.width)
     stop = bisect_right(steps, span.last)
     width = max(span.width, level.width)
-    places = [(start + i, start + j) for i, j in runs_of(steps[start:stop], width)]
+    places = [(start + i, start + j) for i, j in bucket_ranges(steps[start:stop], width)]
     firsts = [steps[i] for i, _ in places]
     numbers = [sum(counts[i:j]) for i, j in places]
     moments = [times[i] for i, _ in places]

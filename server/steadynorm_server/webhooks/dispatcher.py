@@ -62,7 +62,7 @@ class WebhookDispatcher:
         intervals: DispatchIntervals = DispatchIntervals(),  # noqa: B008 # it is immutable
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._new_events = repository.news
+        self._new_events = repository.dirty_runs
         self._queue = DeliveryQueue(repository.redis)
         self._webhooks = {each.name: each for each in webhooks}
         self._dashboard_url = dashboard_url
@@ -79,7 +79,7 @@ class WebhookDispatcher:
         if not self._webhooks:
             yield
             return
-        self._new_events.listen()
+        self._new_events.enable()
         async with WebhookSender(self._clock) as self._sender, contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._finish_attempts)
             for each in self._webhooks.values():
@@ -103,7 +103,7 @@ class WebhookDispatcher:
         """Append new events to the queues."""
         next_sweep = 0.0
         while True:
-            run_ids, sweeps = self._new_events.take(), False
+            run_ids, sweeps = self._new_events.drain(), False
             if time.monotonic() >= next_sweep:
                 next_sweep = time.monotonic() + self._intervals.sweep_s
                 sweeps = await self._queue.start_sweep(self._intervals.sweep_s)
@@ -123,7 +123,7 @@ class WebhookDispatcher:
             }
             taken.append((unread, queues))
             if unread.more:
-                self._new_events.note(unread.run_id)
+                self._new_events.mark(unread.run_id)
         self._metrics.dropped.inc(await self._queue.append(taken))
         for name in {name for _, queues in taken for name in queues}:
             self._appended[name].set()

@@ -68,7 +68,7 @@ async def test_a_bound_agent_touches_its_own_runs_only(
     await own.send([1])
     waiting = {"after_revision": 0, "wait": 0.01}
     assert (await client.get("/runs/tiny-1/settings", params=waiting)).status_code == 200
-    assert (await repository.find("tiny-1")).listening > 0
+    assert (await repository.get("tiny-1")).poll_expires_at > 0
 
     intruder = make_agent(client, name="other", run_id="foreign")
     refused = [
@@ -79,7 +79,7 @@ async def test_a_bound_agent_touches_its_own_runs_only(
         await client.post("/runs/foreign/finish", json={"state": "failed"}),
     ]
     assert [answer.status_code for answer in refused] == [403] * 5
-    assert (await repository.find("foreign")).listening == 0
+    assert (await repository.get("foreign")).poll_expires_at == 0
     assert "'team' is bound to runs named gpt-*, tiny: 'other' is not among them" in refused[0].json()["detail"]
     # Nor under a name of its own.
     hijack = make_agent(client, name="gpt-x", run_id="foreign")

@@ -40,7 +40,7 @@ async def test_the_change_is_made_when_the_step_is_reached_and_the_same_answer_c
     (entry,) = (await agent.get("/audit"))["entries"]
     assert (entry["actor"], entry["reason"]) == (f"schedule:{made.json()['id']} by local", "long memory from here")
     assert (entry["before"], entry["after"]) == ({"gamma2": 0.999}, {"gamma2": 0.99})
-    assert (await agent.get("/audit"))["chain"]["verified"] is True
+    assert (await agent.get("/audit", verify=True))["chain"]["verified"] is True
     (done,) = await schedules(agent)
     assert (done["state"], done["revision"], done["step"]) == ("done", 1, 109)
     (event,) = await agent.events()
@@ -74,7 +74,7 @@ async def test_who_was_stopped_before_the_change_leaves_it_to_the_next_batch(
 
     await order(agent, 10, {"gamma2": 0.9})
     with monkeypatch.context() as patch:
-        patch.setattr(execution, "_follow", away)
+        patch.setattr(execution, "execute", away)
         assert (await agent.send(range(1, 11)))["desired"]["revision"] == 0  # the batch itself is stored
     assert (await agent.send([11]))["desired"]["revision"] == 1
     assert len((await agent.get("/audit"))["entries"]) == 1
@@ -113,7 +113,7 @@ async def test_one_that_waits_can_be_taken_back_and_one_that_was_made_cannot(age
     assert [each["id"] for each in await schedules(agent)] == [first]
     late = await agent.client.delete(f"{agent.run}/schedules/{first}")
     assert late.status_code == 409
-    assert "is done since step 29 as revision 1; `steadynorm undo` takes it back" in late.json()["detail"]
+    assert "is done, at step 29 as revision 1; `steadynorm undo` reverts it" in late.json()["detail"]
     gone = await agent.client.delete(f"{agent.run}/schedules/{second}")
     assert (gone.status_code, gone.json()["title"]) == (404, "Schedule not found")
 
@@ -123,7 +123,7 @@ async def test_a_schedule_that_finds_its_settings_in_force_is_done_without_a_rev
     await agent.change(0, {"gamma2": 0.9})
     assert (await agent.send([10]))["desired"]["revision"] == 1
     (done,) = await schedules(agent)
-    assert (done["state"], done["revision"], done["why"]) == ("done", None, "the settings were so already.")
+    assert (done["state"], done["revision"], done["why"]) == ("done", None, "the settings already had these values.")
     assert len((await agent.get("/audit"))["entries"]) == 1
 
 
@@ -187,7 +187,7 @@ async def test_a_setting_that_the_agent_does_not_allow_is_refused_at_once(api: A
     await agent.register()
     answer = await order(agent, 10, {"gamma2": 0.9})
     assert answer.status_code == 422
-    assert "gamma2 must be among those that the run's agent allows: it allows gamma1." in answer.json()["detail"]
+    assert "gamma2 must be among those that the run's agent allows: gamma1." in answer.json()["detail"]
     assert (await order(agent, 10, {"gamma1": 0.9})).status_code == 201
 
 

@@ -59,7 +59,7 @@ async def test_a_low_target_for_so_many_steps_resets_the_statistics_and_says_so(
     (entry,) = (await agent.get("/audit"))["entries"]
     assert entry["actor"] == "rule:low by local"
     assert entry["reason"] == "target_min < 0.3 for 200 steps: held back"
-    assert (await agent.get("/audit"))["chain"]["verified"] is True
+    assert (await agent.get("/audit", verify=True))["chain"]["verified"] is True
     shown = await state(agent)
     assert (shown["count"], shown["actions"], shown["actions_left"]) == (0, 1, 1)
     assert (shown["last_step"], shown["last_revision"], shown["cooldown_until_step"]) == (200, 1, 300)
@@ -164,7 +164,7 @@ def stopped() -> Iterator[None]:
         raise redis.ConnectionError("as if the store went in this moment")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execution, "_follow", away)
+        patch.setattr(execution, "execute", away)
         yield
 
 
@@ -219,7 +219,9 @@ async def test_an_action_that_finds_its_settings_in_force_is_counted_and_makes_n
     assert (await agent.send([1], loss=10))["desired"]["revision"] == 1
     shown = await state(agent)
     assert (shown["actions"], shown["last_revision"]) == (1, None)
-    assert (await agent.events())[-1]["message"] == "rule low, loss > 9: changed nothing: the settings were so already."
+    assert (await agent.events())[-1][
+        "message"
+    ] == "rule low, loss > 9: changed nothing: the settings already had these values."
 
 
 async def test_of_two_operators_who_replace_one_list_one_wins(agent: Any) -> None:
@@ -234,10 +236,10 @@ async def test_of_two_operators_who_replace_one_list_one_wins(agent: Any) -> Non
 async def test_a_run_without_rules_stores_nothing_for_them(agent: Any, store_url: str) -> None:
     await agent.send(range(1, 20), loss=10)
     with redis.Redis.from_url(store_url, protocol=2) as client:
-        assert client.hmget(RUN, "rules", "watch", "schedules", "orders") == [None] * 4
+        assert client.hmget(RUN, "rules", "rule_progress", "schedules", "automation_version") == [None] * 4
         await give(agent, rule("loss > 99"))
         await agent.send(range(20, 40), loss=10)
-        assert client.hexists(RUN, "watch")
+        assert client.hexists(RUN, "rule_progress")
 
 
 GOOD: dict[str, Any] = {
@@ -256,7 +258,11 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "for_steps": 0}}, 422, "for_steps must be"),
     ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": -1}}, 422, "times must be"),
     ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 10**40}}, 422, "times must be"),
-    ({"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 2, "for_steps": 2}}, 422, "beside"),
+    (
+        {"when": {"scalar": "loss", "comparison": ">", "value": 9, "times": 2, "for_steps": 2}},
+        422,
+        "combined with for_steps",
+    ),
     ({"settings": {}}, 422, "settings must name at least one"),
     ({"settings": {"gamma2": 1}}, 422, "gamma2 must be in"),
     ({"settings": {"checkpoint_generation": 1}}, 422, "must be"),
@@ -264,8 +270,8 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"cooldown_steps": -1}, 422, "cooldown_steps must be"),
     ({"cooldown_s": -0.1}, 422, "cooldown_s must be"),
     ({"reason": "x" * 301}, 422, "reason must have"),
-    ({"lock_step": 5}, 422, "lock_step' is no field here: it must be one of id, when,"),
-    ({"when": {**GOOD["when"], "for_step": 5}}, 422, "for_step' is no field here: it must be one of scalar,"),
+    ({"lock_step": 5}, 422, "lock_step' is not a field: it must be one of id, when,"),
+    ({"when": {**GOOD["when"], "for_step": 5}}, 422, "for_step' is not a field: it must be one of scalar,"),
 ]
 
 
@@ -278,7 +284,7 @@ async def test_a_rule_that_cannot_be_meant_is_refused_and_the_others_stay(agent:
 
 
 async def test_rules_are_few_and_have_names_of_their_own(agent: Any) -> None:
-    assert "id must be of one rule: got 'low'" in (await give(agent, GOOD, GOOD)).text
+    assert "id must be unique: got 'low'" in (await give(agent, GOOD, GOOD)).text
     many = [{**GOOD, "id": f"rule-{at}"} for at in range(MAX_RULES + 1)]
     assert (await give(agent, *many)).status_code == 422
     assert (await give(agent, *many[1:])).status_code == 200

@@ -26,7 +26,7 @@ async def call(client: Any, send: Any, receive: Any) -> None:
 async def test_a_client_that_takes_nothing_is_left_and_its_file_given_back(serve: Any, make_agent: Any) -> None:
     agent = make_agent(await serve(request_within_s=0.3))
     await agent.register()
-    agent.client.app.state.exports = downloads.Exports(files=1, waiting=1)
+    agent.client.app.state.exports = downloads.ExportLimits(files=1, waiting=1)
     sent = []
 
     async def send(message: Any) -> None:
@@ -56,7 +56,7 @@ async def test_nothing_is_made_for_a_client_that_has_gone(agent: Any, monkeypatc
 
 
 async def test_who_would_wait_behind_many_is_told_to_come_again(agent: Any) -> None:
-    held = agent.client.app.state.exports = downloads.Exports(files=1, waiting=0)
+    held = agent.client.app.state.exports = downloads.ExportLimits(files=1, waiting=0)
     async with held.file():
         answer = await agent.client.get(f"{agent.run}/export")
         assert (answer.status_code, answer.json()["title"]) == (503, "Too many exports")

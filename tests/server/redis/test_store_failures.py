@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import redis
+from tests.support.server import sweep
 
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_server.app import create_app
@@ -260,7 +261,7 @@ async def test_what_a_hanging_store_was_asked_is_done_once_and_whole_or_not_at_a
         assert (await site.agent.post(sent)).json()["acknowledged"] == 2
     assert (await site.agent.get())["counters"]["steps"] == 20
     desired = (await site.agent.get("/settings"))["revision"]
-    trail = await site.agent.get("/audit")
+    trail = await site.agent.get("/audit", verify=True)
     assert trail["chain"]["verified"]
     assert [entry["revision"] for entry in trail["entries"]] == list(range(desired, 0, -1))
     assert (await site.ask("POST", API + "/runs"))[0] in (200, 201)
@@ -276,8 +277,9 @@ async def test_a_run_that_fell_silent_is_still_shown_by_a_store_that_takes_no_wr
         responses = await site.ask_all(READS)
         assert {route: status for route, (status, *_) in responses.items()} == dict.fromkeys(READS, 200)
         assert responses["GET", RUN][1].json()["state"] == "stalled"
+    await sweep(site.client)
     events = (await site.agent.get("/events"))["events"]
-    assert [event["kind"] for event in events].count("stalled") == 1  # told once it can be written
+    assert [event["kind"] for event in events].count("stalled") == 1  # reported once it can be written
 
 
 async def test_a_real_agent_keeps_what_a_read_only_store_refused_and_sends_it_later(

@@ -14,7 +14,7 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.retention import trimming
-from steadynorm_server.retention.policy import Limits, forget_old
+from steadynorm_server.retention.policy import Limits, delete_expired
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 
@@ -37,9 +37,9 @@ async def test_runs_that_were_silent_for_longer_are_removed_whole(
     assert (await retain(old, max_mib=2)).status_code == 200
     clock.now += 8 * DAY_S
     await fresh.register()
-    assert await forget_old(repository, await repository.all(), Limits()) == []
-    assert await forget_old(repository, await repository.all(), Limits(keep_days=9)) == []
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["old"]
+    assert await delete_expired(repository, await repository.list(), Limits()) == []
+    assert await delete_expired(repository, await repository.list(), Limits(keep_days=9)) == []
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["old"]
     assert [run["run_id"] for run in (await api.get("/runs")).json()["runs"]] == ["fresh"]
     with redis.Redis.from_url(store_url, protocol=2) as client:
         assert client.keys("steadynorm:{old}:*") == []
@@ -47,7 +47,7 @@ async def test_runs_that_were_silent_for_longer_are_removed_whole(
 
 async def listens(repository: RunRepository, until: float) -> None:
     """As a wait for settings does that ends at this Unix second."""
-    await repository.redis.script("wanted", [RunKeys("tiny-1").run], repr(until))
+    await repository.redis.script("desired_settings", [RunKeys("tiny-1").run], repr(until))
 
 
 @pytest.mark.parametrize("meanwhile", ["telemetry", "listening", "a pause", "more time"])
@@ -56,7 +56,7 @@ async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
 ) -> None:
     await agent.send([1])
     clock.now += 8 * DAY_S
-    judged = await repository.all()
+    judged = await repository.list()
     match meanwhile:
         case "telemetry":
             await agent.send([2])
@@ -66,8 +66,8 @@ async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
             assert (await agent.change(0, {"paused": True})).status_code == 200
         case _:
             assert (await retain(agent, keep_days=30)).status_code == 200
-    assert await forget_old(repository, judged, FOR_A_WEEK) == []
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, judged, FOR_A_WEEK) == []
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
     assert (await agent.get())["run_id"] == "tiny-1"
 
 
@@ -78,9 +78,9 @@ async def test_a_paused_run_stays_however_silent_it_is_until_it_is_resumed_or_en
     await agent.change(0, {"paused": True})
     clock.now += 400 * DAY_S
     assert (await agent.get("/retention"))["expires"] is None
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
     await agent.change(1, {"paused": False})
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["tiny-1"]
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_a_run_that_ended_paused_is_kept_from_its_end_on(
@@ -92,9 +92,9 @@ async def test_a_run_that_ended_paused_is_kept_from_its_end_on(
     clock.now += 30 * DAY_S
     await agent.client.post(f"{agent.run}/finish", content=b'{"state": "stopped"}')
     clock.now += 6.9 * DAY_S
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
     clock.now += 0.2 * DAY_S
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == ["tiny-1"]
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_force(
@@ -156,12 +156,12 @@ async def test_no_run_takes_more_than_the_ceiling_whatever_was_set_for_it(serve:
     own = (await retain(generous, max_mib=256)).json()
     assert (own["in_force"]["max_mib"], own["ceiling_mib"]) == (256.0, 256.0)
     assert (await retain(generous, max_mib=257)).status_code == 422
-    run = await generous.client.app.state.repository.find("tiny-1")
-    assert generous.client.app.state.repository.budgets(run) == 4.0
+    run = await generous.client.app.state.repository.get("tiny-1")
+    assert generous.client.app.state.limits.budget_factor(run) == 4.0
     frugal = make_agent(await serve(run_mib=32, run_mib_ceiling=128))
     now = await frugal.get("/retention")
     assert (now["own"]["max_mib"], now["in_force"]["max_mib"]) == (256.0, 128.0)
-    assert Limits.of(ServerConfig(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
+    assert Limits.from_config(ServerConfig(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
 
 
 @pytest.mark.usefixtures("without_sweeper")
@@ -178,26 +178,26 @@ async def test_size_and_age_follow_what_was_set_for_each_run(
     took = (await usual.get())["store_bytes"]
     assert took > 1.1 * 2**20
     assert (await retain(small, max_mib=1, keep_days=3)).status_code == 200
-    assert await trimming.enforce_size_limit(repository, await repository.all(), Limits()) == ["small"]
+    assert await trimming.enforce_size_limit(repository, await repository.list(), Limits()) == ["small"]
     assert (await small.get())["store_bytes"] <= 2**20
     assert (await usual.get())["store_bytes"] == took
     (series,) = (await small.get("/series", name="raw_norm"))["series"].values()
     assert (sum(series["count"]), max(series["max"])) == (16_000, 99.0)
     clock.now += 4 * DAY_S
-    assert await forget_old(repository, await repository.all(), Limits()) == ["small"]
-    assert await forget_old(repository, await repository.all(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await repository.list(), Limits()) == ["small"]
+    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
 
 
-async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any) -> None:
+async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process remembers of a run between batches is dropped when its retention changes."""
-    repository, seen = agent.client.app.state.repository, []
+    seen = []
 
-    def budgets(run: RunRecord) -> float:
+    def budget_factor(_: Limits, run: RunRecord) -> float:
         seen.append(bool(run.retention))
         return 1.0
 
     await agent.send([1])
-    repository.budgets = budgets
+    monkeypatch.setattr(Limits, "budget_factor", budget_factor)
     await agent.send([2])
     await retain(agent, keep_days=2)
     await agent.send([3])
@@ -219,6 +219,6 @@ async def test_a_server_that_starts_removes_and_trims_by_these_limits(
     clock.now += 31 * DAY_S
     await serve(retention_days=30)
     async with asyncio.timeout(15):
-        while len(await repository.all()) > 1 or (await repository.find("kept")).store_bytes == large:  # noqa: ASYNC110
+        while len(await repository.list()) > 1 or (await repository.get("kept")).store_bytes == large:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # nothing tells of a sweep
-    assert [(run.run_id, run.store_bytes <= 2**20) for run in await repository.all()] == [("kept", True)]
+    assert [(run.run_id, run.store_bytes <= 2**20) for run in await repository.list()] == [("kept", True)]

@@ -49,8 +49,8 @@ async def test_the_finest_of_the_past_goes_first_and_the_whole_remains(long: Any
     before = (await long.get())["store_bytes"]
     assert before > 1_000_000
     for limit in (750_000, 200_000):
-        assert await trim(repository, await repository.find("tiny-1"), limit) > 0
-        run = await repository.find("tiny-1")
+        assert await trim(repository, await repository.get("tiny-1"), limit) > 0
+        run = await repository.get("tiny-1")
         assert limit * 0.7 < run.store_bytes <= limit
         await whole(long)
         recent = (await long.get("/series", name="raw_norm", **{"from": STEPS - 100}))["series"]["raw_norm"]
@@ -62,15 +62,15 @@ async def test_the_finest_of_the_past_goes_first_and_the_whole_remains(long: Any
 
 
 async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: Any, repository: RunRepository) -> None:
-    assert await trim(repository, await repository.find("tiny-1"), 0) > 0
-    run = await repository.find("tiny-1")
+    assert await trim(repository, await repository.get("tiny-1"), 0) > 0
+    run = await repository.get("tiny-1")
     assert await trim(repository, run, 0) == 0
     assert 0 < run.store_bytes < 100_000
     assert [level.name for level, _ in trimming._LEVELS] == [
         *("rows1", "scalars1", "scalars16", "rows256", "scalars256", "rows4096"),
         *("rows65536", "scalars4096"),
     ]
-    for tail in run.tails.values():
+    for tail in run.levels.values():
         assert tail.rolled < tail.next
     assert (await long.get("/series", name="raw_norm"))["series"]["raw_norm"]["step"][-1] > STEPS - 5000
     await long.send([STEPS + 1])
@@ -80,28 +80,30 @@ async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: A
 async def test_the_server_trims_what_takes_more_than_it_may(
     long: Any, repository: RunRepository, store_url: str
 ) -> None:
-    assert await enforce_size_limit(repository, await repository.all(), Limits(64)) == []
-    assert await enforce_size_limit(repository, await repository.all(), Limits(0.5)) == ["tiny-1"]
-    assert await enforce_size_limit(repository, await repository.all(), Limits(0.5)) == []
+    assert await enforce_size_limit(repository, await repository.list(), Limits(64)) == []
+    assert await enforce_size_limit(repository, await repository.list(), Limits(0.5)) == ["tiny-1"]
+    assert await enforce_size_limit(repository, await repository.list(), Limits(0.5)) == []
     told = (await long.client.get("/runs")).json()["runs"][0]["store_bytes"]
     assert told == (await long.get())["store_bytes"] <= 2**19
     with redis.Redis.from_url(store_url, protocol=2) as client:
         keys = [key for key in client.keys("steadynorm:{tiny-1}:*") if b"history" in key]
         blocks = sum(len(fields[b"block"]) for key in keys for _, fields in client.xrange(key))
         taken = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
-    run = await repository.find("tiny-1")
+    run = await repository.get("tiny-1")
     assert run.history_bytes == blocks
     assert taken < 1.5 * run.store_bytes
 
 
-async def test_each_level_has_its_part_of_what_a_run_may_take(agent: Any) -> None:
-    repository = agent.client.app.state.repository
-    run = await repository.find("tiny-1")
-    assert (repository.budgets(run), Limits(16).budgets(run), Limits(128).budgets(run)) == (1.0, 1.0, 2.0)
-    repository.budgets = lambda _: 0.01
+async def test_each_level_has_its_part_of_what_a_run_may_take(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = agent.client.app.state
+    repository = state.repository
+    run = await repository.get("tiny-1")
+    factors = [limits.budget_factor(run) for limits in (state.limits, Limits(16), Limits(128))]
+    assert factors == [1.0, 1.0, 2.0]
+    monkeypatch.setattr(Limits, "budget_factor", lambda *_: 0.01)
     for first in range(1, 4001, 100):
         await agent.send(range(first, first + 100))
-    run = await repository.find("tiny-1")
+    run = await repository.get("tiny-1")
     assert run.history_bytes < 100_000  # 4000 single steps alone are 256 kB
     assert run.trimmed["scalars1"] > 2000
 

@@ -28,7 +28,7 @@ async def change_often(agent: Any, times: int) -> AuditList:
             revision, {"gamma2": 0.9 + revision / 1000}, reason=f'"why" {revision} \u00e4\u2028'
         )
         assert answer.status_code == 200
-    return msgspec.convert(await agent.get("/audit"), AuditList)
+    return msgspec.convert(await agent.get("/audit", verify=True), AuditList)
 
 
 async def test_each_entry_is_chained_to_the_one_before(agent: Any) -> None:
@@ -41,7 +41,7 @@ async def test_each_entry_is_chained_to_the_one_before(agent: Any) -> None:
     assert verify("tiny-1", audit.entries) == audit.chain
     # What comes of an entry later is the agent's word, and changes no hash.
     await agent.send([1], applied=[agent.applied(5, 1, gamma2=0.904)])
-    assert msgspec.convert(await agent.get("/audit"), AuditList).chain == audit.chain
+    assert msgspec.convert(await agent.get("/audit", verify=True), AuditList).chain == audit.chain
 
 
 Tamper = Callable[[list[AuditEntry]], object]
@@ -75,13 +75,13 @@ async def test_an_entry_removed_or_rewritten_in_the_store_shows(agent: Any, stor
         stored = client.xrange(AUDIT)
         at, _ = stored[place]
         client.xdel(AUDIT, at)
-        removed = (await agent.get("/audit"))["chain"]
+        removed = (await agent.get("/audit", verify=True))["chain"]
         assert removed["verified"] is (place == 0)  # the oldest may have been dropped: the list is capped
         client.delete(AUDIT)
         for other, (_, kept) in enumerate(stored):
             entry = json.loads(kept[b"entry"])
             client.xadd(AUDIT, {"entry": json.dumps(entry | {"actor": "nobody"} if other == place else entry)})
-        rewritten = (await agent.get("/audit"))["chain"]
+        rewritten = (await agent.get("/audit", verify=True))["chain"]
     assert (rewritten["verified"], rewritten["broken_at"]) == (False, place + 1)
 
 
@@ -92,7 +92,7 @@ async def test_a_capped_list_verifies_from_its_oldest_entry(agent: Any, monkeypa
     assert audit.entries[-1].previous != ""
     assert audit.chain is not None
     assert audit.chain.verified
-    assert (await agent.get("/audit", limit=2))["chain"]["verified"] is True
+    assert (await agent.get("/audit", limit=2, verify=True))["chain"]["verified"] is True
 
 
 async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: str) -> None:
@@ -101,10 +101,10 @@ async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: s
         async def win(repository: RunRepository, name: str) -> int:
             won = 0
             while won < 10:
-                run = await repository.find("tiny-1")
+                run = await repository.get("tiny-1")
                 wanted = Change({"reset_generation": run.desired.reset_generation + 1})
                 try:
-                    await change(repository, "tiny-1", wanted, run.desired_revision, name)
+                    await change(repository, run, wanted, run.desired_revision, name)
                     won += 1
                 except ProblemError as error:
                     if error.status != 412:
@@ -115,7 +115,7 @@ async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: s
             await asyncio.gather(*(win(repository, f"{at}") for at, repository in enumerate((one, other, one, other))))
             == [10] * 4
         )
-        audit = await RunQueries(one).audit("tiny-1", 1000)
+        audit = await RunQueries(one).audit("tiny-1", 1000, verify_chain=True)
     assert [entry.revision for entry in audit.entries] == list(range(40, 0, -1))
     assert audit.chain is not None
     assert audit.chain.verified
@@ -126,16 +126,10 @@ async def test_a_change_that_was_chained_to_an_older_entry_is_chained_anew(
 ) -> None:
     """As when a store came back without the newest revision, while its audit went on."""
     await change_often(agent, 2)
-    find = repository.find
-
-    async def stale(run_id: str) -> Any:
-        run = await find(run_id)
-        run.audit_head = "of an entry that is not the newest"
-        return run
-
-    repository.find = stale  # type: ignore[method-assign]
-    await change(repository, "tiny-1", Change({"gamma1": 0.1}), 2, "late")
-    audit = msgspec.convert(await agent.get("/audit"), AuditList)
+    run = await repository.get("tiny-1")
+    run.audit_head = "of an entry that is not the newest"
+    await change(repository, run, Change({"gamma1": 0.1}), 2, "late")
+    audit = msgspec.convert(await agent.get("/audit", verify=True), AuditList)
     assert audit.entries[0].actor == "late"
     assert audit.chain is not None
     assert audit.chain.verified
@@ -147,8 +141,8 @@ async def test_entries_from_before_there_were_hashes_may_stand_at_the_beginning_
     old = {"revision": 1, "time": 1.5, "actor": "a", "reason": "", "before": {"gamma1": 0.6}, "after": {"gamma1": 0.5}}
     with redis.Redis.from_url(store_url, protocol=2) as client:
         client.xadd(AUDIT, {"entry": json.dumps(old)})
-        assert (await agent.get("/audit"))["chain"] == {"verified": True, "head": "", "broken_at": None}
+        assert (await agent.get("/audit", verify=True))["chain"] == {"verified": True, "head": "", "broken_at": None}
         assert (await change_often(agent, 2)).chain is not None
-        assert (await agent.get("/audit"))["chain"]["verified"] is True
+        assert (await agent.get("/audit", verify=True))["chain"]["verified"] is True
         client.xadd(AUDIT, {"entry": json.dumps(old)})
-    assert (await agent.get("/audit"))["chain"]["verified"] is False
+    assert (await agent.get("/audit", verify=True))["chain"]["verified"] is False

@@ -78,10 +78,10 @@ async def test_a_run_without_steps_has_no_lines_and_one_whose_norm_is_never_fini
 async def test_lines_that_are_not_ready_in_time_come_with_a_later_answer(look: Look, start: Any, api: Any) -> None:
     agent = await start("late")
     await agent.send(range(4))
-    sparks = api.app.state.fleet._sparks
-    records = await api.app.state.repository.all()
-    assert await sparks.of(records, within_s=-1) == {}
-    assert set(await sparks.of(records)) == {"late-1"}
+    sparks = api.app.state.fleet._sparklines
+    records = await api.app.state.repository.list()
+    assert await sparks.get(records, within_s=-1) == {}
+    assert set(await sparks.get(records)) == {"late-1"}
 
 
 async def test_runs_in_trouble_come_first_and_finished_ones_last(look: Look, start: Any, clock: Any) -> None:
@@ -125,7 +125,7 @@ async def test_a_search_of_more_words_than_anybody_types_is_refused_and_repeated
     assert names(await look(search="found " * 60)) == ["found"]
     answer = await api.get("/fleet", params={"search": " ".join(f"w{at}" for at in range(17))})
     assert answer.status_code == 422
-    assert answer.json()["detail"] == "search may hold at most 16 different words: got 17. Leave some out."
+    assert answer.json()["detail"] == "search may hold at most 16 different words: got 17. Remove some."
 
 
 async def test_a_run_that_was_silent_for_a_day_stands_below_what_happens_now(
@@ -206,14 +206,14 @@ async def test_many_who_ask_together_read_the_store_once(api: httpx.AsyncClient,
     app: Any = api.app  # type: ignore[attr-defined]
     app.state.fleet = fleet = Fleet(app.state.repository, fresh_s=60)
     reads = 0
-    whole = fleet._reader.summaries
+    whole = fleet._queries.summaries
 
     async def counted(runs: Any) -> Any:
         nonlocal reads
         reads += 1
         return await whole(runs)
 
-    fleet._reader.summaries = counted  # type: ignore[method-assign]
+    fleet._queries.summaries = counted  # type: ignore[method-assign]
     responses = await asyncio.gather(*(api.get("/fleet") for _ in range(20)))
     assert {answer.status_code for answer in responses} == {200}
     assert reads == 1

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import redis
+from tests.support.server import sweep
 
 from steadynorm_contract.telemetry import RunFinish
 from steadynorm_server.runs.cache import CachedRun, RunCache
@@ -60,7 +61,7 @@ async def test_an_operator_in_between_is_seen(agent: Any) -> None:
 async def test_a_run_that_was_ended_or_fell_silent_in_between_is_read_again(agent: Any, clock: Any) -> None:
     await agent.send([1])
     clock.now += 100
-    await agent.get()  # somebody looks, and the silence is noted
+    await sweep(agent.client)
     await agent.send([2])
     assert [event["kind"] for event in (await agent.get("/events"))["events"]].count("stalled") == 1
     finish = await agent.client.post(f"{agent.run}/finish", json={"state": "finished"})

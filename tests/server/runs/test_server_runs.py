@@ -118,7 +118,7 @@ async def test_a_restart_takes_back_stop_and_pause_and_says_so(
     assert (wanted["revision"], wanted["settings"]["gamma2"]) == (2, 0.9)
     assert (wanted["settings"]["stop"], wanted["settings"]["paused"]) == (False, False)
     newest = (await agent.get("/audit"))["entries"][0]
-    assert (newest["actor"], newest["reason"]) == ("steadynorm", "a new process took the run up")
+    assert (newest["actor"], newest["reason"]) == ("steadynorm", "a new process resumed the run")
 
 
 async def test_a_restart_keeps_what_operators_want(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:
@@ -146,7 +146,7 @@ async def test_an_old_agent_is_told_that_it_was_replaced(api: httpx.AsyncClient,
     await make_agent(api, instance="another").register()
     answer = await agent.post(agent.batch(1, [1]))
     assert answer.status_code == 409
-    assert "incarnation 2, this is from 1: another agent took the run over" in answer.json()["detail"]
+    assert "incarnation 2, got 1: another agent took over the run" in answer.json()["detail"]
     answer = await api.post(f"{agent.run}/finish", json={"state": "failed", "incarnation": 1})
     assert answer.status_code == 409
     assert (await agent.get())["state"] == "running"
@@ -201,12 +201,14 @@ async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, 
 async def test_the_index_of_runs_can_be_rebuilt(agent: Any, repository: RunRepository, store_url: str) -> None:
     with redis.Redis.from_url(store_url, protocol=2) as client:
         client.delete("steadynorm:runs")
-        assert await repository.all() == []
+        assert await repository.list() == []
         assert await repository.rebuild_index() == 1
-        assert [run.run_id for run in await repository.all()] == ["tiny-1"]
-        # A run whose keys are gone leaves the index when somebody looks.
+        assert [run.run_id for run in await repository.list()] == ["tiny-1"]
+        # A run whose keys are gone is not listed, and leaves the index with the next sweep.
         client.zadd("steadynorm:runs", {"ghost": 1})
-        assert len(await repository.all()) == 1
+        assert len(await repository.list()) == 1
+        assert client.zcard("steadynorm:runs") == 2
+        await repository.prune_index()
         assert client.zrange("steadynorm:runs", 0, -1) == [b"tiny-1"]
 
 

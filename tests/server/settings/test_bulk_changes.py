@@ -103,7 +103,7 @@ async def test_runs_are_selected_by_name_tags_and_ids(
         ({"select": {}, "settings": {}}, 422, "must name runs"),
         ({"select": {"name": "*"}, "settings": {"gamma2": 1.0}}, 422, "gamma2 must be in"),
         ({"select": {"name": "*"}, "settings": {"shiny": 1}}, 422, "shiny"),
-        ({"select": {"name": "*"}, "settings": {"gamma2": 0.9}, "dry_run": False}, 428, "previewed"),
+        ({"select": {"name": "*"}, "settings": {"gamma2": 0.9}, "dry_run": False}, 428, "revisions of its preview"),
         ({"select": {"name": "*"}, "settings": {}, "reason": "x" * 501}, 422, "reason"),
         ({"select": {"run_ids": ["r"] * 1001}, "settings": {}}, 422, "at most 1000 runs"),
         ({"select": {"nmae": "*"}, "settings": {}}, 400, "nmae"),

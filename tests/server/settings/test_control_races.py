@@ -29,7 +29,7 @@ async def test_every_race_has_one_winner_and_the_audit_has_all_winners_and_no_lo
         assert sorted(answer.status_code for answer in responses) == [200, 412]
         won += [reason for reason, answer in zip(reasons, responses, strict=True) if answer.status_code == 200]
     for server in servers:
-        audit = msgspec.json.decode((await server.get(f"{agent.run}/audit")).content, type=AuditList)
+        audit = msgspec.json.decode((await server.get(f"{agent.run}/audit?verify=true")).content, type=AuditList)
         assert [entry.reason for entry in reversed(audit.entries)] == won
         assert [entry.revision for entry in reversed(audit.entries)] == list(range(1, RACES + 1))
         assert audit.chain is not None

@@ -264,5 +264,5 @@ async def _until_watched(agent: Any) -> None:
     """The long-poll has read the settings, which notes until when somebody listens, and waits."""
     repository = agent.client.app.state.repository
     async with asyncio.timeout(10):  # nothing tells that a request has begun to wait
-        while not (await repository.find(agent.registration.run_id)).listening:  # noqa: ASYNC110
+        while not (await repository.get(agent.registration.run_id)).poll_expires_at:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

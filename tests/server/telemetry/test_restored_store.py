@@ -56,7 +56,7 @@ async def test_a_schedule_that_may_have_been_made_is_not_made_over_what_an_opera
     assert (desired["revision"], desired["settings"]["gamma2"]) == (2, 0.5)
     first = next(each for each in (await agent.get("/schedules"))["schedules"] if each["from_step"] == 10)
     assert (first["state"], first["revision"]) == ("failed", None)
-    assert "put back to an older state" in first["why"]
+    assert "Redis was restored" in first["why"]
     desired = (await agent.send([20]))["desired"]  # what lies ahead is made
     assert (desired["revision"], desired["settings"]["gamma2"]) == (3, 0.9)
 
@@ -110,5 +110,5 @@ async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_lis
             await remove(key, *members)
 
         monkeypatch.setattr(repository.redis, "remove_from_index", late)
-        await repository.all()
-    assert [run.run_id for run in await repository.all()] == ["tiny-1"]
+        await repository.list()
+    assert [run.run_id for run in await repository.list()] == ["tiny-1"]

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.timeseries.blocks import Block, pack, roll, unpack
+from steadynorm_server.timeseries.blocks import Block, downsample, pack, unpack
 from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, LevelState, plan
 
 Record = tuple[int, float]  # step, value
@@ -101,7 +101,7 @@ async def test_a_long_run_loses_resolution_and_nothing_else(agent: Any, reposito
     for batch in _batched(records, 1000):
         await agent.send([step for step, _ in batch], raw_norm=[value for _, value in batch])
 
-    run = await repository.find("tiny-1")
+    run = await repository.get("tiny-1")
     assert 20_000 < run.trimmed["scalars1"] < steps - 20_000  # the oldest raw blocks are gone
     for points in (10, 100, 1000, 4000):
         answer = await agent.get("/series", names="raw_norm", points=points)
@@ -188,7 +188,7 @@ def test_blocks_survive_the_store(table: list[list[float]], first: int) -> None:
     values = array("f", [value for row in table for value in row])
     steps = range(first, first + len(table))
     raw = Block.raw(3, steps, map(float, steps), values)
-    for block in (raw, roll([raw], 16), roll([roll([raw], 16)], 256)):
+    for block in (raw, downsample([raw], 16), downsample([downsample([raw], 16)], 256)):
         again = unpack(pack(block))
         assert pack(again) == pack(block)
         assert list(again.steps) == list(block.steps)
@@ -206,7 +206,7 @@ class Kept:
 
     def __init__(self, delay: float = 0.0) -> None:
         self.stored: dict[str, dict[int, Block]] = defaultdict(dict)
-        self.tails: Levels = {}
+        self.states: Levels = {}
         self._delay = delay
 
     async def read(self, level: Any, after: int) -> list[Block]:
@@ -215,7 +215,7 @@ class Kept:
     async def add(self, steps: Sequence[int]) -> int:
         """Add a batch of steps; answers how many tiles were rolled."""
         block = Block.raw(12, steps, map(float, steps), array("f", [1.0]) * (12 * len(steps)))
-        appends = await plan(SCALARS, self.tails, block, self.read, delay=self._delay)
+        appends = await plan(SCALARS, self.states, block, self.read, delay=self._delay)
         for append in appends:
             assert append.rolled < append.id == max(self.stored[append.level.name], default=0) + 1
             self.stored[append.level.name][append.id] = unpack(append.data)
@@ -227,7 +227,7 @@ class Kept:
             sum(block.counts)
             for level in SCALARS.levels
             for at, block in self.stored[level.name].items()
-            if at > self.tails.get(level.name, LevelState()).rolled
+            if at > self.states.get(level.name, LevelState()).rolled
         )
 
 

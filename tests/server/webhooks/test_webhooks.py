@@ -10,7 +10,9 @@ import pytest
 from tests.support.webhooks import until
 
 from steadynorm_contract.events import EventKind
+from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.telemetry.service import TelemetryService
 
 
 async def test_an_event_is_told_signed_and_with_the_way_to_its_run(
@@ -188,11 +190,13 @@ async def test_new_events_cost_ingest_no_command(
     async def ingested(*, listens: bool, sequence: int) -> int:
         async with RunRepository(store_url, clock=repository.clock, timed=count).opened() as counted:
             if listens:
-                counted.news.listen()
+                counted.dirty_runs.enable()
             commands.clear()
-            await counted.ingest("tiny-1", agent.batch(sequence, [10 * sequence], nonfinite=1), anyone)
+            await TelemetryService(counted, Limits()).ingest(
+                "tiny-1", agent.batch(sequence, [10 * sequence], nonfinite=1), anyone
+            )
             number = len(commands)
-            assert counted.news.take() == (["tiny-1"] if listens else [])
+            assert counted.dirty_runs.drain() == (["tiny-1"] if listens else [])
             return number
 
     assert await ingested(listens=False, sequence=1) == await ingested(listens=True, sequence=2) > 0

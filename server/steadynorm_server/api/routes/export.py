@@ -15,8 +15,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from steadynorm_server.api.dependencies import VIEWER, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, file_response
 from steadynorm_server.errors import ProblemError
-from steadynorm_server.export.downloads import Exports, TemporaryFileResponse, disk_problems
-from steadynorm_server.export.parquet import LADDERS, Table, write
+from steadynorm_server.export.downloads import ExportLimits, TemporaryFileResponse, disk_problems
+from steadynorm_server.export.parquet import SCHEMES, Table, write
 from steadynorm_server.export.snapshot import SnapshotOverrun, copy
 from steadynorm_server.runs.record import RunRecord
 
@@ -45,21 +45,21 @@ async def export_run(
     The file is complete before its first byte is sent, so an error is a problem response, not half a file.
     """
     for _ in range(_ATTEMPTS):
-        run = await repository.find(run_id)
+        run = await repository.get(run_id)
         about = _about(run)
         etag = _etag(run, table, about)
         if etag in re.findall(r'"[^"]*"', if_none_match or ""):
             return Response(status_code=304, headers={"ETag": etag})
-        names = [parameter.name for parameter in await repository.table(run)]
-        exports: Exports = request.app.state.exports
+        names = await repository.parameter_names(run)
+        exports: ExportLimits = request.app.state.exports
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(exports.file())
             with disk_problems():
                 made = stack.enter_context(cast("BinaryIO", tempfile.TemporaryFile()))  # noqa: SIM115 # entered here
-                async with exports.making(request):
+                async with exports.generating(request):
                     with tempfile.TemporaryFile() as spool:
                         try:
-                            parts = await copy(repository, run, LADDERS[table], cast("BinaryIO", spool))
+                            parts = await copy(repository, run, SCHEMES[table], cast("BinaryIO", spool))
                         except SnapshotOverrun:
                             continue
                         await asyncio.to_thread(write, made, table, parts, names, run.applied.eps, about)
@@ -100,5 +100,5 @@ def _about(run: RunRecord) -> dict[str, object]:
 
 def _etag(run: RunRecord, table: Table, about: dict[str, object]) -> str:
     """The same for files of the same run with the same description and history."""
-    content = msgspec.json.encode([_FORMAT, table, about, run.tails, run.trimmed])
+    content = msgspec.json.encode([_FORMAT, table, about, run.levels, run.trimmed])
     return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'

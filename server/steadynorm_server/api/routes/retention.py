@@ -16,7 +16,7 @@ router = APIRouter(tags=["runs"])
 @router.get("/runs/{run_id}/retention", dependencies=VIEWER, responses=responses(Retention, *RUN))
 async def show_retention(run_id: str, repository: RepositoryOf, limits: LimitsOf) -> Response:
     """The run's own limits, the limits in force, when the run will be removed, and who changed the limits."""
-    return json_response(policy.shown(await repository.find(run_id), limits))
+    return json_response(policy.retention_of(await repository.get(run_id), limits))
 
 
 @router.put(

@@ -16,7 +16,7 @@ router = APIRouter(tags=["settings"])
 @router.get("/runs/{run_id}/rules", dependencies=VIEWER, responses=responses(RuleList, *RUN))
 async def list_rules(run_id: str, repository: RepositoryOf) -> Response:
     """The run's watch rules with their progress: counts, actions left, cooldowns."""
-    return json_response(rules.listed(await repository.find(run_id), repository.clock()))
+    return json_response(rules.list_rules(await repository.get(run_id), repository.clock()))
 
 
 @router.put(

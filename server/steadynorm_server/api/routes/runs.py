@@ -20,9 +20,6 @@ from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter, Sort
 
 router = APIRouter(tags=["runs"])
 
-MAX_CELLS = 200_000
-"""Cells of one heat map: a model of very many parameters gets fewer buckets instead."""
-
 _MAX_STEP = 2**53 - 1
 FirstStep = Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")]
 LastStep = Annotated[int | None, Query(alias="to", ge=0, le=_MAX_STEP, description="Last step, inclusive")]
@@ -44,14 +41,7 @@ async def show_heatmap(
             "signal", f"must be one of {known}", f"signal {signal[:60]!r} does not exist. Use one of {known}."
         )
     _check_range(first, last)
-    listed = [each.name for each in (await queries.parameters(run_id)).parameters]
-    if not listed:
-        return json_response(Heatmap(signal, [], [], [], [], []))
-    names = [f"{signal}/{name}" for name in listed]
-    found = (await queries.series(run_id, names, first, last, max(1, min(points, MAX_CELLS // len(names))))).series
-    shared = found[names[0]]
-    worst = [found[name].min if signal == "target" else found[name].max for name in names]
-    return json_response(Heatmap(signal, listed, shared.step, shared.count, shared.time, worst))
+    return json_response(await queries.heatmap(run_id, signal, first, last, points))
 
 
 MAX_SERIES = 64
@@ -131,10 +121,14 @@ async def show_events(
 
 @router.get("/runs/{run_id}/audit", dependencies=VIEWER, responses=responses(AuditList, *RUN, 422))
 async def show_audit(
-    run_id: str, queries: QueriesOf, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000, cursor: Entry = None
+    run_id: str,
+    queries: QueriesOf,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    cursor: Entry = None,
+    verify: Annotated[bool, Query(description="Verify the hash chain of these entries; not with a cursor")] = False,
 ) -> Response:
-    """Who changed which settings, when, why, and with which result, newest first."""
-    return json_response(await queries.audit(run_id, limit, cursor))
+    """Who changed which settings, when, why, and with which result, newest first; `chain` is null unless verified."""
+    return json_response(await queries.audit(run_id, limit, cursor, verify))
 
 
 @router.delete("/runs/{run_id}", status_code=204, responses=responses(None, 204, *RUN))

@@ -18,7 +18,7 @@ router = APIRouter(tags=["settings"])
 @router.get("/runs/{run_id}/schedules", dependencies=VIEWER, responses=responses(ScheduleList, *RUN))
 async def list_schedules(run_id: str, repository: RepositoryOf) -> Response:
     """The waiting schedules, the next one first, then the last ones that were carried out."""
-    return json_response(schedules.listed(await repository.find(run_id)))
+    return json_response(schedules.list_schedules(await repository.get(run_id)))
 
 
 @router.post(
@@ -41,5 +41,5 @@ async def create_schedule(run_id: str, request: Request, sender: Operator, repos
 )
 async def delete_schedule(run_id: str, schedule_id: str, repository: RepositoryOf) -> Response:
     """Delete a schedule that is still waiting."""
-    await schedules.remove(repository, run_id, schedule_id)
+    await schedules.delete(repository, run_id, schedule_id)
     return Response(status_code=204)

@@ -67,9 +67,9 @@ async def change_settings(
 ) -> Response:
     """Change the settings of a run if If-Match names their newest revision."""
     data = await read_body(request, JSON, MAX_SMALL_BYTES)
-    await repository.find(run_id)  # an unknown run is reported first, whatever else is wrong
+    run = await repository.get(run_id)  # an unknown run is reported first, whatever else is wrong
     revision = _revision(if_match)
-    return _with_etag(await service.change(repository, run_id, _decode_change(data), revision, sender.name))
+    return _with_etag(await service.change(repository, run, _decode_change(data), revision, sender.name))
 
 
 def _with_etag(found: Desired) -> Response:

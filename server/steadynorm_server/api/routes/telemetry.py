@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.codec import decode_batch, decode_registration
 from steadynorm_contract.telemetry import Registered, RunFinish, RunRegistration, TelemetryAck, TelemetryBatch
-from steadynorm_server.api.dependencies import Agent, MetricsOf, RepositoryOf
+from steadynorm_server.api.dependencies import Agent, MetricsOf, RepositoryOf, TelemetryOf
 from steadynorm_server.api.openapi.schema import ACCESS, BODY, RUN, body, responses
 from steadynorm_server.api.requests import JSON, MESSAGE_PACK, json_response, read_body, read_json
 from steadynorm_server.telemetry.registration import finish as finish_run
@@ -37,12 +37,12 @@ async def register(request: Request, sender: Agent, repository: RepositoryOf) ->
     openapi_extra=body(TelemetryBatch, "application/msgpack"),
 )
 async def ingest_telemetry(
-    run_id: str, request: Request, sender: Agent, repository: RepositoryOf, metrics: MetricsOf
+    run_id: str, request: Request, sender: Agent, telemetry: TelemetryOf, metrics: MetricsOf
 ) -> Response:
     """Store a batch. A batch that is sent again is stored once."""
     data = await read_body(request, MESSAGE_PACK)
     batch = decode_batch(data)
-    acknowledgement = await repository.ingest(run_id, batch, sender)
+    acknowledgement = await telemetry.ingest(run_id, batch, sender)
     steps = len(batch.scalars.steps) if batch.scalars else 0
     rows = len(batch.rows.steps) * batch.rows.parameters if batch.rows else 0
     metrics.record_ingest(steps, rows, len(data))

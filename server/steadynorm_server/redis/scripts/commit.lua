@@ -1,18 +1,18 @@
 -- Stores one telemetry batch, whole or not at all.
 -- KEYS: run, events, outcomes, peaks, then one stream per append (repeated where several go to one).
 -- ARGV: plan as JSON, peaks (empty: unchanged), then one block per append.
--- Answers {'ok', desired revision, desired settings}, or {'moved'} when the run is not what the plan was made for.
+-- Returns {'ok', desired revision, desired settings}, or {'conflict'} when the run is not what the plan was made for.
 local plan = cjson.decode(ARGV[1])
 for field, value in pairs(plan.expected) do
   if (redis.call('HGET', KEYS[1], field) or '') ~= value then
-    return {'moved'}
+    return {'conflict'}
   end
 end
 
 redis.call('HSET', KEYS[1], unpack(plan.set))
 if plan.adopt and tonumber(plan.adopt.revision) > tonumber(redis.call('HGET', KEYS[1], 'desired_revision')) then
   redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings,
-    'put_back_step', plan.adopt.step, 'put_back_time', plan.adopt.now)
+    'rollback_step', plan.adopt.step, 'rollback_time', plan.adopt.now)
 end
 for _, outcome in ipairs(plan.outcomes) do
   redis.call('HSET', KEYS[3], outcome.revision, outcome.report)

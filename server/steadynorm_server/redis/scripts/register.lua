@@ -1,6 +1,6 @@
--- Registers an agent: a new run, a new incarnation of a known one, or the same agent once more.
+-- Registers an agent: a new run, a new incarnation of a known one, or the same agent again.
 -- KEYS: run, parameters, events. ARGV: plan as JSON, parameter table.
--- Answers {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one,
+-- Returns {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one,
 -- last sequence stored of its previous instance ('' if not known)}, {'name', stored name} for a run of another name, or
 -- {'table'} for another parameter table.
 local plan = cjson.decode(ARGV[1])
@@ -18,8 +18,8 @@ local incarnation = known[1] or '0'
 if not same then
   incarnation = string.format('%d', tonumber(incarnation) + 1)
 end
--- How far its last instance came tells an agent whether a batch had arrived whose answer was lost. What it asked about is
--- kept, in case this answer is lost too; of an agent that asks about nothing known, the one that it replaces.
+-- The last sequence of its previous instance shows an agent whether a batch arrived whose answer was lost. It is stored, in
+-- case this answer is lost too; for an agent that asks about no known instance, that of the one which it replaces.
 local previous = ''
 if plan.previous_instance ~= '' then
   if not same and known[2] == plan.previous_instance then
@@ -34,12 +34,12 @@ if not known[1] then
   redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now, 'bytes:parameters', #ARGV[2],
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
-  -- The agent knows a revision that this store lost: what runs is the truth.
+  -- The agent knows a revision that Redis lost: the settings that it runs with are adopted.
   redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings,
-    'put_back_step', plan.step, 'put_back_time', plan.now)
+    'rollback_step', plan.step, 'rollback_time', plan.now)
 elseif plan.applied_revision == known[4] and plan.applied_revision ~= '0' and plan.settings ~= known[10] then
-  -- A store that was rewound has given a number again that the agent knows for something else: what was wanted last gets
-  -- a number that is new to both. At revision 0 nobody has wanted anything yet: each process brings its own settings.
+  -- Redis was restored from a backup and reused a number that the agent knows with other settings: the newest desired
+  -- settings get a number that is new to both. At revision 0 nothing was changed yet: each process has its own settings.
   redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(known[4]) + 1))
 end
 if not same then

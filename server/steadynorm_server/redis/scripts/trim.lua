@@ -1,19 +1,19 @@
--- Drops the oldest entries of a run's history, the finest levels first, until it takes no more than it may.
+-- Drops the oldest entries of a run's history, the finest levels first, until it fits into its limit.
 -- KEYS: run, then the streams of all levels, finest first. ARGV: bytes that the history may take, bytes that each level but
--- the coarsest keeps while others have more, how many entries to drop at most, then per stream its level's name and
+-- the coarsest retains while others have more, how many entries to drop at most, then per stream its level's name and
 -- whether it is a coarsest one (1).
--- Never drops an entry that the next level does not contain yet, nor a level's newest one. Answers how many went.
-local tails = cjson.decode(redis.call('HGET', KEYS[1], 'history') or '{}')
+-- Never drops an entry that the next level does not contain yet, nor a level's newest one. Returns the number dropped.
+local states = cjson.decode(redis.call('HGET', KEYS[1], 'history') or '{}')
 local limit, share, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local levels, total, dropped = {}, 0, 0
 for i = 2, #KEYS do
   local name = ARGV[2 * i]
-  local tail = tails[name] or {1, 0}
+  local state = states[name] or {1, 0}
   local bytes = tonumber(redis.call('HGET', KEYS[1], 'bytes:' .. name) or '0')
   local top = ARGV[2 * i + 1] == '1'
-  local last = tail[1] - 2
-  if not top and tail[2] < last then
-    last = tail[2]
+  local last = state[1] - 2
+  if not top and state[2] < last then
+    last = state[2]
   end
   levels[#levels + 1] = {stream = KEYS[i], name = name, top = top, bytes = bytes, last = last}
   total = total + bytes

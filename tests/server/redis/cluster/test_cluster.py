@@ -84,7 +84,7 @@ async def test_each_run_is_exported_and_trimmed_where_it_lives(agents: list[Any]
     for agent in agents:
         await agent.send(range(1, 600))
         before = await agent.client.get(f"{agent.run}/export")
-        assert await trim(repository, await repository.find(agent.registration.run_id), 10_000) > 0
+        assert await trim(repository, await repository.get(agent.registration.run_id), 10_000) > 0
         after = await agent.client.get(f"{agent.run}/export")
         assert [sum(pq.read_table(io.BytesIO(each.content))["count"].to_pylist()) for each in (before, after)] == [
             599
