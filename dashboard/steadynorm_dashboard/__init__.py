@@ -1,6 +1,5 @@
-"""What operators look at: a Streamlit app over the server's HTTP interface. Never Redis, never torch.
+"""The dashboard: a Streamlit app over the server's HTTP interface. It imports neither torch nor the server.
 
-`launch` how to start it; `app` navigation; `pages` one file a page; `charts`, `tables`, `marks` pure functions from the
-server's views to what is drawn; `draft`, `fields` and `controls` the settings panel;
-`live_chart` redraws a figure in place; `session` a visitor's token and client.
+`launch` starts it, `app` chooses the page. `pages` are made of `panels`; both use `charts` (figures), `components`
+(browser code), `data` (reads from the server) and `formatting` (values in words).
 """

@@ -1,6 +1,6 @@
-"""The way to Grafana, where there is one: its dashboard of a run, at the time that the run covers.
+"""Links to a run's dashboard in Grafana, for the time range of the run.
 
-STEADYNORM_GRAFANA_URL     Grafana's address as browsers see it; without it there is no link
+STEADYNORM_GRAFANA_URL     Grafana's address for browsers; without it there is no link
 """
 
 from __future__ import annotations
@@ -8,23 +8,22 @@ from __future__ import annotations
 import os
 from urllib.parse import urlencode, urlsplit
 
-from steadynorm_contract.runs import RunState, RunSummary
+from steadynorm_contract.runs import RunSummary
 
-__all__ = ["run_address"]
+__all__ = ["run_url"]
 
-_DASHBOARD = "d/steadynorm-run"  # as deploy/grafana makes it
+_DASHBOARD = "d/steadynorm-run"  # as provisioned by deploy/grafana
 _MARGIN_S = 60.0
 
 
-def run_address(run: RunSummary) -> str | None:
-    """Address of the run's dashboard in Grafana; None: no Grafana is configured, or by no address of the web."""
-    front = os.environ.get("STEADYNORM_GRAFANA_URL", "").strip().rstrip("/")
-    if urlsplit(front).scheme not in ("http", "https"):
+def run_url(run: RunSummary) -> str | None:
+    """The address of the run's dashboard in Grafana. None: Grafana is not configured, or not with an HTTP address."""
+    base = os.environ.get("STEADYNORM_GRAFANA_URL", "").strip().rstrip("/")
+    if urlsplit(base).scheme not in ("http", "https"):
         return None
-    live = run.state not in (RunState.FINISHED, RunState.FAILED, RunState.STOPPED)
     query = {
         "var-run_id": run.run_id,
         "from": str(int(1000 * (run.started - _MARGIN_S))),
-        "to": "now" if live else str(int(1000 * (run.last_seen + _MARGIN_S))),
+        "to": "now" if run.state.is_live else str(int(1000 * (run.last_seen + _MARGIN_S))),
     }
-    return f"{front}/{_DASHBOARD}?{urlencode(query)}"
+    return f"{base}/{_DASHBOARD}?{urlencode(query)}"

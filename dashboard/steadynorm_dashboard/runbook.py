@@ -1,4 +1,4 @@
-"""The runbook, docs/operations.md, by alert: what to do, with the run's name in the commands."""
+"""The runbook, docs/operations.md, by alert, with the run's id in its commands; and the alert for each problem."""
 
 from __future__ import annotations
 
@@ -6,10 +6,28 @@ import re
 from functools import cache
 from pathlib import Path
 
-__all__ = ["find", "titles"]
+from steadynorm_contract.events import EventKind
+from steadynorm_contract.runs import Health
+
+__all__ = ["ALERTS", "find", "titles"]
+
+ALERTS: dict[str, str] = {
+    Health.SPIKING: "SteadynormSpikeStorm",
+    Health.THROTTLED: "SteadynormThrottled",
+    Health.NONFINITE: "SteadynormNonfinite",
+    Health.STALLED: "SteadynormStalled",
+    Health.DISCONNECTED: "SteadynormStalled",
+    EventKind.SPIKE: "SteadynormSpikeStorm",
+    EventKind.REJECTED: "SteadynormChangeNotApplied",
+    EventKind.RANK_MISMATCH: "SteadynormRankMismatch",
+    EventKind.RANK_FAILED: "SteadynormAgentFailed",
+    EventKind.AGENT_ERROR: "SteadynormAgentFailed",
+}
+"""The alert whose section applies to a run's health or to an event. Where a kind of event has the value of a health,
+`throttled` for one, the alert is the same."""
 
 _HERE = Path(__file__).resolve().parent
-_PLACES = (_HERE / "operations.md", _HERE.parents[1] / "docs" / "operations.md")  # installed; of the checkout
+_PLACES = (_HERE / "operations.md", _HERE.parents[1] / "docs" / "operations.md")  # in the wheel; in the checkout
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -19,9 +37,9 @@ def titles() -> list[str]:
 
 
 def find(alert: str, run_id: str | None = None) -> str | None:
-    """The section's Markdown, with `run_id` for RUN in the commands. None: there is no such section.
+    """The section's Markdown with `run_id` in place of RUN in the commands. None: there is no such section.
 
-    run_id comes from an address that anybody may have made: what is not a run's id leaves RUN as it is.
+    run_id comes from a link that anyone may have written: RUN is kept unless it is a valid id.
     """
     section = _sections().get(alert)
     if section is None or run_id is None or not _RUN_ID.fullmatch(run_id):
@@ -37,6 +55,6 @@ def _sections() -> dict[str, str]:
 
 
 def _without_links(body: str) -> str:
-    """Links lead nowhere from here: only one section is shown, and the other pages of docs/ are not served."""
+    """Replaces links by text: one section is shown alone, and the dashboard does not serve the other pages of docs/."""
     body = re.sub(r"\[([^\]]+)\]\(#\w+\)", r"**\1**", body)
     return re.sub(r"\[([^\]]+)\]\(([\w-]+\.md)\)", r"\1 (docs/\2)", body)

@@ -1,4 +1,4 @@
-"""What Streamlit's server runs: the pages of `app.py`, plotly's library, downloads, and files that are kept packed."""
+"""The application that Streamlit's server runs: the pages of `app.py`, plotly's library, and downloads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from starlette.responses import FileResponse
 from starlette.routing import Route
 
 from steadynorm_dashboard.components.plotly_bundle import ADDRESS, FILE
-from steadynorm_dashboard.components.static_files import KeptFiles
+from steadynorm_dashboard.components.static_files import StaticFileCache
 from steadynorm_dashboard.data import downloads
 
-_FOREVER = {"Cache-Control": "public, immutable, max-age=31536000"}
+_IMMUTABLE = {"Cache-Control": "public, immutable, max-age=31536000"}
 
 
 async def library(_request: object) -> FileResponse:
-    """Plotly's library. Its address changes with its content."""
-    return FileResponse(FILE, media_type="text/javascript", headers=_FOREVER)
+    """Plotly's library; its address changes with its content."""
+    return FileResponse(FILE, media_type="text/javascript", headers=_IMMUTABLE)
 
 
-app = st.App(  # by this name Streamlit finds it
+app = st.App(  # Streamlit looks for this name
     Path(__file__).with_name("app.py"),
-    routes=[Route(f"/{ADDRESS}", library), Route(downloads.PATH, downloads.redeem)],
-    middleware=[Middleware(KeptFiles)],
+    routes=[Route(f"/{ADDRESS}", library), Route(downloads.PATH, downloads.download)],
+    middleware=[Middleware(StaticFileCache)],
 )

@@ -15,7 +15,7 @@ import steadynorm_contract
 import steadynorm_dashboard
 from steadynorm_cli.ports import choose_port
 from steadynorm_dashboard import launch
-from steadynorm_dashboard.data.session import lends_home_token
+from steadynorm_dashboard.data.session import uses_home_token
 
 
 def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:
@@ -54,12 +54,12 @@ def test_an_open_dashboard_may_be_called_by_any_name() -> None:
 def test_the_users_own_token_is_lent_only_where_nobody_else_can_come(
     server: str, bound_to: str | None, lends: bool
 ) -> None:
-    assert lends_home_token(server, bound_to) is lends
+    assert uses_home_token(server, bound_to) is lends
 
 
 def test_where_several_people_use_a_machine_everybody_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEADYNORM_DASHBOARD_SIGN_IN", "always")
-    assert not lends_home_token("http://127.0.0.1:8470", "127.0.0.1")
+    assert not uses_home_token("http://127.0.0.1:8470", "127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_planted_spike_is_found_from_the_map_from_the_event_and_by_the_link(
     expect(page.locator(".hoverlayer .hovertext")).to_contain_text(PLANTED)
     plot.click(position=row)  # type: ignore[arg-type]  # TypedDict
     expect(page.get_by_role("heading", name=PLANTED)).to_be_visible()
-    expect(page.get_by_text("How its norms are spread")).to_be_visible()
+    expect(page.get_by_text("Distribution of its norms")).to_be_visible()
     assert parse_qs(urlsplit(page.url).query) == {"run": [run_id], "parameter": [PLANTED]}
     expect(page.locator(".steadynorm-chart")).to_have_count(2)
 

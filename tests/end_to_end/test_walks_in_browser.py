@@ -98,17 +98,17 @@ def test_two_runs_are_compared_by_time_and_the_link_can_be_sent(
     page = regular.page
     page.goto(launch.link(dashboard, one.run_id))
     page.get_by_role("link", name="compare").click()
-    expect(page.get_by_text("Choose two runs or more above")).to_be_visible()
+    expect(page.get_by_text("Choose two or more runs above")).to_be_visible()
     page.get_by_role("combobox").first.fill("walked-beside")
     page.get_by_role("option", name=other.run_id).click()
-    expect(page.get_by_text("In what they differ")).to_be_visible()
-    expect(page.get_by_text("Choose two runs or more above")).to_have_count(0)
+    expect(page.get_by_text("Differences")).to_be_visible()
+    expect(page.get_by_text("Choose two or more runs above")).to_have_count(0)
     page.get_by_role("radio", name="by time since start").click()
     chart = page.locator(".steadynorm-chart").first
     names = "node => [...new Set(node.data.filter(trace => trace.showlegend).map(trace => trace.name))]"
     page.wait_for_function(f"node => ({names})(node).length === 2", arg=chart.element_handle())
     assert chart.evaluate(names) == ["walked", "walked-beside"]
-    expect(chart.get_by_text("time since the run began")).to_be_visible()
+    expect(chart.get_by_text("time since the run started")).to_be_visible()
     assert parse_qs(urlsplit(page.url).query) == {"compare": [f"{one.run_id},{other.run_id}"]}
 
     colleague = enter()

@@ -1,1 +1,1 @@
-"""Pure functions from the server's responses to figures. No Streamlit, no HTTP."""
+"""Pure functions from the server's responses to figures: no Streamlit, no HTTP."""

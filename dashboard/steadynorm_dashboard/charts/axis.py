@@ -1,6 +1,6 @@
-"""What runs from left to right: optimizer steps, the time since the run began, or the visitor's clock. Pure.
+"""The x axis of charts: optimizer steps, the time since the run started, or clock time in the visitor's time zone.
 
-A run's own series say when each step was: `Axis.of(along, series, began)`. Between two buckets time is interpolated.
+The times of steps come from a run's own series: `Axis.of(kind, series, started)`, interpolated between buckets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ X = int | float | str
 
 
 class XAxis(enum.StrEnum):
-    """What the axis measures."""
+    """What an x axis shows."""
 
     STEP = "step"
     ELAPSED = "elapsed"
@@ -33,112 +33,109 @@ _UNITS = (("s", 1.0, 300.0), ("min", 60.0, 5 * 3600.0), ("h", 3600.0, 4 * 86400.
 
 
 def unit_of(seconds: float) -> tuple[str, float]:
-    """The unit in which a span of `seconds` is read best, and its seconds."""
+    """The unit that suits a span of `seconds`, and its length in seconds."""
     return next((name, size) for name, size, longest in _UNITS if seconds < longest)
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From steps to places on the axis, and back.
+    """Converts steps to positions on the axis and back.
 
-    steps, times: what is known, in step order; times are Unix seconds and never fall.
-    began: Unix seconds of the run's begin, from which elapsed time counts.
+    steps, times: the known points in step order; times are Unix seconds and never decrease.
+    started: Unix seconds at which the run started; elapsed time counts from there.
     """
 
-    along: XAxis = XAxis.STEP
+    kind: XAxis = XAxis.STEP
     steps: Sequence[int] = ()
     times: Sequence[float] = ()
-    began: float = 0.0
+    started: float = 0.0
     unit: tuple[str, float] = ("s", 1.0)
     zone: tzinfo = UTC
 
     @classmethod
     def of(
         cls,
-        along: XAxis,
+        kind: XAxis,
         series: Iterable[Series],
-        began: float = 0.0,
+        started: float = 0.0,
         zone: str | None = None,
         *,
         unit: tuple[str, float] | None = None,
         known: Axis | None = None,
     ) -> Axis:
-        """An axis for `series`; by step where they tell no times.
+        """An axis for `series`; by step where they have no times.
 
         unit: of elapsed time, where several runs share the axis; None: what suits this one.
-        known: an axis of more of the run than `series`, which is to be told apart beyond them too.
+        known: an axis over more of the run than `series`, so that steps beyond them can be converted too.
         """
-        moments = dict(zip(known.steps, known.times, strict=True)) if known else {}
+        time_of = dict(zip(known.steps, known.times, strict=True)) if known else {}
         for one in series:
-            moments.update(zip(one.step, one.time, strict=False))
-        steps = sorted(moments)
+            time_of.update(zip(one.step, one.time, strict=False))
+        steps = sorted(time_of)
         # A run that went back to a checkpoint has older steps with newer times.
-        times = list(accumulate((moments[step] for step in steps), max))
+        times = list(accumulate((time_of[step] for step in steps), max))
         if not steps:
             return cls()
-        return cls(along, steps, times, began, unit or unit_of(times[-1] - began), _zone(zone))
+        return cls(kind, steps, times, started, unit or unit_of(times[-1] - started), _zone(zone))
 
     def x(self, step: float) -> X:
-        """Where `step` stands, as plotly takes it."""
-        if self.along is XAxis.STEP:
+        """The position of `step`, in the form that plotly expects."""
+        if self.kind is XAxis.STEP:
             return int(step) if step == int(step) else step
         time = self._time(step)
-        return self._place(time)
+        if self.kind is XAxis.ELAPSED:
+            return (time - self.started) / self.unit[1]
+        return datetime.fromtimestamp(time, self.zone).replace(tzinfo=None).isoformat(" ", "milliseconds")
 
     def xs(self, steps: Iterable[int]) -> list[X]:
-        """Where each of `steps` stands."""
-        if self.along is XAxis.STEP:
+        """The positions of `steps`."""
+        if self.kind is XAxis.STEP:
             return list(steps)
         return [self.x(step) for step in steps]
 
     def step_at(self, x: X) -> float:
-        """The step at a place that plotly named. Raises ValueError for what is no place on this axis."""
-        if self.along is XAxis.STEP:
+        """The step at a position from plotly. Raises ValueError if it is not a position on this axis."""
+        if self.kind is XAxis.STEP:
             return float(x)
-        if self.along is XAxis.ELAPSED:
-            time = self.began + float(x) * self.unit[1]
+        if self.kind is XAxis.ELAPSED:
+            time = self.started + float(x) * self.unit[1]
         else:
             time = datetime.fromisoformat(str(x)).replace(tzinfo=self.zone).timestamp()
-        return _between(time, self.times, self.steps)
+        return _interpolated(time, self.times, self.steps)
 
     def share(self, step: float, first: float, last: float) -> float:
-        """How far `step` is from `first` to `last` on this axis, 0 to 1 within."""
-        if self.along is not XAxis.STEP:
+        """The position of `step` between `first` (0) and `last` (1) on this axis."""
+        if self.kind is not XAxis.STEP:
             step, first, last = self._time(step), self._time(first), self._time(last)
         return (step - first) / (last - first) if last > first else 0.0
 
     def layout(self, first: float | None = None, last: float | None = None) -> dict[str, Any]:
-        """Plotly's description of the axis. first, last: steps beyond which no room is left for markers."""
-        look: dict[str, Any] = {"zeroline": False, "showspikes": False}
+        """Plotly's properties of the axis. first, last: it ends at these steps, without room for markers beyond."""
+        common: dict[str, Any] = {"zeroline": False, "showspikes": False}
         if first is not None and last is not None:
-            # Not `range`: a new value of it would undo the visitor's zoom.
-            look["autorangeoptions"] = {"clipmin": self.x(first), "clipmax": self.x(max(last, first + 1))}
-        match self.along:
+            # Not `range`: a new value of it would reset the visitor's zoom.
+            common["autorangeoptions"] = {"clipmin": self.x(first), "clipmax": self.x(max(last, first + 1))}
+        match self.kind:
             case XAxis.STEP:
-                return look | {
+                return common | {
                     "title": {"text": "optimizer step"},
                     "tickformat": ",d",
                     "unifiedhovertitle": {"text": "step %{x:,d}"},
                 }
             case XAxis.ELAPSED:
-                return look | {
-                    "title": {"text": f"time since the run began ({self.unit[0]})"},
+                return common | {
+                    "title": {"text": f"time since the run started ({self.unit[0]})"},
                     "unifiedhovertitle": {"text": f"%{{x:.4g}} {self.unit[0]}"},
                 }
             case XAxis.CLOCK:
-                return look | {
+                return common | {
                     "title": {"text": f"time ({self.zone})"},
                     "type": "date",
                     "unifiedhovertitle": {"text": "%{x|%Y-%m-%d %H:%M:%S}"},
                 }
 
     def _time(self, step: float) -> float:
-        return _between(step, self.steps, self.times)
-
-    def _place(self, time: float) -> X:
-        if self.along is XAxis.ELAPSED:
-            return (time - self.began) / self.unit[1]
-        return datetime.fromtimestamp(time, self.zone).replace(tzinfo=None).isoformat(" ", "milliseconds")
+        return _interpolated(step, self.steps, self.times)
 
 
 def _zone(name: str | None) -> tzinfo:
@@ -148,16 +145,16 @@ def _zone(name: str | None) -> tzinfo:
         return UTC
 
 
-def _between(at: float, known: Sequence[float], wanted: Sequence[float]) -> float:
-    """Linear between the known points; beyond them on at the pace between first and last."""
-    if len(known) < 2 or known[-1] <= known[0]:
-        return float(wanted[0]) if at <= known[0] else float(wanted[-1])
-    if at < known[0] or at > known[-1]:
-        pace = (wanted[-1] - wanted[0]) / (known[-1] - known[0])
-        edge = 0 if at < known[0] else -1
-        return wanted[edge] + (at - known[edge]) * pace
-    right = min(bisect_right(known, at), len(known) - 1)
+def _interpolated(at: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Linear between the points (xs, ys); beyond them extrapolated with the slope between first and last."""
+    if len(xs) < 2 or xs[-1] <= xs[0]:
+        return float(ys[0]) if at <= xs[0] else float(ys[-1])
+    if at < xs[0] or at > xs[-1]:
+        slope = (ys[-1] - ys[0]) / (xs[-1] - xs[0])
+        edge = 0 if at < xs[0] else -1
+        return ys[edge] + (at - xs[edge]) * slope
+    right = min(bisect_right(xs, at), len(xs) - 1)
     left = right - 1
-    width = known[right] - known[left]
-    share = (at - known[left]) / width if width else 0.0
-    return wanted[left] + share * (wanted[right] - wanted[left])
+    width = xs[right] - xs[left]
+    share = (at - xs[left]) / width if width else 0.0
+    return ys[left] + share * (ys[right] - ys[left])

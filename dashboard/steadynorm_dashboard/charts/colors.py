@@ -1,22 +1,22 @@
-"""The colours of all figures: each stands out from a white page and from a dark one, apart for any colour vision."""
+"""The colors of all figures: visible on light and dark pages, distinguishable with any kind of color vision."""
 
 from __future__ import annotations
 
-__all__ = ["BAD", "LOOKS", "LOSS", "MEAN", "QUIET", "RAW", "RMS", "STABILIZED", "TARGET", "translucent"]
+__all__ = ["BAD", "LINE_STYLES", "LOSS", "MEAN", "QUIET", "RAW", "RMS", "STABILIZED", "TARGET", "translucent"]
 
-# Okabe and Ito's, mid-bright.
+# Okabe and Ito's palette, in mid-tones.
 RAW = "#d55e00"
 STABILIZED = "#1b85c4"
 LOSS = "#009e73"
 TARGET = "#b7649a"
 QUIET = "#7b8794"
 BAD = "#b3261e"
-"""Not finite."""
+"""Non-finite values."""
 
 MEAN, RMS = LOSS, STABILIZED
-"""A parameter's statistics, beside its norm."""
+"""A parameter's statistics, drawn with its norm."""
 
-LOOKS = (
+LINE_STYLES = (
     (STABILIZED, "solid"),
     (RAW, "dash"),
     (LOSS, "dot"),
@@ -24,10 +24,10 @@ LOOKS = (
     ("#a08a00", "longdash"),
     (QUIET, "longdashdot"),
 )
-"""Colour and dash of things that are compared: told apart without colours too."""
+"""Color and dash of lines that are compared: distinguishable without color too."""
 
 
 def translucent(color: str, opacity: float = 0.22) -> str:
-    """`color`, of the form #rrggbb, as a fill through which lines are seen."""
+    """`color`, of the form #rrggbb, as a translucent fill."""
     red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"

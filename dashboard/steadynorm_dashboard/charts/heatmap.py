@@ -1,4 +1,4 @@
-"""From the server's matrix to the heat map: layers from top to bottom as in the model, steps from left to right."""
+"""The heat map: layers from top to bottom in model order, steps from left to right."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import Any
 
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.series import Heatmap
+from steadynorm_contract.signals import signal
+from steadynorm_dashboard.charts.colors import BAD, QUIET
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.layers import Layer, block_of, layers, worst_rows
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["COLUMNS", "SIGNALS", "heat_figure"]
+__all__ = ["COLUMNS", "SIGNALS", "heatmap_figure"]
 
-SIGNALS = {"spike ratio": "spike_ratio", "norm": "raw_norm"}
-"""What the map can show, and the series of it."""
+SIGNALS = {signal(f"{name}/").title: name for name in ("spike_ratio", "raw_norm")}
+"""The signals that the map can show, by title."""
 
 COLUMNS = 160
-"""Buckets asked of the server: narrower cells than this cannot be told apart."""
+"""Buckets requested from the server: narrower cells cannot be distinguished."""
 
-# From nothing to see, over blue, to orange where a norm is a spike (10 times its RMS) and beyond: light and dark ground
-# show through where all is calm, and the step from blue to orange is seen by any kind of colour vision.
+# From transparent over blue to orange, which starts where a norm is a spike (10 times its RMS). The page's background
+# shows through where a run is calm; the step from blue to orange is visible with any kind of color vision.
 _RATIO_SCALE = [
     [0.0, "rgba(123,135,148,0.10)"],
     [0.30, "rgba(27,133,196,0.22)"],
@@ -36,12 +38,12 @@ _ROW_PX, _FEWEST_PX = 14, 200
 _LABEL_CHARACTERS = 34
 
 
-def heat_figure(
+def heatmap_figure(
     heat: Heatmap, events: Iterable[Event] = (), *, revision: str, block: str | None = None
 ) -> Figure | None:
-    """The map of `heat` (spike_ratio or raw_norm); None where no row was recorded. `customdata` holds the parameter.
+    """The map of `heat`, of spike_ratio or raw_norm; None where no row was recorded. `customdata` is the parameter.
 
-    block: only the parameters of this one, see `layers.block_of`. Crosses mark non-finite gradients.
+    block: show only the parameters of this block, see `layers.block_of`. Crosses mark non-finite gradients.
     """
     chosen = [at for at, name in enumerate(heat.parameters) if block is None or block_of(name) == block]
     if not heat.step or not chosen:
@@ -54,14 +56,14 @@ def heat_figure(
     low, high = _RATIO_RANGE if ratio else _range(logs)
     ticks = list(range(math.ceil(low), math.floor(high) + 1))
     shown = [escaping.plotly(name, 200) for name in names]
-    map_: Trace = {
+    trace: Trace = {
         "type": "heatmap",
         "x": _edges(heat),
         "y": list(range(len(rows))),
         "z": logs,
         "customdata": [[names[at] for at in row] for row in holders],
         "text": [
-            [_words(shown[at], value, step, ratio) for at, value, step in zip(at_row, row, heat.step, strict=True)]
+            [_hover(shown[at], value, step, ratio) for at, value, step in zip(at_row, row, heat.step, strict=True)]
             for at_row, row in zip(holders, values, strict=True)
         ],
         "hovertemplate": "%{text}<extra></extra>",
@@ -71,7 +73,7 @@ def heat_figure(
         "xgap": 0,
         "ygap": 1,
         "colorbar": {
-            "title": {"text": "norm / RMS" if ratio else "L2 norm", "side": "right"},
+            "title": {"text": "norm / RMS norm" if ratio else "L2 norm", "side": "right"},
             "tickvals": ticks,
             "ticktext": [_power(power) for power in ticks],
             "thickness": 12,
@@ -80,10 +82,15 @@ def heat_figure(
     }
     crosses = _crosses(rows, names, heat, events)
     return Figure(
-        [map_, *([crosses] if crosses else [])],
+        [trace, *([crosses] if crosses else [])],
         {
             "height": max(_FEWEST_PX, 104 + _ROW_PX * len(rows)),
-            "margin": {"l": 210, "r": 12, "t": 30, "b": 42},  # above: the buttons, which else cover the scale's end
+            "margin": {
+                "l": 210,
+                "r": 12,
+                "t": 30,
+                "b": 42,
+            },  # the mode bar gets room above, or it would cover the color bar
             "uirevision": revision,
             "dragmode": "zoom",
             "shapes": _borders(rows),
@@ -107,9 +114,9 @@ def heat_figure(
 
 
 def _edges(heat: Heatmap) -> list[float]:
-    """Left edges of the cells and the last one's right, half a step off, so that a step's mark stands in its cell.
+    """Left edges of the cells and the right edge of the last one, shifted by half a step so that steps are centered.
 
-    A cell lasts until the next recorded bucket.
+    A cell extends to the next recorded bucket.
     """
     widths = [after - before for before, after in zip(heat.step, heat.step[1:], strict=False)]
     usual = sorted(widths)[len(widths) // 2] if widths else 1
@@ -128,7 +135,7 @@ def _power(power: int) -> str:
     return f"{10**power:,}" if 0 <= power <= 3 else f"10<sup>{power}</sup>"
 
 
-def _words(name: str, value: float | None, step: int, ratio: bool) -> str:
+def _hover(name: str, value: float | None, step: int, ratio: bool) -> str:
     what = "not finite" if value is None else f"{value:.3g} × its RMS norm" if ratio else f"norm {value:.4g}"
     return f"{name}<br>{what}, from step {step:,}"
 
@@ -140,7 +147,7 @@ def _label(row: Layer) -> str:
 
 
 def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
-    """A line between two blocks, where each row is one parameter."""
+    """Lines between blocks, where each row is one parameter."""
     if any(len(row.members) > 1 for row in rows):
         return []
     found = [block_of(row.name) for row in rows]
@@ -152,7 +159,7 @@ def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
             "x1": 1,
             "y0": at - 0.5,
             "y1": at - 0.5,
-            "line": {"color": "#7b8794", "width": 1},
+            "line": {"color": QUIET, "width": 1},
         }
         for at in range(1, len(rows))
         if found[at] != found[at - 1] and len(set(found)) < len(rows)
@@ -161,20 +168,20 @@ def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
 
 def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event]) -> Trace | None:
     places = {names[at]: y for y, row in enumerate(rows) for at in row.members}
-    told = [
+    found = [
         event
         for event in events
         if event.kind is EventKind.NONFINITE and event.parameter in places and event.step >= heat.step[0]
     ]
-    if not told:
+    if not found:
         return None
     return scatter(
-        x=[event.step for event in told],
-        y=[places[event.parameter or ""] for event in told],
-        customdata=[event.parameter for event in told],
+        x=[event.step for event in found],
+        y=[places[event.parameter or ""] for event in found],
+        customdata=[event.parameter for event in found],
         mode="markers",
-        marker={"color": "#b3261e", "symbol": "x", "size": 9, "line": {"width": 1, "color": "white"}},
-        text=[f"{escaping.plotly(event.parameter or '', 200)}<br>not finite, step {event.step:,}" for event in told],
+        marker={"color": BAD, "symbol": "x", "size": 9, "line": {"width": 1, "color": "white"}},
+        text=[f"{escaping.plotly(event.parameter or '', 200)}<br>not finite, step {event.step:,}" for event in found],
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )

@@ -1,4 +1,4 @@
-"""What the flight recorder kept around an event: which parameters went first, in order, before and after. Pure."""
+"""Which parameters were affected first in the steps that the flight recorder stored around an event."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["AROUND", "AffectedParameter", "struck", "struck_rows"]
+__all__ = ["AROUND", "AffectedParameter", "affected_parameters", "affected_rows"]
 
 AROUND = 48
-"""Steps to each side of the event: the agent keeps every step's rows for 32 before it and 31 after."""
+"""Steps to each side of the event: the agent sends the rows of every step from 32 before it to 31 after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class AffectedParameter:
     bad_steps: int
 
 
-def struck(norms: Heatmap, ratios: Heatmap, targets: Heatmap) -> list[AffectedParameter]:
-    """The parameters that spiked or were not finite, the first one first; of one step, the worst first.
+def affected_parameters(norms: Heatmap, ratios: Heatmap, targets: Heatmap) -> list[AffectedParameter]:
+    """The parameters that spiked or were not finite, by step; within one step, the worst first.
 
-    All three over the same single steps: raw_norm, spike_ratio, target.
+    The three heat maps are of raw_norm, spike_ratio and target over the same single steps.
     """
     found = []
     for at, name in enumerate(norms.parameters):
@@ -66,12 +66,12 @@ def _middle(values: Sequence[float | None]) -> float | None:
     return median(finite) if finite else None
 
 
-def struck_rows(struck: Sequence[AffectedParameter], step: int, *, ordered: bool = True) -> list[dict[str, object]]:
-    """One row a parameter of an incident at `step`, the one that went first on top; of one step, all are equal.
+def affected_rows(affected: Sequence[AffectedParameter], step: int, *, ordered: bool = True) -> list[dict[str, object]]:
+    """One row per parameter of an incident at `step`, the first affected on top; those of one step share a rank.
 
-    ordered: whether the rows of `step` are there, without which nobody knows who was before.
+    ordered: whether the rows of `step` are stored; without them the order is unknown.
     """
-    steps = [one.step for one in struck]
+    steps = [one.step for one in affected]
     return [
         {
             "order": steps.index(one.step) + 1 if ordered else None,
@@ -86,5 +86,5 @@ def struck_rows(struck: Sequence[AffectedParameter], step: int, *, ordered: bool
             "norm after": one.after,
             "lowest target": one.lowest_target,
         }
-        for one in struck
+        for one in affected
     ]

@@ -1,4 +1,4 @@
-"""Parameters as rows of a heat map: one each where they fit, else neighbours of one block together, in model order."""
+"""Groups parameters into rows of a heat map, in model order: one each where they fit, else neighbors of one block."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from itertools import groupby
 __all__ = ["MAX_ROWS", "Layer", "block_of", "blocks", "layers", "worst_rows"]
 
 MAX_ROWS = 60
-"""What can be told apart on one screen."""
+"""Rows that can be distinguished on one screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One row: its name, which is not escaped, and the places of its members in the parameter table."""
+    """One row: its name, which is not escaped, and the indices of its members in the parameter table."""
 
     name: str
     members: range
@@ -33,14 +33,14 @@ def blocks(names: Sequence[str]) -> list[Layer]:
 
 
 def layers(names: Sequence[str], limit: int = MAX_ROWS) -> list[Layer]:
-    """At most `limit` rows that hold all of `names`: as deep into the names as fits."""
+    """At most `limit` rows for all of `names`, split as deep into the dotted names as possible."""
     if len(names) <= limit:
         return [Layer(name, range(at, at + 1)) for at, name in enumerate(names)]
     deepest = max(name.count(".") for name in names)
     for depth in range(deepest, 0, -1):
         found = _grouped(names, lambda name, depth=depth: ".".join(name.split(".")[:depth]))  # type: ignore[misc]  # bound now
         if len(found) <= limit:
-            # The first words alone tell nothing where they are all the same.
+            # Few rows mean that the first parts of the names are all the same, which says nothing.
             return found if len(found) > limit // 10 else _chunks(names, limit)
     return _chunks(names, limit)
 
@@ -65,7 +65,7 @@ def _chunks(names: Sequence[str], limit: int) -> list[Layer]:
 def worst_rows(
     rows: Sequence[Layer], extreme: Sequence[Sequence[float | None]]
 ) -> tuple[list[list[float | None]], list[list[int]]]:
-    """Per row and bucket the largest value of its members, and which member has it (its first one where none has)."""
+    """Per row and bucket the largest value of its members, and the index of that member (the first if all are None)."""
     values: list[list[float | None]] = []
     holders: list[list[int]] = []
     for row in rows:

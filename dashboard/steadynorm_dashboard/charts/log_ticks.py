@@ -1,4 +1,4 @@
-"""Labels of logarithmic axes: powers of ten where the values span one, so that a low panel's do not overlap."""
+"""Tick labels of logarithmic axes: powers of ten where the values span one, so that those of low panels fit."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["settle"]
+__all__ = ["set_ticks"]
 
 _LABEL_PX = 20
-"""Of an axis' height for one label."""
+"""Height of one label."""
 _PLAIN = (1e-3, 1e5)
-"""Between these a number is shorter than a power of ten, which plotly writes larger than any other label."""
+"""Within this range a plain number is shorter than a power of ten, which plotly draws larger than other labels."""
 _PADDED = 1.12
-"""What plotly leaves free beyond the values."""
+"""The range of the axis over that of the values: plotly adds a margin."""
 
 
-def settle(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> None:
-    """Give each logarithmic y axis of `layout` as many labels as it has room for.
+def set_ticks(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> None:
+    """Give each logarithmic y axis of `layout` as many labels as fit.
 
-    Left to itself plotly writes the digits 2 to 9 between powers of ten too, whatever `nticks` says.
+    By default plotly also labels the digits 2 to 9 between powers of ten, whatever `nticks` is.
     """
     values: dict[str, list[float]] = {}
     for trace in traces:

@@ -1,4 +1,4 @@
-"""What is pointed at on the charts: spikes, non-finite gradients, and the steps at which settings changed."""
+"""Markers on the charts: spikes, non-finite gradients, and the steps at which settings changed."""
 
 from __future__ import annotations
 
@@ -13,37 +13,40 @@ from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.formatting.changes import change_words
 
-__all__ = ["CHANGE", "INCIDENT", "STEPS", "ChangeMark", "StepMark", "changes", "nonfinite", "spikes"]
+__all__ = ["CHANGE", "INCIDENT", "MAX_MARKERS", "STEPS", "ChangeMarker", "StepMarker", "changes", "nonfinite", "spikes"]
 
 INCIDENT, CHANGE, STEPS = "incident", "change", "steps"
-"""What a click on a mark leads to: the first word of its key."""
+"""What a click on a marker opens: the part of its key before the colon."""
+
+MAX_MARKERS = 40
+"""Markers of each kind in a figure."""
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeMark:
-    """A revision that took effect. `words` is not escaped: it holds an operator's name and reason."""
+class ChangeMarker:
+    """A revision that took effect. `text` is not escaped: it contains an operator's name and reason."""
 
     step: int
     label: str
-    words: str
-    key: str = ""  # what a click on it answers: `change:` and the revision
-    revision: int = 0
+    text: str
+    key: str  # returned on a click: `change:` and the revision
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class StepMark:
-    """Something that happened at a step, or within the bucket that starts there. `words` is not escaped."""
+class StepMarker:
+    """Something that happened at a step, or within the bucket that starts there. `text` is not escaped."""
 
     step: int
-    height: float  # of the raw norm, where the mark stands
-    words: str
-    key: str = ""  # what a click on it answers: `incident:` and the event's id, else `steps:` and its bucket's
+    height: float  # the raw norm, at which the marker is drawn
+    text: str
+    key: str  # returned on a click: `incident:` and the event's id, else `steps:` and the bucket's first and last step
 
 
-def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[ChangeMark]:
-    """The revisions applied in steps first..last, oldest first."""
-    return [
-        ChangeMark(
+def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[ChangeMarker]:
+    """The newest revisions that were applied in steps first..last, oldest first."""
+    found = [
+        ChangeMarker(
             entry.applied_step,
             f"r{entry.revision} @ step {entry.applied_step}",
             f"{change_words(entry)} ({entry.actor}{': ' + entry.reason if entry.reason else ''})",
@@ -56,18 +59,19 @@ def changes(entries: Iterable[AuditEntry], first: int, last: int) -> list[Change
         # A change takes effect before its step is recorded: the newest one may lie one step past the data.
         and first <= entry.applied_step <= last + 1
     ]
+    return found[-MAX_MARKERS:]
 
 
-def spikes(series: Mapping[str, Series], events: Iterable[Event], limit: int) -> list[StepMark]:
-    """The buckets in which a tensor spiked, the tallest `limit` of them, in step order.
+def spikes(series: Mapping[str, Series], events: Iterable[Event]) -> list[StepMarker]:
+    """The buckets with the largest spikes, in step order.
 
-    The series decides, since it covers every step; an event of the bucket adds the exact step and the tensor's name.
+    They are found in the series, which covers every step; an event in the bucket adds the exact step and the tensor.
     """
     ratios = series.get("spike_ratio_max")
     if ratios is None:
         return []
     known = [event for event in events if event.kind is EventKind.SPIKE]
-    marks: list[tuple[float, StepMark]] = []
+    found: list[tuple[float, StepMarker]] = []
     for index, ratio in enumerate(ratios.max):
         if ratio is None or ratio <= SPIKE_RATIO:
             continue
@@ -79,26 +83,26 @@ def spikes(series: Mapping[str, Series], events: Iterable[Event], limit: int) ->
         worst = _worst(known, first, last)
         where = f" in {worst.parameter}" if worst and worst.parameter else ""
         when = f"step {worst.step}" if worst else f"step {first}" if first == last else f"steps {first} to {last}"
-        words = f"spike ×{ratio:.3g}{where}, {when}"
-        marks.append((ratio, StepMark(worst.step if worst else first, height, words, _key(worst, first, last))))
-    tallest = sorted(marks, key=lambda mark: -mark[0])[:limit]
-    return sorted((mark for _, mark in tallest), key=lambda mark: mark.step)
+        text = f"spike ×{ratio:.3g}{where}, {when}"
+        found.append((ratio, StepMarker(worst.step if worst else first, height, text, _key(worst, first, last))))
+    largest = sorted(found, key=lambda each: -each[0])[:MAX_MARKERS]
+    return sorted((marker for _, marker in largest), key=lambda marker: marker.step)
 
 
-def nonfinite(series: Mapping[str, Series], events: Iterable[Event], limit: int) -> list[StepMark]:
-    """The newest `limit` buckets with NaN or infinite gradients, in step order, at the height of the norm before."""
+def nonfinite(series: Mapping[str, Series], events: Iterable[Event]) -> list[StepMarker]:
+    """The newest buckets with NaN or infinite gradients, in step order, at the height of the norm before."""
     counts = series.get("nonfinite")
     if counts is None:
         return []
     known = [event for event in events if event.kind is EventKind.NONFINITE]
-    marks = []
+    found = []
     for index, (step, most) in enumerate(zip(counts.step, counts.max, strict=True)):
         if not most or (height := _raw_norm_at(series, step)) is None:
             continue
         last = _last_step(counts, index)
-        words = f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}"
-        marks.append(StepMark(step, height, words, _key(_worst(known, step, last), step, last)))
-    return marks[-limit:]
+        text = f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}"
+        found.append(StepMarker(step, height, text, _key(_worst(known, step, last), step, last)))
+    return found[-MAX_MARKERS:]
 
 
 def _last_step(series: Series, index: int) -> int:
@@ -118,7 +122,7 @@ def _key(event: Event | None, first: int, last: int) -> str:
 
 
 def _raw_norm_at(series: Mapping[str, Series], step: int) -> float | None:
-    """The largest raw norm of the bucket that holds `step`; of the nearest one before it where that has none."""
+    """The largest raw norm of the bucket that contains `step`, or of the nearest one before it that has any."""
     norms = series.get("raw_norm")
     if norms is None:
         return None

@@ -1,63 +1,66 @@
-"""Panels above each other over one axis: the layout that all figures of curves share, and what is drawn into it.
+"""Panels stacked over one x axis: the layout that all line charts share, and the traces and shapes drawn into it.
 
-One figure instead of several charts, so that zooming one panel zooms all. SVG traces only: without a GPU, WebGL is
-slower.
+They are one figure instead of several charts, so that zooming one panel zooms all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.series import Series
+from steadynorm_contract.signals import Signal, signal
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import QUIET, TARGET, translucent
 from steadynorm_dashboard.charts.figure import Trace, scatter
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = [
-    "LOG",
-    "SHORT_LOG",
-    "STEPS",
-    "Panel",
-    "band",
-    "change_lines",
-    "layout",
-    "line",
-    "spike_line",
-    "throttled_zone",
-    "titles",
-    "vertical",
-]
+__all__ = ["STEPS", "Panel", "band", "change_lines", "layout", "line", "vertical"]
 
 STEPS = Axis()
-LOG: dict[str, Any] = {"type": "log", "exponentformat": "power", "nticks": 5}
-SHORT_LOG: dict[str, Any] = LOG | {"nticks": 3}
-"""For a panel in which more labels would run into each other."""
-
+_TALL = 0.15
+"""Share of the figure's height above which a log axis has room for more than three labels."""
 _CLEARANCE = 0.17
-"""Of the figure's width: changes that are closer share a label."""
+"""Share of the figure's width: changes closer than this share a label."""
 _EDGE = 0.1
-"""Of the figure's width, at each end: there a label stands beside its line, and not over it."""
+"""Share of the figure's width at each end in which a label is placed beside its line instead of over it."""
 _ABOVE_TITLE_PX = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel: from where to where, in shares of the figure's height; its title with the unit; its own y axis."""
+    """One panel: its range in shares of the figure's height, its title, its y axis, and a threshold to draw."""
 
     low: float
     high: float
     title: str
-    axis: Mapping[str, Any] = field(default_factory=dict)
+    axis: Mapping[str, Any]
+    signal: Signal
+
+    @classmethod
+    def of(cls, low: float, high: float, name: str, title: str | None = None, **axis: Any) -> Panel:
+        """A panel with the title, scale and threshold of the signal `name` in the catalogue.
+
+        title: in place of the signal's own title and subtitle. axis: more properties of plotly's y axis.
+        """
+        of = signal(name)
+        words = [title or f"<b>{of.title}</b> {of.subtitle}"]
+        if of.scale == "log":
+            words.append("log scale")
+            axis = {"type": "log", "exponentformat": "power", "nticks": 5 if high - low > _TALL else 3} | axis
+        elif name != "loss":
+            axis = {"rangemode": "tozero"} | axis
+        if of.threshold is not None:
+            low_is_bad = of.worst == "min"
+            words.append(f"{'shaded: throttled, below' if low_is_bad else 'line: spike, above'} {of.threshold:g}")
+        return cls(low, high, ", ".join(words), axis, of)
 
 
 def layout(
     panels: Sequence[Panel],
-    along: Mapping[str, Any],
+    x_axis: Mapping[str, Any],
     *,
     height: int,
     revision: str,
@@ -65,19 +68,24 @@ def layout(
     shapes: Iterable[dict[str, Any]] = (),
     notes: Iterable[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """A figure's layout. Panels from top to bottom have the axes y, y2, y3, ...
+    """A figure's layout. Panels from top to bottom have the y axes y, y2, y3, ...
 
-    along: the axis from left to right, see `Axis.layout`. revision: zoom and hidden traces persist while it stays
-    the same. legend_above: the panel above which the legend stands.
+    x_axis: see `Axis.layout`. revision: zoom and hidden traces persist while it stays the same. legend_above: the
+    panel above which the legend is placed.
     """
+    names = ["y", *(f"y{at}" for at in range(2, len(panels) + 1))]
     axes = {
-        f"yaxis{at if at > 1 else ''}": {"domain": [one.low, one.high], "zeroline": False, "automargin": False}
-        | dict(one.axis)
-        for at, one in enumerate(panels, 1)
+        f"yaxis{name[1:]}": {"domain": [one.low, one.high], "zeroline": False, "automargin": False} | dict(one.axis)
+        for name, one in zip(names, panels, strict=True)
     }
+    thresholds = [
+        _threshold(name, one.signal.threshold, one.signal.worst)
+        for name, one in zip(names, panels, strict=True)
+        if one.signal.threshold is not None
+    ]
     return {
         "height": height,
-        "margin": {"l": 50, "r": 12, "t": 64, "b": 44},  # above the labels of changes is room for the buttons
+        "margin": {"l": 50, "r": 12, "t": 64, "b": 44},  # room for the mode bar above the labels of changes
         "hovermode": "x unified",
         "hoversubplots": "axis",
         "legend": {
@@ -89,59 +97,66 @@ def layout(
         },
         "uirevision": revision,
         "dragmode": "zoom",
-        "shapes": list(shapes),
-        "annotations": [*titles(panels), *notes],
-        "xaxis": {"anchor": f"y{len(panels) if len(panels) > 1 else ''}"} | dict(along),
+        "shapes": [*thresholds, *shapes],
+        "annotations": [*(_title(one) for one in panels), *notes],
+        "xaxis": {"anchor": names[-1]} | dict(x_axis),
         **axes,
     }
 
 
-def titles(panels: Iterable[Panel]) -> list[dict[str, Any]]:
-    """Titles of panels: flat above each, where they are read without turning the head."""
-    return [
-        {
-            "xref": "paper",
-            "x": 0,
-            "xanchor": "left",
-            "xshift": -48,
-            "yref": "paper",
-            "y": one.high,
-            "yanchor": "bottom",
-            "showarrow": False,
-            "text": one.title,
-            "font": {"size": 13},
-        }
-        for one in panels
-    ]
+def _title(panel: Panel) -> dict[str, Any]:
+    """A panel's title, horizontal above it instead of along the y axis."""
+    return {
+        "xref": "paper",
+        "x": 0,
+        "xanchor": "left",
+        "xshift": -48,
+        "yref": "paper",
+        "y": panel.high,
+        "yanchor": "bottom",
+        "showarrow": False,
+        "text": panel.title,
+        "font": {"size": 13},
+    }
+
+
+def _threshold(y_axis: str, at: float, worst: str) -> dict[str, Any]:
+    """A shaded zone below the threshold where small values are bad, else a line at it."""
+    shape: dict[str, Any] = {"xref": "paper", "x0": 0, "x1": 1, "yref": y_axis, "y1": at}
+    if worst == "min":
+        zone = {"type": "rect", "y0": 0, "fillcolor": translucent(TARGET), "line": {"width": 0}, "layer": "below"}
+        return shape | zone
+    return shape | {"type": "line", "y0": at, "line": {"color": QUIET, "width": 1, "dash": "dash"}}
 
 
 def line(
-    series: Series | None,
+    series: Mapping[str, Series],
     name: str,
     color: str,
-    axis: str,
+    y_axis: str,
     *,
-    of: str,
-    positive: bool = False,
+    label: str | None = None,
     legend: bool = False,
-    along: Axis = STEPS,
+    x_axis: Axis = STEPS,
     dash: str = "solid",
     group: str | None = None,
 ) -> list[Trace]:
-    """One value of each bucket (`of` min, mean or max) as a line. `positive`: for a log axis.
+    """One value of each bucket of the signal `name`: its worst one where the signal has a threshold, else the mean.
 
-    group: traces that are hidden and shown together.
+    label: in place of the signal's title. group: traces that are hidden and shown together.
     """
-    if series is None or not series.step:
+    found, of = series.get(name), signal(name)
+    if found is None or not found.step:
         return []
-    values: list[float | None] = getattr(series, of)
+    values = found.mean if of.threshold is None else found.min if of.worst == "min" else found.max
+    positive = of.scale == "log"
     return [
         scatter(
-            x=along.xs(series.step),
+            x=x_axis.xs(found.step),
             y=[value if not positive or (value or 0) > 0 else None for value in values],
-            name=name,
-            yaxis=axis,
-            mode="lines" if len(series.step) > 1 else "markers",
+            name=label or of.title,
+            yaxis=y_axis,
+            mode="lines" if len(found.step) > 1 else "markers",
             line={"color": color, "width": 1.6, "dash": dash},
             hovertemplate="%{y:.4g}",
             showlegend=legend,
@@ -151,37 +166,33 @@ def line(
 
 
 def band(
-    series: Series | None,
+    series: Mapping[str, Series],
     name: str,
     color: str,
-    axis: str,
+    y_axis: str,
     *,
-    positive: bool = False,
+    label: str | None = None,
     legend: bool = False,
-    along: Axis = STEPS,
+    x_axis: Axis = STEPS,
     dash: str = "solid",
     group: str | None = None,
     opacity: float = 0.22,
 ) -> list[Trace]:
-    """The mean as a line over a band from smallest to largest, so that no spike is lost between two points.
-
-    positive: for a log axis, which has no place for 0.
-    """
-    middle = line(
-        series, name, color, axis, of="mean", positive=positive, legend=legend, along=along, dash=dash, group=group
-    )
-    if series is None or all(count <= 1 for count in series.count):
+    """The mean as a line over a band from each bucket's smallest to its largest value, so that no spike is lost."""
+    middle = line(series, name, color, y_axis, label=label, legend=legend, x_axis=x_axis, dash=dash, group=group)
+    found, of = series.get(name), signal(name)
+    if found is None or all(count <= 1 for count in found.count):
         return middle
-    held = [
-        (step, low, high)
-        for step, low, high in zip(along.xs(series.step), series.min, series.max, strict=True)
-        if low is not None and high is not None and (low > 0 or not positive)
+    extremes = [
+        (x, low, high)
+        for x, low, high in zip(x_axis.xs(found.step), found.min, found.max, strict=True)
+        if low is not None and high is not None and (low > 0 or of.scale != "log")
     ]
     outline = scatter(
-        x=[x for x, _, _ in held] + [x for x, _, _ in reversed(held)],
-        y=[high for _, _, high in held] + [low for _, low, _ in reversed(held)],
-        name=f"{name}, smallest to largest",
-        yaxis=axis,
+        x=[x for x, _, _ in extremes] + [x for x, _, _ in reversed(extremes)],
+        y=[high for _, _, high in extremes] + [low for _, low, _ in reversed(extremes)],
+        name=f"{label or of.title}, smallest to largest",
+        yaxis=y_axis,
         mode="lines",
         line={"width": 0},
         fill="toself",
@@ -194,31 +205,30 @@ def band(
 
 
 def change_lines(
-    applied: Iterable[markers.ChangeMark], first: int, last: int, along: Axis = STEPS
+    changes: Sequence[markers.ChangeMarker], first: int, last: int, x_axis: Axis = STEPS
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A vertical line a change, and in a row above the title their labels, one for those that are close together.
+    """A vertical line for each change, and a row of labels above the title; changes close together share a label.
 
-    A label stands at the newest of its changes, and a click on it opens that one.
+    A label is placed at the newest of its changes, and a click on it opens that one.
     """
-    changes = list(applied)
     shapes = [
-        vertical(along.x(mark.step)) | {"line": {"color": QUIET, "width": 1.2, "dash": "dot"}} for mark in changes
+        vertical(x_axis.x(each.step)) | {"line": {"color": QUIET, "width": 1.2, "dash": "dot"}} for each in changes
     ]
-    groups: list[tuple[float, list[markers.ChangeMark]]] = []  # by the place of the newest one, which comes first
-    for mark in reversed(changes):
-        place = along.share(mark.step, first, last)
+    groups: list[tuple[float, list[markers.ChangeMarker]]] = []  # by the place of the newest one, which comes first
+    for each in reversed(changes):
+        place = x_axis.share(each.step, first, last)
         if groups and groups[-1][0] - place <= _CLEARANCE:
-            groups[-1][1].append(mark)
+            groups[-1][1].append(each)
         else:
-            groups.append((place, [mark]))
-    return shapes, [_change_label(place, together, along) for place, together in groups]
+            groups.append((place, [each]))
+    return shapes, [_change_label(place, together, x_axis) for place, together in groups]
 
 
-def _change_label(place: float, together: Sequence[markers.ChangeMark], along: Axis) -> dict[str, Any]:
+def _change_label(place: float, together: Sequence[markers.ChangeMarker], x_axis: Axis) -> dict[str, Any]:
     newest, oldest = together[0], together[-1]
     label = newest.label if newest is oldest else f"r{oldest.revision}–r{newest.revision}"
     return {
-        "x": along.x(newest.step),
+        "x": x_axis.x(newest.step),
         "yref": "paper",
         "y": 1,
         "yshift": _ABOVE_TITLE_PX,
@@ -226,43 +236,13 @@ def _change_label(place: float, together: Sequence[markers.ChangeMark], along: A
         "xanchor": "right" if place > 1 - _EDGE else "left" if place < _EDGE else "center",
         "showarrow": False,
         "text": escaping.plotly(label),
-        "hovertext": "<br>".join(escaping.plotly(mark.words) for mark in reversed(together)),
+        "hovertext": "<br>".join(escaping.plotly(each.text) for each in reversed(together)),
         "font": {"size": 12, "color": QUIET},
         "captureevents": True,
-        "name": newest.key,  # what a click answers, see live_chart
+        "name": newest.key,  # returned on a click, see live_chart
     }
 
 
 def vertical(x: object) -> dict[str, Any]:
     """A line through all panels."""
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1}
-
-
-def throttled_zone(axis: str = "y3") -> dict[str, Any]:
-    """The targets below which an old spike holds updates back."""
-    return {
-        "type": "rect",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "yref": axis,
-        "y0": 0,
-        "y1": THROTTLED_TARGET,
-        "fillcolor": translucent(TARGET),
-        "line": {"width": 0},
-        "layer": "below",
-    }
-
-
-def spike_line(axis: str) -> dict[str, Any]:
-    """The ratio above which a norm is a spike."""
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "yref": axis,
-        "y0": SPIKE_RATIO,
-        "y1": SPIKE_RATIO,
-        "line": {"color": QUIET, "width": 1, "dash": "dash"},
-    }

@@ -1,8 +1,8 @@
-"""What a change would have done: the contract's rule over the norms that were recorded. Pure.
+"""What a settings change would have done: the stabilizer's rule applied to recorded norms.
 
-Not every step has rows: a recorded norm stands for the steps since the row before it, so it decays the statistics by
-gamma ** steps. Around spikes every step is recorded, and there the replay is the rule itself. The first row's
-statistics are where it starts, so it needs no warm-up.
+Not every step has rows: a recorded norm represents the steps since the row before it, so it decays the statistics by
+gamma ** steps. Around spikes every step is recorded, and there the replay is exact. It starts from the statistics of
+the first row, so it needs no warm-up.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from steadynorm_contract.settings import Mode, Settings
 __all__ = ["ROWS", "Recorded", "Replay", "replay", "throttled_share"]
 
 ROWS = 1000
-"""Recorded norms that are replayed."""
+"""Recorded norms to replay."""
 
 _FEWEST = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Rows of one parameter, one a recorded step. A norm that was not finite is None."""
+    """Rows of one parameter, one per recorded step. A norm that was not finite is None."""
 
     steps: Sequence[int]
     norms: Sequence[float | None]
@@ -35,8 +35,8 @@ class Recorded:
     scales: Sequence[float | None]
 
     @property
-    def seen(self) -> list[float | None]:
-        """The norms that the optimizer saw."""
+    def stabilized(self) -> list[float | None]:
+        """The norms after the stabilizer."""
         return [
             None if norm is None or scale is None else norm * scale
             for norm, scale in zip(self.norms, self.scales, strict=True)
@@ -45,15 +45,15 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What would have been, by step: the norm that the optimizer would have seen, and the target."""
+    """The stabilized norm and the target that other settings would have given, by step."""
 
     steps: list[int]
-    seen: list[float | None]
+    stabilized: list[float | None]
     targets: list[float]
 
 
 def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
-    """`rows` under `draft` from their second one on, when `was` was in force before. None with too few rows."""
+    """Replay `rows` from the second one on with the settings `draft`, after `was`. None with too few rows."""
     first = next(
         (
             at
@@ -81,12 +81,12 @@ def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
         outcome = advance(state, math.nan if value is None else value, by_gap[gap], mode)
         mode = draft.mode
         done.steps.append(rows.steps[at])
-        done.seen.append(None if value is None else outcome.stabilized_norm)
+        done.stabilized.append(None if value is None else outcome.stabilized_norm)
         done.targets.append(outcome.target)
     return done
 
 
 def throttled_share(targets: Sequence[float | None]) -> float:
-    """Which share of `targets` is below the threshold of throttling, 0 to 1."""
+    """The share of `targets` below the throttling threshold, 0 to 1."""
     known = [value for value in targets if value is not None]
     return sum(value < THROTTLED_TARGET for value in known) / len(known) if known else 0.0

@@ -1,4 +1,4 @@
-"""From the server's series to a run's figure: loss, norms, smallest target, spike ratio, learning rate and speed."""
+"""A run's figure: loss, norms, smallest target, largest spike ratio, learning rate and speed."""
 
 from __future__ import annotations
 
@@ -7,56 +7,32 @@ from typing import Any
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.events import Event
-from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import BAD, LOSS, QUIET, RAW, STABILIZED, TARGET
 from steadynorm_dashboard.charts.figure import Figure, scatter
-from steadynorm_dashboard.charts.panels import (
-    LOG,
-    SHORT_LOG,
-    STEPS,
-    Panel,
-    band,
-    change_lines,
-    layout,
-    line,
-    spike_line,
-    throttled_zone,
-)
+from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["BUCKETS", "MAX_MARKS", "MAX_POINTS", "NAMES", "run_figure"]
+__all__ = ["MAX_POINTS", "RUN_BUCKETS", "RUN_SERIES", "run_figure"]
 
-NAMES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max", "nonfinite")
+RUN_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max", "nonfinite")
 """The series that the figure is drawn from."""
 
 MAX_POINTS = 2000
-"""Of a whole figure: what a browser redraws every second without a stutter."""
+"""Points of the whole figure that a browser can redraw every second without stuttering."""
 
-BUCKETS = 140
-"""Points asked of each series. A bucket's band keeps its smallest and largest value, so no spike is lost."""
-
-MAX_MARKS = 40
+RUN_BUCKETS = 140
+"""Points requested of each series. A bucket's band shows its smallest and largest value, so no spike is lost."""
 
 _PANELS = (
-    Panel(0.835, 1.0, "<b>loss</b> as logged"),
-    Panel(0.60, 0.79, "<b>gradient norm</b> L2 over all parameters, log scale", LOG),
-    Panel(
-        0.43,
-        0.555,
-        f"<b>smallest target</b> mean norm / RMS norm, shaded: throttled (below {THROTTLED_TARGET})",
-        {"rangemode": "tozero"},
-    ),
-    Panel(
-        0.28,
-        0.385,
-        f"<b>largest spike ratio</b> norm / RMS norm before it, log scale, line: spike ({SPIKE_RATIO:g})",
-        SHORT_LOG,
-    ),
-    Panel(0.145, 0.235, "<b>learning rate</b> per step", {"rangemode": "tozero", "nticks": 3, "exponentformat": "e"}),
-    Panel(0.0, 0.1, "<b>speed</b> optimizer steps a second", {"rangemode": "tozero", "nticks": 3}),
+    Panel.of(0.835, 1.0, "loss"),
+    Panel.of(0.60, 0.79, "raw_norm", "<b>gradient norm</b> L2 over all parameters"),
+    Panel.of(0.43, 0.555, "target_min"),
+    Panel.of(0.28, 0.385, "spike_ratio_max"),
+    Panel.of(0.145, 0.235, "learning_rate", nticks=3, exponentformat="e"),
+    Panel.of(0.0, 0.1, "steps_per_s", nticks=3),
 )
 _HEIGHT_PX = 940
 
@@ -67,9 +43,9 @@ def run_figure(
     events: Sequence[Event],
     *,
     revision: str,
-    along: Axis = STEPS,
+    x_axis: Axis = STEPS,
 ) -> Figure | None:
-    """The six panels over `along`. None before the first step.
+    """The six panels over `x_axis`. None before the first step.
 
     revision: zoom and hidden traces persist while it stays the same.
     """
@@ -78,55 +54,52 @@ def run_figure(
         return None
     first = min(one.step[0] for one in recorded)
     last = max(one.step[-1] + one.count[-1] - 1 for one in recorded)
+    series = {**series, "steps_per_s": _speed(recorded[0])}
     traces = [
-        *band(series.get("loss"), "loss", LOSS, "y", along=along),
-        *band(series.get("raw_norm"), "raw norm", RAW, "y2", positive=True, legend=True, along=along),
-        *band(
-            series.get("stabilized_norm"), "stabilized norm", STABILIZED, "y2", positive=True, legend=True, along=along
-        ),
-        *line(series.get("target_min"), "smallest target", TARGET, "y3", of="min", along=along),
-        *line(series.get("spike_ratio_max"), "spike ratio", RAW, "y4", of="max", positive=True, along=along),
-        *line(series.get("learning_rate"), "learning rate", QUIET, "y5", of="mean", along=along),
-        *line(_speed(recorded[0]), "steps/s", LOSS, "y6", of="mean", along=along),
-        *_points(markers.spikes(series, events, MAX_MARKS), "spike", RAW, "triangle-down", along),
-        *_points(markers.nonfinite(series, events, MAX_MARKS), "non-finite", BAD, "x", along),
+        *band(series, "loss", LOSS, "y", x_axis=x_axis),
+        *band(series, "raw_norm", RAW, "y2", legend=True, x_axis=x_axis),
+        *band(series, "stabilized_norm", STABILIZED, "y2", legend=True, x_axis=x_axis),
+        *line(series, "target_min", TARGET, "y3", x_axis=x_axis),
+        *line(series, "spike_ratio_max", RAW, "y4", x_axis=x_axis),
+        *line(series, "learning_rate", QUIET, "y5", x_axis=x_axis),
+        *line(series, "steps_per_s", LOSS, "y6", label="steps/s", x_axis=x_axis),
+        _points(markers.spikes(series, events), "spike", RAW, "triangle-down", x_axis),
+        _points(markers.nonfinite(series, events), "non-finite", BAD, "x", x_axis),
     ]
-    shapes, notes = change_lines(markers.changes(audit, first, last)[-MAX_MARKS:], first, last, along)
+    shapes, notes = change_lines(markers.changes(audit, first, last), first, last, x_axis)
     return Figure(
         traces,
         layout(
             _PANELS,
-            along.layout(first, last),
+            x_axis.layout(first, last),
             height=_HEIGHT_PX,
             revision=revision,
             legend_above=1,
-            shapes=[throttled_zone(), spike_line("y4"), *shapes],
+            shapes=shapes,
             notes=notes,
         ),
     )
 
 
 def _speed(series: Series) -> Series:
-    """Steps a second from each bucket's begin to the next one's; none where the clock stood or went back."""
+    """Steps per second between the starts of neighboring buckets; None where the clock stopped or went back."""
     steps, times = series.step, series.time
     mean: list[float | None] = [
-        (after - before) / (end - begin) if end > begin else None
-        for before, after, begin, end in zip(steps, steps[1:], times, times[1:], strict=False)
+        (after - before) / (end - start) if end > start else None
+        for before, after, start, end in zip(steps, steps[1:], times, times[1:], strict=False)
     ]
     return Series(steps[: len(mean)], series.count[: len(mean)], mean, mean, mean)
 
 
-def _points(at: Sequence[markers.StepMark], name: str, color: str, symbol: str, along: Axis) -> list[Any]:
-    return [
-        scatter(
-            x=along.xs(mark.step for mark in at),
-            y=[mark.height for mark in at],
-            name=name,
-            yaxis="y2",
-            mode="markers",
-            marker={"color": color, "symbol": symbol, "size": 10, "line": {"width": 1, "color": "white"}},
-            text=[escaping.plotly(mark.words) for mark in at],
-            customdata=[mark.key for mark in at],
-            hovertemplate="%{text} (click)<extra></extra>",
-        )
-    ]
+def _points(at: Sequence[markers.StepMarker], name: str, color: str, symbol: str, x_axis: Axis) -> dict[str, Any]:
+    return scatter(
+        x=x_axis.xs(each.step for each in at),
+        y=[each.height for each in at],
+        name=name,
+        yaxis="y2",
+        mode="markers",
+        marker={"color": color, "symbol": symbol, "size": 10, "line": {"width": 1, "color": "white"}},
+        text=[escaping.plotly(each.text) for each in at],
+        customdata=[each.key for each in at],
+        hovertemplate="%{text} (click)<extra></extra>",
+    )

@@ -1,1 +1,1 @@
-"""What runs in the browser, with the Python that feeds it: the live chart, the fleet table, static files."""
+"""Browser code and the Python that feeds it: the live chart, the runs table, plotly's library."""

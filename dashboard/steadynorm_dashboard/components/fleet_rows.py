@@ -1,4 +1,4 @@
-"""Rows of the fleet's table, as its script draws them: words, colours, numbers and lines, nothing left to decide."""
+"""Rows of the runs table in the form that its script draws: formatted text, colors and paths."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from steadynorm_contract.fleet import FleetRun, LastChange, Spark
 from steadynorm_contract.runs import RevisionState, RunState
+from steadynorm_contract.signals import signal
 from steadynorm_dashboard.components import sparkline
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
-__all__ = ["COLUMNS", "Row", "looks", "rows"]
+__all__ = ["COLUMNS", "Row", "badges", "rows"]
 
 Row = dict[str, object]
 
@@ -19,34 +20,32 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("state", "state", "", ""),
     ("step", "step", "-step", "step"),
     ("speed", "steps/s", "-steps_per_s", "steps_per_s"),
-    ("loss", "loss", "-loss", "loss"),
-    ("norm", "raw norm (log)", "-raw_norm", "raw_norm"),
+    ("loss", signal("loss").title, "-loss", "loss"),
+    ("norm", f"{signal('raw_norm').title} (log)", "-raw_norm", "raw_norm"),
     ("target", "target", "", ""),
     ("change", "last change", "", ""),
     ("seen", "last seen", "-last_seen", "last_seen"),
 )
-"""Key, title, and the orders that a first and a second click on the title ask for; empty: it cannot be sorted by."""
+"""Key, title, and the sort orders of a first and a second click on the title; empty: not sortable."""
 
 _TAGS = 4
-_LIVE = (RunState.RUNNING, RunState.STALLED)
 
 
 def rows(runs: Iterable[FleetRun], now: float) -> list[Row]:
-    """One row a run. Everything is plain text, which the script sets as text and never as HTML."""
+    """One row per run. All values are plain text, which the script inserts as text and never as HTML."""
     return [_row(run, now) for run in runs]
 
 
-def looks(runs: Iterable[FleetRun]) -> dict[str, Row]:
-    """How each word for health and state looks, once for all rows."""
-    met = {look.word: look for run in runs for look in (_health(run), status.state_of(run))}
+def badges(runs: Iterable[FleetRun]) -> dict[str, Row]:
+    """The badge of each word for health and state, once for all rows."""
+    found = {badge.word: badge for run in runs for badge in (_health(run), status.state_of(run))}
     return {
-        word: {"color": look.color, "icon": look.icon.strip(":").partition("/")[2], "help": look.help}
-        for word, look in met.items()
+        word: {"color": badge.color, "icon": badge.icon.strip(":").partition("/")[2], "help": badge.help}
+        for word, badge in found.items()
     }
 
 
 def _row(run: FleetRun, now: float) -> Row:
-    live = run.state in _LIVE
     return {
         "id": run.run_id,
         "name": escaping.visible(run.name, 80),
@@ -55,11 +54,11 @@ def _row(run: FleetRun, now: float) -> Row:
         "more_tags": max(0, len(run.tags) - _TAGS),
         "health": _health(run).word,
         "state": status.state_of(run).word,
-        "faded": not live and run.state is not RunState.FAILED,
+        "faded": not run.state.is_live and run.state is not RunState.FAILED,
         "step": numbers.number(run.step),
         "speed": numbers.number(run.steps_per_s, 3) if run.state is RunState.RUNNING else numbers.MISSING,
-        "loss": _line(run.loss, run.loss_spark, "loss"),
-        "norm": _line(run.raw_norm, run.norm_spark, "raw norm", log=True),
+        "loss": _line("loss", run.loss, run.loss_spark),
+        "norm": _line("raw_norm", run.raw_norm, run.norm_spark),
         "target": numbers.number(run.target_min, 3),
         "change": _change(run.last_change, now),
         "seen": f"{numbers.duration(now - run.last_seen)} ago",
@@ -67,14 +66,15 @@ def _row(run: FleetRun, now: float) -> Row:
 
 
 def _health(run: FleetRun) -> status.Status:
-    """How it does; of an ended run how it ended, for what it was spiking or calm in does not matter any more."""
-    return status.health_of(run) if run.state in _LIVE else status.state_of(run)
+    """The health of a live run; of an ended run, how it ended."""
+    return status.health_of(run) if run.state.is_live else status.state_of(run)
 
 
-def _line(value: float | None, spark: Spark | None, name: str, *, log: bool = False) -> Row:
-    shown = numbers.number(value)
+def _line(name: str, value: float | None, spark: Spark | None) -> Row:
+    of, shown = signal(name), numbers.number(value)
+    log = of.scale == "log"
     found = [each for each in (*spark.low, *spark.high) if each is not None] if spark else []
-    words = f"{name}{' (log)' if log else ''} {shown}"
+    words = f"{of.title}{' (log)' if log else ''} {shown}"
     if found:
         words += f", between {numbers.number(min(found))} and {numbers.number(max(found))} since the start"
     line, band = sparkline.paths(spark, log=log)

@@ -1,10 +1,10 @@
-// Draws the fleet's table and redraws it in place. See fleet_table.py.
+// Draws the runs table and updates it in place. See fleet_table.py.
 //
-// Names, tags and reasons are other people's words: they become text nodes and attributes, never HTML.
+// Names, tags and reasons are untrusted: they become text nodes and attributes, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const NUMBERS = new Set(["step", "speed", "target", "seen", "loss", "norm"]);
-const chosen = new Set(); // for as long as the browser's tab shows this dashboard
+const chosen = new Set(); // ids of the runs to compare, until the page is reloaded
 
 function element(name, className, parent) {
   const made = document.createElement(name);
@@ -13,7 +13,7 @@ function element(name, className, parent) {
   return made;
 }
 
-/** Changes a node only where it differs: what stays is not drawn again, and keeps the focus. */
+/** Updates a node only if its text differs, so that unchanged nodes are not redrawn and keep the focus. */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -46,7 +46,7 @@ const PARTS = {
     return ({ change }) => {
       write(what, change?.what ?? "–");
       write(who, change?.who ?? "");
-      mark(cell, "title", change?.why ?? "Nobody changed its settings.");
+      mark(cell, "title", change?.why ?? "Its settings have not been changed.");
     };
   },
 };
@@ -58,11 +58,11 @@ function badge(name) {
     icon.setAttribute("aria-hidden", "true");
     icon.translate = false;
     const word = element("span", "", shown);
-    return (row, looks) => {
-      const look = looks[row[name]];
-      mark(shown, "class", `badge ${look.color}`);
-      mark(shown, "title", look.help);
-      write(icon, look.icon);
+    return (row, badges) => {
+      const shown = badges[row[name]];
+      mark(shown, "class", `badge ${shown.color}`);
+      mark(shown, "title", shown.help);
+      write(icon, shown.icon);
       write(word, row[name]);
     };
   };
@@ -108,14 +108,14 @@ class Table {
     this.table.addEventListener("change", (event) => this.choose(event.target));
   }
 
-  draw({ rows, looks, columns, sort }, say) {
-    this.say = say;
+  draw({ rows, badges, columns, sort }, report) {
+    this.report = report;
     this.heads(columns, sort);
     const resorted = this.sort !== sort;
     this.sort = sort;
-    const wanted = new Set(rows.map((row) => row.id));
+    const ids = new Set(rows.map((row) => row.id));
     for (const [id, { tr }] of this.rows) {
-      if (!wanted.has(id)) {
+      if (!ids.has(id)) {
         tr.remove();
         this.rows.delete(id);
         chosen.delete(id);
@@ -123,23 +123,23 @@ class Table {
     }
     for (const row of rows) {
       if (!this.rows.has(row.id)) this.rows.set(row.id, this.make(row.id, columns));
-      this.rows.get(row.id).update(row, looks);
+      this.rows.get(row.id).update(row, badges);
     }
     this.order = rows.map((row) => row.id);
     this.arrange(resorted);
     this.compare();
   }
 
-  /** Rows in their order; not while somebody points at one, which would slip away from under their hand. */
+  /** Sorts the rows, but not while one is hovered or focused: it would move away from the pointer. */
   arrange(now = false) {
     const order = this.order ?? [];
-    const held = this.host.matches(":hover") || this.body.contains(document.activeElement);
+    const inUse = this.host.matches(":hover") || this.body.contains(document.activeElement);
     const focused = this.body.contains(document.activeElement) ? document.activeElement : null;
     let at = this.body.firstElementChild;
     for (const id of order) {
       const { tr } = this.rows.get(id);
       if (tr === at) at = at.nextElementSibling;
-      else if (now || !held || !tr.isConnected) this.body.insertBefore(tr, held && !now ? null : at);
+      else if (now || !inUse || !tr.isConnected) this.body.insertBefore(tr, inUse && !now ? null : at);
     }
     focused?.focus({ preventScroll: true });
   }
@@ -162,7 +162,7 @@ class Table {
       write(label, on ? `${title} ${sort.startsWith("-") ? "↓" : "↑"}` : title);
       if (on) mark(cell, "aria-sort", sort.startsWith("-") ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
-      if (first) label.onclick = () => this.say("sorted", sort === first ? second : first);
+      if (first) label.onclick = () => this.report("sorted", sort === first ? second : first);
     });
   }
 
@@ -175,21 +175,21 @@ class Table {
       const cell = element("td", NUMBERS.has(key) ? `${key} number` : key, tr);
       return (PARTS[key] ?? plain(key))(cell);
     });
-    const update = (row, looks) => {
+    const update = (row, badges) => {
       box.checked = chosen.has(id);
       mark(box, "aria-label", `Compare ${row.name}`);
       tr.classList.toggle("faded", row.faded);
-      for (const part of parts) part(row, looks);
+      for (const part of parts) part(row, badges);
     };
     return { tr, update };
   }
 
   click(event) {
     const link = event.target.closest("a[data-run]");
-    // With a key held or another button the browser opens a tab of its own, as with any link.
+    // With a modifier key or another button the browser opens a new tab, as with any link.
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
-    this.say("opened", link.dataset.run);
+    this.report("opened", link.dataset.run);
   }
 
   key(event) {
@@ -215,14 +215,14 @@ class Table {
       this.button.textContent = "Compare";
       this.clear = element("button", "plain", this.bar);
       this.clear.type = "button";
-      this.clear.textContent = "choose none";
+      this.clear.textContent = "Clear selection";
       this.words = element("span", "", this.bar);
       this.words.setAttribute("role", "status");
     }
     this.bar.hidden = !ids.length;
     this.button.disabled = ids.length < 2;
-    write(this.words, ids.length === 1 ? "1 run chosen: choose another to compare them." : `${ids.length} runs chosen`);
-    this.button.onclick = () => this.say("compared", ids);
+    write(this.words, ids.length === 1 ? "1 run selected: select another one to compare." : `${ids.length} runs selected`);
+    this.button.onclick = () => this.report("compared", ids);
     this.clear.onclick = () => {
       chosen.clear();
       for (const box of this.body.querySelectorAll("input")) box.checked = false;

@@ -1,7 +1,7 @@
-"""The fleet as a real table: links, sparklines, sorting by its titles; redrawn in place, so that nothing jumps.
+"""The runs overview as an HTML table with links, sparklines and sortable columns, updated in place.
 
-`st.dataframe` draws on a canvas: no links, nothing for a screen reader or the browser's search, no colours with icons,
-and every refresh is a new one. This component keeps its rows and changes what differs; it speaks to no other host.
+`st.dataframe` draws on a canvas: without links, colored badges, or text for screen readers and the browser's search,
+and every refresh replaces it. This component keeps its rows and updates what differs; it contacts no other host.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ import streamlit as st
 
 from steadynorm_dashboard.components.fleet_rows import COLUMNS, Row
 
-__all__ = ["TableAction", "fleet_table", "wish"]
+__all__ = ["TableAction", "fleet_table", "pending_action"]
 
 _KEY = "fleet/table"
 
 
 @dataclass(frozen=True, slots=True)
 class TableAction:
-    """What a visitor just asked for, one of these."""
+    """A visitor's last action; one of the fields is set."""
 
     opened: str | None = None
-    """A run's id."""
+    """The id of the run to open."""
     compared: tuple[str, ...] = ()
-    """Ids of the runs to lay over each other."""
+    """The ids of the runs to compare."""
     sort: str | None = None
-    """An order of `client.fleet`."""
+    """A sort order of `client.fleet`."""
 
 
-def fleet_table(rows: Sequence[Row], looks: Mapping[str, Row], sort: str) -> None:
-    """Draw the table. looks: of the words for health and state. What a visitor does is the next `wish`."""
-    mount = st.components.v2.component(
+def fleet_table(rows: Sequence[Row], badges: Mapping[str, Row], sort: str) -> None:
+    """Draw the table. badges: of the words for health and state. A visitor's action is the next `pending_action`."""
+    component = st.components.v2.component(
         "steadynorm_fleet",
         html='<div class="steadynorm-fleet"></div>',
         css=_file(".css"),
         js=_file(".js"),
-        isolate_styles=False,  # the icons' font is the page's
+        isolate_styles=False,  # the page provides the icon font
     )
-    mount(
+    component(
         key=_KEY,
-        data={"rows": list(rows), "looks": dict(looks), "columns": COLUMNS, "sort": sort},
-        on_opened_change=_note,
-        on_compared_change=_note,
-        on_sorted_change=_note,
+        data={"rows": list(rows), "badges": dict(badges), "columns": COLUMNS, "sort": sort},
+        on_opened_change=_ignore,
+        on_compared_change=_ignore,
+        on_sorted_change=_ignore,
     )
 
 
-def wish() -> TableAction:
-    """What was asked for since the table was drawn last. Known before anything is read or drawn."""
-    said = st.session_state.get(_KEY) or {}
-    opened, compared, sort = said.get("opened"), said.get("compared"), said.get("sorted")
+def pending_action() -> TableAction:
+    """The action since the table was last drawn. It is known before anything is read or drawn."""
+    state = st.session_state.get(_KEY) or {}
+    opened, compared, sort = state.get("opened"), state.get("compared"), state.get("sorted")
     return TableAction(
         opened if isinstance(opened, str) else None,
         tuple(str(one) for one in compared) if isinstance(compared, list) else (),
@@ -61,8 +61,8 @@ def wish() -> TableAction:
     )
 
 
-def _note() -> None:
-    """A wish is read by `wish`; without a callback the component would not report it."""
+def _ignore() -> None:
+    """Actions are read by `pending_action`, but the component reports them only if there is a callback."""
 
 
 @cache

@@ -1,8 +1,14 @@
-// Draws a plotly figure into the page and redraws it in place. See live_chart.py.
+// Draws a plotly figure and updates it in place. See live_chart.py.
+
+const CONFIG = {
+  displaylogo: false,
+  responsive: true,
+  modeBarButtons: [["zoom2d", "pan2d", "autoScale2d", "resetScale2d"]],
+};
 
 const loads = new Map();
 
-/** The plotly library at `url`, fetched once a page. */
+/** The plotly library at `url`, loaded once per page. */
 function load(url) {
   if (!loads.has(url)) {
     loads.set(
@@ -19,8 +25,8 @@ function load(url) {
   return loads.get(url);
 }
 
-/** The figure in the colours that the page has now: a visitor may switch between light and dark at any time. */
-function dressed(figure, host) {
+/** Applies the page's current colors: a visitor may switch between light and dark at any time. */
+function themed(figure, host) {
   const style = getComputedStyle(host);
   const color = (name) => style.getPropertyValue(name).trim() || undefined;
   const text = color("--st-text-color");
@@ -42,7 +48,7 @@ function dressed(figure, host) {
 
 const NEAR_PX = 14;
 
-/** The clickable thing at the pointer: a heat map's cell, or a marker that is really under it. */
+/** The key of the heat map cell or marker at the pointer. */
 function under(host, points, event) {
   const box = host.getBoundingClientRect();
   const near = ({ data, x, y, xaxis, yaxis }) =>
@@ -51,18 +57,18 @@ function under(host, points, event) {
       xaxis.d2p(x) + xaxis._offset - (event.clientX - box.left),
       yaxis.d2p(y) + yaxis._offset - (event.clientY - box.top),
     ) <= NEAR_PX;
-  // With one hover label for all panels, the points of every panel are told.
+  // With one hover label for all panels, plotly reports the points of every panel.
   return points.find((point) => typeof point.customdata === "string" && near(point))?.customdata;
 }
 
-function listen(host, { clicks, zooms }, say) {
+function listen(host, { clicks, zooms }, report) {
   if (clicks) {
     host.on("plotly_click", ({ points, event }) => {
-      const said = under(host, points, event);
-      if (said) say("clicked", said);
+      const key = under(host, points, event);
+      if (key) report("clicked", key);
     });
     host.on("plotly_clickannotation", ({ annotation }) => {
-      if (annotation.name) say("clicked", annotation.name);
+      if (annotation.name) report("clicked", annotation.name);
     });
     const point = (cursor) => {
       for (const area of host.querySelectorAll(".nsewdrag")) area.style.cursor = cursor;
@@ -73,8 +79,8 @@ function listen(host, { clicks, zooms }, say) {
   if (zooms) {
     host.on("plotly_relayout", (change) => {
       const ends = change["xaxis.range"] ?? [change["xaxis.range[0]"], change["xaxis.range[1]"]];
-      if (ends[0] !== undefined && ends[1] !== undefined) say("zoomed", ends.map(String));
-      else if (change["xaxis.autorange"]) say("zoomed", []);
+      if (ends[0] !== undefined && ends[1] !== undefined) report("zoomed", ends.map(String));
+      else if (change["xaxis.autorange"]) report("zoomed", []);
     });
   }
 }
@@ -84,17 +90,17 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
   const loaded = load(new URL(data.library, document.baseURI).href);
   if (!data.figure) return; // see preload
   const plotly = await loaded;
-  // Nobody looks at a tab in the background: what comes meanwhile is drawn once, when it is looked at.
+  // A tab in the background is drawn once, with the newest figure, when it becomes visible.
   host.steadynormNewest = data.figure;
   if (document.hidden) {
     await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
     if (host.steadynormNewest !== data.figure) return;
   }
-  const { data: traces, layout } = dressed(JSON.parse(data.figure), host);
-  // `react` changes what differs and keeps what the visitor did (zoom, hidden traces) while uirevision is the same.
-  await plotly.react(host, traces, layout, { displaylogo: false, responsive: true, ...data.options });
+  const { data: traces, layout } = themed(JSON.parse(data.figure), host);
+  // `react` updates what differs and keeps the zoom and hidden traces while uirevision is the same.
+  await plotly.react(host, traces, layout, CONFIG);
   if (!host.steadynormListens) {
-    host.steadynormListens = true; // once, however often the figure is drawn
+    host.steadynormListens = true; // once per chart
     listen(host, data, setTriggerValue);
   }
 }

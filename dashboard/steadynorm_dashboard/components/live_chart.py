@@ -1,8 +1,8 @@
-"""A plotly figure that is redrawn in place, so that a visitor's zoom survives the next refresh.
+"""A plotly figure that is updated in place, so that a visitor's zoom survives the next refresh.
 
-`st.plotly_chart` of Streamlit 1.67 takes a figure with other data for another chart: every refresh builds it anew and
-forgets the zoom, whatever `key` and `uirevision` say. This small component calls `Plotly.react` instead, with the
-library from `bundle`, which `serve` hands out; nothing comes from a foreign host.
+`st.plotly_chart` of Streamlit 1.67 treats a figure with other data as another chart: every refresh builds it again and
+resets the zoom, whatever `key` and `uirevision` are. This component calls `Plotly.react` instead, with the library from
+`plotly_bundle`, which the dashboard serves itself; nothing is loaded from external hosts.
 """
 
 from __future__ import annotations
@@ -28,64 +28,48 @@ class Gesture:
     clicked: str | None = None
     """The `customdata` of the point, or the `name` of the annotation, that was clicked."""
     zoomed: tuple[str, str] | None = None
-    """Left and right end of the axis, in its own unit, after a zoom or a pan."""
-    unzoomed: bool = False
-    """Back to the whole."""
+    """Both ends of the x axis, in its own unit, after a zoom or a pan."""
+    reset: bool = False
+    """The zoom was reset."""
 
 
-def live_chart(
-    figure: Figure,
-    *,
-    key: str,
-    options: Mapping[str, object] | None = None,
-    clicks: bool = False,
-    zooms: bool = False,
-) -> Gesture:
-    """Draw `figure`. The chart of the same `key` is updated in place.
+def live_chart(figure: Figure, *, key: str, clicks: bool = False, zooms: bool = False) -> Gesture:
+    """Draw `figure` in the page's colors. The chart with the same `key` is updated in place.
 
-    Layout colours are the page's own. options: plotly's `config`. clicks, zooms: which gestures to answer with.
+    clicks, zooms: which gestures to report.
     """
-    answer = _mounted(
-        key,
-        figure.height_px,
-        {
-            "figure": figure.to_json(),
-            "options": dict(options or {}),
-            "clicks": clicks,
-            "zooms": zooms,
-        },
-    )
-    ends = answer.get("zoomed")
+    state = _mount(key, figure.height_px, {"figure": figure.to_json(), "clicks": clicks, "zooms": zooms})
+    ends = state.get("zoomed")
     return Gesture(
-        clicked=answer.get("clicked"),
+        clicked=state.get("clicked"),
         zoomed=(str(ends[0]), str(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None,
-        unzoomed=isinstance(ends, list) and not ends,
+        reset=isinstance(ends, list) and not ends,
     )
 
 
 def preload() -> None:
-    """Let the browser fetch plotly's library while the page is still being made."""
-    _mounted("preload", 1, {})
+    """Let the browser load plotly's library while the rest of the page is being built."""
+    _mount("preload", 1, {})
 
 
-def _mounted(key: str, height: int, data: Mapping[str, object]) -> Any:
-    mount = st.components.v2.component(
+def _mount(key: str, height: int, data: Mapping[str, object]) -> Any:
+    component = st.components.v2.component(
         "steadynorm_chart",
         html='<div class="steadynorm-chart"></div>',
         js=_script(),
-        isolate_styles=False,  # plotly's style sheet lies in the page's head
+        isolate_styles=False,  # plotly's style sheet is in the page's head
     )
-    return mount(
+    return component(
         key=key,
         height=height,
         data={"library": plotly_bundle.ADDRESS, **data},
-        on_clicked_change=_note,
-        on_zoomed_change=_note,
+        on_clicked_change=_ignore,
+        on_zoomed_change=_ignore,
     )
 
 
-def _note() -> None:
-    """A gesture is read from the answer; without a callback the component would not report it."""
+def _ignore() -> None:
+    """Gestures are read from the component's state, but it reports them only if there is a callback."""
 
 
 @cache

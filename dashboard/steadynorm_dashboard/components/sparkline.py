@@ -1,4 +1,4 @@
-"""A sparkline as paths of an SVG: the mean as a line, over a band of each bucket's extremes, so that a spike shows."""
+"""Sparklines as SVG paths: the mean as a line over a band of each bucket's extremes, so that spikes are visible."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from steadynorm_contract.fleet import Spark
 __all__ = ["HEIGHT", "WIDTH", "paths"]
 
 WIDTH, HEIGHT = 100, 24
-"""Of the drawing's own coordinates; a cell stretches it."""
+"""The drawing's coordinates; it is stretched to the table's cell."""
 
-_EDGE = 2.0  # so that a line at the top is not cut in half
+_EDGE = 2.0  # so that a line at the top is not clipped
 
 
 def paths(spark: Spark | None, *, log: bool = False) -> tuple[str, str]:
-    """Line and band, `M0,3L1,9…`, a new `M` after each gap. Empty where there is nothing to draw.
+    """Line and band, `M0,3L1,9…`, with a new `M` after each gap. Empty if there is nothing to draw.
 
-    log: norms of several sizes share a line, where one spike would press all others flat.
+    log: on a linear scale one spike would flatten the rest of a line of norms.
     """
     if spark is None:
         return "", ""
@@ -38,18 +38,18 @@ def paths(spark: Spark | None, *, log: bool = False) -> tuple[str, str]:
         return f"{_short(at * across)},{_short(HEIGHT - _EDGE - part * (HEIGHT - 2 * _EDGE))}"
 
     line, band = [], []
-    for stretch in _stretches(buckets):
-        means = [point(at, mean) for at, (_, mean, _) in stretch]
-        line.append("M" + "L".join(means if len(means) > 1 else means * 2))  # one on its own is a dot, not nothing
-        if any(low < high for _, (low, _, high) in stretch):
-            ends = [point(at, high) for at, (_, _, high) in stretch]
-            ends += [point(at, low) for at, (low, _, _) in reversed(stretch)]
+    for segment in _segments(buckets):
+        means = [point(at, mean) for at, (_, mean, _) in segment]
+        line.append("M" + "L".join(means if len(means) > 1 else means * 2))  # a single point is drawn as a dot
+        if any(low < high for _, (low, _, high) in segment):
+            ends = [point(at, high) for at, (_, _, high) in segment]
+            ends += [point(at, low) for at, (low, _, _) in reversed(segment)]
             band.append("M" + "L".join(ends) + "Z")
     return "".join(line), "".join(band)
 
 
-def _stretches(buckets: Sequence[tuple[float, ...] | None]) -> list[list[tuple[int, tuple[float, ...]]]]:
-    """What lies between gaps, each bucket with its place."""
+def _segments(buckets: Sequence[tuple[float, ...] | None]) -> list[list[tuple[int, tuple[float, ...]]]]:
+    """The buckets between gaps, each with its index."""
     found: list[list[tuple[int, tuple[float, ...]]]] = [[]]
     for at, bucket in enumerate(buckets):
         if bucket is not None:

@@ -1,107 +1,82 @@
-"""Files that never change, compressed once and kept: a visitor who comes for the first time asks for 140 of them.
+"""ASGI middleware that compresses immutable files once and serves them from memory: a first visit loads 140 of them.
 
-Streamlit reads each from the disk for each visitor, and sends it as it is or packs it anew, on the core that draws the
-pages. Middleware for `streamlit.App`; it knows nothing of where the files lie.
+Starlette's GZipMiddleware compresses each response again, on the core that draws the pages, so Streamlit sends its
+static files uncompressed. See docs/decisions/ for the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["KeptFiles"]
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_Scope = MutableMapping[str, Any]
-_Message = MutableMapping[str, Any]
-_Receive = Callable[[], Awaitable[_Message]]
-_Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
-_Headers = list[tuple[bytes, bytes]]
+__all__ = ["StaticFileCache"]
 
-_LEVEL = 6  # 9 takes twice as long for one byte in a hundred
-_WORTH = 0.9  # of the size: fonts and pictures are packed already
-_KEPT_HEADERS = {b"content-type", b"cache-control", b"etag", b"last-modified", b"access-control-allow-origin"}
-_DECIDES = {b"range", b"if-none-match", b"if-modified-since", b"if-range"}
-"""A request with one of these asks for less than the file: Streamlit answers."""
+_LEVEL = 6  # level 9 takes twice as long and saves one percent
+_MAX_RATIO = 0.9  # fonts and images are compressed already
+_STORED_HEADERS = ("content-type", "cache-control", "etag", "last-modified", "access-control-allow-origin")
+_CONDITIONS = ("range", "if-none-match", "if-modified-since", "if-range")
+"""Requests with one of these headers ask for less than the file, and go to the application."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    headers: _Headers
-    body: bytes
-    packed: bool
+class StaticFileCache:
+    """Caches the responses of `app` to GET requests that have `Cache-Control: immutable`.
 
-
-class KeptFiles:
-    """Answers of `app` to GET that say `Cache-Control: immutable`: the first is passed on, later ones come from here.
-
-    Such an answer depends on the path alone, by what the word means; a path that the application does not serve so is
-    never kept. At most `limit_bytes` of bodies are held.
+    By definition such a response depends on the path only. At most `limit_bytes` of bodies are stored.
     """
 
-    def __init__(self, app: _App, limit_bytes: int = 32 << 20) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int = 32 << 20) -> None:
         self._app, self._limit = app, limit_bytes
-        self._kept: dict[str, _Kept] = {}
+        self._responses: dict[str, Response] = {}
         self._bytes = 0
-        self._packing: set[asyncio.Task[None]] = set()
+        self._compressing: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET" or _DECIDES & {name for name, _ in scope["headers"]}:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return
-        found = self._kept.get(scope["path"])
-        if found is None or (found.packed and not _takes_gzip(scope["headers"])):
-            await self._app(scope, receive, self._listening(scope["path"], send))
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": found.headers})
-        await send({"type": "http.response.body", "body": found.body})
+        headers, response = Headers(scope=scope), self._responses.get(scope["path"])
+        if any(name in headers for name in _CONDITIONS):
+            await self._app(scope, receive, send)
+        elif response is None:
+            await self._app(scope, receive, self._recording(scope["path"], send))
+        elif "content-encoding" in response.headers and "gzip" not in headers.get("accept-encoding", ""):
+            await self._app(scope, receive, send)
+        else:
+            await response(scope, receive, send)
 
     async def settled(self) -> None:
-        """All that was seen by now is kept."""
-        await asyncio.gather(*self._packing)
+        """Wait until all responses so far are stored."""
+        await asyncio.gather(*self._compressing)
 
-    def _listening(self, path: str, send: _Send) -> _Send:
-        """`send`, which also keeps what it sends, where that never changes."""
-        headers: _Headers = []
+    def _recording(self, path: str, send: Send) -> Send:
+        """`send`, which also stores what it sends if that is immutable."""
+        headers: dict[str, str] = {}
         body = bytearray()
 
-        async def passed(message: _Message) -> None:
-            nonlocal headers
+        async def record(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
-                headers = _plain(message["headers"]) if path not in self._kept else []
+                sent = Headers(raw=message["headers"])
+                if "immutable" in sent.get("cache-control", "") and "content-encoding" not in sent:
+                    headers.update({name: sent[name] for name in _STORED_HEADERS if name in sent})
             elif message["type"] == "http.response.body" and headers:
                 body.extend(message.get("body", b""))
                 if not message.get("more_body", False):
-                    task = asyncio.create_task(self._keep(path, headers, bytes(body)))
-                    self._packing.add(task)  # the loop itself holds a task weakly
-                    task.add_done_callback(self._packing.discard)
+                    task = asyncio.create_task(self._store(path, headers, bytes(body)))
+                    self._compressing.add(task)  # the event loop itself has only a weak reference
+                    task.add_done_callback(self._compressing.discard)
             await send(message)
 
-        return passed
+        return record
 
-    async def _keep(self, path: str, headers: _Headers, body: bytes) -> None:
-        packed = await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)
-        small = len(packed) < _WORTH * len(body)
-        held = packed if small else body
-        if path in self._kept or self._bytes + len(held) > self._limit:
-            return
-        size = (b"content-length", str(len(held)).encode())
-        coding = [(b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding")] if small else []
-        self._bytes += len(held)
-        self._kept[path] = _Kept([*headers, size, *coding], held, small)
-
-
-def _plain(headers: _Headers) -> _Headers:
-    """The headers to keep; none if the answer may change, or is packed already."""
-    told = {name.lower(): value for name, value in headers}
-    if b"immutable" not in told.get(b"cache-control", b"") or b"content-encoding" in told:
-        return []
-    return [(name, value) for name, value in told.items() if name in _KEPT_HEADERS]
-
-
-def _takes_gzip(headers: _Headers) -> bool:
-    """Whether the browser said so. A weight of 0 forbids it, and is not told apart: no browser says that."""
-    return any(name == b"accept-encoding" and b"gzip" in value for name, value in headers)
+    async def _store(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        compressed = await asyncio.to_thread(gzip.compress, body, _LEVEL, mtime=0)
+        if len(compressed) < _MAX_RATIO * len(body):
+            body = compressed
+            headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
+        if path not in self._responses and self._bytes + len(body) <= self._limit:
+            self._bytes += len(body)
+            self._responses[path] = Response(body, headers=headers)

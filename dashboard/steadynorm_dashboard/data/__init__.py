@@ -1,1 +1,1 @@
-"""How the dashboard reads the server: a visitor's session, cached queries, availability, downloads."""
+"""Reads from the server: a visitor's session, cached queries, availability, downloads. Draws nothing."""

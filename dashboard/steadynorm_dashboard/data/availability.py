@@ -1,69 +1,76 @@
-"""Servers that are away: after one read that nobody answered no other one waits, until the server answers again."""
+"""A circuit breaker for each server: after one read got no answer, the others fail at once until it answers again."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from steadynorm_contract.client import Client, ClientError, ServerUnreachable
 
-__all__ = ["ABSENCE", "Absence"]
+__all__ = ["CircuitBreaker", "breaker"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class _Away:
+class _Outage:
     error: ServerUnreachable
-    asked_s: float  # monotonic seconds at which somebody wanted to read
+    requested_s: float  # monotonic seconds of the newest request
 
 
-class Absence:
-    """Of all visitors of this process. A page of six parts would else wait six times, and its buttons with it.
+class CircuitBreaker:
+    """Shared by all visitors of this process. Without it a page of six parts would wait for six time-outs.
 
-    While a server is away a thread asks it again every pause_s seconds, for as long as somebody looks: within
-    patience_s. So no visitor waits for the one that hangs, and the pages go on as soon as it answers.
+    During an outage a thread asks the server every `interval_s` seconds, as long as requests for it arrive within
+    `idle_s`. So visitors do not wait for a server that hangs, and pages continue as soon as it answers.
     """
 
-    def __init__(self, pause_s: float = 1.0, patience_s: float = 30.0) -> None:
-        self._pause_s, self._patience_s = pause_s, patience_s
+    def __init__(self, interval_s: float = 1.0, idle_s: float = 30.0) -> None:
+        self._interval_s, self._idle_s = interval_s, idle_s
         self._lock = threading.Lock()
-        self._away: dict[str, _Away] = {}
+        self._outages: dict[str, _Outage] = {}
 
-    def of(self, server: str) -> ServerUnreachable | None:
-        """Why `server` shall not be asked now. None: it shall."""
+    def call(self, client: Client, request: Callable[[Client], _T]) -> _T:
+        """The result of `request`. Raises what it raises, and ServerUnreachable at once during an outage."""
         with self._lock:
-            if (away := self._away.get(server)) is None:
-                return None
-            away.asked_s = time.monotonic()
-            return away.error
-
-    def begin(self, client: Client, error: ServerUnreachable) -> None:
-        """`client` got no answer."""
-        with self._lock:
-            known = client.server in self._away
-            self._away[client.server] = _Away(error.with_traceback(None), time.monotonic())
-        if not known:
-            threading.Thread(target=self._ask_again, args=(client,), name="steadynorm-absence", daemon=True).start()
-
-    def _ask_again(self, client: Client) -> None:
+            if (outage := self._outages.get(client.server)) is not None:
+                outage.requested_s = time.monotonic()
+                raise outage.error.with_traceback(None)
         try:
-            while self._is_wanted(client.server):
-                time.sleep(self._pause_s)
+            return request(client)
+        except ServerUnreachable as error:
+            self._open(client, error)
+            raise
+
+    def _open(self, client: Client, error: ServerUnreachable) -> None:
+        with self._lock:
+            known = client.server in self._outages
+            self._outages[client.server] = _Outage(error, time.monotonic())
+        if not known:
+            threading.Thread(target=self._probe, args=(client,), name="steadynorm-availability", daemon=True).start()
+
+    def _probe(self, client: Client) -> None:
+        try:
+            while self._is_requested(client.server):
+                time.sleep(self._interval_s)
                 try:
                     client.me()
                 except ServerUnreachable:
                     continue
                 except ClientError:
-                    pass  # an answer, and the next reader's to deal with
+                    pass  # an answer; the next request deals with it
                 return
         finally:
             with self._lock:
-                del self._away[client.server]
+                del self._outages[client.server]
 
-    def _is_wanted(self, server: str) -> bool:
+    def _is_requested(self, server: str) -> bool:
         with self._lock:
-            return time.monotonic() - self._away[server].asked_s < self._patience_s
+            return time.monotonic() - self._outages[server].requested_s < self._idle_s
 
 
-ABSENCE = Absence()
+breaker = CircuitBreaker()
 """The one that all pages share."""

@@ -1,7 +1,7 @@
-"""A run's history as a file for the browser: a ticket a click, good once, for a link that holds no token.
+"""Downloads of a run's history: links with a one-time ticket instead of a token.
 
-The page makes a ticket with the visitor's own client; `serve` redeems it. What it answers with was read from the server
-with the visitor's rights and lies in a temporary file, so that no history has to fit into this process's memory.
+The page issues a ticket for the visitor's own client, and `download` redeems it: it reads the file from the server with
+the visitor's permissions into a temporary file, so that no history has to fit into this process's memory.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from steadynorm_contract.client import Client, ClientError
 
-__all__ = ["PATH", "TICKETS", "Ticket", "Tickets", "redeem"]
+__all__ = ["PATH", "TICKETS", "Table", "Ticket", "Tickets", "download"]
 
 PATH = "/history/{ticket}"
-"""Of the dashboard, for `serve`."""
+"""The route of `download` in the dashboard's server."""
 
 Table = Literal["steps", "parameters"]
 _CHUNK_BYTES = 1 << 18
@@ -32,7 +32,7 @@ _CHUNK_BYTES = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What is asked for, by whom."""
+    """A table of a run, requested by the holder of the client's token."""
 
     client: Client
     run_id: str
@@ -40,45 +40,45 @@ class Ticket:
 
 
 class Tickets:
-    """Tickets that were made and not used. Each is good once, within `good_s`; at most `limit` are held."""
+    """Tickets that were issued and not redeemed. Each is valid once and for `valid_s`; at most `limit` are stored."""
 
-    def __init__(self, good_s: float = 60.0, limit: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
-        self._good_s, self._limit, self._clock = good_s, limit, clock
-        self._held: OrderedDict[str, tuple[float, Ticket]] = OrderedDict()
+    def __init__(self, valid_s: float = 60.0, limit: int = 256, clock: Callable[[], float] = time.monotonic) -> None:
+        self._valid_s, self._limit, self._clock = valid_s, limit, clock
+        self._tickets: OrderedDict[str, tuple[float, Ticket]] = OrderedDict()
         self._lock = threading.Lock()  # visitors' scripts run in threads
 
-    def make(self, ticket: Ticket) -> str:
-        """The name under which `ticket` can be used: who knows it may."""
+    def issue(self, ticket: Ticket) -> str:
+        """The secret name under which `ticket` can be redeemed."""
         name = secrets.token_urlsafe(24)
         with self._lock:
-            self._held[name] = (self._clock() + self._good_s, ticket)
-            while len(self._held) > self._limit:
-                self._held.popitem(last=False)
+            self._tickets[name] = (self._clock() + self._valid_s, ticket)
+            while len(self._tickets) > self._limit:
+                self._tickets.popitem(last=False)
         return name
 
-    def good(self, name: str, for_s: float) -> bool:
-        """Whether it can be used now and so much later, if nobody takes it meanwhile."""
+    def is_valid(self, name: str, for_s: float) -> bool:
+        """Whether the ticket was not redeemed and stays valid for another `for_s` seconds."""
         with self._lock:
-            until, _ = self._held.get(name, (0.0, None))
+            until, _ = self._tickets.get(name, (0.0, None))
         return self._clock() + for_s < until
 
-    def take(self, name: str) -> Ticket | None:
-        """What was made under this name; None: nothing, or too long ago, or it was taken."""
+    def redeem(self, name: str) -> Ticket | None:
+        """The ticket of this name, once. None: unknown, expired, or redeemed before."""
         with self._lock:
-            until, ticket = self._held.pop(name, (0.0, None))
+            until, ticket = self._tickets.pop(name, (0.0, None))
         return ticket if self._clock() < until else None
 
 
 TICKETS = Tickets()
-"""Of this process."""
+"""The tickets of this process."""
 
 
-async def redeem(request: Request) -> Response:
-    """GET /history/{ticket}: the file, once. A problem is told as text: a browser opens it in a page of its own."""
-    ticket = TICKETS.take(request.path_params["ticket"])
+async def download(request: Request) -> Response:
+    """GET /history/{ticket}: the file, once. Errors are plain text, since a browser shows them as a page."""
+    ticket = TICKETS.redeem(request.path_params["ticket"])
     if ticket is None:
-        return PlainTextResponse("This link was used or is too old. Ask for the file again on the run's page.\n", 410)
-    file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # closed when it was sent
+        return PlainTextResponse("This link was already used or has expired. Get a new one on the run's page.\n", 410)
+    file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 # closed after it was sent
     try:
         size = await asyncio.to_thread(ticket.client.export, ticket.run_id, file, ticket.table)
     except ClientError as error:
@@ -94,10 +94,10 @@ async def redeem(request: Request) -> Response:
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    return StreamingResponse(_sent(file), headers=headers, media_type="application/vnd.apache.parquet")
+    return StreamingResponse(_chunks(file), headers=headers, media_type="application/vnd.apache.parquet")
 
 
-async def _sent(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     with file:
         file.seek(0)
         while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):

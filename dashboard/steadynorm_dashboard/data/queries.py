@@ -1,59 +1,60 @@
-"""What a live part of a page last read from the server, so that a server away for a moment does not blank the page."""
+"""Reads from the server. The last answer stays available while the server is away, so that no page goes blank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar, cast
 
 import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError, ServerUnreachable, Unauthorized
 from steadynorm_dashboard.data import session
-from steadynorm_dashboard.data.availability import ABSENCE
-from steadynorm_dashboard.data.shared_cache import SharedReads
+from steadynorm_dashboard.data.availability import breaker
 
-__all__ = ["read"]
+__all__ = ["fetch"]
 
 _T = TypeVar("_T")
-_SHARED = SharedReads()
-_KEPT = 64
-"""Answers of a session: more than any page draws at once, and no more memory however long one looks around."""
+_MAX_ANSWERS = 64
+"""Answers stored per session: more than any page draws at once."""
 
 
-def read(
-    key: str, ask: Callable[[Client], _T], *, share: str | None = None, still: str | None = None
+def fetch(
+    key: str, request: Callable[[Client], _T], *, share: str | None = None, immutable: str | None = None
 ) -> tuple[_T | None, ClientError | None]:
-    """The answer of `ask`; while the server is unreachable the last one under `key`, if any, with the error beside it.
+    """The answer to `request`; while the server is unreachable the last one under `key`, if any, and the error.
 
-    share: visitors with the same token share one read a moment. It says, with `key`, all of the question.
-    still: what is asked for does not change any more: the last answer under `key` is good while this is the same.
-    A refused token ends the page's run: the next one asks for another. A server that is away is not waited for.
+    share: visitors with the same token share an answer for a moment. Together with `key` it identifies the request.
+    immutable: the answer does not change any more; the last one under `key` is used while this value is the same.
+    A refused token reruns the page, which then shows the sign-in form.
     """
     client = session.client()
     if client is None:
         st.rerun()
-    seen = session.seen()
-    held = cast("tuple[str | None, _T] | None", seen.get(key))
-    if held is not None:
-        seen.move_to_end(key)
-        if still is not None and held[0] == still:
-            return held[1], None
-    last = held[1] if held is not None else None
-    if (away := ABSENCE.of(client.server)) is not None:
-        return last, away
+    answers = session.answers()
+    stored = cast("tuple[str | None, _T] | None", answers.get(key))
+    if stored is not None:
+        answers.move_to_end(key)
+        if immutable is not None and stored[0] == immutable:
+            return stored[1], None
+    ask = partial(breaker.call, client, request)
     try:
-        whose = (session.identity(), key, share)
-        answer = ask(client) if share is None else _SHARED.read(whose, lambda: ask(client))
+        answer = ask() if share is None else cast("_T", _shared(session.identity(), key, share, ask))
     except Unauthorized:
         session.forget_token()
         st.rerun()
     except ServerUnreachable as error:
-        ABSENCE.begin(client, error)
-        return last, error
+        return stored[1] if stored is not None else None, error
     except ClientError as error:
         return None, error
-    seen[key] = (still, answer)
-    seen.move_to_end(key)
-    while len(seen) > _KEPT:
-        seen.popitem(last=False)
+    answers[key] = (immutable, answer)
+    answers.move_to_end(key)
+    while len(answers) > _MAX_ANSWERS:
+        answers.popitem(last=False)
     return answer, None
+
+
+@st.cache_resource(ttl=0.7, max_entries=64, show_spinner=False)
+def _shared(identity: tuple[str, str] | None, key: str, share: str, _ask: Callable[[], object]) -> object:
+    """One answer for all visitors with the same token: who asks meanwhile waits for it. `_ask` is not hashed."""
+    return _ask()

@@ -1,8 +1,8 @@
-"""One visitor: their token, and the client that speaks to the server with it.
+"""A visitor's session: their token, the client that uses it, their role, and the answers they were shown.
 
-A token is the visitor's own: `?token=` in the link they were given, taken once and removed from the address; or typed
-into the sign-in box. Only where server and dashboard both listen on this machine alone is the visitor its user, and
-the token in their home folder, which the command line uses too, is theirs.
+The token comes from `?token=` in a link, which is removed from the address at once, or from the sign-in form. If server
+and dashboard both listen on loopback only, the visitor must be this machine's user, and the token in their home folder
+is used, as the command line does.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ import streamlit as st
 from steadynorm_contract.client import Client, ClientError, ServerUnreachable, Unauthorized
 from steadynorm_contract.discovery import find_server, find_token, is_loopback
 from steadynorm_contract.tokens import TokenInfo
-from steadynorm_dashboard.data.availability import ABSENCE
+from steadynorm_dashboard.data.availability import breaker
 from steadynorm_dashboard.formatting import escaping
 
 __all__ = [
+    "answers",
     "client",
     "forget_token",
     "identity",
-    "lends_home_token",
+    "is_reachable",
     "me",
-    "reachable",
     "read_only",
-    "refused",
-    "seen",
+    "read_only_reason",
     "server",
     "sign_in",
     "sign_out",
     "take_token_from_link",
-    "why_locked",
+    "token_rejected",
+    "uses_home_token",
 ]
 
 _TOKEN = "visitor_token"
-_REFUSED = "visitor_refused"  # a token that the server did not accept; not tried again
+_REJECTED = "visitor_rejected"  # a token that the server did not accept; not tried again
 _CLIENT = "visitor_client"
 _READ_ONLY = "visitor_read_only"
-_LEFT = "visitor_left"  # they signed out: nothing is lent until they sign in
-_ME = "visitor_me"  # (whose client, monotonic seconds, who they are)
+_SIGNED_OUT = "visitor_signed_out"  # the token in the home folder is not used until they sign in
+_ME = "visitor_me"  # (identity, monotonic seconds, answer)
 _ME_FRESH_S = 30.0  # a token's role changes with the server's tokens file
-_SEEN = "visitor_seen"  # (whose, answers by key)
+_ANSWERS = "visitor_answers"  # (identity, answers by key)
 _TIMEOUT_S = 5.0
 
 
 def server() -> str:
-    """The server's address: `--server` as `launch` passes it, else `$STEADYNORM_SERVER`, else the user's own."""
+    """The server's address: `--server` as `launch` passes it, else `$STEADYNORM_SERVER`, else the user's local one."""
     arguments = sys.argv[1:]
     if "--server" in arguments[:-1]:
         return arguments[arguments.index("--server") + 1].rstrip("/")
@@ -66,23 +66,23 @@ def take_token_from_link() -> None:
 def sign_in(token: str) -> None:
     """Use `token` from now on."""
     st.session_state[_TOKEN] = token.strip()
-    st.session_state.pop(_LEFT, None)
-    st.session_state.pop(_REFUSED, None)
+    st.session_state.pop(_SIGNED_OUT, None)
+    st.session_state.pop(_REJECTED, None)
     st.session_state.pop(_READ_ONLY, None)
-    st.session_state.pop(_SEEN, None)
+    st.session_state.pop(_ANSWERS, None)
 
 
 def sign_out() -> None:
-    """Forget this visitor, with all that they saw and drafted: the next one at this browser may be another."""
+    """Forget this visitor with all their answers and drafts: the next one at this browser may be someone else."""
     for key in list(st.session_state):
         del st.session_state[key]
-    st.session_state[_LEFT] = True
+    st.session_state[_SIGNED_OUT] = True
 
 
-def lends_home_token(server: str, bound_to: str | None) -> bool:
-    """Whether a visitor must be this machine's user: server and dashboard both listen on loopback only.
+def uses_home_token(server: str, bound_to: str | None) -> bool:
+    """Whether visitors get the token in the home folder: server and dashboard both listen on loopback only.
 
-    On a machine of several users that is too kind, and `STEADYNORM_DASHBOARD_SIGN_IN=always` asks everybody.
+    `STEADYNORM_DASHBOARD_SIGN_IN=always` turns that off, for machines that several users share.
     """
     if os.environ.get("STEADYNORM_DASHBOARD_SIGN_IN") == "always":
         return False
@@ -90,12 +90,12 @@ def lends_home_token(server: str, bound_to: str | None) -> bool:
 
 
 def client() -> Client | None:
-    """A client with the visitor's token; None: they have to sign in."""
+    """A client with the visitor's token. None: they have to sign in."""
     address = server()
     token = st.session_state.get(_TOKEN)
-    if not token and _LEFT not in st.session_state and lends_home_token(address, st.get_option("server.address")):
+    if not token and _SIGNED_OUT not in st.session_state and uses_home_token(address, st.get_option("server.address")):
         token = find_token(address)
-    if not token or token == st.session_state.get(_REFUSED):
+    if not token or token == st.session_state.get(_REJECTED):
         return None
     key = (address, token)
     held = st.session_state.get(_CLIENT)
@@ -107,13 +107,13 @@ def client() -> Client | None:
 
 
 def identity() -> tuple[str, str] | None:
-    """Whose answers these are: the server and the token in use. None before the first `client()`."""
+    """The server and the token in use. None before the first `client()`."""
     held = st.session_state.get(_CLIENT)
     return None if held is None else held[0]
 
 
 def me() -> TokenInfo | None:
-    """Who the server takes this visitor for. None: it does not say, for it is away, or too old to know."""
+    """The visitor's name and roles. None: not known, since the server is away."""
     asked = client()
     if asked is None:
         return None
@@ -121,14 +121,11 @@ def me() -> TokenInfo | None:
     if held is not None and held[0] == identity() and time.monotonic() - held[1] < _ME_FRESH_S:
         return held[2]
     before = held[2] if held is not None and held[0] == identity() else None
-    if ABSENCE.of(asked.server) is not None:
-        return before
     try:
-        found: TokenInfo | None = asked.me()
+        found: TokenInfo | None = breaker.call(asked, Client.me)
     except Unauthorized:
-        return None  # whoever reads next forgets the token, and says so
-    except ServerUnreachable as error:
-        ABSENCE.begin(asked, error)
+        return None  # the next read forgets the token and shows the sign-in form
+    except ServerUnreachable:
         return before
     except ClientError:
         found = before
@@ -136,51 +133,50 @@ def me() -> TokenInfo | None:
     return found
 
 
-def reachable() -> bool:
-    """Whether the server answers this visitor at this moment."""
+def is_reachable() -> bool:
+    """Whether the server answers this visitor now."""
     asked = client()
-    if asked is None or ABSENCE.of(asked.server) is not None:
+    if asked is None:
         return False
     try:
-        return asked.me() is not None
-    except ServerUnreachable as error:
-        ABSENCE.begin(asked, error)
+        return breaker.call(asked, Client.me) is not None
+    except ServerUnreachable:
         return False
     except ClientError as error:
         return error.problem is not None
 
 
 def forget_token() -> None:
-    """The server refused the token in use: ask for another one."""
+    """The server rejected the token in use: the visitor has to sign in again."""
     if held := st.session_state.pop(_CLIENT, None):
-        st.session_state[_REFUSED] = held[0][1]
+        st.session_state[_REJECTED] = held[0][1]
     st.session_state.pop(_TOKEN, None)
-    st.session_state.pop(_SEEN, None)
+    st.session_state.pop(_ANSWERS, None)
 
 
-def seen() -> OrderedDict[str, object]:
-    """What `snapshot` keeps for this visitor, oldest first. Another token or server begins with nothing."""
-    held: tuple[tuple[str, str] | None, OrderedDict[str, object]] | None = st.session_state.get(_SEEN)
+def answers() -> OrderedDict[str, object]:
+    """The answers that `queries` stores for this visitor, oldest first. Another token or server starts with none."""
+    held: tuple[tuple[str, str] | None, OrderedDict[str, object]] | None = st.session_state.get(_ANSWERS)
     if held is None or held[0] != identity():
-        held = st.session_state[_SEEN] = (identity(), OrderedDict())
+        held = st.session_state[_ANSWERS] = (identity(), OrderedDict())
     return held[1]
 
 
-def refused() -> bool:
-    """Whether the last token was refused."""
-    return _REFUSED in st.session_state
+def token_rejected() -> bool:
+    """Whether the server rejected the last token."""
+    return _REJECTED in st.session_state
 
 
 def read_only(learned: bool = False) -> bool:
-    """Whether this visitor may look and not change. `learned`: the server just said so."""
+    """Whether this visitor has read-only access. learned: the server just refused a change of theirs."""
     if learned:
         st.session_state[_READ_ONLY] = True
     known = me()
     return _READ_ONLY in st.session_state if known is None else "operator" not in known.roles
 
 
-def why_locked() -> str:
-    """What a visitor reads who may not change anything. Markdown."""
+def read_only_reason() -> str:
+    """Why a visitor with read-only access cannot change anything. Markdown."""
     known = me()
-    who = f"You are signed in as {escaping.markdown(known.name, 40)}, who" if known else "Your token"
-    return f"{who} may look and not change. Ask for an operator token to change settings."
+    who = f"You are signed in as {escaping.markdown(known.name, 40)}, which" if known else "Your token"
+    return f"{who} has read-only access. Ask for an operator token to change settings."

@@ -1,7 +1,7 @@
-"""Other people's words, made safe to draw: names, tags and reasons come from whoever holds a token.
+"""Escapes untrusted text for display: names, tags and reasons come from whoever holds a token.
 
-Streamlit's labels read Markdown with extensions (`:red[…]`, `:smile:`, `$x$`), plotly's read a subset of HTML. Both
-would let a run's name pretend to be something else, lead elsewhere, or load an image.
+Streamlit's labels are Markdown with extensions (`:red[…]`, `:smile:`, `$x$`), plotly's are a subset of HTML. Unescaped,
+a run's name could imitate other elements, link to another site, or load an image.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["badge", "markdown", "plotly", "visible"]
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _REPLACED = re.compile(
     r"(:)(?=[\w+/-]+:)|(:)(?=//)|(\bwww)(?=\.)|(?<=\w)(@)(?=\w)", re.IGNORECASE
-)  # short codes, addresses of pages and mail
+)  # short codes, web and e-mail addresses
 _WORD_JOINER = "\u2060"
 
 
 def visible(text: str, limit: int = 120) -> str:
-    """One line of at most `limit` characters. Control characters and those that turn the writing direction: U+FFFD."""
+    """One line of at most `limit` characters. Control and direction characters become U+FFFD."""
     shown = "".join(
         " " if character in "\n\t" else "\ufffd" if unicodedata.category(character) in {"Cc", "Cf", "Cs"} else character
         for character in text[: limit + 1]
@@ -29,14 +29,14 @@ def visible(text: str, limit: int = 120) -> str:
 
 
 def markdown(text: str, limit: int = 120) -> str:
-    """`text` for a place that reads Markdown, such that it is shown as written and nothing else."""
-    # Short codes and addresses are looked for after the Markdown was parsed, when a backslash no longer protects.
+    """`text` as Markdown that is shown exactly as written."""
+    # Short codes and addresses are detected after the Markdown was parsed, where a backslash has no effect.
     joined = _REPLACED.sub(lambda found: found[0] + _WORD_JOINER, visible(text, limit))
     return _PUNCTUATION.sub(r"\\\1", joined)
 
 
 def badge(text: str, limit: int = 120) -> str:
-    """`text` for `st.badge`, which escapes brackets by itself: done twice, they would be bare again."""
+    """`text` for `st.badge`, which escapes brackets itself: escaped twice, they would be unescaped."""
     return markdown(text, limit).replace("\\[", "[").replace("\\]", "]")
 
 

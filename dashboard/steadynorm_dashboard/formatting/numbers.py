@@ -1,4 +1,4 @@
-"""Numbers for people: significant digits, durations, half-lives, moments. A number that is not there is a dash."""
+"""Values in words: numbers, settings, durations, half-lives, times. A missing number is a dash."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MISSING = "–"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`digits` significant digits: 2.451, 0.0031, 1.23e-5. A count keeps all of its digits: 1,204,331."""
+    """`digits` significant digits: 2.451, 0.0031, 1.23e-5. A count has all of its digits: 1,204,331."""
     if value is None or not math.isfinite(value):
         return MISSING
     if isinstance(value, int):
@@ -25,7 +25,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def setting(value: object) -> str:
-    """A setting's value, exactly: nothing is rounded away from a decay near 1."""
+    """A setting's value, not rounded: a decay near 1 needs all of its digits."""
     if value is None:
         return "off"
     if isinstance(value, bool):
@@ -45,7 +45,7 @@ def duration(seconds: float) -> str:
 
 
 def half_life(gamma: float) -> str:
-    """After how many steps a sample weighs half: ln(1/2) / ln(gamma)."""
+    """After how many steps a sample has half its weight: ln(1/2) / ln(gamma)."""
     if not 0 < gamma < 1:
         return "newest step only" if gamma == 0 else MISSING
     steps = math.log(0.5) / math.log(gamma)
@@ -55,7 +55,7 @@ def half_life(gamma: float) -> str:
 
 
 def moment(time: float, now: float, zone: str | None) -> str:
-    """Unix seconds as the visitor's clock shows them; with the date where it is not today's."""
+    """Unix seconds as a time of day in the visitor's time zone; with the date unless it is today."""
     try:
         place = ZoneInfo(zone) if zone else UTC
     except (ZoneInfoNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""In what runs differ: their settings in force, who changed them last, and what they were started with. Pure."""
+"""How runs differ: their applied settings, who changed them last, and how they were started."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from steadynorm_dashboard.formatting import escaping, numbers
 __all__ = ["Difference", "differences", "labels", "rows"]
 
 _ACTIONS = ("reset_generation", "checkpoint_generation", "stop")
-"""What was done, rather than how the run trains."""
+"""One-time actions, which say nothing about how a run trains."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One setting, or one fact of how a run was started, of every run. Not escaped."""
+    """The values of one setting, or of one fact about the start, in every run. Not escaped."""
 
     what: str
-    values: list[str]  # one a run
-    changed: list[str]  # who changed it last in each run that was changed, and where
+    values: list[str]  # one per run
+    changed: list[str]  # for each run in which it was changed: by whom last, and at which step
 
     @property
     def differs(self) -> bool:
@@ -32,7 +32,7 @@ class Difference:
 
 
 def labels(runs: Sequence[RunDetail]) -> list[str]:
-    """A short name of each, apart from every other's: the run's name, with the end of its id where two share one."""
+    """A distinct short name for each run: its name, with the end of its id where two have the same name."""
     names = [escaping.visible(run.name, 60) for run in runs]
     return [
         f"{name} ({run.run_id[-8:]})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)
@@ -40,7 +40,7 @@ def labels(runs: Sequence[RunDetail]) -> list[str]:
 
 
 def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEntry]]) -> list[Difference]:
-    """What differs comes first; settings before facts. audits: by run id, newest first."""
+    """Those that differ come first; settings before facts. audits: by run id, newest first."""
     shown = labels(runs)
     applied = [msgspec.to_builtins(run.applied.settings) for run in runs]
     desired = [msgspec.to_builtins(run.desired.settings) for run in runs]
@@ -54,7 +54,7 @@ def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEn
             for now, soon in zip(applied, desired, strict=True)
         ]
         changed = [
-            f"{label}: {_words(entry)}"
+            f"{label}: {_last_change(entry)}"
             for label, run in zip(shown, runs, strict=True)
             if (entry := _last(name, audits.get(run.run_id, ()))) is not None
         ]
@@ -65,24 +65,24 @@ def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEn
 
 
 def rows(found: Sequence[Difference], runs: Sequence[RunDetail]) -> list[dict[str, object]]:
-    """Rows of a table with a column a run."""
+    """Rows of a table with a column per run."""
     shown = labels(runs)
     table: list[dict[str, object]] = []
     for one in found:
         row: dict[str, object] = {"setting": escaping.visible(one.what)}
         row |= {label: escaping.visible(value) for label, value in zip(shown, one.values, strict=True)}
-        row["who changed it"] = escaping.visible("; ".join(one.changed), 400)
+        row["last changed by"] = escaping.visible("; ".join(one.changed), 400)
         table.append(row)
     return table
 
 
 def _last(name: str, entries: Sequence[AuditEntry]) -> AuditEntry | None:
-    """The newest change of a setting that took effect or still may."""
+    """The newest change of a setting that is applied or pending."""
     live = (RevisionState.APPLIED, RevisionState.PENDING)
     return next((entry for entry in entries if name in entry.after and entry.state in live), None)
 
 
-def _words(entry: AuditEntry) -> str:
+def _last_change(entry: AuditEntry) -> str:
     where = f" @ step {entry.applied_step:,}" if entry.applied_step is not None else ", pending"
     return f"{entry.actor}, r{entry.revision}{where}{f' ({entry.reason})' if entry.reason else ''}"
 

@@ -1,4 +1,4 @@
-"""One sentence on how a run does: since when, which layer is worst, how often; and the alert that says what to do."""
+"""One sentence about a run's health: since when, the worst layer, how often; and the alert whose runbook applies."""
 
 from __future__ import annotations
 
@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.runs import Health, RunState, RunSummary
 from steadynorm_dashboard.formatting import numbers, status
+from steadynorm_dashboard.runbook import ALERTS
 
-__all__ = ["ALERTS", "Trouble", "trouble"]
-
-ALERTS = {
-    Health.SPIKING: "SteadynormSpikeStorm",
-    Health.THROTTLED: "SteadynormThrottled",
-    Health.NONFINITE: "SteadynormNonfinite",
-    Health.STALLED: "SteadynormStalled",
-    Health.DISCONNECTED: "SteadynormStalled",
-}
-"""The alert whose section of the runbook says what to do."""
+__all__ = ["HealthSummary", "summarize"]
 
 _KINDS = {
     Health.SPIKING: EventKind.SPIKE,
@@ -26,70 +18,69 @@ _KINDS = {
     Health.NONFINITE: EventKind.NONFINITE,
 }
 _LIVE = (RunState.RUNNING, RunState.STALLED)
-_APART = 100
-"""Steps: a run is spiking for so long after a spike, so spikes closer together are one episode."""
+_EPISODE_GAP = 100
+"""Steps: a run counts as spiking for this long after a spike, so spikes closer together are one episode."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """`words` is not escaped: it holds a parameter's name. `event`: the id of the incident that tells most of it."""
+class HealthSummary:
+    """`text` is not escaped: it contains a parameter's name. `event`: the id of the most relevant incident."""
 
-    words: str
+    text: str
     alert: str | None = None
     event: str | None = None
 
 
-def trouble(run: RunSummary, events: Sequence[Event], now: float, zone: str | None, *, more: bool = False) -> Trouble:
-    """What is to be said of `run`. events: newest first. more: there are older ones.
+def summarize(
+    run: RunSummary, events: Sequence[Event], now: float, zone: str | None, *, more: bool = False
+) -> HealthSummary:
+    """The health of `run`, or its newest spike or non-finite gradient if it is healthy or has ended.
 
-    A run that does well, or has ended, is told with its newest spike or non-finite gradient.
+    events: newest first. more: whether there are older ones.
     """
     live = run.state in _LIVE
-    look = status.health_of(run) if live else status.state_of(run)
-    word = look.word.capitalize()
+    badge = status.health_of(run) if live else status.state_of(run)
+    word, alert = badge.word.capitalize(), ALERTS.get(run.health)
     if live and run.health in (Health.STALLED, Health.DISCONNECTED):
-        paused = run.applied.settings.paused
-        if run.health is Health.STALLED and paused:
-            return Trouble(f"{word} since step {run.applied.step:,}: resume it in the settings.")
-        silent = f"{word} since {numbers.moment(run.last_seen, now, zone)} (step {run.step:,}): no telemetry since."
-        return Trouble(silent, ALERTS[run.health])
+        if run.health is Health.STALLED and run.applied.settings.paused:
+            return HealthSummary(f"{word} since step {run.applied.step:,}: resume it in the settings.")
+        since = f"{word} since {numbers.moment(run.last_seen, now, zone)} (step {run.step:,})"
+        return HealthSummary(f"{since}: no telemetry since.", alert)
     if live and (kind := _KINDS.get(run.health)):
-        found = _episode([one for one in events if one.kind is kind], apart=run.health is not Health.THROTTLED)
+        found = [one for one in events if one.kind is kind]
+        found = found[:1] if run.health is Health.THROTTLED else _episode(found)
         if not found:
-            return Trouble(f"{word}.", ALERTS[run.health])
-        first, told = found[-1], found[-1]
+            return HealthSummary(f"{word}.", alert)
+        first = shown = found[-1]
         if kind is EventKind.SPIKE:
-            told = max(found, key=lambda one: one.value or 0.0)
+            shown = max(found, key=lambda one: one.value or 0.0)
         earlier = " or earlier" if more and first is events[-1] else ""
         since = f"{word} since {numbers.moment(first.time, now, zone)}{earlier} (step {first.step:,})"
-        often = f"{len(found):,} events" if len(found) > 1 else ""
-        return Trouble("; ".join(part for part in (since, _worst(told), often) if part), ALERTS[run.health], told.id)
+        count = f"{len(found):,} events" if len(found) > 1 else ""
+        return HealthSummary("; ".join(filter(None, (since, _where(shown, "worst "), count))), alert, shown.id)
     newest = next((one for one in events if one.kind in (EventKind.SPIKE, EventKind.NONFINITE)), None)
     if newest is None:
-        return Trouble(f"{word}: no spike and no non-finite gradient so far.")
+        return HealthSummary(f"{word}: no spike and no non-finite gradient so far.")
     what = "spike" if newest.kind is EventKind.SPIKE else "non-finite gradient"
-    when = f"last {what} {numbers.moment(newest.time, now, zone)} (step {newest.step:,})"
-    return Trouble("; ".join(part for part in (f"{word}: {when}", _worst(newest, "")) if part), None, newest.id)
+    when = f"{word}: last {what} {numbers.moment(newest.time, now, zone)} (step {newest.step:,})"
+    return HealthSummary("; ".join(filter(None, (when, _where(newest)))), None, newest.id)
 
 
-def _episode(found: Sequence[Event], *, apart: bool) -> list[Event]:
-    """The newest events that belong together, newest first. apart: several may; else the newest alone is meant."""
-    if not apart:
-        return list(found[:1])
+def _episode(found: Sequence[Event]) -> list[Event]:
+    """The newest events that are close together, newest first."""
     together = list(found[:1])
     for one in found[1:]:
-        if together[-1].step - one.step >= _APART:
+        if together[-1].step - one.step >= _EPISODE_GAP:
             break
         together.append(one)
     return together
 
 
-def _worst(event: Event, rank: str = "worst ") -> str:
-    """`worst blocks.0.mlp.up.weight, ×51`, of a spike; of other kinds where it began."""
+def _where(event: Event, rank: str = "") -> str:
+    """`worst blocks.0.mlp.up.weight, ×51` for a spike; for other kinds, the parameter in which it began."""
     if not event.parameter:
         return ""
     if event.kind is EventKind.SPIKE:
         return f"{rank}{event.parameter}" + (f", ×{numbers.number(event.value, 3)}" if event.value else "")
-    if event.kind is EventKind.THROTTLED:
-        return f"began in {event.parameter}" + (f", target {numbers.number(event.value, 2)}" if event.value else "")
-    return f"began in {event.parameter}"
+    target = event.value if event.kind is EventKind.THROTTLED else None
+    return f"began in {event.parameter}" + (f", target {numbers.number(target, 2)}" if target else "")

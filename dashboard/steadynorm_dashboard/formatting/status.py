@@ -1,4 +1,4 @@
-"""States in words, colours and icons. The word always stands there: no meaning hangs on a colour alone."""
+"""States as words, colors and icons. The word is always shown: color alone carries no meaning."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.runs import Health, RevisionState, RunState, RunSummary
 
 __all__ = [
     "Status",
+    "badges_of",
     "health",
     "health_of",
-    "looks_of",
     "revision",
     "revision_words",
     "settings_words",
@@ -25,7 +26,7 @@ Color = Literal["red", "orange", "blue", "violet", "gray"]
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a badge shows."""
+    """The content of a badge."""
 
     word: str
     color: Color
@@ -36,77 +37,84 @@ class Status:
 _STATES = {
     RunState.RUNNING: Status("running", "blue", ":material/play_arrow:", "Telemetry is arriving."),
     RunState.STALLED: Status("stalled", "orange", ":material/hourglass_empty:", "No telemetry for a while."),
-    RunState.FINISHED: Status("finished", "gray", ":material/check:", "The training ended by itself."),
+    RunState.FINISHED: Status("finished", "gray", ":material/check:", "The training completed."),
     RunState.FAILED: Status("failed", "red", ":material/error:", "The training ended with an error."),
     RunState.STOPPED: Status("stopped", "gray", ":material/stop:", "The training was stopped."),
 }
 
 _HEALTH = {
     Health.CALM: Status("calm", "blue", ":material/check_circle:", "No recent spikes, targets near 1."),
-    Health.SPIKING: Status("spiking", "orange", ":material/electric_bolt:", "Norms above 10 times their RMS recently."),
+    Health.SPIKING: Status(
+        "spiking", "orange", ":material/electric_bolt:", f"Recent norms above {SPIKE_RATIO:g} times their RMS."
+    ),
     Health.THROTTLED: Status(
-        "throttled", "violet", ":material/speed:", "A target is below 0.3: an old spike still holds updates back."
+        "throttled",
+        "violet",
+        ":material/speed:",
+        f"A target is below {THROTTLED_TARGET:g}: an old spike still reduces the updates.",
     ),
     Health.DISCONNECTED: Status(
         "disconnected",
         "red",
         ":material/link_off:",
-        "Its agent neither sends nor listens: the process is gone, or cannot reach the server.",
+        "The agent neither sends telemetry nor polls: its process has ended or cannot reach the server.",
     ),
     Health.STALLED: Status(
-        "stalled", "orange", ":material/hourglass_empty:", "Its agent listens, but no step was taken for a while."
+        "stalled", "orange", ":material/hourglass_empty:", "The agent is connected, but no step was taken for a while."
     ),
-    Health.NONFINITE: Status("non-finite", "red", ":material/dangerous:", "NaN or infinite gradients recently."),
+    Health.NONFINITE: Status("non-finite", "red", ":material/dangerous:", "Recent NaN or infinite gradients."),
 }
 
-_GONE = _HEALTH[Health.DISCONNECTED]
-_PAUSED = Status("paused", "gray", ":material/pause:", "An operator paused it: it waits at a boundary between steps.")
+_DISCONNECTED = _HEALTH[Health.DISCONNECTED]
+_PAUSED = Status("paused", "gray", ":material/pause:", "Paused by an operator: the job waits between two steps.")
 
 _REVISIONS = {
-    RevisionState.PENDING: Status("pending", "orange", ":material/schedule:", "The run has not taken it up yet."),
-    RevisionState.APPLIED: Status("applied", "blue", ":material/check:", "In force since this step."),
-    RevisionState.SUPERSEDED: Status("superseded", "gray", ":material/redo:", "A newer revision came first."),
-    RevisionState.REJECTED: Status("rejected", "red", ":material/block:", "The run will not follow it."),
+    RevisionState.PENDING: Status("pending", "orange", ":material/schedule:", "The run has not applied it yet."),
+    RevisionState.APPLIED: Status("applied", "blue", ":material/check:", "In effect since this step."),
+    RevisionState.SUPERSEDED: Status(
+        "superseded", "gray", ":material/redo:", "Replaced by a newer revision before it was applied."
+    ),
+    RevisionState.REJECTED: Status("rejected", "red", ":material/block:", "The run refused it."),
 }
 
 
 def state(of: RunState) -> Status:
-    """Where a run is in its life."""
+    """The badge of a run's state."""
     return _STATES[of]
 
 
 def state_of(run: RunSummary) -> Status:
-    """The same of a run, which an operator may have paused, or whose agent may be gone."""
+    """The badge of a run's state, which also shows whether it is paused or disconnected."""
     if run.state is RunState.STALLED and not run.connected:
-        return _GONE
+        return _DISCONNECTED
     waits = run.applied.settings.paused and run.state in (RunState.RUNNING, RunState.STALLED)
     return _PAUSED if waits else _STATES[run.state]
 
 
 def health(of: Health) -> Status:
-    """How a run does."""
+    """The badge of a run's health."""
     return _HEALTH[of]
 
 
 def health_of(run: RunSummary) -> Status:
-    """The same of a run: one that was paused is not stalled."""
+    """The badge of a run's health; a paused run is not shown as stalled."""
     return _PAUSED if run.health is Health.STALLED and run.applied.settings.paused else _HEALTH[run.health]
 
 
-def looks_of(run: RunSummary) -> list[Status]:
-    """The badges of a run: its state, and how it does where that says more. Of an ended run nothing live is left."""
+def badges_of(run: RunSummary) -> list[Status]:
+    """The badges of a run: its state and, while it is live and they differ, its health."""
     state, health = state_of(run), health_of(run)
     live = run.state in (RunState.RUNNING, RunState.STALLED)
     return [state, health] if live and health.word != state.word else [state]
 
 
 def revision(of: RevisionState) -> Status:
-    """What became of a change."""
+    """The badge of a change's state."""
     return _REVISIONS[of]
 
 
 def revision_words(entry: AuditEntry) -> str:
-    """`pending`, `applied @ step 412`, `rejected: why` or `superseded`. Not escaped: `why` is an agent's word."""
+    """`pending`, `applied @ step 412`, `rejected: why` or `superseded`. Not escaped: the reason comes from an agent."""
     if entry.state is RevisionState.APPLIED and entry.applied_step is not None:
         return f"applied @ step {entry.applied_step}"
     if entry.state is RevisionState.REJECTED:
@@ -115,7 +123,7 @@ def revision_words(entry: AuditEntry) -> str:
 
 
 def settings_words(run: RunSummary) -> str:
-    """Desired against applied: `r3` where they agree, else what is under way."""
+    """Applied and desired revision: `r3 @ step 412` if they are the same, else `r2 → r3 pending`."""
     desired, applied = run.desired, run.applied
     if desired.revision == applied.revision:
         return f"r{applied.revision} @ step {applied.step}" if applied.revision else "as registered"

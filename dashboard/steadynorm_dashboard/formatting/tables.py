@@ -1,4 +1,4 @@
-"""Rows of the tables: parameters, changes, events. Cells are drawn as plain text, so names need no escaping here."""
+"""Rows of the tables of parameters, changes and events. Cells are plain text, so names are not escaped."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.events import Event
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.series import ParameterView
+from steadynorm_contract.signals import PARAMETER_SIGNALS, signal
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
-__all__ = ["audit_rows", "change_rows", "event_rows", "full_name", "parameter_rows"]
+__all__ = ["LARGEST_RATIO", "audit_rows", "change_rows", "event_rows", "full_name", "parameter_rows"]
 
 Row = dict[str, object]
+LARGEST_RATIO = signal("spike_ratio_max/")
 
 
 def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> list[Row]:
-    """One row a parameter whose name holds every word of `search`; the largest spike ratio since the start first."""
+    """One row per parameter whose name contains every word of `search`; the largest spike ratio first."""
     words = search.lower().split()
     found = [one for one in parameters if all(word in one.name.lower() for word in words)]
     found.sort(key=lambda one: -(one.spike_ratio_max or one.spike_ratio or 0.0))
@@ -24,21 +26,17 @@ def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> lis
         {
             "parameter": escaping.visible(one.name, 200),
             "note": _note(one),
-            "largest": one.spike_ratio_max,
-            "spike ratio": one.spike_ratio,
+            LARGEST_RATIO.title: one.spike_ratio_max,
+            signal("spike_ratio").title: one.spike_ratio,  # second, so that narrow windows show it
             "shape": " × ".join(map(str, one.shape)) or "scalar",
-            "raw norm": one.raw_norm,
-            "mean": one.norm_mean,
-            "RMS": one.norm_rms,
-            "target": one.target,
-            "scale": one.scale,
+            **{of.title: getattr(one, of.name) for of in PARAMETER_SIGNALS},
         }
         for one in found
     ]
 
 
 def full_name(parameters: Iterable[ParameterView], shown: str) -> str:
-    """The name of the parameter that a row shows as `shown`."""
+    """The full name of the parameter that a row shows as `shown`."""
     return next((one.name for one in parameters if escaping.visible(one.name, 200) == shown), shown)
 
 
@@ -54,7 +52,7 @@ def _note(one: ParameterView) -> str:
 
 
 def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> list[Row]:
-    """One row a change, newest first."""
+    """One row per change, newest first."""
     return [
         {
             "revision": f"r{entry.revision}",
@@ -69,7 +67,7 @@ def audit_rows(entries: Iterable[AuditEntry], now: float, zone: str | None) -> l
 
 
 def change_rows(entry: AuditEntry) -> list[Row]:
-    """One row a setting that the change touched."""
+    """One row per setting in the change."""
     return [
         {
             "setting": escaping.visible(name),
@@ -88,7 +86,7 @@ def _setting(name: str, value: object) -> str:
 
 
 def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:
-    """One row an event, newest first."""
+    """One row per event, newest first."""
     return [
         {
             "when": numbers.moment(event.time, now, zone),

@@ -1,1 +1,1 @@
-"""One thin file a page: which panels it shows, and in what order."""
+"""One thin file per page: which panels it shows, and in what order."""

@@ -1,4 +1,4 @@
-"""One incident: what the flight recorder kept around a spike or a non-finite gradient, and who went first."""
+"""One incident: what the flight recorder stored around a spike or non-finite gradient, and what was affected first."""
 
 from __future__ import annotations
 
@@ -12,31 +12,22 @@ from steadynorm_contract.client import Client, ClientError
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_contract.series import Heatmap
+from steadynorm_contract.signals import signal
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import incident_analysis
-from steadynorm_dashboard.charts.heatmap import heat_figure
-from steadynorm_dashboard.charts.incident import outbreak_figure
+from steadynorm_dashboard.charts.heatmap import heatmap_figure
+from steadynorm_dashboard.charts.incident import incident_figure
 from steadynorm_dashboard.components.live_chart import live_chart
-from steadynorm_dashboard.data import queries, session
+from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import changes, escaping, numbers
 from steadynorm_dashboard.panels import chart_controls, messages, page_header
+from steadynorm_dashboard.runbook import ALERTS
 
 __all__ = ["render"]
 
 _EVENTS = 2000
 _NEAR_STEPS = 1000
-_CHART_STEPS = 200  # to each side, where the run's charts are opened
-_RUNBOOK = {
-    EventKind.SPIKE: "SteadynormSpikeStorm",
-    EventKind.NONFINITE: "SteadynormNonfinite",
-    EventKind.THROTTLED: "SteadynormThrottled",
-    EventKind.STALLED: "SteadynormStalled",
-    EventKind.REJECTED: "SteadynormChangeNotApplied",
-    EventKind.RANK_MISMATCH: "SteadynormRankMismatch",
-    EventKind.RANK_FAILED: "SteadynormAgentFailed",
-    EventKind.AGENT_ERROR: "SteadynormAgentFailed",
-}
-_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
+_CHART_STEPS = 200  # on each side, in the link to the run's charts
 _TITLES = {
     EventKind.SPIKE: "Spike",
     EventKind.NONFINITE: "Non-finite gradient",
@@ -46,19 +37,17 @@ _TITLES = {
 
 
 def render(run_id: str, event_id: str) -> None:
-    """The page. It stands still: what happened does not change any more."""
+    """The page. It has no live parts: the recorded data does not change any more."""
     page_header.bar(run_id=run_id)
-    if session.client() is None:
-        messages.sign_in()
-    run, error = queries.read(f"{run_id}/run", lambda client: client.run(run_id))
-    events, _ = queries.read(f"{run_id}/all events", lambda client: client.events(run_id, limit=_EVENTS))
+    run, error = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
+    events, _ = queries.fetch(f"{run_id}/all events", lambda client: client.events(run_id, limit=_EVENTS))
     if run is None or events is None:
-        messages.explain(error or ClientError("The server does not answer."))
-        messages.try_again()
+        messages.show_error(error or ClientError("The server does not answer."))
+        messages.rerun_when_reachable()
         return
     event = next((one for one in events.events if one.id == event_id), None)
     if event is None:
-        st.error("This event is not kept any more, or never was. The run's table of events has the newest ones.")
+        st.error("This event does not exist or is no longer stored. The run's Events tab lists the newest ones.")
         return
     where = f" in {event.parameter}" if event.parameter else ""
     st.title(
@@ -69,94 +58,92 @@ def render(run_id: str, event_id: str) -> None:
         f"{escaping.markdown(run.name)} · {numbers.moment(event.time, time.time(), st.context.timezone)} · "
         f"{escaping.markdown(event.message, 400)}"
     )
-    _ways(run, event)
+    _links(run, event)
     _facts(run_id, event)
-    audit, _ = queries.read(f"{run_id}/audit", lambda client: client.audit(run_id))
+    audit, _ = queries.fetch(f"{run_id}/audit", lambda client: client.audit(run_id))
     entries = audit.entries if audit else []
     _recorded(run_id, event, entries)
     _changes(event, entries)
 
 
-def _ways(run: RunDetail, event: Event) -> None:
-    """To what to do about it, and to the run's charts of that time."""
+def _links(run: RunDetail, event: Event) -> None:
+    """To the runbook, and to the run's charts around the event."""
     around = (max(0, event.step - _CHART_STEPS), min(event.step + _CHART_STEPS, max(run.step, event.step)))
     with st.container(horizontal=True, vertical_alignment="center"):
-        if alert := _RUNBOOK.get(event.kind):
+        if alert := ALERTS.get(event.kind):
             navigation.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
         if st.button(
-            "The run at that time",
+            "Charts around this step",
             icon=":material/show_chart:",
             type="tertiary",
-            help=f"its charts from step {around[0]:,} to {around[1]:,}",
+            help=f"the run's charts from step {around[0]:,} to {around[1]:,}",
         ):
-            chart_controls.aim(run.run_id, *around)
-            navigation.go(run=run.run_id)
+            chart_controls.open_at(run.run_id, *around)
+            navigation.open_page(run=run.run_id)
 
 
 def _facts(run_id: str, event: Event) -> None:
     left, right = st.columns([1, 1])
     with left:
-        st.markdown("**The step's data**, as the training loop calls it")
+        st.markdown("**Batch id** of the step, from the training loop")
         if event.batch_id:
             st.code(event.batch_id, language=None)
         else:
-            st.caption("Not named. Pass `batch_id=` to `agent.log()`, and the next incident says which batch it was.")
+            st.caption("Unknown. Pass `batch_id=` to `agent.log()` to record it.")
     with right:
-        st.markdown("**Link** for a colleague; it holds no token")
-        st.code(navigation.address(run=run_id, incident=event.id), language=None)
+        page_header.share_link(run=run_id, incident=event.id)
 
 
 def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
     key = f"{run_id}/incident/{event.id}"
-    read, error = queries.read(key, lambda client: _read(client, run_id, event.step))
+    read, error = queries.fetch(key, lambda client: _read(client, run_id, event.step))
     if read is None:
-        messages.explain(error or ClientError("The server does not answer."))
-        messages.try_again()
+        messages.show_error(error or ClientError("The server does not answer."))
+        messages.rerun_when_reachable()
         return
     norms, ratios, targets = read
     if not norms.step:
         st.info(
-            "No parameter rows of these steps are kept any more. The charts of the run still have every step's totals.",
+            "Parameter rows of these steps are no longer stored. The run's charts still have the totals of every step.",
             icon=":material/history:",
         )
         return
-    bad = incident_analysis.struck(norms, ratios, targets)
-    st.subheader("Who went first", anchor=False)
+    affected = incident_analysis.affected_parameters(norms, ratios, targets)
+    st.subheader("First affected parameters", anchor=False)
     if event.step not in norms.step:
-        # Of what is left the first one came later: to name it would accuse the wrong one.
+        # The first one in the remaining rows was affected later: naming it would be wrong.
         named = f" The event itself names **{escaping.markdown(event.parameter, 200)}**." if event.parameter else ""
         st.info(
-            f"The rows of step {event.step:,} are not kept, so nobody can "
-            f"tell from them who went first.{named} What follows is of the steps around it that are kept, "
-            f"{norms.step[0]:,} to {norms.step[-1]:,}.",
+            f"The rows of step {event.step:,} are no longer stored, so the first affected parameter is unknown.{named} "
+            f"The table covers the stored steps around it, {norms.step[0]:,} to {norms.step[-1]:,}.",
             icon=":material/history:",
         )
-    elif bad and bad[0].step <= event.step:
-        others = sum(one.step == bad[0].step for one in bad) - 1
+    elif affected and affected[0].step <= event.step:
+        others = sum(one.step == affected[0].step for one in affected) - 1
         together = f", in the same step as {others} other{'s' if others > 1 else ''}" if others else ""
         st.markdown(
-            f"**{escaping.markdown(bad[0].name, 200)}** at step {bad[0].step:,}{together}. {len(bad)} of "
-            f"{len(norms.parameters):,} parameters spiked or were not finite in steps {norms.step[0]:,} to "
-            f"{norms.step[-1]:,}."
+            f"**{escaping.markdown(affected[0].name, 200)}** at step {affected[0].step:,}{together}. "
+            f"{len(affected)} of {len(norms.parameters):,} parameters spiked or were not finite in steps "
+            f"{norms.step[0]:,} to {norms.step[-1]:,}."
         )
     else:
-        st.caption(f"No parameter spiked up to step {event.step:,} in the rows that are kept.")
-    if bad:
+        st.caption(f"No parameter spiked up to step {event.step:,} in the stored rows.")
+    if affected:
         st.dataframe(
-            incident_analysis.struck_rows(bad, event.step, ordered=event.step in norms.step),
+            incident_analysis.affected_rows(affected, event.step, ordered=event.step in norms.step),
             key=f"{key}/table",
             hide_index=True,
-            height=min(420, 38 + 35 * len(bad)),
+            height=min(420, 38 + 35 * len(affected)),
             placeholder=numbers.MISSING,
             column_config=_columns(),
         )
-    if figure := outbreak_figure(norms, targets, bad, event, entries):
-        live_chart(figure, key=f"{key}/chart", options=_OPTIONS)
-    st.markdown("**All layers** around it; each cell one step. A click opens the parameter.")
-    if map_ := heat_figure(ratios, [event], revision=key):
-        clicked = live_chart(map_, key=f"{key}/heat", options=_OPTIONS, clicks=True).clicked
+    if figure := incident_figure(norms, targets, affected, event, entries):
+        live_chart(figure, key=f"{key}/chart")
+    st.markdown("**All layers** around the event; each cell is one step. Click one to open the parameter.")
+    if heatmap := heatmap_figure(ratios, [event], revision=key):
+        clicked = live_chart(heatmap, key=f"{key}/heat", clicks=True).clicked
         if clicked in ratios.parameters:
-            navigation.go(run=run_id, parameter=clicked)
+            navigation.open_page(run=run_id, parameter=clicked)
 
 
 def _read(client: Client, run_id: str, step: int) -> tuple[Heatmap, Heatmap, Heatmap]:
@@ -172,16 +159,16 @@ def _columns() -> dict[str, Any]:
     number = st.column_config.NumberColumn
     return {
         "parameter": st.column_config.TextColumn(width="large"),
-        "largest ratio": number(format="%.4g", help="norm over the RMS norm before it; above 10 is a spike"),
-        "norm before": number(format="%.4g", help="median L2 norm of the recorded steps before its first bad step"),
-        "peak": number(format="%.4g", help="largest L2 norm from then on"),
-        "norm after": number(format="%.4g", help="median L2 norm after its last bad step"),
-        "lowest target": number(format="%.3g", help="from then on; below 0.3 the update is throttled"),
+        "largest ratio": number(format="%.4g", help=signal("spike_ratio").description),
+        "norm before": number(format="%.4g", help="Median L2 norm of the recorded steps before its first bad step."),
+        "peak": number(format="%.4g", help="Largest L2 norm from then on."),
+        "norm after": number(format="%.4g", help="Median L2 norm after its last bad step."),
+        "lowest target": number(format="%.3g", help=f"From then on. {signal('target').description}"),
     }
 
 
 def _changes(event: Event, entries: list[AuditEntry]) -> None:
-    st.subheader("What was changed near it", anchor=False)
+    st.subheader("Settings changes near it", anchor=False)
     near = [
         entry
         for entry in entries
@@ -190,10 +177,10 @@ def _changes(event: Event, entries: list[AuditEntry]) -> None:
         and abs(entry.applied_step - event.step) <= _NEAR_STEPS
     ]
     if not near:
-        st.caption(f"No settings were changed within {_NEAR_STEPS:,} steps of it.")
+        st.caption(f"No settings were changed within {_NEAR_STEPS:,} steps of this event.")
     for entry in sorted(near, key=lambda entry: entry.applied_step or 0):
         away = (entry.applied_step or 0) - event.step
-        when = f"{abs(away):,} steps {'before' if away < 0 else 'after'}" if away else "at this very step"
+        when = f"{abs(away):,} steps {'before' if away < 0 else 'after'}" if away else "at the same step"
         why = f" · {escaping.markdown(entry.reason, 200)}" if entry.reason else ""
         st.markdown(
             f"**r{entry.revision}** {when}: {escaping.markdown(changes.change_words(entry), 300)} · "

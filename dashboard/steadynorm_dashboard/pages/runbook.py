@@ -1,4 +1,4 @@
-"""What to do when an alert fires: where the links of alerts lead. Says nothing that needs a token."""
+"""Alert runbook: what to do when an alert fires. Alerts link here; the page needs no token."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ __all__ = ["render"]
 
 def render(alert: str, run_id: str | None = None) -> None:
     """The page."""
-    page_header.bar(back=not run_id, run_id=run_id)
+    page_header.bar(back=True, run_id=run_id, sign_in=False)
     section = runbook.find(alert, run_id)
     if section is None:
-        st.error(f"There is no alert called {escaping.markdown(alert)}. These are all:", icon=":material/search_off:")
+        st.error(f"There is no alert named {escaping.markdown(alert)}. All alerts:", icon=":material/search_off:")
     else:
+        st.caption("Alert runbook")
         st.title(alert, anchor=False)
         with st.container(width=800):
             st.markdown(section)
-        st.caption("The other alerts")
+        st.caption("Other alerts")
     for title in runbook.titles():
         if title != alert:
             navigation.link(title, **{"runbook": title, **({"run": run_id} if run_id else {})})

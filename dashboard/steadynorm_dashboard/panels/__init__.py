@@ -1,1 +1,1 @@
-"""Parts of pages: forms, tables, headers. Charts come from `charts`, words from `formatting`."""
+"""Parts of pages: each reads what it shows and draws it."""

@@ -1,7 +1,7 @@
-"""Schedules and watch rules made and taken away on a run's page, by those who may.
+"""Forms that add and remove schedules and rules on a run's page.
 
-Each form belongs to the browser until it is sent, so that the page's refreshes neither see nor move what is typed;
-after it was accepted a new one takes its place.
+A form's values stay in the browser until it is submitted, so that refreshes of the page do not affect them; after it
+was accepted, an empty form replaces it.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from steadynorm_contract.changes import parse_assignments
-from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden, Unauthorized
-from steadynorm_contract.runs import RunDetail, RunState
+from steadynorm_contract.client import Client, ClientError
+from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.schedules import Schedule, ScheduleState
 from steadynorm_contract.watch_rules import RuleList, WatchRule, parse_condition
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping
+from steadynorm_dashboard.panels import messages
 
 __all__ = ["panel"]
 
-_LIVE = (RunState.RUNNING, RunState.STALLED)
 _CHANGE = "gamma2=0.999 mode=observe"
 _SHOWN = 80
 
 
 def panel(run: RunDetail, schedules: Sequence[Schedule], rules: RuleList) -> None:
-    """The forms; a visitor who may not use them sees them locked, and reads why."""
-    if run.state not in _LIVE:
-        st.caption("The run has ended: nothing would follow a schedule or a rule.")
+    """The forms; visitors with read-only access see them locked, with the reason."""
+    if not run.state.is_live:
+        st.caption("The run has ended: schedules and rules no longer apply.")
         return
     locked = session.read_only()
     if locked:
-        st.info(session.why_locked(), icon=":material/lock:")
+        st.info(session.read_only_reason(), icon=":material/lock:")
     with st.expander("Schedule a change", icon=":material/schedule:"):
         _schedule(run, locked)
-    with st.expander("Give the run a rule", icon=":material/rule:"):
+    with st.expander("Add a rule", icon=":material/rule:"):
         _rule(run, locked)
     waiting = [each for each in schedules if each.state is ScheduleState.WAITING]
     if waiting or rules.rules:
-        with st.expander("Take one away", icon=":material/delete:"):
-            _take_away(run.run_id, waiting, rules, locked)
-    if told := st.session_state.get(f"{run.run_id}/automatic/told"):
-        st.error(told)
+        with st.expander("Remove a schedule or rule", icon=":material/delete:"):
+            _removal(run.run_id, waiting, rules, locked)
+    if message := st.session_state.get(f"{run.run_id}/automation/message"):
+        st.error(message)
 
 
 def _schedule(run: RunDetail, locked: bool) -> None:
@@ -59,7 +59,7 @@ def _schedule(run: RunDetail, locked: bool) -> None:
             disabled=locked,
         )
         change.text_input("Change", key=f"{form}/change", placeholder=_CHANGE, max_chars=500, disabled=locked)
-        _sent(form, "Schedule", locked, _add_schedule, run.run_id)
+        _submit(form, "Schedule", locked, _add_schedule, run.run_id)
 
 
 def _rule(run: RunDetail, locked: bool) -> None:
@@ -72,44 +72,48 @@ def _rule(run: RunDetail, locked: bool) -> None:
             placeholder="low-target",
             max_chars=64,
             disabled=locked,
-            help="Its name. A rule that the run has under this name is replaced.",
+            help="The rule's name. An existing rule with this name is replaced.",
         )
         when.text_input(
             "When", key=f"{form}/when", placeholder="target_min < 0.3 for 200 steps", max_chars=200, disabled=locked
         )
-        change, actions, rest = st.columns([1.8, 0.8, 0.8])
+        change, actions, cooldown = st.columns([1.8, 0.8, 0.8])
         change.text_input(
             "Change", key=f"{form}/change", placeholder="reset_generation=+1", max_chars=500, disabled=locked
         )
-        actions.number_input("Actions at most", min_value=1, value=1, step=1, key=f"{form}/actions", disabled=locked)
-        rest.number_input("Rest, in steps", min_value=0, value=100, step=10, key=f"{form}/rest", disabled=locked)
-        _sent(form, "Give the rule", locked, _add_rule, run.run_id)
+        actions.number_input("Max actions", min_value=1, value=1, step=1, key=f"{form}/actions", disabled=locked)
+        cooldown.number_input(
+            "Cooldown, steps", min_value=0, value=100, step=10, key=f"{form}/cooldown", disabled=locked
+        )
+        _submit(form, "Save rule", locked, _add_rule, run.run_id)
 
 
-def _sent(form: str, label: str, locked: bool, send: Callable[[str, str], None], run_id: str) -> None:
-    """What both forms end with: why, and the button."""
+def _submit(form: str, label: str, locked: bool, send: Callable[[str, str], None], run_id: str) -> None:
+    """The end of both forms: the reason and the button."""
     why, go = st.columns([2.4, 1], vertical_alignment="bottom")
-    why.text_input("Reason", key=f"{form}/reason", placeholder="for the audit list", max_chars=500, disabled=locked)
+    why.text_input(
+        "Reason", key=f"{form}/reason", placeholder="recorded in the audit log", max_chars=500, disabled=locked
+    )
     go.form_submit_button(
         label, type="primary", width="stretch", disabled=locked, on_click=send, args=(run_id, form), key=f"{form}/go"
     )
 
 
-def _take_away(run_id: str, waiting: Sequence[Schedule], rules: RuleList, locked: bool) -> None:
+def _removal(run_id: str, waiting: Sequence[Schedule], rules: RuleList, locked: bool) -> None:
     labels = {("schedule", one.id): f"schedule {one.id}, from step {one.from_step:,}" for one in waiting}
     labels |= {("rule", one.rule.id): f"rule {one.rule.id}: {one.condition}" for one in rules.rules}
     which, go = st.columns([2.4, 1], vertical_alignment="bottom")
     kind, name = which.selectbox(
         "Which",
         list(labels),
-        # Another box for each other list, for the reason that `undo` gives.
-        key=f"{run_id}/automatic/which/{hash(tuple(labels))}",
+        # A new box for each list, for the reason given in `undo`.
+        key=f"{run_id}/automation/which/{hash(tuple(labels))}",
         format_func=lambda key: escaping.visible(labels[key], _SHOWN),
         disabled=locked,
     )
     go.button(
-        "Take away",
-        key=f"{run_id}/automatic/away",
+        "Remove",
+        key=f"{run_id}/automation/remove",
         width="stretch",
         disabled=locked,
         on_click=_remove,
@@ -118,7 +122,7 @@ def _take_away(run_id: str, waiting: Sequence[Schedule], rules: RuleList, locked
 
 
 def _form(run_id: str, kind: str) -> str:
-    """The key of the form that stands there now."""
+    """The key of the current form."""
     return f"{run_id}/{kind}/{st.session_state.get(f'{run_id}/{kind}/form', 0)}"
 
 
@@ -126,11 +130,11 @@ def _add_schedule(run_id: str, form: str) -> None:
     def add(client: Client) -> None:
         step = st.session_state[f"{form}/step"]
         if step is None:
-            raise ValueError("a schedule must say from which step on: got none.")
+            raise ValueError("a schedule needs the step from which it applies: got none. Fill in From step.")
         changes = parse_assignments(st.session_state[f"{form}/change"])
         client.schedule(run_id, int(step), changes, reason=st.session_state[f"{form}/reason"])
 
-    _do(run_id, add, "schedule")
+    _write(run_id, add, "schedule")
 
 
 def _add_rule(run_id: str, form: str) -> None:
@@ -142,12 +146,12 @@ def _add_rule(run_id: str, form: str) -> None:
             settings=parse_assignments(state[f"{form}/change"]),
             reason=state[f"{form}/reason"],
             max_actions=int(state[f"{form}/actions"]),
-            cooldown_steps=int(state[f"{form}/rest"]),
+            cooldown_steps=int(state[f"{form}/cooldown"]),
         )
         known = client.rules(run_id)
         client.set_rules(run_id, known.with_rule(new), revision=known.revision)
 
-    _do(run_id, add, "rule")
+    _write(run_id, add, "rule")
 
 
 def _remove(run_id: str, kind: str, name: str) -> None:
@@ -158,26 +162,20 @@ def _remove(run_id: str, kind: str, name: str) -> None:
         known = client.rules(run_id)
         client.set_rules(run_id, known.without(name), revision=known.revision)
 
-    _do(run_id, remove)
+    _write(run_id, remove)
 
 
-def _do(run_id: str, ask: Callable[[Client], None], form: str | None = None) -> None:
-    """Ask the server. What it refuses is told until the next try; a form that it took makes room for a new one."""
+def _write(run_id: str, request: Callable[[Client], None], form: str | None = None) -> None:
+    """Send a change. An error is shown until the next attempt; a form that was accepted is replaced by an empty one."""
     client = session.client()
     if client is None:
         return
-    told = None
+    message = None
     try:
-        ask(client)
-    except Conflict:
-        told = "Somebody changed the rules just now, so nothing was done. Look at them, and do it again."
-    except Forbidden:
-        session.read_only(learned=True)
-    except Unauthorized:
-        session.forget_token()
+        request(client)
     except (ClientError, ValueError) as error:
-        told = f"Nothing was changed. {escaping.markdown(str(error), 600)}"
+        message = messages.write_error(error, "rules")
     else:
         if form is not None:
             st.session_state[f"{run_id}/{form}/form"] = st.session_state.get(f"{run_id}/{form}/form", 0) + 1
-    st.session_state[f"{run_id}/automatic/told"] = told
+    st.session_state[f"{run_id}/automation/message"] = message

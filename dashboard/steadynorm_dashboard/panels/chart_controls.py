@@ -1,4 +1,4 @@
-"""Which steps a page's charts show, and along what: the range, the axis, a zoom, and whether they stand still."""
+"""The controls of a page's charts: the range of steps, the x axis, a zoom, and whether updates are paused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.components.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Viewport", "aim", "axis", "controls", "current", "first_step", "follow", "zoom"]
+__all__ = ["WINDOWS", "Viewport", "apply_zoom", "axis", "controls", "current", "first_step", "open_at", "zoom"]
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
-"""Choices of the range selector, in steps."""
+"""Options of the range selector, in steps."""
 
-_ALONG = {
+_X_AXES = {
     XAxis.STEP: "by step",
     XAxis.ELAPSED: "by time since start",
     XAxis.CLOCK: "by clock",
@@ -24,38 +24,38 @@ _ALONG = {
 _WHOLE = "all steps"
 _FIRST = ""
 _MARGIN = 0.02
-"""Of a zoomed range: read beyond each end, so that lines do not end within the picture."""
+"""Share of a zoomed range that is read beyond each end, so that lines do not end inside the chart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Viewport:
-    """The steps start..stop, both inclusive; None: from the first, to the newest."""
+    """What the charts show: the steps start..stop, both inclusive; None: from the first step, to the newest one."""
 
     window: str
-    along: XAxis
+    x_axis: XAxis
     start: int | None
     stop: int | None
     newest: int
     zoom: tuple[int, int] | None = None
     paused_at: int | None = None
-    drawn_anew: int = 0
+    resets: int = 0
 
     @property
-    def still(self) -> str | None:
-        """The range, where it lies in the past: an answer for it stays good. None: it moves on."""
+    def immutable(self) -> str | None:
+        """The range, if it is in the past, so that its data does not change any more; else None."""
         if self.stop is None or self.stop > self.newest:
             return None
         return f"{self.start}-{self.stop}"
 
     @property
-    def question(self) -> str:
-        """What is asked for, in words that visitors of one run share."""
+    def shared_key(self) -> str:
+        """The requested range: the same for all visitors of the run who chose it."""
         return f"{self.window}/{self.zoom}/{self.paused_at}"
 
     @property
     def revision(self) -> str:
-        """While it stays the same, a chart keeps what a visitor did to it."""
-        return f"{self.window}/{self.along}/{self.drawn_anew}"
+        """While it stays the same, a chart keeps its zoom and hidden traces."""
+        return f"{self.window}/{self.x_axis}/{self.resets}"
 
 
 def first_step(window: str, newest: int) -> int | None:
@@ -65,24 +65,24 @@ def first_step(window: str, newest: int) -> int | None:
 
 
 def current(place: str, newest: int, of: str = _FIRST) -> Viewport:
-    """What the controls of `place` say, wherever they stand on the page. newest: the run's newest step.
+    """The viewport chosen by the controls of `place`. newest: the run's newest step.
 
-    of: which run, where the charts show several.
+    of: the run, where charts show several.
     """
     state = st.session_state
     window = state.get(f"{place}/window") or _WHOLE
-    along = XAxis(state.get(f"{place}/along") or XAxis.STEP)
+    x_axis = XAxis(state.get(f"{place}/x axis") or XAxis.STEP)
     paused_at: int | None = state.get(f"{place}/paused at")
     zoomed: tuple[int, int] | None = state.get(f"{place}/zoom", {}).get(of)
     start, stop = first_step(window, newest if paused_at is None else paused_at), paused_at
     if zoomed is not None:
         margin = max(1, round(_MARGIN * (zoomed[1] - zoomed[0])))
         start, stop = max(0, zoomed[0] - margin), zoomed[1] + margin
-    return Viewport(window, along, start, stop, newest, zoomed, paused_at, state.get(f"{place}/drawn anew", 0))
+    return Viewport(window, x_axis, start, stop, newest, zoomed, paused_at, state.get(f"{place}/resets", 0))
 
 
 def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
-    """Draw the controls. place: prefix of their keys. What a zoom or a pause means is said beneath."""
+    """Draw the controls, and a line beneath them during a zoom or a pause. place: prefix of their keys."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.segmented_control(
             "Steps shown",
@@ -96,58 +96,59 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
         )
         st.segmented_control(
             "Axis",
-            list(_ALONG),
+            list(_X_AXES),
             default=XAxis.STEP,
             required=True,
-            key=f"{place}/along",
+            key=f"{place}/x axis",
             label_visibility="collapsed",
-            format_func=_ALONG.__getitem__,
+            format_func=_X_AXES.__getitem__,
         )
         if pause:
             _pause(place, newest)
-        shown = current(place, newest)
-        if shown.zoom is not None:
+        viewport = current(place, newest)
+        if viewport.zoom is not None:
             st.button(
                 "Whole range",
                 key=f"{place}/whole",
                 icon=":material/zoom_out:",
                 on_click=_unzoom,
                 args=(place, True),
-                help="Or click twice into a chart.",
+                help="Or double-click a chart.",
             )
-    if shown.paused_at is not None:
-        behind = newest - shown.paused_at
+    if viewport.paused_at is not None:
+        behind = newest - viewport.paused_at
         st.info(
-            f"The charts stand still at step {shown.paused_at:,}. "
-            + (f"The run is {behind:,} steps further." if behind > 0 else "The run has not gone further."),
-            icon=":material/ac_unit:",
+            f"The charts are paused at step {viewport.paused_at:,}. "
+            + (f"The run is {behind:,} steps ahead." if behind > 0 else "The run has taken no more steps."),
+            icon=":material/pause:",
         )
-    elif shown.zoom is not None:
-        st.caption(f"Steps {shown.zoom[0]:,} to {shown.zoom[1]:,}, read anew at this zoom. The charts do not move on.")
-    return shown
+    elif viewport.zoom is not None:
+        first, last = viewport.zoom
+        st.caption(f"Steps {first:,} to {last:,} at full resolution. The charts do not update while zoomed.")
+    return viewport
 
 
 def axis(
     place: str,
-    now: Viewport,
+    viewport: Viewport,
     series: Iterable[Series],
-    began: float,
+    started: float,
     *,
     of: str = _FIRST,
     unit: tuple[str, float] | None = None,
 ) -> Axis:
-    """The axis of `series`. Within a zoom, what the whole told of times is still known, so that one can leave it."""
-    kept = f"{place}/axis/{of}"
-    known: Axis | None = st.session_state.get(kept) if now.zoom else None
-    made = Axis.of(now.along, series, began, st.context.timezone, unit=unit, known=known)
-    if now.zoom is None:
-        st.session_state[kept] = made
-    return made
+    """The x axis of `series`. During a zoom it also uses the times of the whole range, to pan out of it."""
+    key = f"{place}/axis/{of}"
+    known: Axis | None = st.session_state.get(key) if viewport.zoom else None
+    found = Axis.of(viewport.x_axis, series, started, st.context.timezone, unit=unit, known=known)
+    if viewport.zoom is None:
+        st.session_state[key] = found
+    return found
 
 
-def follow(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) -> None:
-    """Read what was zoomed into anew, with as many points as the whole had. axes: by run, where there are several."""
-    if gesture.unzoomed:
+def apply_zoom(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) -> None:
+    """Read the zoomed range at full resolution. axes: by run, where there are several."""
+    if gesture.reset:
         if st.session_state.pop(f"{place}/zoom", None):
             st.rerun(scope="fragment")
         return
@@ -165,31 +166,31 @@ def follow(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) -> Non
 
 
 def zoom(place: str, first: int, last: int) -> None:
-    """Show the steps first..last, read anew."""
+    """Show the steps first..last at full resolution."""
     _zoom(place, {_FIRST: (first, last)})
 
 
-def aim(place: str, first: int, last: int) -> None:
-    """The same from another page: when the charts are drawn next."""
+def open_at(place: str, first: int, last: int) -> None:
+    """Show the steps first..last the next time that the charts are drawn: for links from another page."""
     st.session_state[f"{place}/zoom"] = {_FIRST: (max(0, first), max(0, last))}
 
 
 def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
-    wanted = {of: (max(0, first), max(0, last)) for of, (first, last) in ranges.items()}
-    if st.session_state.get(f"{place}/zoom") != wanted:
-        st.session_state[f"{place}/zoom"] = wanted
+    zoom = {of: (max(0, first), max(0, last)) for of, (first, last) in ranges.items()}
+    if st.session_state.get(f"{place}/zoom") != zoom:
+        st.session_state[f"{place}/zoom"] = zoom
         st.rerun(scope="fragment")
 
 
 def _pause(place: str, newest: int) -> None:
     paused = f"{place}/paused at" in st.session_state
     st.button(
-        "Follow" if paused else "Freeze charts",
-        key=f"{place}/freeze",
-        icon=":material/autorenew:" if paused else ":material/ac_unit:",
+        "Resume updates" if paused else "Pause charts",
+        key=f"{place}/pause charts",
+        icon=":material/autorenew:" if paused else ":material/pause:",
         on_click=_toggle,
         args=(place, newest),
-        help="Only what is drawn stands still: the training goes on, and numbers and settings stay live.",
+        help="Pauses only the charts: the training continues, and numbers and settings stay live.",
     )
 
 
@@ -198,8 +199,8 @@ def _toggle(place: str, newest: int) -> None:
         st.session_state[f"{place}/paused at"] = newest
 
 
-def _unzoom(place: str, again: bool = False) -> None:
-    """again: the charts forget what was done to them, too."""
+def _unzoom(place: str, reset: bool = False) -> None:
+    """reset: also reset the charts' own zoom and hidden traces."""
     st.session_state.pop(f"{place}/zoom", None)
-    if again:
-        st.session_state[f"{place}/drawn anew"] = st.session_state.get(f"{place}/drawn anew", 0) + 1
+    if reset:
+        st.session_state[f"{place}/resets"] = st.session_state.get(f"{place}/resets", 0) + 1

@@ -1,4 +1,4 @@
-"""The files that a run's history can be had as: two links, each good for one download."""
+"""Downloads of a run's history: two links, each valid for one download."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ __all__ = ["panel"]
 _TABLES: dict[Table, tuple[str, str]] = {
     "steps": (
         "History by step",
-        "Parquet: a row a step, with loss, norms, learning rate, smallest target, spikes.",
+        "Parquet: one row per step, with loss, norms, learning rate, smallest target, spikes.",
     ),
-    "parameters": ("History by parameter", "Parquet: a row for each parameter at each step that was recorded."),
+    "parameters": ("History by parameter", "Parquet: one row for each parameter at each recorded step."),
 }
-_STILL_GOOD_S = 20.0
-"""A link is replaced before it is too old, and after it was used, at the page's next refresh."""
+_RENEW_S = 20.0
+"""A link is replaced this long before it expires, and after it was used, at the page's next refresh."""
 
 
 def panel(run_id: str) -> None:
-    """For anybody who may look at the run."""
-    st.caption("The whole history, each step once, as fine as it is still known. A link is good for one download.")
+    """The links, for every visitor who can see the run."""
+    st.caption("The whole history, each step once, at the finest stored resolution. A link is valid for one download.")
     with st.container(horizontal=True, gap="small"):
-        for table, (label, words) in _TABLES.items():
+        for table, (label, contents) in _TABLES.items():
             if name := _ticket(run_id, table):
                 link = PATH.lstrip("/").format(ticket=name)
-                st.link_button(label, link, icon=":material/download:", help=words)
-    st.caption(f"`steadynorm export {run_id}` writes the same file without a browser.")
+                st.link_button(label, link, icon=":material/download:", help=contents)
+    st.caption(f"`steadynorm export {run_id}` downloads the same file on the command line.")
 
 
 def _ticket(run_id: str, table: Table) -> str | None:
-    """The one that the page shows already, while it is good; else a new one."""
+    """The ticket that the page already shows while it is valid, else a new one."""
     client = session.client()
     if client is None:
         return None
     key = f"{run_id}/export/{table}"
     held: tuple[object, str] | None = st.session_state.get(key)
-    if held is not None and held[0] == session.identity() and TICKETS.good(held[1], _STILL_GOOD_S):
+    if held is not None and held[0] == session.identity() and TICKETS.is_valid(held[1], _RENEW_S):
         return held[1]
-    name = TICKETS.make(Ticket(client, run_id, table))
+    name = TICKETS.issue(Ticket(client, run_id, table))
     st.session_state[key] = (session.identity(), name)
     return name

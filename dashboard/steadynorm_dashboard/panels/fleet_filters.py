@@ -1,4 +1,4 @@
-"""Which runs of the fleet are shown: by words, state, health and tags. Kept when a visitor comes back to the page."""
+"""Filters of the runs overview: words, state, health and tags. They persist when a visitor returns to the page."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from steadynorm_contract.fleet import FleetResponse
 from steadynorm_contract.runs import Health, RunState
 from steadynorm_dashboard.formatting import escaping, status
 
-__all__ = ["Filters", "begin", "clear", "kept", "show"]
+__all__ = ["Filters", "clear", "current", "reset_widgets", "widgets"]
 
-_KEPT = "fleet/filters"
+_FILTERS = "fleet/filters"
 _WHICH = ("all", "live", "ended", "failed")
-_LIVE = (RunState.RUNNING, RunState.STALLED)
-_MOST_WORDS = 16  # of a search: the server takes no more
-_ROUND = "fleet/round"  # counts how often the widgets were made anew
-_BEGAN = "fleet/began"  # what they began with
+_LIVE = [state for state in RunState if state.is_live]
+_MAX_WORDS = 16  # in a search: the server's limit
+_GENERATION = "fleet/generation"  # of the widgets: they are replaced by new ones with other keys
+_INITIAL = "fleet/initial"  # the values that they started with
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What a visitor chose. Nothing chosen: all runs."""
+    """A visitor's filters. The defaults show all runs."""
 
     search: str = ""
     which: str = "all"
@@ -31,7 +31,7 @@ class Filters:
     tags: tuple[str, ...] = ()
 
     def query(self) -> dict[str, Any]:
-        """As arguments of `client.fleet`. Health is of what trains: an ended run is no trouble any more."""
+        """As arguments of `client.fleet`. A filter by health shows only live runs: ended ones need no attention."""
         live = [state.value for state in _LIVE]
         ended = [state.value for state in RunState if state not in _LIVE]
         states = {
@@ -40,13 +40,13 @@ class Filters:
             "ended": ended,
             "failed": [RunState.FAILED.value],
         }[self.which]
-        words = list(dict.fromkeys(self.search.lower().split()))[:_MOST_WORDS]
+        words = list(dict.fromkeys(self.search.lower().split()))[:_MAX_WORDS]
         return {"search": " ".join(words)[:500], "state": states, "health": self.health, "tag": self.tags}
 
 
-def kept() -> Filters:
-    """What the widgets say now; where they are not drawn yet, what they said last."""
-    before: Filters = st.session_state.get(_KEPT, Filters())
+def current() -> Filters:
+    """The values of the widgets; before they are drawn, the previous values."""
+    before: Filters = st.session_state.get(_FILTERS, Filters())
     return Filters(
         search=(st.session_state.get(_key("search"), before.search) or "").strip(),
         which=st.session_state.get(_key("state"), before.which) or "all",
@@ -55,37 +55,37 @@ def kept() -> Filters:
     )
 
 
-def begin() -> None:
-    """The page is opened, or come back to: the widgets are new ones, which show what was chosen before.
+def reset_widgets() -> None:
+    """The page is opened: replace the widgets by new ones with the previous values.
 
-    Those of before may be gone from the browser and not yet from the session, or the other way round; and a value put
-    into a widget's state reaches the browser with one answer only, and is lost where the next one overtakes it.
+    The old ones may be gone from the browser but not yet from the session, or vice versa. Setting their state is no
+    alternative: it reaches the browser with one response only, and is lost if the next one overtakes it.
     """
-    _anew(kept())
+    _replace(current())
 
 
 def clear() -> None:
     """Show all runs again."""
-    _anew(Filters())
+    _replace(Filters())
 
 
-def _anew(filters: Filters) -> None:
-    st.session_state[_KEPT] = st.session_state[_BEGAN] = filters
-    st.session_state[_ROUND] = st.session_state.get(_ROUND, 0) + 1
+def _replace(filters: Filters) -> None:
+    st.session_state[_FILTERS] = st.session_state[_INITIAL] = filters
+    st.session_state[_GENERATION] = st.session_state.get(_GENERATION, 0) + 1
 
 
-def show(answer: FleetResponse) -> Filters:
-    """Draw the widgets, each with how many runs it would show. Returns what they say."""
-    before = kept()
-    st.session_state[_KEPT] = before
-    began: Filters = st.session_state[_BEGAN]
+def widgets(answer: FleetResponse) -> Filters:
+    """Draw the widgets, each with the number of runs that it would show. Returns their values."""
+    before = current()
+    st.session_state[_FILTERS] = before
+    initial: Filters = st.session_state[_INITIAL]
     live = sum(answer.states.get(state.value, 0) for state in _LIVE)
     failed = answer.states.get(RunState.FAILED.value, 0)
     counts = {"all": answer.total, "live": live, "ended": answer.total - live, "failed": failed}
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.text_input(
             "Search",
-            began.search,
+            initial.search,
             placeholder="Search name, id or tag",
             label_visibility="collapsed",
             key=_key("search"),
@@ -95,7 +95,7 @@ def show(answer: FleetResponse) -> Filters:
             st.multiselect(
                 "Tags",
                 options,
-                began.tags,
+                initial.tags,
                 key=_key("tags"),
                 label_visibility="collapsed",
                 placeholder="Tags",
@@ -105,7 +105,7 @@ def show(answer: FleetResponse) -> Filters:
         st.segmented_control(
             "Show",
             _WHICH,
-            default=began.which,
+            default=initial.which,
             required=True,
             key=_key("state"),
             label_visibility="collapsed",
@@ -116,18 +116,18 @@ def show(answer: FleetResponse) -> Filters:
             "Health",
             [health.value for health in Health],
             selection_mode="multi",
-            default=began.health,
+            default=initial.health,
             key=_key("health"),
             label_visibility="collapsed",
-            format_func=lambda health: f"{_look(health).icon} {_look(health).word} {answer.healths.get(health, 0)}",
+            format_func=lambda health: f"{_badge(health).icon} {_badge(health).word} {answer.healths.get(health, 0)}",
             width="content",
         )
-    return kept()
+    return current()
 
 
 def _key(name: str) -> str:
-    return f"fleet/{name}/{st.session_state.get(_ROUND, 0)}"
+    return f"fleet/{name}/{st.session_state.get(_GENERATION, 0)}"
 
 
-def _look(health: str) -> status.Status:
+def _badge(health: str) -> status.Status:
     return status.health(Health(health))

@@ -1,4 +1,4 @@
-"""The heat map on a run's page: which layer, since when. A click on a row opens the parameter."""
+"""The heat map on a run's page: which layer, since when. A click opens the parameter."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from steadynorm_dashboard.panels import chart_controls, messages
 __all__ = ["panel"]
 
 _WHOLE = "whole model"
-_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
-_MANY = 64
+_MAX_LABEL = 64
 
 
 @st.fragment(run_every=5)
 def panel(run_id: str) -> None:
-    """Layers × steps, over the steps that the range selector of the charts shows."""
+    """Layers × steps, over the range that the charts show."""
     head, which, part = st.columns([2.2, 1, 1], vertical_alignment="center")
-    head.markdown("**Layers** in model order. A click opens the parameter.")
+    head.markdown("**Layers** in model order. Click one to open the parameter.")
     with which:
         signal = st.segmented_control(
             "Show",
@@ -33,23 +32,23 @@ def panel(run_id: str) -> None:
             key=f"{run_id}/heat/signal",
             label_visibility="collapsed",
         )
-    run, error = queries.read(f"{run_id}/run", lambda client: client.run(run_id))
+    run, error = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
     if run is None:
         if error is not None:
-            messages.explain(error)
+            messages.show_error(error)
         return
-    now = chart_controls.current(run_id, run.step)
-    matrix, error = queries.read(
-        f"{run_id}/heat/{signal}/{now.window}",
+    viewport = chart_controls.current(run_id, run.step)
+    matrix, error = queries.fetch(
+        f"{run_id}/heat/{signal}/{viewport.window}",
         lambda client: client.heatmap(
-            run_id, heatmap.SIGNALS[signal], start=now.start, stop=now.stop, points=heatmap.COLUMNS
+            run_id, heatmap.SIGNALS[signal], start=viewport.start, stop=viewport.stop, points=heatmap.COLUMNS
         ),
-        share=now.question,
-        still=now.still,
+        share=viewport.shared_key,
+        immutable=viewport.immutable,
     )
     if matrix is None:
         if error is not None:
-            messages.explain(error)
+            messages.show_error(error)
         return
     block = None
     if len(matrix.parameters) > MAX_ROWS:
@@ -59,19 +58,19 @@ def panel(run_id: str) -> None:
             [_WHOLE, *choices],
             key=f"{run_id}/heat/block",
             label_visibility="collapsed",
-            format_func=lambda name: escaping.visible(name, _MANY),
+            format_func=lambda name: escaping.visible(name, _MAX_LABEL),
         )
         block = None if chosen == _WHOLE else chosen
-    events, _ = queries.read(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
-    figure = heatmap.heat_figure(
+    events, _ = queries.fetch(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
+    figure = heatmap.heatmap_figure(
         matrix,
         events.events if events else [],
-        revision=f"{run_id}/{signal}/{now.window}/{now.zoom}/{block}",
+        revision=f"{run_id}/{signal}/{viewport.window}/{viewport.zoom}/{block}",
         block=block,
     )
     if figure is None:
-        st.caption("No parameter rows yet: the agent sends them every few steps (`detail_every`), and around spikes.")
+        st.caption("No parameter rows yet: the agent sends them every few steps (`detail_every`) and around spikes.")
         return
-    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", options=_OPTIONS, clicks=True).clicked
+    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", clicks=True).clicked
     if clicked in matrix.parameters:
-        navigation.go(run=run_id, parameter=clicked)
+        navigation.open_page(run=run_id, parameter=clicked)

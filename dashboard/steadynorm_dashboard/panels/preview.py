@@ -1,4 +1,4 @@
-"""What the draft would have done to the worst parameters, beside what happened: a dialog over the run's page."""
+"""A dialog that replays the worst parameters with the draft's settings, next to what was recorded."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from steadynorm_contract.series import ParameterView, Series
 from steadynorm_contract.settings import Settings
 from steadynorm_dashboard.charts.colors import QUIET, RAW, STABILIZED
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
-from steadynorm_dashboard.charts.panels import LOG, STEPS, Panel, layout
+from steadynorm_dashboard.charts.panels import STEPS, Panel, layout
 from steadynorm_dashboard.charts.replay import ROWS, Recorded, Replay, replay, throttled_share
 from steadynorm_dashboard.components.live_chart import live_chart
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.panels import messages
 
-__all__ = ["preview_figure", "show", "since", "worst"]
+__all__ = ["preview_figure", "replay_start", "show", "worst_parameters"]
 
 _WORST = 3
 _COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale")
-_OPTIONS = {"modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
-_BREAKS = ("mode", "transfer", "reset_generation")
+_NOT_REPLAYABLE = ("mode", "transfer", "reset_generation")
 
 
-def worst(parameters: Sequence[ParameterView]) -> list[str]:
-    """The names of the few with the largest spike ratio since the run began."""
+def worst_parameters(parameters: Sequence[ParameterView]) -> list[str]:
+    """The names of the parameters with the largest spike ratios since the run started."""
     ranked = sorted(parameters, key=lambda one: -(one.spike_ratio_max or 0.0))
     return [one.name for one in ranked[:_WORST]]
 
 
-def since(run: RunDetail, entries: Sequence[AuditEntry]) -> int:
-    """The first step to replay: ROWS rows back, and not across a change of mode or a reset, which rows do not show."""
+def replay_start(run: RunDetail, entries: Sequence[AuditEntry]) -> int:
+    """The first step to replay: ROWS rows back, but after the last change of mode or reset, which rows do not show."""
     cuts = [
         entry.applied_step or 0
         for entry in entries
-        if entry.state is RevisionState.APPLIED and any(name in entry.after for name in _BREAKS)
+        if entry.state is RevisionState.APPLIED and any(name in entry.after for name in _NOT_REPLAYABLE)
     ]
     return max(0, run.step - ROWS * run.detail_every, *cuts)
 
@@ -48,20 +47,20 @@ def since(run: RunDetail, entries: Sequence[AuditEntry]) -> int:
 def show(run: RunDetail, draft: Settings) -> None:
     """The dialog."""
     was = run.applied.settings
-    parameters, error = queries.read(f"{run.run_id}/parameters", lambda client: client.parameters(run.run_id))
-    audit, _ = queries.read(f"{run.run_id}/audit", lambda client: client.audit(run.run_id))
+    parameters, error = queries.fetch(f"{run.run_id}/parameters", lambda client: client.parameters(run.run_id))
+    audit, _ = queries.fetch(f"{run.run_id}/audit", lambda client: client.audit(run.run_id))
     if parameters is None or audit is None:
         if error is not None:
-            messages.explain(error)
+            messages.show_error(error)
         return
-    names, start = worst(parameters.parameters), since(run, audit.entries)
-    wanted = [f"{column}/{name}" for name in names for column in _COLUMNS]
-    answer, error = queries.read(
-        f"{run.run_id}/preview", lambda client: client.series(run.run_id, wanted, start=start, points=10_000)
+    names, start = worst_parameters(parameters.parameters), replay_start(run, audit.entries)
+    columns = [f"{column}/{name}" for name in names for column in _COLUMNS]
+    answer, error = queries.fetch(
+        f"{run.run_id}/preview", lambda client: client.series(run.run_id, columns, start=start, points=10_000)
     )
     if answer is None:
         if error is not None:
-            messages.explain(error)
+            messages.show_error(error)
         return
     drawn: list[tuple[str, Recorded, Replay]] = []
     for name in names:
@@ -69,15 +68,15 @@ def show(run: RunDetail, draft: Settings) -> None:
         if done := replay(rows, was, draft):
             drawn.append((name, rows, done))
     if not drawn:
-        st.info("Too few rows are recorded since the last switch to replay them. Try again in a while.")
+        st.info("Too few rows are recorded since the last change of mode or reset. Try again later.")
         return
     st.caption(
-        f"The rule, replayed over the last recorded norms of the {len(drawn)} parameters with the largest spikes: what "
-        "the optimizer saw, and what it would have seen. The gradients themselves would have gone another way with "
-        "time, and lr_scale is not part of it."
+        f"The stabilizer's rule, applied to the last recorded norms of the {len(drawn)} parameters with the largest "
+        "spikes: the norms that the optimizer saw, and those that it would have seen. The training itself would also "
+        "have taken another course, and lr_scale has no effect on norms."
     )
     st.dataframe(_summary(drawn, was.eps), hide_index=True, key=f"{run.run_id}/preview/table")
-    live_chart(preview_figure(drawn), key=f"{run.run_id}/preview/chart", options=_OPTIONS)
+    live_chart(preview_figure(drawn), key=f"{run.run_id}/preview/chart")
 
 
 def _rows(series: Sequence[Series]) -> Recorded:
@@ -95,8 +94,8 @@ def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[
         ]
         before, after = throttled_share(happened), throttled_share(done.targets)
         lowest = min((value for value in happened if value is not None), default=None)
-        tallest = max((value for value in rows.seen if value is not None), default=None)
-        would = max((value for value in done.seen if value is not None), default=None)
+        tallest = max((value for value in rows.stabilized if value is not None), default=None)
+        would = max((value for value in done.stabilized if value is not None), default=None)
         table.append(
             {
                 "parameter": escaping.visible(name, 200),
@@ -110,18 +109,18 @@ def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[
 
 
 def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> Figure:
-    """A panel a parameter: the raw norm, what the optimizer saw, and what it would have seen."""
+    """A panel per parameter: the raw norm, the norm that the optimizer saw, and the one it would have seen."""
     traces: list[Trace] = []
     share = 1.0 / len(drawn)
     stacked = [
-        Panel(1 - share * at, 1 - share * (at - 1) - 0.09, f"<b>{escaping.plotly(name, 80)}</b> L2 norm, log", LOG)
+        Panel.of(1 - share * at, 1 - share * (at - 1) - 0.09, "raw_norm", f"<b>{escaping.plotly(name, 80)}</b> L2 norm")
         for at, (name, _, _) in enumerate(drawn, 1)
     ]
     for at, (_, rows, done) in enumerate(drawn, 1):
         lines = (
             ("raw norm", rows.steps, rows.norms, RAW, "dot"),
-            ("the optimizer saw", rows.steps, rows.seen, QUIET, "solid"),
-            ("it would have seen", done.steps, done.seen, STABILIZED, "solid"),
+            ("the optimizer saw", rows.steps, rows.stabilized, QUIET, "solid"),
+            ("it would have seen", done.steps, done.stabilized, STABILIZED, "solid"),
         )
         for label, steps, values, color, dash in lines:
             traces.append(

@@ -1,4 +1,4 @@
-"""What an operator does to the training: pause, resume, checkpoint, reset, stop; each confirmed with a reason."""
+"""Buttons for actions on the training job: pause, resume, checkpoint, reset, stop; each confirmed with a reason."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from steadynorm_contract.settings import Settings
 __all__ = ["Action", "Send", "actions", "buttons"]
 
 Send = Callable[[str, str], None]
-"""send(the run's id, the action's name): what a confirmed button calls."""
+"""send(run id, name of the action): called when an action is confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One button. `changes` says what it asks for, given the newest settings."""
+    """One button. `changes` gives the settings change to send, from the newest settings."""
 
     name: str
     setting: str
     label: str
     icon: str
-    words: str
+    help: str
     changes: Callable[[Settings], Mapping[str, object]]
 
 
@@ -32,7 +32,7 @@ _PAUSE = Action(
     "paused",
     "Pause training",
     ":material/pause_circle:",
-    "The job waits at its next boundary between two steps, on every rank, until it is resumed. It keeps its GPUs.",
+    "Every rank waits between two steps until the run is resumed. The job keeps its GPUs.",
     lambda now: {"paused": True},
 )
 _RESUME = Action(
@@ -40,7 +40,7 @@ _RESUME = Action(
     "paused",
     "Resume training",
     ":material/play_circle:",
-    "The job goes on where it waits.",
+    "The job continues from the step at which it was paused.",
     lambda now: {"paused": False},
 )
 _CHECKPOINT = Action(
@@ -48,7 +48,7 @@ _CHECKPOINT = Action(
     "checkpoint_generation",
     "Checkpoint",
     ":material/save:",
-    "The job is asked to save a checkpoint between two steps, by its function marked `on_checkpoint`.",
+    "The job saves a checkpoint between two steps, with its `on_checkpoint` function.",
     lambda now: {"checkpoint_generation": now.checkpoint_generation + 1},
 )
 _RESET = Action(
@@ -56,7 +56,7 @@ _RESET = Action(
     "reset_generation",
     "Reset statistics",
     ":material/restart_alt:",
-    "Forget the norms seen so far, at once. The way out when an old spike throttles the run.",
+    "Discards the statistics of all norms so far. Use it when an old spike throttles the run.",
     lambda now: {"reset_generation": now.reset_generation + 1},
 )
 _STOP = Action(
@@ -64,37 +64,37 @@ _STOP = Action(
     "stop",
     "Stop training",
     ":material/stop_circle:",
-    "The job's loop is told to end. Ask for a checkpoint first: a stopped job is not started again from here.",
+    "Ends the training loop. Request a checkpoint first: the dashboard cannot start a stopped job again.",
     lambda now: {"stop": True},
 )
 
 
 def actions(now: Settings) -> dict[str, Action]:
-    """The buttons by name, in their order, of a run with these settings."""
+    """The buttons by name, in order, for a run with these settings."""
     offered = (_RESUME if now.paused else _PAUSE, _CHECKPOINT, _RESET, _STOP)
     return {action.name: action for action in offered}
 
 
-def buttons(run_id: str, now: Settings, closed: Callable[[str], bool], send: Send) -> None:
-    """Draw them; each opens a box that says what will happen, takes a reason, and has the button that does it.
+def buttons(run_id: str, now: Settings, is_locked: Callable[[str], bool], send: Send) -> None:
+    """Draw the buttons. Each opens a popover that says what will happen, takes a reason, and has a button to confirm.
 
-    closed: whether the setting of that name cannot be changed by this visitor, or in this job.
+    is_locked: whether the setting of that name cannot be changed by this visitor or in this job.
     """
     with st.container(horizontal=True, gap="xsmall"):
         for action in actions(now).values():
-            locked = closed(action.setting)
+            locked = is_locked(action.setting)
             with st.popover(
                 action.label,
                 icon=action.icon,
-                key=f"{run_id}/{action.name}/asked",
+                key=f"{run_id}/{action.name}/open",
                 on_change="rerun",
                 disabled=locked,
             ):
-                st.markdown(action.words)
+                st.markdown(action.help)
                 st.text_input(
                     "Reason",
                     key=f"{run_id}/{action.name}/reason",
-                    placeholder="why, for the audit list",
+                    placeholder="reason, recorded in the audit log",
                     max_chars=500,
                     label_visibility="collapsed",
                     disabled=locked,
@@ -110,5 +110,5 @@ def buttons(run_id: str, now: Settings, closed: Callable[[str], bool], send: Sen
 
 
 def _confirmed(run_id: str, name: str, send: Send) -> None:
-    st.session_state[f"{run_id}/{name}/asked"] = False
+    st.session_state[f"{run_id}/{name}/open"] = False
     send(run_id, name)

@@ -1,45 +1,46 @@
-"""The settings panel: a draft shown, checked as it is edited, and sent.
+"""The settings panel: shows a draft, validates it while it is edited, and sends it.
 
-The panel is a fragment that runs only when its own controls are used, so nothing moves under an operator's hands. Its
-widgets live in the session state under `{run_id}/{setting}`; `draft` holds what they mean.
+The panel is a fragment that runs only when its own controls are used, so that it does not change during editing. Its
+widgets store their values in the session state under `{run_id}/{setting}`; a `Draft` interprets them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 import streamlit as st
 
-from steadynorm_contract.client import Client, ClientError, Conflict, Forbidden, InvalidChange, Unauthorized
-from steadynorm_contract.runs import RunDetail, RunState
+from steadynorm_contract.client import Client, ClientError, Conflict, InvalidChange
+from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.settings import merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping, numbers
-from steadynorm_dashboard.panels import latest_change, preview, run_actions
+from steadynorm_dashboard.formatting.changes import change_lines
+from steadynorm_dashboard.panels import latest_change, messages, preview, run_actions
 from steadynorm_dashboard.panels.settings_draft import FIELDS, Draft, ceiling, rebased
 from steadynorm_dashboard.panels.settings_fields import Fields, put
 
-__all__ = ["behind", "panel"]
+__all__ = ["outdated_draft", "panel"]
 
-_LIVE = (RunState.RUNNING, RunState.STALLED)
 _CEILING_HELP = (
     "(1 - gamma1) / √(1 - gamma2): the largest magnitude, as a multiple of the usual one, that a spike of any size can "
-    "reach in steady state. It moves with the gammas before they are applied."
+    "reach in steady state. Computed from the values in this form."
 )
 
 
 def panel(run: RunDetail) -> None:
-    """Show this visitor's draft for `run`. One without edits follows the newest settings."""
-    kept = _draft(run.run_id) is not None and f"{run.run_id}/mode" in st.session_state
-    stale = behind(run.run_id, run.desired.revision) if kept else None
-    if not kept or (stale is not None and not stale.changes()):
-        _hold(run.run_id, Draft.of(Desired(run.desired.revision, run.desired.settings)))
+    """This visitor's draft for `run`. A draft without edits is replaced by the newest settings."""
+    exists = _draft(run.run_id) is not None and f"{run.run_id}/mode" in st.session_state
+    stale = outdated_draft(run.run_id, run.desired.revision) if exists else None
+    if not exists or (stale is not None and not stale.changes()):
+        _store(run.run_id, Draft.of(Desired(run.desired.revision, run.desired.settings)))
     _panel(run)
 
 
-def behind(run_id: str, revision: int) -> Draft | None:
-    """This visitor's draft where it started from an older revision than `revision`."""
+def outdated_draft(run_id: str, revision: int) -> Draft | None:
+    """This visitor's draft if it is based on a revision older than `revision`."""
     draft = _draft(run_id)
     if draft is None or draft.base.revision >= revision:
         return None
@@ -57,7 +58,7 @@ def _panel(run: RunDetail) -> None:
     locked = _lock(run)
     fields = Fields(run, errors, locked is not None)
     with st.container(border=True, gap="xsmall"):
-        st.subheader("Settings", anchor=False, help="Applied live, at a boundary between two optimizer steps.")
+        st.subheader("Settings", anchor=False, help="Applied while the run trains, between two optimizer steps.")
         if locked:
             st.info(locked, icon=":material/lock:")
         fields.mode()
@@ -68,23 +69,23 @@ def _panel(run: RunDetail) -> None:
         fields.spike_limit()
         with st.expander("More", expanded=any(name in errors for name in ("eps", "lr_scale", "transfer"))):
             fields.rest()
-        latest_change.note(run.run_id, pending=draft.base.revision > run.applied.revision)
+        latest_change.panel(run.run_id, pending=draft.base.revision > run.applied.revision)
         _changes(draft, errors)
         st.text_input(
             "Reason",
             key=f"{run.run_id}/reason",
-            placeholder="reason, for the audit list",
+            placeholder="reason, recorded in the audit log",
             max_chars=500,
             label_visibility="collapsed",
             disabled=locked is not None,
         )
-        apply, look = st.columns([1, 1])
-        if look.button(
+        apply, open_preview = st.columns([1, 1])
+        if open_preview.button(
             "Preview",
             key=f"{run.run_id}/preview/open",
             width="stretch",
             disabled=not draft.changes() or bool(errors),
-            help="What this change would have done to the last recorded norms of the worst parameters.",
+            help="What this change would have done to the recorded norms of the parameters with the largest spikes.",
         ):
             preview.show(run, merge(draft.base.settings, draft.changes()))
         apply.button(
@@ -103,43 +104,39 @@ def _panel(run: RunDetail) -> None:
             _act,
         )
         if notice := st.session_state.get(f"{run.run_id}/notice"):
-            show: Callable[..., object] = st.warning if notice[0] == "warning" else st.error
-            show(notice[1])
-            if notice[2]:
-                st.dataframe(notice[2], hide_index=True, key=f"{run.run_id}/difference")
+            kind, text, rows = notice
+            show: Callable[..., object] = st.warning if kind == "warning" else st.error
+            show(text)
+            if rows:
+                st.dataframe(rows, hide_index=True, key=f"{run.run_id}/difference")
 
 
 def _ceiling(draft: Draft) -> None:
     now = ceiling({"gamma1": draft.base.settings.gamma1, "gamma2": draft.base.settings.gamma2})
     new = ceiling(draft.values)
-    moved = new != now
+    changed = new != now
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("**Spike ceiling**", help=_CEILING_HELP, width="content")
-        st.markdown(f"{numbers.number(now)} → **{numbers.number(new)}**" if moved else f"**{numbers.number(now)}**")
+        st.markdown(f"{numbers.number(now)} → **{numbers.number(new)}**" if changed else f"**{numbers.number(now)}**")
 
 
 def _changes(draft: Draft, errors: dict[str, str]) -> None:
-    """Current → new, of what differs."""
-    lines = [
-        f"{escaping.markdown(name)}: {escaping.markdown(numbers.setting(getattr(draft.base.settings, name)))} → "
-        f"**{escaping.markdown(numbers.setting(value))}**"
-        for name, value in draft.changes().items()
-        if name not in errors
-    ]
-    if draft.changes() and not lines:
-        lines = ["Correct the value above."]
-    if lines:
-        st.markdown("  \n".join(lines))
+    """Current → new value of each edited setting."""
+    valid = [(name, value) for name, value in draft.changes().items() if name not in errors]
+    if valid:
+        st.markdown(change_lines(msgspec.structs.asdict(draft.base.settings), valid))
+    elif draft.changes():
+        st.markdown("Correct the value above.")
     else:
-        st.caption("No changes to send.")
+        st.caption("No changes to apply.")
 
 
 def _lock(run: RunDetail) -> str | None:
-    """Why nothing can be changed; None: it can."""
+    """Why the settings cannot be changed; None: they can."""
     if session.read_only():
-        return session.why_locked()
-    if run.state not in _LIVE:
-        return f"The run has ended ({run.state.value}): nobody would follow a change."
+        return session.read_only_reason()
+    if not run.state.is_live:
+        return f"The run has ended ({run.state.value}): its settings cannot be changed."
     return None
 
 
@@ -153,7 +150,7 @@ def _apply(run_id: str) -> None:
 
 
 def _act(run_id: str, name: str) -> None:
-    """Do what a button of `actions` says, on the newest settings: it depends on nothing that somebody else changed."""
+    """Run the action `name` on the newest settings: it does not depend on what others changed meanwhile."""
     draft, client = _draft(run_id), session.client()
     if draft is None or client is None:
         return
@@ -161,14 +158,14 @@ def _act(run_id: str, name: str) -> None:
     try:
         now = client.settings(run_id)
     except ClientError as error:
-        _notice(run_id, "error", f"Nothing was changed. {escaping.markdown(str(error), 600)}")
+        _notice(run_id, "error", messages.write_error(error))
         return
     action = run_actions.actions(draft.base.settings)[name]
     _send(run_id, draft, now.revision, action.changes(now.settings), f"{run_id}/{name}/reason")
 
 
 def _send(run_id: str, draft: Draft, revision: int, changes: Mapping[str, object], reason: str) -> None:
-    """What the server answers shows in the panel or in the list of changes. reason: the key of its input."""
+    """Send a change. Errors are shown in the panel. reason: the key of its text input."""
     client = session.client()
     if client is None:
         return
@@ -176,44 +173,40 @@ def _send(run_id: str, draft: Draft, revision: int, changes: Mapping[str, object
     try:
         desired = client.change(run_id, changes, revision=revision, reason=st.session_state.get(reason) or "")
     except Conflict:
-        _meet(run_id, draft, client)
+        _rebase(run_id, draft, client)
     except InvalidChange as error:
-        draft.refused = {one.field: (changes.get(one.field), one.message) for one in error.errors}
-        if not set(draft.refused) <= set(draft.values):
+        draft.rejected = {one.field: (changes.get(one.field), one.message) for one in error.errors}
+        if not set(draft.rejected) <= set(draft.values):
             _notice(run_id, "error", escaping.markdown(str(error), 600))
-    except Forbidden:
-        session.read_only(learned=True)
-    except Unauthorized:
-        session.forget_token()
     except ClientError as error:
-        _notice(run_id, "error", f"Nothing was changed. {escaping.markdown(str(error), 600)}")
+        _notice(run_id, "error", messages.write_error(error))
     else:
-        if draft.base.revision == revision:  # else `_meet` or the next drawing takes in what somebody else changed
-            _hold(run_id, rebased(draft, desired)[0])
+        if draft.base.revision == revision:  # else the next refresh rebases the draft on the others' changes
+            _store(run_id, rebased(draft, desired)[0])
         st.session_state[reason] = ""
 
 
-def _meet(run_id: str, draft: Draft, client: Client) -> None:
-    """Somebody was faster. Take their settings in, keep this visitor's edits, and say what happened."""
+def _rebase(run_id: str, draft: Draft, client: Client) -> None:
+    """The settings were changed concurrently: rebase this visitor's edits on the new ones, and show what happened."""
     try:
         now = client.settings(run_id)
         newest = next((one for one in client.audit(run_id).entries if one.revision == now.revision), None)
     except ClientError as error:
-        _notice(run_id, "error", f"Nothing was changed. {escaping.markdown(str(error), 600)}")
+        _notice(run_id, "error", messages.write_error(error))
         return
     mine = draft.changes()
     draft, theirs = rebased(draft, now)
-    _hold(run_id, draft)
-    who = escaping.markdown(newest.actor) if newest else "Somebody"
+    _store(run_id, draft)
+    who = escaping.markdown(newest.actor) if newest else "Another operator"
     why = f" ({escaping.markdown(newest.reason, 300)})" if newest and newest.reason else ""
     what = ", ".join(
         f"{escaping.markdown(name)} {numbers.setting(old)} → {numbers.setting(new)}"
         for name, (old, new) in theirs.items()
     )
-    difference = [
+    rows = [
         {
             "setting": name,
-            "was": numbers.setting(theirs[name][0]) if name in theirs else numbers.setting(getattr(now.settings, name)),
+            "was": numbers.setting(theirs[name][0] if name in theirs else getattr(now.settings, name)),
             "theirs": numbers.setting(theirs[name][1]) if name in theirs else numbers.MISSING,
             "yours": numbers.setting(mine[name]) if name in mine else numbers.MISSING,
         }
@@ -222,14 +215,15 @@ def _meet(run_id: str, draft: Draft, client: Client) -> None:
     _notice(
         run_id,
         "warning",
-        f"{who} changed {what or 'the settings'} while you were editing{why}. This form now starts from "
-        f"r{now.revision} and keeps your edits. Nothing of yours was sent: look again, then press Apply.",
-        difference,
+        f"{who} changed {what or 'the settings'} while you were editing{why}. The form now starts from "
+        f"r{now.revision} and keeps your edits. Nothing was sent: check them, then press Apply again.",
+        rows,
     )
 
 
-def _notice(run_id: str, kind: str, words: str, difference: Sequence[Mapping[str, str]] = ()) -> None:
-    st.session_state[f"{run_id}/notice"] = (kind, words, difference)
+def _notice(run_id: str, kind: str, text: str | None, rows: Sequence[Mapping[str, str]] = ()) -> None:
+    if text is not None:
+        st.session_state[f"{run_id}/notice"] = (kind, text, rows)
 
 
 def _draft(run_id: str) -> Draft | None:
@@ -237,15 +231,15 @@ def _draft(run_id: str) -> Draft | None:
     return draft if isinstance(draft, Draft) else None
 
 
-def _hold(run_id: str, draft: Draft) -> None:
-    """Keep `draft`, and let the widgets show it."""
+def _store(run_id: str, draft: Draft) -> None:
+    """Store `draft` and show it in the widgets."""
     st.session_state[f"{run_id}/draft"] = draft
     for name in FIELDS:
         put(run_id, name, draft.values[name])
 
 
 def _read(run_id: str) -> dict[str, object]:
-    """What the widgets show, as settings."""
+    """The values of the widgets as settings."""
     values: dict[str, object] = {name: st.session_state[f"{run_id}/{name}"] for name in FIELDS}
     if not st.session_state[f"{run_id}/spike_limit/on"]:
         values["spike_limit"] = None

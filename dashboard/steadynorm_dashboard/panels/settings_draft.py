@@ -1,6 +1,6 @@
-"""A change of settings being prepared: what differs from the settings it started from, and whether that is allowed.
+"""A draft of a settings change: what differs from the settings it is based on, and whether the values are valid.
 
-Pure: `controls` shows a draft and sends it.
+Pure: `settings` shows a draft and sends it.
 """
 
 from __future__ import annotations
@@ -18,42 +18,41 @@ from steadynorm_contract.telemetry import Desired
 __all__ = ["DECAYS", "FIELDS", "Draft", "ceiling", "nearest_stop", "rebased"]
 
 FIELDS = ("mode", "gamma1", "gamma2", "spike_limit", "eps", "lr_scale", "transfer")
-"""The settings on the panel, in its order."""
+"""The settings on the panel, in order."""
 
 DECAYS = (
     *(0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998),
     *(0.999, 0.9995, 0.9998, 0.9999, 0.99995, 0.99999),
 )
-"""Sensible decays, even on a scale of memory length: what a slider offers. Any other valid value can be typed."""
+"""The stops of the decay sliders, evenly spaced by half-life. Any other valid value can be typed."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """One visitor's draft for one run. `base` is what it started from; `values` what the panel holds now."""
+    """One visitor's draft for one run: the settings it is based on, and the values in the panel."""
 
     base: Desired
     values: dict[str, object]
-    refused: dict[str, tuple[object, str]] = field(
-        default_factory=dict
-    )  # by field: a value, and why the server refused it
+    rejected: dict[str, tuple[object, str]] = field(default_factory=dict)
+    """By field: a value, and why the server rejected it."""
 
     @classmethod
     def of(cls, base: Desired) -> Draft:
-        """A draft that changes nothing yet."""
+        """A draft without edits."""
         return cls(base, {name: getattr(base.settings, name) for name in FIELDS})
 
     def changes(self) -> dict[str, object]:
-        """Only what differs from the base, as it is sent."""
+        """The edited settings, as they are sent."""
         return {name: value for name, value in self.values.items() if value != getattr(self.base.settings, name)}
 
     def errors(self) -> dict[str, str]:
-        """By field, each broken rule and what to do. The server's word counts until the value is another one."""
-        refused = {name: why for name, (value, why) in self.refused.items() if self.values.get(name) == value}
+        """By field, the rule it breaks and what to do. An error from the server persists until the value changes."""
+        rejected = {name: why for name, (value, why) in self.rejected.items() if self.values.get(name) == value}
         try:
             merge(self.base.settings, self.changes())
         except SettingsError as error:
-            return {one.field: one.message for one in error.errors} | refused
-        return refused
+            return {one.field: one.message for one in error.errors} | rejected
+        return rejected
 
 
 def ceiling(values: Mapping[str, object]) -> float | None:
@@ -67,16 +66,16 @@ def ceiling(values: Mapping[str, object]) -> float | None:
 
 
 def nearest_stop(decay: float | None) -> float:
-    """The slider's stop nearest to `decay` by memory length; the last one for what is no decay."""
+    """The slider stop nearest to `decay` by half-life; the last one if the decay is not valid."""
     if decay is None or not 0 <= decay < 1:
         return DECAYS[-1]
     return min(DECAYS, key=lambda stop: abs(math.log((1 - stop) / (1 - decay))))
 
 
 def rebased(draft: Draft, base: Desired) -> tuple[Draft, dict[str, tuple[object, object]]]:
-    """The draft on newer settings, and what somebody else changed in the meantime, by field: before, after.
+    """The draft based on newer settings, and what others changed meanwhile, by field: before, after.
 
-    What the visitor edited stays as edited, the rest follows the new settings: nothing is lost and nothing undone.
+    Edited settings keep the visitor's values, the others get the new ones: no edit is lost and no change reverted.
     """
     edited = draft.changes()
     before = msgspec.structs.asdict(draft.base.settings)

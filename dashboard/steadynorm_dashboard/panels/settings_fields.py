@@ -1,6 +1,6 @@
 """The widgets of the settings panel, each with its error beneath.
 
-What they hold is in the session state under `{run_id}/{setting}`; `controls` fills and reads it there.
+Their values are in the session state under `{run_id}/{setting}`; `settings` reads and writes them there.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from steadynorm_dashboard.panels.settings_draft import DECAYS, nearest_stop
 __all__ = ["Fields", "put"]
 
 _DEFAULT_SPIKE_LIMIT = PRESETS["robust"]["spike_limit"]
-"""What the switch turns on until somebody gives another number."""
+"""The value when the switch is turned on for the first time."""
 
 _NUMBER_PX = 140
-"""A narrower number has no stepper."""
+"""Narrower number inputs have no stepper."""
 
 
 class Fields:
@@ -32,7 +32,7 @@ class Fields:
         self._run, self._errors, self._locked = run, errors, locked
 
     def allowed(self, name: str) -> bool:
-        """Whether the job follows changes of `name`."""
+        """Whether the job allows changes of `name`."""
         return self._run.allow is None or name in self._run.allow
 
     def _disabled(self, name: str) -> bool:
@@ -42,14 +42,14 @@ class Fields:
         return f"{self._run.run_id}/{name}"
 
     def _help(self, words: str, name: str) -> str:
-        return words if self.allowed(name) else f"{words} The job's owner did not allow changing it."
+        return words if self.allowed(name) else f"{words} The training job does not allow changing it."
 
     def _error(self, name: str) -> None:
         if name in self._errors:
             st.error(escaping.markdown(self._errors[name], 400))
 
     def mode(self) -> None:
-        """What the stabilizer does."""
+        """The stabilizer's mode."""
         st.segmented_control(
             "mode",
             [mode.value for mode in Mode],
@@ -57,20 +57,20 @@ class Fields:
             required=True,
             disabled=self._disabled("mode"),
             help=self._help(
-                "off: nothing is measured. observe: measured, gradients untouched. stabilize: the gradient keeps its "
-                "direction, its magnitude is replaced.",
+                "off: nothing is measured. observe: norms are measured, gradients are not modified. stabilize: "
+                "gradients keep their direction, and their magnitude is replaced.",
                 "mode",
             ),
         )
         self._error("mode")
 
     def presets(self) -> None:
-        """What `presets` has a name for, a button each; the one that the panel shows cannot be pressed."""
+        """A button for each preset; the one that the panel shows is disabled."""
         shown = {name: st.session_state[self._key(name)] for name in ("gamma1", "gamma2", "spike_limit")}
         if not st.session_state[self._key("spike_limit/on")]:
             shown["spike_limit"] = None
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(":small[preset]", help="Named settings: a press fills them in. Nothing is sent before Apply.")
+            st.markdown(":small[preset]", help="Named settings: a click fills them in. Nothing is sent before Apply.")
             for preset, settings in PRESETS.items():
                 st.button(
                     preset,
@@ -82,40 +82,40 @@ class Fields:
                 )
 
     def decay(self, name: str, words: str) -> None:
-        """gamma1 or gamma2: a number that takes any value, its half-life, and a slider over sensible ones."""
+        """gamma1 or gamma2: a number input for any value, its half-life, and a slider over useful values."""
         key = self._key(name)
-        held = LinkedInputs.of(key)
+        inputs = LinkedInputs.of(key)
         value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
         value.number_input(
             name,
-            key=held.number,
-            value=held.number_begins,
+            key=inputs.number,
+            value=inputs.number_initial,
             step=0.001,
             format="%.7g",
             disabled=self._disabled(name),
             help=self._help(words + " 0 ≤ decay < 1.", name),
             on_change=_typed,
-            args=(key, held.number),
+            args=(key, inputs.number),
         )
         with memory.container(gap="xxsmall"):
-            valid = held.decay is not None and 0 <= held.decay < 1
-            st.caption(numbers.half_life(held.decay) if held.decay is not None and valid else numbers.MISSING)
+            valid = inputs.decay is not None and 0 <= inputs.decay < 1
+            st.caption(numbers.half_life(inputs.decay) if inputs.decay is not None and valid else numbers.MISSING)
             st.select_slider(
                 f"{name} slider",
                 DECAYS,
-                value=held.slider_begins,
-                key=held.slider,
+                value=inputs.slider_initial,
+                key=inputs.slider,
                 format_func=numbers.setting,
                 label_visibility="collapsed",
                 disabled=self._disabled(name),
                 on_change=_slid,
-                args=(key, held.slider),
+                args=(key, inputs.slider),
             )
         self._error(name)
 
     def spike_limit(self) -> None:
-        """A switch, and the ratio where it is on."""
-        words = "Norms above this multiple of their RMS enter the statistics clipped. Off is the paper's rule."
+        """A switch, and the ratio if it is on."""
+        words = "Norms above this multiple of their RMS enter the statistics clipped. Off: as in the paper."
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             limited = st.toggle(
                 "spike_limit",
@@ -136,14 +136,16 @@ class Fields:
         self._error("spike_limit")
 
     def rest(self) -> None:
-        """The settings that are rarely changed."""
+        """The settings that rarely change."""
         st.number_input(
             "lr_scale",
             key=self._key("lr_scale"),
             step=0.1,
             format="%.7g",
             disabled=self._disabled("lr_scale"),
-            help=self._help("Factor on every learning rate, 0 to 10. Schedulers never notice.", "lr_scale"),
+            help=self._help(
+                "Factor on every learning rate, 0 to 10. Learning rate schedulers are not affected.", "lr_scale"
+            ),
         )
         self._error("lr_scale")
         st.number_input(
@@ -162,7 +164,7 @@ class Fields:
             required=True,
             disabled=self._disabled("transfer"),
             help=self._help(
-                "bumpless: a switch of mode carries the gradient's scale over. plain: the paper's bare rule.",
+                "bumpless: the gradient's scale is preserved when the mode changes. plain: the rule as in the paper.",
                 "transfer",
             ),
         )
@@ -171,46 +173,46 @@ class Fields:
 
 @dataclass(slots=True)
 class LinkedInputs:
-    """The number and the slider of one decay: two hands on a value that neither of them holds.
+    """The number input and the slider of one decay: two widgets for one value.
 
-    The browser sends every widget's value with each request, also one from before the newest answer came. Were a hand
-    told where to stand, such a late value would look like a move of it and overwrite what the other one did. So nobody
-    tells them: where one hand moves, the other is replaced by a new one that begins at the right place, and only the
-    hand that stands there now is heard. The hand that moves stays, and keeps the focus.
+    The browser sends the values of all widgets with each request, also those from before the newest response. If the
+    value of one widget were set when the other is used, such a late value would look like a new input and overwrite the
+    other's. So no widget's value is ever set: when one is used, the other is replaced by a new widget with another key
+    and the right initial value, and late values of the old one are ignored. The one in use keeps the focus.
     """
 
     key: str
     decay: float | None
-    number_begins: float | None
-    slider_begins: float
+    number_initial: float | None
+    slider_initial: float
     numbers: int = 0
     sliders: int = 0
 
     @property
     def number(self) -> str:
-        """The key of the number that stands there now."""
+        """The key of the current number input."""
         return f"{self.key}/number/{self.numbers}"
 
     @property
     def slider(self) -> str:
-        """The key of the slider that stands there now."""
+        """The key of the current slider."""
         return f"{self.key}/slider/{self.sliders}"
 
     @classmethod
     def of(cls, key: str) -> LinkedInputs:
-        """The hands on the value under `key`; new ones, if another part of the panel has set it."""
+        """The widgets of the value under `key`; new ones if another part of the panel has set it."""
         decay: float | None = st.session_state[key]
-        held: LinkedInputs | None = st.session_state.get(f"{key}/hands")
-        if held is None:
-            held = cls(key, decay, decay, nearest_stop(decay))
-        elif held.decay != decay:
-            held = cls(key, decay, decay, nearest_stop(decay), held.numbers + 1, held.sliders + 1)
-        st.session_state[f"{key}/hands"] = held
-        return held
+        inputs: LinkedInputs | None = st.session_state.get(f"{key}/inputs")
+        if inputs is None:
+            inputs = cls(key, decay, decay, nearest_stop(decay))
+        elif inputs.decay != decay:
+            inputs = cls(key, decay, decay, nearest_stop(decay), inputs.numbers + 1, inputs.sliders + 1)
+        st.session_state[f"{key}/inputs"] = inputs
+        return inputs
 
 
 def put(run_id: str, name: str, value: object) -> None:
-    """Let the panel show this value of a setting."""
+    """Show this value of a setting in the panel."""
     if name == "spike_limit":
         st.session_state[f"{run_id}/spike_limit/on"] = value is not None
         value = _DEFAULT_SPIKE_LIMIT if value is None else value
@@ -223,14 +225,14 @@ def _fill(run_id: str, settings: Mapping[str, object]) -> None:
 
 
 def _typed(key: str, number: str) -> None:
-    held: LinkedInputs = st.session_state[f"{key}/hands"]
-    if number == held.number:
-        held.decay = st.session_state[key] = st.session_state[number]
-        held.sliders, held.slider_begins = held.sliders + 1, nearest_stop(held.decay)
+    inputs: LinkedInputs = st.session_state[f"{key}/inputs"]
+    if number == inputs.number:
+        inputs.decay = st.session_state[key] = st.session_state[number]
+        inputs.sliders, inputs.slider_initial = inputs.sliders + 1, nearest_stop(inputs.decay)
 
 
 def _slid(key: str, slider: str) -> None:
-    held: LinkedInputs = st.session_state[f"{key}/hands"]
-    if slider == held.slider:
-        held.decay = st.session_state[key] = st.session_state[slider]
-        held.numbers, held.number_begins = held.numbers + 1, held.decay
+    inputs: LinkedInputs = st.session_state[f"{key}/inputs"]
+    if slider == inputs.slider:
+        inputs.decay = st.session_state[key] = st.session_state[slider]
+        inputs.numbers, inputs.number_initial = inputs.numbers + 1, inputs.decay

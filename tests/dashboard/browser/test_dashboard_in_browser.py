@@ -11,8 +11,8 @@ from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import ScriptedRun
     from tests.support.browser import Visit
+    from tests.support.dashboard import ScriptedRun
 
 OPERATOR = "operator-token-for-tests"
 
@@ -102,7 +102,7 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: LocalStack, live
     node = chart.element_handle()
     page.wait_for_function("node => node._fullLayout.xaxis.autorange === false", arg=node)
     zoomed = page.evaluate("node => node._fullLayout.xaxis.range", node)
-    expect(page.get_by_text("read anew at this zoom")).to_be_visible()
+    expect(page.get_by_text("at full resolution")).to_be_visible()
     step = page.get_by_test_id("stMetricValue").first
     seen = step.inner_text()
     expect(step).not_to_have_text(seen)
@@ -112,7 +112,7 @@ def test_a_zoom_outlives_the_next_refresh(visit: Visit, server: LocalStack, live
 def test_the_way_back_leads_to_the_list(visit: Visit, server: LocalStack, live_run: ScriptedRun) -> None:
     page = visit.page
     page.goto(launch.link(server.dashboard, live_run.run_id, OPERATOR))
-    page.get_by_role("link", name="all runs").click()
+    page.get_by_role("link", name="Runs overview").click()
     expect(page.get_by_role("heading", name="Runs")).to_be_visible()
     assert urlsplit(page.url).query == ""
     page.go_back()

@@ -13,8 +13,8 @@ from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import ScriptedRun
     from tests.support.browser import Visit
+    from tests.support.dashboard import ScriptedRun
 
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 RUNS = 200
@@ -78,7 +78,7 @@ def test_keys_lead_to_a_run_and_the_way_back_to_the_same_list(page: Page, runs: 
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=name)).to_be_visible()
     assert parse_qs(urlsplit(page.url).query)["run"][0] in {run.run_id for run in runs}
-    page.get_by_role("link", name="all runs").click()
+    page.get_by_role("link", name="Runs overview").click()
     expect(page.locator(".steadynorm-fleet tbody tr")).to_have_count((RUNS - 2) // 2)
     expect(page.get_by_role("textbox", name="Search")).to_have_value("vision")
 
@@ -131,9 +131,9 @@ def test_chosen_runs_are_compared(page: Page, runs: list[ScriptedRun]) -> None:
     compare = page.get_by_role("button", name="Compare", exact=True)
     expect(compare).to_be_disabled()
     page.get_by_role("checkbox", name="Compare calm").check()
-    expect(page.get_by_text("2 runs chosen")).to_be_visible()
+    expect(page.get_by_text("2 runs selected")).to_be_visible()
     compare.click()
-    expect(page.get_by_role("heading", name="Compare runs")).to_be_visible()
+    expect(page.get_by_role("heading", name="Comparing runs")).to_be_visible()
     asked = parse_qs(urlsplit(page.url).query)["compare"][0].split(",")
     assert set(asked) == {runs[-1].run_id, runs[-2].run_id}
 
@@ -144,7 +144,7 @@ def test_a_viewer_finds_every_control_locked_and_reads_why(
     page = regular.page
     page.goto(launch.link(server.dashboard, runs[-1].run_id, VIEWER))
     regular.settle()
-    expect(page.get_by_text("You are signed in as viewer, who may look and not change.").first).to_be_visible()
+    expect(page.get_by_text("You are signed in as viewer, which has read-only access.").first).to_be_visible()
     for control in (
         *(page.get_by_role("spinbutton", name=name, exact=True) for name in ("gamma1", "gamma2")),
         *(page.get_by_role("button", name=name, exact=True) for name in ("Apply", "Reset statistics")),

@@ -18,8 +18,8 @@ from steadynorm_contract.telemetry import Parameter, RunEnd
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import ScriptedRun
     from tests.support.browser import Visit
+    from tests.support.dashboard import ScriptedRun
 
 OPERATOR = "operator-token-for-tests"
 SCRIPT = "<script>window.evil=1</script>"

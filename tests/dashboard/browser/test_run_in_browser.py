@@ -16,8 +16,8 @@ from steadynorm_dashboard import launch
 from steadynorm_dashboard.components import plotly_bundle
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import ScriptedRun
     from tests.support.browser import Visit
+    from tests.support.dashboard import ScriptedRun
 
 OPERATOR = "operator-token-for-tests"
 SPIKES = (120, 270, 420)
@@ -72,7 +72,7 @@ def test_a_zoom_is_read_anew_so_that_every_step_of_it_is_drawn(visit: Visit, cha
     page.mouse.down()
     page.mouse.move(right, height, steps=4)
     page.mouse.up()
-    expect(page.get_by_text("read anew at this zoom")).to_be_visible()
+    expect(page.get_by_text("at full resolution")).to_be_visible()
     page.wait_for_function(f"node => ({WIDTH})(node) === 1", arg=chart)
     spike = "node => Math.max(...node.data.find(trace => trace.name === 'raw norm').y)"
     tallest = page.evaluate(spike, chart)
@@ -87,16 +87,16 @@ def test_a_zoom_is_read_anew_so_that_every_step_of_it_is_drawn(visit: Visit, cha
 
 def test_frozen_charts_stand_still_and_say_how_far_behind(visit: Visit, chart: ElementHandle, run: ScriptedRun) -> None:
     page = visit.page
-    page.get_by_role("button", name="Freeze charts").click()
-    expect(page.get_by_text("The charts stand still at step")).to_be_visible()
+    page.get_by_role("button", name="Pause charts").click()
+    expect(page.get_by_text("The charts are paused at step")).to_be_visible()
     before, held = run.step, page.evaluate(NEWEST, chart)
     run.send(25)
     expect(page.get_by_text("The run is 25 steps further.")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text(str(before + 24))  # numbers stay live
     assert page.evaluate(NEWEST, chart) == held
-    page.get_by_role("button", name="Follow").click()
+    page.get_by_role("button", name="Resume updates").click()
     page.wait_for_function(f"([node, held]) => ({NEWEST})(node) > held", arg=[chart, held])
-    expect(page.get_by_text("The charts stand still")).to_have_count(0)
+    expect(page.get_by_text("The charts are paused")).to_have_count(0)
 
 
 def test_by_the_clock_the_axis_is_one_of_dates(visit: Visit, chart: ElementHandle) -> None:

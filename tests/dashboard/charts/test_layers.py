@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.series import Heatmap, Series
 from steadynorm_dashboard.charts import heatmap, incident_analysis, parameter
-from steadynorm_dashboard.charts.incident import outbreak_figure
+from steadynorm_dashboard.charts.incident import incident_figure
 from steadynorm_dashboard.charts.layers import MAX_ROWS, block_of, blocks, layers, worst_rows
-from steadynorm_dashboard.panels.run_tabs import chosen_row
+from steadynorm_dashboard.panels.run_tabs import selected_row
 
 PARTS = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp.up", "mlp.down")
 LARGE = ["embedding.weight", *(f"blocks.{at}.{part}.weight" for at in range(48) for part in PARTS), "head.weight"]
@@ -63,28 +63,28 @@ def test_a_shared_row_shows_its_worst_member_and_says_which() -> None:
     assert holders[row][1] == culprit
     assert values[row][2] is None
 
-    figure = drawn(heatmap.heat_figure(matrix(extreme, LARGE), revision="r"))
+    figure = drawn(heatmap.heatmap_figure(matrix(extreme, LARGE), revision="r"))
     assert figure["data"][0]["customdata"][row][1] == "blocks.7.mlp.up.weight"
     assert "blocks.7 (6)" in figure["layout"]["yaxis"]["ticktext"]
     assert figure["layout"]["xaxis"]["title"]["text"] == "optimizer step"
 
 
 def test_one_block_alone_shows_its_parameters() -> None:
-    figure = drawn(heatmap.heat_figure(matrix([[1.0]] * len(LARGE), LARGE), revision="r", block="blocks.7"))
+    figure = drawn(heatmap.heatmap_figure(matrix([[1.0]] * len(LARGE), LARGE), revision="r", block="blocks.7"))
     assert figure["layout"]["yaxis"]["ticktext"] == [f"blocks.7.{part}.weight" for part in PARTS]
 
 
 def test_a_name_that_would_be_markup_is_drawn_as_it_is_written() -> None:
     evil = "<img src=x onerror=alert(1)>"
     event = Event(id="1", kind=EventKind.NONFINITE, step=100, time=0.0, message="", parameter=evil, value=1.0)
-    figure = drawn(heatmap.heat_figure(matrix([[None, 2.0]], [evil]), [event], revision="r"))
+    figure = drawn(heatmap.heatmap_figure(matrix([[None, 2.0]], [evil]), [event], revision="r"))
     assert len(figure["data"]) == 2
     words = [figure["data"][0]["text"][0][0], figure["data"][1]["text"][0], *figure["layout"]["yaxis"]["ticktext"]]
     assert all("<img" not in each and "&lt;img" in each for each in words)
 
 
 def test_without_rows_there_is_no_map() -> None:
-    assert heatmap.heat_figure(Heatmap("raw_norm", ["a"], [], [], [], [[]]), revision="r") is None
+    assert heatmap.heatmap_figure(Heatmap("raw_norm", ["a"], [], [], [], [[]]), revision="r") is None
 
 
 NAMES = ["calm", "second", "culprit", "poisoned"]
@@ -94,7 +94,7 @@ TARGETS: list[list[float | None]] = [[1.0] * 5, [1.0] * 5, [1, 1, 3, 2, 0.1], [1
 
 
 def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
-    bad = incident_analysis.struck(
+    bad = incident_analysis.affected_parameters(
         matrix(NORMS, NAMES, "raw_norm"), matrix(RATIOS, NAMES), matrix(TARGETS, NAMES, "target")
     )
     assert [(one.name, one.step, one.nonfinite) for one in bad] == [
@@ -104,19 +104,19 @@ def test_who_went_first_stands_first_and_of_one_step_the_worst() -> None:
     ]
     assert (bad[0].before, bad[0].peak, bad[0].after) == (2, 99, 3)
     assert (bad[0].ratio, bad[0].lowest_target, bad[0].bad_steps) == (50, 0.1, 2)
-    assert [row["from the event"] for row in incident_analysis.struck_rows(bad, 102)] == ["same step", "+1", "+1"]
-    assert [row["order"] for row in incident_analysis.struck_rows(bad, 102)] == [1, 2, 2]
-    assert [row["order"] for row in incident_analysis.struck_rows(bad, 101, ordered=False)] == [None] * 3
+    assert [row["from the event"] for row in incident_analysis.affected_rows(bad, 102)] == ["same step", "+1", "+1"]
+    assert [row["order"] for row in incident_analysis.affected_rows(bad, 102)] == [1, 2, 2]
+    assert [row["order"] for row in incident_analysis.affected_rows(bad, 101, ordered=False)] == [None] * 3
 
     event = Event(id="1", kind=EventKind.SPIKE, step=102, time=0.0, message="")
     norms, targets = matrix(NORMS, NAMES, "raw_norm"), matrix(TARGETS, NAMES, "target")
-    figure = drawn(outbreak_figure(norms, targets, bad, event, []))
+    figure = drawn(incident_figure(norms, targets, bad, event, []))
     assert [
         each["name"] for each in figure["data"] if each.get("yaxis") is None and "markers" not in each.get("mode", "")
     ]
     crosses = [each for each in figure["data"] if each.get("mode") == "markers" and each["x"]]
     assert [(each["name"], each["x"]) for each in crosses] == [("poisoned: not finite", [103])]
-    assert outbreak_figure(norms, targets, [], event, []) is None
+    assert incident_figure(norms, targets, [], event, []) is None
 
 
 def test_a_histogram_counts_every_finite_step_once() -> None:
@@ -127,7 +127,7 @@ def test_a_histogram_counts_every_finite_step_once() -> None:
 
 
 def test_a_click_on_any_cell_of_a_row_chooses_it() -> None:
-    assert chosen_row({"selection": {"rows": [], "columns": [], "cells": [[4, "parameter"]]}}) == 4
-    assert chosen_row({"selection": {"rows": [2], "columns": [], "cells": []}}) == 2
-    assert chosen_row({"selection": {"rows": [], "columns": [], "cells": []}}) is None
-    assert chosen_row(None) is None
+    assert selected_row({"selection": {"rows": [], "columns": [], "cells": [[4, "parameter"]]}}) == 4
+    assert selected_row({"selection": {"rows": [2], "columns": [], "cells": []}}) == 2
+    assert selected_row({"selection": {"rows": [], "columns": [], "cells": []}}) is None
+    assert selected_row(None) is None

@@ -40,7 +40,7 @@ def test_the_settings_that_were_in_force_give_what_happened() -> None:
     done = replay(settled, NOW, NOW)
     assert done is not None
     assert done.steps == list(settled.steps)[1:]
-    assert late(done.seen, 50) == pytest.approx(late(settled.seen, 51), rel=0.15)
+    assert late(done.stabilized, 50) == pytest.approx(late(settled.stabilized, 51), rel=0.15)
 
 
 def test_a_spike_limit_lets_go_of_a_run_that_an_old_spike_throttles() -> None:
@@ -64,8 +64,8 @@ def test_observing_carries_the_scale_over_and_lets_the_spike_through() -> None:
     rows = recorded(NOW)
     done = replay(rows, NOW, Settings(gamma2=0.99, mode=Mode.OBSERVE))
     assert done is not None
-    calm = [value for value in done.seen[50:150] if value]
-    assert max(value for value in done.seen if value) > 100 * max(calm)
+    calm = [value for value in done.stabilized[50:150] if value]
+    assert max(value for value in done.stabilized if value) > 100 * max(calm)
 
 
 def test_a_norm_that_was_not_finite_stays_a_gap_and_too_few_rows_give_nothing() -> None:
@@ -73,7 +73,7 @@ def test_a_norm_that_was_not_finite_stays_a_gap_and_too_few_rows_give_nothing() 
     rows.norms[7] = None  # type: ignore[index]  # a list
     done = replay(rows, NOW, NOW)
     assert done is not None
-    assert done.seen[6] is None
+    assert done.stabilized[6] is None
     assert replay(recorded(NOW, steps=2), NOW, NOW) is None
 
 

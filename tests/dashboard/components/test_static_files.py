@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from steadynorm_dashboard.components.static_files import KeptFiles
+from steadynorm_dashboard.components.static_files import StaticFileCache
 
 SCRIPT = b"const steady = 1;\n" * 500
 FONT = gzip.compress(bytes(range(256)) * 8)
@@ -30,7 +30,7 @@ class Site:
             Route("/", self.page),
             Route("/packed.js", self.packed),
         ]
-        self.kept = KeptFiles(Starlette(routes=routes), **options)
+        self.kept = StaticFileCache(Starlette(routes=routes), **options)
 
     async def script(self, request: Request) -> Response:
         self.asked.append(request.url.path)

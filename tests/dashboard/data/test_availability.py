@@ -15,15 +15,14 @@ from streamlit.testing.v1 import AppTest
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client, ServerUnreachable
 from steadynorm_dashboard.data import queries, session
-from steadynorm_dashboard.data.availability import Absence
-from steadynorm_dashboard.data.shared_cache import SharedReads
+from steadynorm_dashboard.data.availability import CircuitBreaker
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.dashboard import OpenPage, StartRun
     from tests.support.waiting import Eventually
 
 TIMEOUT_S = 3.0  # to draw a page takes a second of it on a busy machine
-LAST = "this is what it said last"
+LAST = "this is the last known data"
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +33,9 @@ def server(plain_server: LocalStack) -> LocalStack:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that gives up sooner than a visitor's, and does without what others read a moment ago."""
+    """A shorter time-out than a visitor's, and no answers shared between visitors."""
     monkeypatch.setattr(session, "_TIMEOUT_S", TIMEOUT_S)
-    monkeypatch.setattr(queries, "_SHARED", SharedReads(fresh_s=0))
+    monkeypatch.setattr(queries, "_shared", lambda identity, key, share, ask: ask())
 
 
 @contextmanager
@@ -72,7 +71,7 @@ def test_a_page_waits_once_for_a_server_that_hangs_and_goes_on_by_itself(
         assert time.monotonic() - begun < TIMEOUT_S
         new = open_page(run.run_id)
         assert "No steadynorm server answers at" in said(new)
-        assert "it hangs, or has too much to do" in said(new)
+        assert "it hangs or is overloaded" in said(new)
         assert "steadynorm up" not in said(new)
     eventually(lambda: LAST not in said(page.run()))
 
@@ -100,21 +99,25 @@ def test_a_session_keeps_a_bounded_number_of_answers(monkeypatch: pytest.MonkeyP
 
         session.sign_in("token")
         for at in range(200):
-            queries.read(f"run/series/{at}", lambda _, at=at: at)  # type: ignore[misc]  # bound now
-        st.write(",".join(session.seen()))
+            queries.fetch(f"run/series/{at}", lambda _, at=at: at)  # type: ignore[misc]  # bound now
+        st.write(",".join(session.answers()))
 
     monkeypatch.setenv("STEADYNORM_SERVER", "http://127.0.0.1:2")  # it is not asked
     shown = AppTest.from_function(app).run(timeout=60)
     kept = str(shown.markdown[0].value).split(",")
-    assert len(kept) == queries._KEPT
+    assert len(kept) == queries._MAX_ANSWERS
     assert kept[-1] == "run/series/199"
 
 
 def test_a_server_that_nobody_looks_at_any_more_is_not_asked_for_ever(eventually: Eventually) -> None:
-    absence, client = Absence(pause_s=0.01, patience_s=2.0), Client("http://127.0.0.1:9", "token")
-    with pytest.raises(ServerUnreachable) as refused:
-        client.me()
-    absence.begin(client, refused.value)
-    assert absence.of(client.server) is refused.value
-    eventually(lambda: not absence._away)
-    assert absence.of(client.server) is None
+    breaker, client = CircuitBreaker(interval_s=0.01, idle_s=2.0), Client("http://127.0.0.1:9", "token")
+    with pytest.raises(ServerUnreachable) as first:
+        breaker.call(client, Client.me)
+    asked: list[Client] = []
+    with pytest.raises(ServerUnreachable) as second:
+        breaker.call(client, asked.append)
+    assert second.value is first.value
+    assert not asked
+    eventually(lambda: not breaker._outages)
+    breaker.call(client, asked.append)
+    assert asked == [client]

@@ -13,13 +13,13 @@ from starlette.routing import Route
 
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
-from steadynorm_dashboard.data.downloads import PATH, TICKETS, Ticket, Tickets, redeem
+from steadynorm_dashboard.data.downloads import PATH, TICKETS, Ticket, Tickets, download
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.dashboard import OpenPage, StartRun
 
 VIEWER = "viewer-token-for-tests"
-APP = Starlette(routes=[Route(PATH, redeem)])
+APP = Starlette(routes=[Route(PATH, download)])
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +63,22 @@ async def test_what_the_server_refuses_is_told_with_its_status(server: LocalStac
         (Client(server.server, "wrong"), "nobody-00000000", 401),
         (Client("http://127.0.0.1:9", VIEWER), "nobody-00000000", 502),
     ):
-        ticket = TICKETS.make(Ticket(client, run_id, "steps"))
+        ticket = TICKETS.issue(Ticket(client, run_id, "steps"))
         answer = await get(PATH.format(ticket=ticket))
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/plain; charset=utf-8")
 
 
 def test_a_ticket_is_good_once_and_not_for_long() -> None:
     now = 0.0
-    tickets = Tickets(good_s=60.0, limit=2, clock=lambda: now)
+    tickets = Tickets(valid_s=60.0, limit=2, clock=lambda: now)
     ticket = Ticket(Client("http://127.0.0.1:9", None), "run", "steps")
-    first, second = tickets.make(ticket), tickets.make(ticket)
+    first, second = tickets.issue(ticket), tickets.issue(ticket)
     assert first != second
-    assert tickets.take(first) is ticket
-    assert tickets.take(first) is None
-    assert tickets.good(second, 59.0)
-    assert not tickets.good(second, 60.0)
+    assert tickets.redeem(first) is ticket
+    assert tickets.redeem(first) is None
+    assert tickets.is_valid(second, 59.0)
+    assert not tickets.is_valid(second, 60.0)
     now = 60.0
-    assert tickets.take(second) is None
-    names = [tickets.make(ticket) for _ in range(3)]
-    assert [tickets.take(name) for name in names] == [None, ticket, ticket]
+    assert tickets.redeem(second) is None
+    names = [tickets.issue(ticket) for _ in range(3)]
+    assert [tickets.redeem(name) for name in names] == [None, ticket, ticket]

@@ -14,11 +14,11 @@ from streamlit.testing.v1 import AppTest
 from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.dashboard import OpenPage, StartRun
     from tests.support.waiting import Eventually
 
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
-LOCKED = "You are signed in as viewer, who may look and not change. Ask for an operator token to change settings."
+LOCKED = "You are signed in as viewer, which has read-only access. Ask for an operator token to change settings."
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_visitor_without_a_token_signs_in(visit: OpenPage, start_run: StartRun
 def test_a_token_in_the_link_moves_into_the_session(visit: OpenPage) -> None:
     page = visit()
     assert "token" not in page.query_params
-    assert "Runs" in [title.value for title in page.title]
+    assert "Runs overview" in [title.value for title in page.title]
 
 
 def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not(
@@ -103,7 +103,7 @@ def test_a_viewer_is_told_that_only_operators_change_settings(
     assert all(
         page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
     )
-    assert "**viewer** may look and not change" in said(page)
+    assert "**viewer** has read-only access" in said(page)
 
 
 def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
@@ -111,7 +111,7 @@ def test_an_operators_changes_stand_under_the_name_that_the_page_shows(
 ) -> None:
     run = start_run("named")
     page = visit(run.run_id)
-    assert "**operator** may change settings" in said(page)
+    assert "**operator** can change settings" in said(page)
     page.button(key=f"{run.run_id}/reset").click().run()
     assert server.client().audit(run.run_id).entries[0].actor == "operator"
 
@@ -123,7 +123,7 @@ def test_who_signs_out_leaves_nothing_behind(visit: OpenPage, start_run: StartRu
     assert "gone with them" not in plain(page)
     page.text_input[0].set_value(VIEWER)
     page.button[0].click().run()
-    assert "**viewer** may look and not change" in said(page)
+    assert "**viewer** has read-only access" in said(page)
 
 
 def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do(
@@ -135,7 +135,7 @@ def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do
     own_server.close()
     for opened in (page, fleet):
         # Visitors share what was read a moment ago.
-        eventually(partial(says, opened, "The server does not answer: this is what it said last."))
+        eventually(partial(says, opened, "The server does not answer: this is the last known data."))
         assert not opened.exception
     assert {metric.label: metric.value for metric in page.metric} == before
     assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[0].proto.json)["rows"]] == [run_id]

@@ -14,7 +14,7 @@ from steadynorm_dashboard import runbook
 from steadynorm_dashboard.pages import incident
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import OpenPage, ScriptedRun
+    from tests.support.dashboard import OpenPage, ScriptedRun
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_nobody_of_a_later_step_is_accused_where_the_events_own_rows_are_gone(
 
     monkeypatch.setattr(incident, "_read", read)
     page = open_page(run.run_id, incident=spike.id)
-    assert "The rows of step 120 are not kept, so nobody can tell from them who went first." in said(page)
+    assert "The rows of step 120 are no longer stored, so the first affected parameter is unknown." in said(page)
     assert f"The event itself names **{spike.parameter}**" in said(page)
     assert "**head.weight** at step" not in said(page)
     assert list(table(page)["parameter"]) == ["head.weight"]
@@ -90,11 +90,11 @@ def test_it_leads_to_the_runbook_and_back_to_the_charts_of_that_time(
     links = {link.proto.label: link.proto.query_string for link in page.get("page_link")}
     assert "runbook=SteadynormSpikeStorm" in links["What to do"]
     assert f"run={run.run_id}" in links["What to do"]
-    next(button for button in page.button if button.label == "The run at that time").click().run()
+    next(button for button in page.button if button.label == "Charts around this step").click().run()
     assert not page.exception, page.exception
     assert "incident" not in page.query_params
-    assert "Steps 0 to 199, read anew at this zoom." in said(page)
+    assert "Steps 0 to 199, at full resolution." in said(page)
 
 
 def test_every_runbook_that_an_incident_leads_to_is_there() -> None:
-    assert set(incident._RUNBOOK.values()) <= set(runbook.titles())
+    assert set(runbook.ALERTS.values()) <= set(runbook.titles())

@@ -17,7 +17,7 @@ from steadynorm_contract.telemetry import RunEnd
 
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput
-    from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.dashboard import OpenPage, StartRun
 
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 
@@ -101,8 +101,8 @@ def test_parameters_are_sorted_by_their_largest_spike_and_searched(visit: OpenPa
     page = visit(run.run_id)
     table = page.dataframe[0].value
     assert len(table) == 12
-    assert list(table["largest"]) == sorted(table["largest"], reverse=True)
-    assert table["largest"].iloc[0] > 10
+    assert list(table["largest ratio"]) == sorted(table["largest ratio"], reverse=True)
+    assert table["largest ratio"].iloc[0] > 10
     page.text_input(key=f"{run.run_id}/search").set_value("MLP 1").run()
     assert sorted(page.dataframe[0].value["parameter"]) == ["blocks.1.mlp.down.weight", "blocks.1.mlp.up.weight"]
 
@@ -242,7 +242,7 @@ def test_a_preview_replays_the_draft_and_changes_nothing(
     page.toggle(key=f"{run.run_id}/spike_limit/on").set_value(True).run()
     page.button(key=f"{run.run_id}/preview/open").click().run()
     assert not page.exception, page.exception
-    assert "what the optimizer saw, and what it would have seen" in said(page)
+    assert "the norms that the optimizer saw, and those that it would have seen" in said(page)
     table = next(each.value for each in page.dataframe if "largest norm seen" in each.value)
     assert len(table) == 3
     assert all("→" in each for each in table["throttled"])
@@ -283,7 +283,7 @@ def test_what_matters_of_a_change_an_event_and_a_parameter_stands_first(
     run = start_run("columns")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     first = {
-        "Parameters": ["parameter", "note", "largest", "spike ratio"],
+        "Parameters": ["parameter", "note", "largest ratio", "spike ratio"],
         "Changes": ["revision", "when", "state", "before → after"],
         "Events": ["when", "step", "event", "what happened"],
     }

@@ -78,17 +78,17 @@ def test_a_link_to_an_alert_that_does_not_exist_shows_those_that_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     page = open_page(monkeypatch, tmp_path, runbook=":red[x]<script>")
-    assert "There is no alert called" in page.error[0].value
+    assert "There is no alert named" in page.error[0].value
     assert ":red[x]<script>" not in page.error[0].value
     assert len(page.get("page_link")) >= len(runbook.titles())
 
 
 def test_the_link_to_grafana_covers_the_time_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEADYNORM_GRAFANA_URL", "https://grafana.example/sub/")
-    live = urlsplit(grafana_links.run_address(RUN) or "")
+    live = urlsplit(grafana_links.run_url(RUN) or "")
     assert (live.netloc, live.path) == ("grafana.example", "/sub/d/steadynorm-run")
-    assert parse_qs(live.query) == {"var-run_id": ["gpt-1"], "from": ["999940000"], "to": ["now"]}
-    ended = grafana_links.run_address(msgspec.structs.replace(RUN, state=RunState.FINISHED))
+    assert parse_qs(live.query) == {"var-run_id": ["gpt-1"], "from": ["999940000"], "to": ["state"]}
+    ended = grafana_links.run_url(msgspec.structs.replace(RUN, state=RunState.FINISHED))
     assert ended is not None
     assert ended.endswith("&to=1003660000")
 
@@ -96,7 +96,7 @@ def test_the_link_to_grafana_covers_the_time_of_the_run(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("url", ["", " ", "javascript:alert(1)", "grafana.example"])
 def test_without_an_address_of_the_web_there_is_no_link_to_grafana(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("STEADYNORM_GRAFANA_URL", url)
-    assert grafana_links.run_address(RUN) is None
+    assert grafana_links.run_url(RUN) is None
 
 
 def test_grafanas_dashboard_of_a_run_is_where_the_link_leads(root: Path) -> None:

@@ -36,15 +36,15 @@ def view(**changes: Any) -> RuleView:
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({}, "watches"),
-        ({"cooldown_until_step": 1300}, "rests until step 1,300"),
-        ({"cooldown_until_time": NOW + 60}, "rests until 22:14:20"),
-        ({"actions_left": 0, "cooldown_until_step": 1300}, "spent"),
+        ({}, "watching"),
+        ({"cooldown_until_step": 1300}, "in cooldown until step 1,300"),
+        ({"cooldown_until_time": NOW + 60}, "in cooldown until 22:14:20"),
+        ({"actions_left": 0, "cooldown_until_step": 1300}, "no actions left"),
     ],
 )
 def test_a_rule_says_where_it_stands(changes: dict[str, Any], shown: str) -> None:
     (row,) = rule_rows([view(**changes)], NOW, None)
-    assert row["now"] == shown
+    assert row["state"] == shown
     assert (row["count"], row["change"]) == ("150 of 200", "reset_generation = +1")
     assert row["who"] == row["why"] == "<b>\ufffdevil\ufffd"
 
@@ -70,9 +70,9 @@ def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.
     monkeypatch.setenv("STEADYNORM_SERVER", house.server)
     page = AppTest.from_file(str(APP), default_timeout=60)
     page.query_params.update({"run": "automatic-1", "token": house.token})
-    page.session_state["automatic-1/tab"] = "Automatic"
+    page.session_state["automatic-1/tab"] = "Automation"
     page.run()
-    assert "Nothing changes this run's settings by itself." in [caption.value for caption in page.caption]
+    assert "No schedules or rules change this run's settings." in [caption.value for caption in page.caption]
     house.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
     house.client.set_rules("automatic-1", [view().rule])
     page.run()

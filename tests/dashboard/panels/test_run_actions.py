@@ -11,7 +11,7 @@ from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput
-    from tests.dashboard.conftest import OpenPage, StartRun
+    from tests.support.dashboard import OpenPage, StartRun
 
 
 @pytest.fixture(scope="module")

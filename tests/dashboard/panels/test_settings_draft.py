@@ -38,7 +38,7 @@ def test_a_value_that_breaks_its_rule_is_named_before_it_is_sent(field: str, val
 
 def test_the_servers_refusal_stands_until_the_value_is_another_one() -> None:
     refused = draft(lr_scale=3.0)
-    refused.refused = {"lr_scale": (3.0, "not above 2 on this cluster")}
+    refused.rejected = {"lr_scale": (3.0, "not above 2 on this cluster")}
     assert refused.errors() == {"lr_scale": "not above 2 on this cluster"}
     refused.values["lr_scale"] = 1.5
     assert refused.errors() == {}

@@ -29,7 +29,7 @@ def series(steps: Sequence[int], values: Sequence[float | None], *, count: int =
 def recorded(buckets: int = 20, count: int = 10) -> dict[str, Series]:
     """A calm run."""
     steps = [index * count for index in range(buckets)]
-    levels = dict.fromkeys(run.NAMES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
+    levels = dict.fromkeys(run.RUN_SERIES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
     return {
         name: series(steps, [level] * buckets, count=count, spread=0.1 * level * (count > 1))
         for name, level in levels.items()
@@ -86,7 +86,7 @@ def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
 
 
 def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> None:
-    data = recorded(run.BUCKETS, 50)
+    data = recorded(run.RUN_BUCKETS, 50)
     ratios = data["spike_ratio_max"]
     data["spike_ratio_max"] = series(ratios.step, [40.0] * len(ratios.step), count=50)
     data["nonfinite"] = series(ratios.step, [2.0] * len(ratios.step), count=50)
@@ -222,7 +222,7 @@ def test_changes_far_apart_have_a_label_each() -> None:
 def settled(values: list[float], share: float) -> dict[str, Any]:
     """A logarithmic axis over `values`, which has `share` of 500 px."""
     layout = {"height": 500, "yaxis2": {"type": "log", "domain": [0.0, share], "nticks": 5}}
-    log_ticks.settle([{"yaxis": "y2", "y": values}], layout)
+    log_ticks.set_ticks([{"yaxis": "y2", "y": values}], layout)
     axis: dict[str, Any] = layout["yaxis2"]  # type: ignore[assignment]
     return axis
 
@@ -256,7 +256,7 @@ def test_a_window_is_so_many_steps_up_to_the_newest(window: str, newest: int, fi
     assert chart_controls.first_step(window, newest) == first
 
 
-@pytest.mark.parametrize("color", [color for color, _ in colors.LOOKS])
+@pytest.mark.parametrize("color", [color for color, _ in colors.LINE_STYLES])
 @pytest.mark.parametrize("ground", ["#ffffff", "#10161c"])
 def test_every_line_stands_out_from_a_light_and_from_a_dark_page(color: str, ground: str) -> None:
     lighter, darker = sorted((luminance(color), luminance(ground)), reverse=True)

@@ -19,7 +19,7 @@ from steadynorm_dashboard.pages import runs
 from steadynorm_dashboard.panels.fleet_filters import Filters
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import OpenPage, ScriptedRun
+    from tests.support.dashboard import OpenPage, ScriptedRun
 
 NOW = 1_700_000_000.0
 
@@ -62,7 +62,7 @@ def test_the_run_in_trouble_stands_on_top_and_the_page_says_so_in_a_sentence(vis
     assert names(page) == ["failed", "spiked", "vit", "gpt-large", "gpt-small", "finished"]
     (words,) = (each.value for each in page.markdown if "train" in each.value)
     failed, _, spiking = words.partition("ago] ")
-    assert failed.startswith("**4** of 6 runs train: :red-badge[:material/error: 1 failed ")
+    assert failed.startswith("**4** of 6 runs are training: :red-badge[:material/error: 1 failed ")
     assert spiking == ":orange-badge[:material/electric_bolt: 1 spiking]"
 
 
@@ -88,7 +88,7 @@ def test_filters_that_leave_nothing_offer_to_be_cleared(visit: OpenPage) -> None
     page.text_input[0].set_value("no such run").run()
     assert names(page) == []
     assert "No run matches these filters." in [each.value for each in page.markdown]
-    next(button for button in page.button if button.label == "Clear them").click().run()
+    next(button for button in page.button if button.label == "Clear filters").click().run()
     assert len(names(page)) == 6
     assert page.text_input[0].value == ""
 
@@ -179,7 +179,7 @@ def test_what_is_silent_does_not_train_and_is_counted_as_what_it_is() -> None:
         tags={},
     )
     assert runs._summary(answer, NOW) == (
-        "**4** of 198 runs train: :red-badge[:material/error: 1 failed 6 min ago] "
+        "**4** of 198 runs are training: :red-badge[:material/error: 1 failed 6 min ago] "
         ":red-badge[:material/link_off: 129 disconnected]"
     )
 
@@ -187,7 +187,7 @@ def test_what_is_silent_does_not_train_and_is_counted_as_what_it_is() -> None:
 def test_an_ended_run_says_how_it_ended_instead_of_how_it_did() -> None:
     assert row(state=RunState.FAILED, health=Health.SPIKING)["health"] == "failed"
     assert row(state=RunState.FINISHED)["health"] == "finished"
-    assert "failed" in fleet_rows.looks([made(state=RunState.FAILED)])
+    assert "failed" in fleet_rows.badges([made(state=RunState.FAILED)])
 
 
 def test_a_pasted_text_is_cut_to_the_words_that_the_server_takes() -> None:

@@ -16,11 +16,11 @@ from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts import comparison
 from steadynorm_dashboard.charts.axis import Axis, XAxis
-from steadynorm_dashboard.charts.comparison import Compared
+from steadynorm_dashboard.charts.comparison import ComparedRun
 from steadynorm_dashboard.formatting import run_differences
 
 if TYPE_CHECKING:
-    from tests.dashboard.conftest import StartRun
+    from tests.support.dashboard import StartRun
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 OPERATOR = "operator-token-for-tests"
@@ -34,11 +34,11 @@ def recorded(steps: int, began: float, *, width: int = 1, level: float = 1.0) ->
     flat: list[float | None] = [level] * len(at)
     wide: list[float | None] = [level * 9] * len(at)
     times = [began + step / 2 for step in at]
-    return {name: Series(at, [width] * len(at), flat, flat, wide, times) for name in comparison.NAMES}
+    return {name: Series(at, [width] * len(at), flat, flat, wide, times) for name in comparison.COMPARED_SERIES}
 
 
-def draw(runs: list[Compared], along: XAxis = XAxis.STEP) -> dict[str, Any]:
-    axes = [Axis.of(along, run.series.values(), run.began, "UTC", unit=comparison.unit(runs)) for run in runs]
+def draw(runs: list[ComparedRun], along: XAxis = XAxis.STEP) -> dict[str, Any]:
+    axes = [Axis.of(along, run.series.values(), run.started, "UTC", unit=comparison.unit(runs)) for run in runs]
     figure = comparison.comparison_figure(runs, axes, revision="r")
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
@@ -51,7 +51,7 @@ def of(figure: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def test_each_run_has_its_colour_and_dash_in_all_five_panels() -> None:
-    figure = draw([Compared("first", 0.0, recorded(20, 0.0)), Compared("second", 0.0, recorded(50, 0.0))])
+    figure = draw([ComparedRun("first", 0.0, recorded(20, 0.0)), ComparedRun("second", 0.0, recorded(50, 0.0))])
     for name in ("first", "second"):
         lines = of(figure, name)
         assert {one["yaxis"] for one in lines} == {"y", "y2", "y3", "y4", "y5"}
@@ -61,10 +61,10 @@ def test_each_run_has_its_colour_and_dash_in_all_five_panels() -> None:
 
 
 def test_by_elapsed_time_runs_begin_together_and_by_the_clock_one_after_the_other() -> None:
-    runs = [Compared("first", 1000.0, recorded(400, 1000.0)), Compared("second", 4600.0, recorded(400, 4600.0))]
+    runs = [ComparedRun("first", 1000.0, recorded(400, 1000.0)), ComparedRun("second", 4600.0, recorded(400, 4600.0))]
     elapsed = draw(runs, XAxis.ELAPSED)
     assert of(elapsed, "first")[0]["x"] == pytest.approx(of(elapsed, "second")[0]["x"])
-    assert elapsed["layout"]["xaxis"]["title"]["text"] == "time since the run began (s)"
+    assert elapsed["layout"]["xaxis"]["title"]["text"] == "time since the run started (s)"
     clock = draw(runs, XAxis.CLOCK)
     assert of(clock, "first")[0]["x"][0] == "1970-01-01 00:16:40.000"
     assert of(clock, "second")[0]["x"][0] == "1970-01-01 01:16:40.000"
@@ -72,20 +72,20 @@ def test_by_elapsed_time_runs_begin_together_and_by_the_clock_one_after_the_othe
 
 
 def test_a_band_keeps_the_extremes_of_every_run() -> None:
-    figure = draw([Compared("a", 0.0, recorded(64, 0.0, width=8)), Compared("b", 0.0, recorded(64, 0.0))])
+    figure = draw([ComparedRun("a", 0.0, recorded(64, 0.0, width=8)), ComparedRun("b", 0.0, recorded(64, 0.0))])
     bands = of(figure, "a, smallest to largest")
     assert len(bands) == 3
     assert all(max(one["y"]) == 9.0 for one in bands)
 
 
 def test_a_hostile_name_is_shown_as_written() -> None:
-    figure = draw([Compared("<b>x</b>", 0.0, recorded(5, 0.0))])
+    figure = draw([ComparedRun("<b>x</b>", 0.0, recorded(5, 0.0))])
     assert {one["name"] for one in figure["data"]} == {"&lt;b&gt;x&lt;/b&gt;"}
 
 
 def test_no_more_points_than_a_browser_redraws_with_six_runs() -> None:
     points = comparison.buckets(6)
-    runs = [Compared(str(at), 0.0, recorded(points * 8, 0.0, width=8)) for at in range(6)]
+    runs = [ComparedRun(str(at), 0.0, recorded(points * 8, 0.0, width=8)) for at in range(6)]
     assert sum(len(one["x"]) for one in draw(runs)["data"]) <= 4000
 
 
@@ -134,7 +134,7 @@ def test_what_differs_is_told_first_with_who_changed_it(visit: Visit, start_run:
     changed.send(5)
     page = visit(compare=f"{calm.run_id},{changed.run_id}")
     table = page.dataframe[0].value
-    assert list(table.columns) == ["setting", "compared-calm", "compared-changed", "who changed it"]
+    assert list(table.columns) == ["setting", "compared-calm", "compared-changed", "last changed by"]
     rows = {row[0]: row[1:] for row in table.to_numpy().tolist()}
     assert set(rows) == {"gamma2", "tag size"}
     assert rows["gamma2"][:2] == ["0.999", "0.99"]
@@ -163,11 +163,11 @@ def test_two_runs_of_one_name_are_told_apart(start_run: StartRun, server: LocalS
 def test_by_time_with_a_range_the_page_still_draws(visit: Visit, start_run: StartRun) -> None:
     ids = [start_run(f"compared-timed-{at}", steps=30 * (at + 1)).run_id for at in range(3)]
     page = visit(compare=",".join(ids))
-    page.segmented_control(key="compare/along").set_value(XAxis.ELAPSED)
+    page.segmented_control(key="compare/x axis").set_value(XAxis.ELAPSED)
     page.segmented_control(key="compare/window").set_value("last 200").run()
     assert not page.exception
     assert not page.error
-    page.segmented_control(key="compare/along").set_value(XAxis.CLOCK).run()
+    page.segmented_control(key="compare/x axis").set_value(XAxis.CLOCK).run()
     assert not page.exception
 
 
@@ -181,7 +181,7 @@ def test_a_change_has_a_page_with_who_when_why_and_what_came_of_it(
     run.send(5)
     page.run()
     assert "applied @ step 55" in said(page)
-    assert "Why: spikes since 40" in said(page).replace("*", "")
+    assert "Reason: spikes since 40" in said(page).replace("*", "")
     assert page.dataframe[0].value.to_numpy().tolist() == [
         ["gamma2", "0.999 (half-life 693 steps)", "0.99 (half-life 69 steps)"]
     ]
