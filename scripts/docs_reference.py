@@ -263,7 +263,7 @@ def http_api() -> str:
     text = [
         "# HTTP API\n\nThe same, for machines, is at `/openapi.json` of every server, and to be tried out at `/docs`. "
         "Send `Authorization: Bearer TOKEN`. Errors are problem JSON (RFC 9457), with `request_id` for the server's "
-        "log. Paging, `ETag` and compatibility: [Scaling](../scaling.md#http).\n",
+        "log. Paging and compatibility: [Scaling](../scaling.md#http).\n",
         table(
             ("", "route", "what it does"),
             (

@@ -11,7 +11,7 @@ class Words(Dataset[dict[str, torch.Tensor]]):
     """Random tokens."""
 
     def __len__(self) -> int:
-        return 32
+        return 8
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         tokens = torch.randint(32, (8,), generator=torch.Generator().manual_seed(index))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +60,19 @@ def commands_of(page: Path) -> list[str]:
     return lines + [line for line in re.findall(r"`(steadynorm [^`]+)`", text) if not line.endswith("…")]
 
 
-def parse(line: str) -> None:
-    """Let Typer parse a line; where it only names a command, look whether there is such a command."""
+@cache
+def program() -> Any:
+    """`steadynorm`, as Typer makes it."""
     import typer
 
     from steadynorm_cli.commands import app
 
-    command: Any = typer.main.get_command(app)
+    return typer.main.get_command(app)
+
+
+def parse(line: str) -> None:
+    """Let Typer parse a line; where it only names a command, look whether there is such a command."""
+    command = program()
     words = shlex.split(line)[1:]
     if words[0].startswith("--") or words == ["COMMAND", "--help"]:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PAGES = ("operations", "live-control", "command-line", "retention", "measurements", "scaling", "deploying", "algorithm")
+PAGES = ("operations", "live-control", "retention", "measurements", "scaling", "deploying")
 
 
 def article(site: Path, page: str) -> str:

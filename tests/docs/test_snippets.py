@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support.jobs import RunJob
 from tests.support.local_server import RunningHouse
+from tests.support.waiting import Eventually
 
 ADDRESS = "http://127.0.0.1:8470"
 ALONE = (
@@ -60,10 +61,11 @@ def test_a_snippet_runs_without_a_warning(
 
 @pytest.mark.parametrize("name", OF_A_RUN)
 def test_a_snippet_about_a_run_runs(
-    here: RunningHouse, root: Path, name: str, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+    here: RunningHouse, root: Path, name: str, run_job: RunJob, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
-    with run_job(here, f"docs-{name.replace('_', '-')}") as job:
-        job.agent.flush(20.0)
+    named = f"docs-{name.replace('_', '-')}"
+    with run_job(here, named) as job:
+        eventually(lambda: any(run.step > 0 for run in here.client.runs(name=named).runs))
         monkeypatch.setenv("RUN_ID", job.run_id)
         execute(root / "docs" / "snippets" / f"{name}.py", here.server)
         run = here.client.run(job.run_id)
