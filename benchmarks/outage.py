@@ -28,13 +28,13 @@ from pathlib import Path
 import torch
 
 import steadynorm
+from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.statistics import RING_COLUMNS
-from steadynorm.transport.http_client import Transport
-from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
-from steadynorm.transport.send_buffer import Buffer
-from steadynorm.transport.settings_poller import Listener
+from steadynorm.transport.send_buffer import SendBuffer
+from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client
 from steadynorm_contract.settings import Settings
@@ -50,11 +50,11 @@ class Fed:
     def __init__(self, server: str, parameters: int) -> None:
         mailbox = Mailbox(Settings())
         self.recorder = Recorder([parameters], [torch.device("cpu")])
-        self.buffer = Buffer(CAP_BYTES, parameters)
+        self.buffer = SendBuffer(CAP_BYTES, parameters)
         self.publisher = Publisher(
             server,
-            Transport(server),
-            Listener(Transport(server), mailbox),
+            HttpClient(server),
+            SettingsPoller(HttpClient(server), mailbox),
             RunRegistration(
                 name="outage",
                 run_id=RUN_ID,

@@ -43,15 +43,15 @@ COMPARE_EVERY = 6
 DEADLINE_S = 30.0  # of a run that takes one second
 KINDS = ("ddp", "fsdp", "tensor")
 PLACES = (
-    "_hooks.0._arrive",
-    "_hooks.0.put_rates_back",
-    "_hooks.0.newcomers.look",
-    "_boundary.arrive",
-    "_boundary.consider",
-    "_boundary.would_wait",
-    "_boundary.ranks._fingerprints.take",
-    "_boundary.ranks._fingerprints.read",
-    "_boundary.ranks._compare",
+    "_hooks.0._begin",
+    "_hooks.0.restore_rates",
+    "_hooks.0._tracker.discover_new",
+    "_boundary.begin_step",
+    "_boundary.apply_or_reject",
+    "_boundary.would_pause",
+    "_ranks._fingerprints.take",
+    "_ranks._fingerprints.read",
+    "_ranks._compare",
     "_stabilizers.0.apply",
     "_stabilizers.0.configure",
     "_stabilizers.0._groups.0.0._measure",
@@ -63,7 +63,7 @@ PLACES = (
     "_recorder.put",
 )
 """Calls inside the agent, from the agent on."""
-RANK_0_ONLY = ("_boundary.would_wait", "_recorder.put")
+RANK_0_ONLY = ("_boundary.would_pause", "_recorder.put")
 SERVER = """
 import sys
 from pathlib import Path
@@ -100,12 +100,12 @@ def failing(kind: str, place: str, rank: int, step: int, once: bool) -> LevelSna
         for taken in range(STEPS):
             if me == 0 and taken % 2:
                 changed = merge(agent.settings, {"gamma2": 0.9 + 0.001 * taken, "lr_scale": 1.0 - 0.01 * (taken % 5)})
-                agent._mailbox.offer(Desired(taken, changed))
+                agent._mailbox.put(Desired(taken, changed))
             broken = taken == step and me == rank
             training.step(lambda broken=broken: break_it(agent, place, once, fired) if broken else None)  # type: ignore[misc]
             modes.append(agent.stabilizers[0].settings.mode.value)
         agent.close()
-        return {"modes": modes, "off": agent._faults.off, "fired": fired[0]}
+        return {"modes": modes, "off": agent._errors.off, "fired": fired[0]}
 
     return part
 

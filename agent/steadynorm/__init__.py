@@ -1,10 +1,10 @@
-"""steadynorm's agent: it lives in the training process.
+"""steadynorm's agent, the part that runs in the training process.
 
-    agent = steadynorm.attach(model, optimizer, run="gpt-small")     # watched, stabilized, changed live
-    stabilizer = steadynorm.GradientStabilizer(model.named_parameters())      # the mathematics alone
-    client = steadynorm.Client()                                              # the server, from a notebook
+    agent = steadynorm.attach(model, optimizer, run="gpt-small")     # recorded, stabilized, changed live
+    stabilizer = steadynorm.GradientStabilizer(model.named_parameters())      # the stabilizer alone
+    client = steadynorm.Client()                            # the server's HTTP API, from a script or a notebook
 
-Importing this module loads no torch; using a name from it does.
+Importing this module does not import torch; using a name that needs torch does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "Agent", "Client", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
 
-_HOMES = {
+_MODULES = {
     "Agent": "steadynorm.agent",
     "Client": "steadynorm_contract.client",
     "GradientStabilizer": "steadynorm.stabilizer.stabilizer",
@@ -36,18 +36,18 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(_HOMES[name])
+        module = importlib.import_module(_MODULES[name])
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ModuleNotFoundError(
-            f"steadynorm.{name} needs PyTorch, and this Python has none: pip install 'steadynorm[agent]'", name="torch"
+            f"steadynorm.{name} needs PyTorch, which is not installed: pip install 'steadynorm[agent]'", name="torch"
         ) from error
     value: object = getattr(module, name)
-    globals()[name] = value  # the next access does not come here
+    globals()[name] = value  # the next access finds it there
     return value
 
 

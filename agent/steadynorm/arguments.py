@@ -1,4 +1,4 @@
-"""What attach() was given, checked, and completed from the environment. Errors say what to do."""
+"""attach()'s arguments, validated and completed from the environment."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from steadynorm_contract.telemetry import MAX_NAME_LENGTH
 
 __all__ = ["Arguments", "check", "new_run_id"]
 
-
-LEAST_BUFFER_BYTES = 1024 * 1024
+MIN_BUFFER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arguments:
-    """attach()'s arguments after the checks."""
+    """attach()'s arguments after validation."""
 
     model: torch.nn.Module
     optimizers: list[Optimizer]
     settings: Settings
     run: str
-    run_is_given: bool  # in the call, not by the environment or the program's name
+    run_is_given: bool  # in the call, rather than from the environment or the program's name
     server: str | None
     token: str | None
     observe_steps: int | None
@@ -60,7 +59,7 @@ def check(
     buffer_bytes: int,
     exchange_every: int,
 ) -> Arguments:
-    """Raises TypeError, ValueError or SettingsError for the first one that is wrong."""
+    """Raises TypeError, ValueError or SettingsError for the first one that is invalid."""
     name = _run_name(run)
     return Arguments(
         model=_model(model),
@@ -71,17 +70,17 @@ def check(
         run_is_given=run is not None,
         server=_server(server),
         token=_token(token),
-        observe_steps=None if observe_steps is None else _whole("observe_steps", observe_steps, 0),
+        observe_steps=None if observe_steps is None else _whole_number("observe_steps", observe_steps, 0),
         allow=_allow(allow),
         tags=_tags(tags),
-        detail_every=_whole("detail_every", detail_every, 1),
-        buffer_bytes=_whole("buffer_bytes", buffer_bytes, LEAST_BUFFER_BYTES),
-        exchange_every=_whole("exchange_every", exchange_every, 1),
+        detail_every=_whole_number("detail_every", detail_every, 1),
+        buffer_bytes=_whole_number("buffer_bytes", buffer_bytes, MIN_BUFFER_BYTES),
+        exchange_every=_whole_number("exchange_every", exchange_every, 1),
     )
 
 
 def _settings(preset: str | None, given: Mapping[str, object]) -> Settings:
-    """`given` is complete, so what differs from the defaults is what somebody chose."""
+    """`given` is complete: values that differ from the defaults were chosen, and take precedence over the preset."""
     if preset is None:
         return merge(Settings(), given)
     defaults = Settings()
@@ -106,24 +105,24 @@ def _optimizers(optimizers: object) -> list[Optimizer]:
     listed: list[Optimizer] = []
     for given in several:
         optimizer = given
-        # A wrapper that passes for an optimizer, as Accelerate's: the one inside does the stepping.
+        # A wrapper that is an optimizer by type, as Accelerate's: the one inside does the stepping.
         while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
             optimizer = inner
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(optimizer).__name__}. "
-                "A wrapper (a scheduler, a scaler, a strategy) has the optimizer itself inside: pass that."
+                "Pass the optimizer itself, not a wrapper such as a scheduler, a scaler or a strategy."
             )
         listed.append(optimizer)
     if not listed:
         raise ValueError("optimizer must be at least one optimizer: got an empty list")
     if len({id(optimizer) for optimizer in listed}) != len(listed):
-        raise ValueError("each optimizer must be given once: got one of them twice")
+        raise ValueError("each optimizer must be given once: got one twice. Remove the duplicate.")
     return listed
 
 
 def _server(server: str | None) -> str | None:
-    """The address, from `$STEADYNORM_SERVER` if None, without a slash at its end; None if there is none."""
+    """The address, from `$STEADYNORM_SERVER` if None, without a trailing slash; None if there is none."""
     given = server if server is not None else os.environ.get("STEADYNORM_SERVER") or None
     if given is None:
         return None
@@ -136,16 +135,16 @@ def _server(server: str | None) -> str | None:
     if url is None or url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or url.auth:
         raise ValueError(
             f"server must be an address such as http://127.0.0.1:8470: got {given!r}. "
-            "Write the scheme (http or https), the host and the port, and nothing else."
+            "Use a scheme (http or https), a host and a port, without credentials or a query."
         )
     return given.rstrip("/")
 
 
 def _token(token: str | None) -> str | None:
-    """The token, from `$STEADYNORM_TOKEN` if None. None: the transport looks for that of the user's own server."""
+    """The token, from `$STEADYNORM_TOKEN` if None. None: the client looks for that of the user's own server."""
     found = token if token is not None else os.environ.get("STEADYNORM_TOKEN") or None
     if found is not None and not (isinstance(found, str) and re.fullmatch(r"[!-~]+", found)):
-        raise ValueError("token must be printable ASCII without spaces: got something else. Copy it anew.")
+        raise ValueError("token must be printable ASCII without spaces: got other characters. Copy it again.")
     return found
 
 
@@ -160,7 +159,7 @@ def _run_name(run: str | None) -> str:
 
 
 def new_run_id(name: str) -> str:
-    """A name for addresses and keys, with eight random hexadecimal digits: known before any server was asked."""
+    """An identifier for URLs and keys, with eight random hexadecimal digits; needs no server."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:48].strip("-")
     return f"{slug or 'run'}-{secrets.token_hex(4)}"
 
@@ -179,19 +178,19 @@ def _allow(allow: Collection[str] | None) -> tuple[str, ...] | None:
 
 
 def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
-    """Strings by strings. TypeError."""
+    """A dictionary of strings. TypeError."""
     if tags is None:
         return {}
     if not isinstance(tags, Mapping):
         raise TypeError(f"tags must be a dictionary: got {type(tags).__name__}. Use tags={{'dataset': 'wiki'}}.")
     for key, value in tags.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"tags must be strings by strings: got {key!r}: {value!r}. Use str().")
+            raise TypeError(f"tags must map strings to strings: got {key!r}: {value!r}. Use str().")
     return dict(tags)
 
 
-def _whole(name: str, value: object, least: int) -> int:
-    """A whole number. TypeError or ValueError."""
+def _whole_number(name: str, value: object, least: int) -> int:
+    """A whole number of at least `least`. TypeError or ValueError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number: got {value!r}.")
     if value < least:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
-from steadynorm.step_boundary import Boundary
+from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.settings import Settings
 
 __all__ = ["Restored", "restore", "save"]
@@ -22,7 +22,7 @@ _log = logging.getLogger("steadynorm")
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What the state says of the run. same_table: it has this model's parameters, all of them and no others."""
+    """The run that the state belongs to. same_table: it has exactly this model's parameters."""
 
     run: str
     run_id: str
@@ -31,9 +31,9 @@ class Restored:
 
 
 def save(
-    run: str, run_id: str, boundary: Boundary, stabilizers: Sequence[GradientStabilizer], recorded: int
+    run: str, run_id: str, boundary: StepBoundary, stabilizers: Sequence[GradientStabilizer], recorded: int
 ) -> dict[str, Any]:
-    """Everything that `restore` needs. recorded: how many stabilizers the run's table covers. Waits for the device."""
+    """What `restore` needs. recorded: how many stabilizers the run's table covers. Waits for the device."""
     states = [stabilizer.state_dict() for stabilizer in stabilizers]
     revision, settings = boundary.applied
     return {
@@ -50,16 +50,16 @@ def save(
     }
 
 
-def restore(state: Mapping[str, Any], boundary: Boundary, stabilizers: Sequence[GradientStabilizer]) -> Restored:
+def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Sequence[GradientStabilizer]) -> Restored:
     """Continue from `state`. Names that only one side has are listed in a warning, and the rest is loaded.
 
-    `stop` and `paused` are not taken over: they were meant for the process that wrote the checkpoint.
-    Raises ValueError or SettingsError for a state that is not ours, and then changes nothing.
+    `stop` and `paused` are not restored: they were meant for the process that wrote the checkpoint.
+    Raises ValueError or SettingsError for a state that is not an agent's, and then changes nothing.
     """
     if state.get("version") != VERSION:
         raise ValueError(
             f"the agent's state must have version {VERSION}: got {state.get('version')!r}. "
-            "Pass what agent.state_dict() gave; if it did, upgrade steadynorm."
+            "Pass what agent.state_dict() returned; if you did, upgrade steadynorm."
         )
     settings = Settings(**{**state["settings"], "stop": False, "paused": False})
     saved: Mapping[str, Any] = state["parameters"]
@@ -81,7 +81,7 @@ def restore(state: Mapping[str, Any], boundary: Boundary, stabilizers: Sequence[
     if missing:
         _log.warning("the checkpoint lacks %d parameters, which start afresh: %s", len(missing), _listed(missing))
     if unknown:
-        _log.warning("the checkpoint has %d parameters that are not here: %s", len(unknown), _listed(unknown))
+        _log.warning("the checkpoint has %d parameters that the model lacks: %s", len(unknown), _listed(unknown))
     boundary.restore(state["step"], state["revision"], settings, state["observe_steps"])
     return Restored(state["run"], state["run_id"], state["step"], not (missing or unknown or state.get("unrecorded")))
 

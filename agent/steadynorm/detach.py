@@ -1,8 +1,8 @@
-"""Leaving a run for good: the gain that pass-through would keep applying is folded into the optimizer's own state.
+"""Detaching for good: the gain that pass-through would keep applying is folded into the optimizer's own state.
 
-An optimizer that was fed g * k has its first moments in the scale of k and its second ones in that of k². Divided by
-those, it goes on with the raw g as if k were still applied, where its update does not depend on the gradient's scale.
-What that leaves out is its `eps`, which weighs 1 / k of what it did: `eps_share` says how much it matters.
+An optimizer that was fed g * k has first moments in the scale of k and second moments in that of k². Divided by those,
+it continues with the raw g as if k were still applied, provided that its update does not depend on the gradient's
+scale. Its `eps` does not follow, and weighs 1 / k of what it did: `eps_share` measures how much that matters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
 
-__all__ = ["DetachReport", "FoldedGain", "fold_gains", "gains_of", "leave"]
+__all__ = ["DetachReport", "FoldedGain", "fold_gains", "fold_optimizer_state", "gains_of"]
 
 NOTICEABLE_EPS_SHARE = 0.01
 
@@ -31,10 +31,10 @@ _log = logging.getLogger("steadynorm")
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """Optimizers whose update does not change when every gradient is scaled, and which entries of the state have to."""
+    """Optimizers whose update does not change when all gradients are scaled, and the state entries that scale along."""
 
-    powers: dict[str, int]  # entry of an optimizer's state to the power of k that it is in
-    eps_beside: str | None = None  # second-moment entry whose root stands beside `eps`
+    powers: dict[str, int]  # by entry of the optimizer's state, its power of k
+    eps_beside: str | None = None  # second-moment entry to whose root `eps` is added
 
 
 _ADAM = _Family({"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}, eps_beside="exp_avg_sq")
@@ -54,33 +54,44 @@ _DECOUPLED = ("AdamW", "Adafactor", "Muon")  # weight decay never enters the gra
 
 @dataclass(frozen=True, slots=True)
 class FoldedGain:
-    """What became of one parameter's gain. note: empty, or what is not exact and what to do."""
+    """What `detach()` did with one parameter's gain.
+
+    Attributes:
+        gain: The factor by which pass-through would multiply the gradient.
+        folded: Whether the optimizer's state was divided by it.
+        note: Empty, or what is not exact and what to do.
+        eps_share: Share of `eps` in the optimizer's denominator with raw gradients, in [0, 1]; 0 where there is none.
+    """
 
     gain: float
     folded: bool
     note: str = ""
-    eps_share: float = 0.0  # of eps in the denominator, with raw gradients; 0 where there is no eps
+    eps_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class DetachReport:
-    """What `agent.detach()` did, by parameter name. A gain of 1 needs nothing, and counts as folded."""
+    """What `agent.detach()` did.
+
+    Attributes:
+        parameters: By parameter name. A gain of 1 needs nothing, and counts as folded.
+    """
 
     parameters: dict[str, FoldedGain] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
-        """Whether the run goes on as if by pass-through, to rounding and `eps`."""
+        """Whether the run continues as it would by pass-through, up to rounding and `eps`."""
         return all(fold.folded and not fold.note for fold in self.parameters.values())
 
     @property
     def left(self) -> dict[str, float]:
-        """Gains that could not be folded: these parameters' gradients change by the factor 1 / gain."""
+        """Gains that could not be folded, by parameter name: these gradients change by the factor 1 / gain."""
         return {name: fold.gain for name, fold in self.parameters.items() if not fold.folded}
 
     @property
     def notes(self) -> list[str]:
-        """Each note once, with how many parameters it concerns."""
+        """Each note once, with the number of parameters that it concerns."""
         count: dict[str, int] = {}
         for fold in self.parameters.values():
             if fold.note:
@@ -88,18 +99,18 @@ class DetachReport:
         return [f"{number} parameters: {note}" for note, number in count.items()]
 
 
-def leave(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> DetachReport:
-    """Between two steps: rates as the optimizers had them, gains into their state. The hooks are still on."""
+def fold_optimizer_state(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> DetachReport:
+    """Between two steps, hooks still registered: restore the learning rates and fold the gains into the state."""
     scaled = [each for each in hooks if each.lr_scale != 1.0]
     for each in hooks:
-        each.put_rates_back()
+        each.restore_rates()
     if scaled:
-        _log.warning("detached: lr_scale was %g; the learning rate is the optimizer's own now", scaled[0].lr_scale)
+        _log.warning("detached: lr_scale was %g; the optimizer's own learning rate applies now", scaled[0].lr_scale)
     return fold_gains(optimizers, gains_of(stabilizer for each in hooks for stabilizer in each.stabilizers))
 
 
 def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, float]]:
-    """By id of each parameter its name, and the gain with which it would pass if stabilizing ended now.
+    """By id of each parameter, its name and the gain that pass-through would apply if stabilizing ended now.
 
     In stabilize that is unit / norm_rms, see docs/algorithm.md. Waits for the device.
     """
@@ -130,7 +141,7 @@ def fold_gains(optimizers: Sequence[Optimizer], gains: Mapping[int, tuple[str, f
                     folds[name] = _fold(optimizer, group, optimizer.state.get(parameter, {}), gain)
     report = DetachReport(folds)
     for note in report.notes:
-        _log.warning("detached, but not without a trace: %s", note)
+        _log.warning("detached, but not exactly: %s", note)
     return report
 
 
@@ -142,7 +153,7 @@ def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, An
         return FoldedGain(gain, folded=False, note=_advice(optimizer))
     for entry, power in family.powers.items():
         value = state.get(entry)
-        if isinstance(value, Tensor):  # Adafactor's and Adam's are not all there
+        if isinstance(value, Tensor):  # Adafactor and Adam do not have all of them
             value.div_(gain**power)
     share = _eps_share(family, group, state)
     return FoldedGain(gain, folded=True, note=_note(optimizer, group, state, share), eps_share=share)
@@ -153,12 +164,13 @@ def _advice(optimizer: Optimizer) -> str:
     if isinstance(optimizer, optim.SGD):
         return (
             f"{kind}'s update is proportional to the gradient, so a gain of k needs a learning rate times k for each "
-            "tensor. The gain was left out. To go on exactly, give each parameter in report.left a group of its own "
-            "with its rate times its gain, and divide its momentum_buffer by the gain; or keep the agent, in observe."
+            "tensor. The gain was not folded. To continue exactly, give each parameter in report.left a group of its "
+            "own with its rate times its gain, and divide its momentum_buffer by the gain; or keep the agent, in "
+            "observe."
         )
     return (
-        f"how {kind} depends on the gradient's scale is not known here, so the gain was left out and its state was not "
-        "touched. Let its learning rate warm up again, or keep the agent, in observe."
+        f"how {kind} depends on the gradient's scale is not known, so the gain was not folded and its state was not "
+        "changed. Warm its learning rate up again, or keep the agent, in observe."
     )
 
 
@@ -166,13 +178,13 @@ def _note(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, An
     decoupled = type(optimizer).__name__ in _DECOUPLED or bool(group.get("decoupled_weight_decay"))
     if group.get("weight_decay") and not decoupled:
         return (
-            "folded, but weight_decay is added to the gradient here, and now weighs 1 / gain of what it did. "
+            "folded, but weight_decay is added to the gradient here, and now has 1 / gain of its former weight. "
             "Decoupled weight decay, as AdamW's, does not depend on the gain."
         )
     if type(optimizer) is optim.RAdam and "step" in state and not _rectified(group, float(state["step"])):
         return "folded, but RAdam's first steps are proportional to the gradient, and change by 1 / gain."
     if share > NOTICEABLE_EPS_SHARE:
-        return f"folded, but eps is more than {NOTICEABLE_EPS_SHARE:.0%} of the denominator there. Set a smaller eps."
+        return f"folded, but eps is more than {NOTICEABLE_EPS_SHARE:.0%} of the denominator. Use a smaller eps."
     return ""
 
 

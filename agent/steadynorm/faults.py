@@ -1,4 +1,4 @@
-"""TODO from steadynorm.hooks: Faults."""
+"""Internal errors of the agent: the first one turns it off, and training continues."""
 
 from __future__ import annotations
 
@@ -10,48 +10,46 @@ from steadynorm_contract.settings import Mode
 
 __all__ = ["ErrorState"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("steadynorm")
 
 
 class ErrorState:
-    """Internal exceptions. The first one turns the agent off; `count` goes to the server.
+    """Counts internal exceptions; the first one turns the agent off.
 
-    Where ranks must stay equal (`together`) nobody turns off alone: all do, at the boundary where they `agree()`.
+    all_ranks: ranks must stay equal, so none turns off alone: all do, at one step boundary, by `disable_all_ranks()`.
     """
 
-    def __init__(self, stabilizers: Sequence[GradientStabilizer], tell: Callable[[], None]) -> None:
+    def __init__(self, stabilizers: Sequence[GradientStabilizer], *, all_ranks: bool = False) -> None:
         self.count = 0
-        self.off = False  # whether gradients only pass
-        self.together = False
+        self.off = False  # whether gradients only pass through
+        self.on_disabled: Callable[[], None] = lambda: None
         self._stabilizers = stabilizers
-        self._tell = tell
+        self._all_ranks = all_ranks
 
-    def caught(self) -> None:
+    def record(self) -> None:
         """Call in an `except` block."""
         self.count += 1
         if self.count > 1:
             return
-        if self.together:
+        if self._all_ranks:
             _log.exception(
-                "the agent met an internal error on this rank, and all ranks turn it off soon; training goes on. "
-                "Please report this:"
+                "the agent met an internal error on this rank; all ranks will turn it off at the next exchange. "
+                "Training continues. Please report this:"
             )
             return
-        _log.exception("the agent met an internal error and turned itself off; training goes on. Please report this:")
+        _log.exception("the agent met an internal error and turned itself off; training continues. Please report this:")
         self._turn_off()
-        self._tell()
 
-    def agree(self, ranks: Sequence[int]) -> None:
-        """All ranks, at one boundary: the agents of `ranks` met internal errors."""
+    def disable_all_ranks(self, failed: Sequence[int]) -> None:
+        """Called on all ranks at the same boundary: the agents of the ranks `failed` met internal errors."""
         _log.error(
-            "the agent met an internal error on rank %s, so it is turned off on all ranks; training goes on. If "
-            "gradients could not be scaled there, replicas differ now: go back to a checkpoint.",
-            ", ".join(map(str, ranks)),
+            "the agent met an internal error on rank %s, so it is turned off on all ranks; training continues. If "
+            "gradients could not be scaled there, replicas differ now: restart from a checkpoint.",
+            ", ".join(map(str, failed)),
         )
         self._turn_off()
         for stabilizer in self._stabilizers:
-            stabilizer.retire()
-        self._tell()
+            stabilizer.stop_measuring()
 
     def _turn_off(self) -> None:
         self.off = True
@@ -60,3 +58,4 @@ class ErrorState:
                 stabilizer.configure(mode=Mode.OFF)
             except Exception:
                 _log.debug("a stabilizer could not be turned off", exc_info=True)
+        self.on_disabled()

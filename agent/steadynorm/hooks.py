@@ -1,52 +1,66 @@
 """What happens around one optimizer's step: settings, stabilization, the learning rate's factor, the record.
 
-An exception of ours never reaches the training loop: it goes to `Faults`, and from then on gradients only pass, with
-the gain that they had.
+An internal exception never reaches the training loop: it goes to `ErrorState`, and from then on gradients only pass
+through, with the gain that they had.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from steadynorm.distributed.ranks import Ranks
 from steadynorm.faults import ErrorState
-from steadynorm.parameters import Newcomers
+from steadynorm.parameters import ParameterTracker
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
-from steadynorm.step_boundary import Boundary
+from steadynorm.step_boundary import StepBoundary
+from steadynorm.transport.publisher import Publisher
 
 __all__ = ["OptimizerHooks"]
 
-_RATES = (float, int, Tensor)  # what a learning rate may be
-
-_log = logging.getLogger("steadynorm")
+_RATES = (float, int, Tensor)  # types of a learning rate
 
 
 class OptimizerHooks:
-    """Hooks of one optimizer. begin: called once, before its first step."""
+    """Hooks of one optimizer, the `index`-th of its agent.
+
+    recorded: its stabilizers, one per device, with their place in the run's table; none where another optimizer owns
+    all its parameters. recorder, publisher: None where nothing is sent. owner: kept alive as long as the optimizer.
+    """
 
     def __init__(
-        self, optimizer: Optimizer, index: int, boundary: Boundary, faults: ErrorState, begin: Callable[[], None]
+        self,
+        optimizer: Optimizer,
+        index: int,
+        boundary: StepBoundary,
+        errors: ErrorState,
+        ranks: Ranks | None,
+        tracker: ParameterTracker,
+        recorded: Sequence[tuple[int, GradientStabilizer]],
+        recorder: Recorder | None,
+        publisher: Publisher | None,
+        owner: object,
     ) -> None:
-        self.stabilizers: list[GradientStabilizer] = []  # one a device; none: another optimizer owns all parameters
-        self.recorded: list[tuple[int, GradientStabilizer]] = []  # with their place in the run's table
-        self.newcomers: Newcomers | None = None
-        self.recorder: Recorder | None = None
-        self.wake: Callable[[], None] = lambda: None
+        self.stabilizers = [stabilizer for _, stabilizer in recorded]  # and those of parameters that come later
         self._index = index
         self._boundary = boundary
-        self._faults = faults
-        self._begin: Callable[[], None] | None = begin
+        self._errors = errors
+        self._ranks = ranks
+        self._tracker = tracker
+        self._recorded = recorded
+        self._recorder = recorder
+        self._publisher = publisher
+        self._owner = owner
         self._learning_rate: float | Tensor = float("nan")
-        self._scaled: list[tuple[dict[str, Any], Any, Any]] = []  # group, its own rate, the rate in place of it
+        self._scaled: list[tuple[dict[str, Any], Any, Any]] = []  # group, its own rate, the scaled rate
         self._early = False  # whether `before_clip` began the coming step, and stabilized its gradients
         self._inside = False  # whether a closure is running
-        self._done = False  # whether the gradients that are there now have been stabilized
+        self._stabilized = False  # whether the current gradients have been stabilized
         self._evaluations = 0  # of the step's closure
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
@@ -60,21 +74,25 @@ class OptimizerHooks:
 
     def remove(self) -> None:
         """Take the hooks off the optimizer."""
-        self.put_rates_back()  # the last step may have raised
+        self.restore_rates()  # the last step may have raised
         for handle in self._handles:
             handle.remove()
+
+    def stop_recording(self) -> None:
+        """In a forked child: nothing is recorded or sent."""
+        self._recorder = self._publisher = None
 
     def before_clip(self, optimizer: Optimizer) -> None:
         """Stabilize now: the coming step's gradients, or, from within its closure, the present ones.
 
-        If the last one's step never came, this is the same step still.
+        If the last call's step never came, this is still the same step.
         """
         if not self._inside and not self._early:
             self._enter(optimizer)
             self._early = True
         self._stabilize(optimizer, again=self._inside and self._evaluations > 0)
         self._evaluations += self._inside
-        self._done = True
+        self._stabilized = True
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -84,49 +102,50 @@ class OptimizerHooks:
         if not early:
             self._enter(optimizer)
         if len(args) > 1 and callable(args[1]):  # args[0] is the optimizer
-            return (args[0], self._around(optimizer, args[1]), *args[2:]), kwargs
+            return (args[0], self._wrap_closure(optimizer, args[1]), *args[2:]), kwargs
         if callable(kwargs.get("closure")):
-            return args, {**kwargs, "closure": self._around(optimizer, kwargs["closure"])}
+            return args, {**kwargs, "closure": self._wrap_closure(optimizer, kwargs["closure"])}
         if not early:
             self._stabilize(optimizer)
         return None
 
     def _enter(self, optimizer: Optimizer) -> None:
-        self._boundary.meet(self._index)
+        starts_step = self._boundary.starts_step(self._index)
+        if starts_step and self._ranks is not None:
+            self._ranks.sync_ranks()
         try:
-            self.put_rates_back()  # a step that raised has not
-            if not self._faults.off:
-                self._arrive(optimizer)
+            self.restore_rates()  # a step that raised has not
+            if not self._errors.off:
+                self._begin(optimizer, starts_step)
         except Exception:
-            self._faults.caught()
+            self._errors.record()
         try:
-            # Also after a fault: a run that is held at a tenth of its rate must not jump to all of it.
+            # Also after an error: a run that is held at a tenth of its rate must not jump to all of it.
             self._scale_rates(optimizer.param_groups, self._boundary.settings.lr_scale)
         except Exception:
-            self._faults.caught()
+            self._errors.record()
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
-            self.put_rates_back()
-            recorder, boundary = self.recorder, self._boundary
-            if recorder is None or not self.recorded or self._faults.count:
+            self.restore_rates()
+            recorder, boundary = self._recorder, self._boundary
+            if recorder is None or not self._recorded or self._errors.count:
                 return
-            for at, stabilizer in self.recorded:
-                recorder.put(at, boundary.round, boundary.step, stabilizer.rows, self._learning_rate)
-            if 2 * recorder.backlog() > recorder.capacity:
-                self.wake()
+            for place, stabilizer in self._recorded:
+                recorder.put(place, boundary.round, boundary.step, stabilizer.rows, self._learning_rate)
+            if self._publisher is not None and 2 * recorder.backlog() > recorder.capacity:
+                self._publisher.wake()
         except Exception:
-            self._faults.caught()
+            self._errors.record()
 
-    def _arrive(self, optimizer: Optimizer) -> None:
-        if self._begin is not None:
-            self._begin()
-            self._begin = None
-        if self.newcomers is not None:
-            self.stabilizers += self.newcomers.look(self._index)
-        self._boundary.arrive(self._index)
-        groups = optimizer.param_groups
-        rate = groups[0].get("lr", float("nan"))
+    def _begin(self, optimizer: Optimizer, starts_step: bool) -> None:
+        if self._publisher is not None:
+            # Not before the first step: a run that never steps is never registered, and can still load a checkpoint.
+            self._publisher.start()
+        self.stabilizers += self._tracker.discover_new(self._index)
+        if starts_step:
+            self._boundary.begin_step()
+        rate = optimizer.param_groups[0].get("lr", float("nan"))
         if isinstance(rate, Tensor) and rate.device.type == "cpu":
             rate = float(rate)  # in host memory: no wait. One on a device stays there.
         self._learning_rate = rate if isinstance(rate, _RATES) else float("nan")
@@ -138,8 +157,8 @@ class OptimizerHooks:
                 group["lr"] = own * scale
                 self._scaled.append((group, own, group["lr"]))
 
-    def put_rates_back(self) -> None:
-        """The very objects that were there before. A rate that somebody set in the meantime stays."""
+    def restore_rates(self) -> None:
+        """Put back the very objects that were there before. A rate that was set in the meantime stays."""
         if not self._scaled:
             return
         for group, own, scaled in self._scaled:
@@ -147,20 +166,20 @@ class OptimizerHooks:
                 group["lr"] = own
         self._scaled.clear()
 
-    def _around(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap_closure(self, optimizer: Optimizer, closure: Callable[..., Any]) -> Callable[..., Any]:
         """A closure's gradients exist only after it ran: stabilize them then.
 
-        The first evaluation of a step is measured and decides; a line search's further ones take over its scales.
+        The first evaluation of a step is measured and decides; a line search's further ones use the same scales.
         """
 
         @functools.wraps(closure)
         def stabilized(*args: Any, **kwargs: Any) -> Any:
-            self._inside, self._done = True, False
+            self._inside, self._stabilized = True, False
             try:
                 loss = closure(*args, **kwargs)
             finally:
                 self._inside = False
-            if not self._done:
+            if not self._stabilized:
                 self._stabilize(optimizer, again=self._evaluations > 0)
                 self._evaluations += 1
             return loss
@@ -172,7 +191,7 @@ class OptimizerHooks:
             self._stabilize_with(stabilizer, optimizer, again)
 
     def _stabilize_with(self, stabilizer: GradientStabilizer, optimizer: Optimizer, again: bool) -> None:
-        met = stabilizer.collectives
+        entered = stabilizer.collectives
         try:
             if again:
                 stabilizer.apply_again()
@@ -180,15 +199,15 @@ class OptimizerHooks:
                 # What a GradScaler leaves on a fused optimizer for the time of its step.
                 stabilizer.apply(getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None))
         except Exception:
-            if self._faults.off and not stabilizer.sharded:  # and even passing fails
+            if self._errors.off and not stabilizer.sharded:  # even passing through fails
                 self.stabilizers.remove(stabilizer)
-            self._faults.caught()
-            if stabilizer.collectives == met:
-                self._sit_out(stabilizer)
+            self._errors.record()
+            if stabilizer.collectives == entered:
+                self._skip(stabilizer)
 
-    def _sit_out(self, stabilizer: GradientStabilizer) -> None:
-        """Other ranks that hold shards wait for this one, whatever happened to it."""
+    def _skip(self, stabilizer: GradientStabilizer) -> None:
+        """Other ranks that hold shards wait for this one, whatever failed here."""
         try:
-            stabilizer.sit_out()
+            stabilizer.skip()
         except Exception:
-            self._faults.caught()
+            self._errors.record()

@@ -1,4 +1,4 @@
-"""Which optimizer's stabilizer takes which parameters, and under which names."""
+"""Assigns parameters to optimizers and devices, names them, and finds those that are added later."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from torch.optim import Optimizer
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
 from steadynorm_contract.telemetry import MAX_PARAMETERS
 
-__all__ = ["Newcomers", "assign", "split_by_device"]
-
+__all__ = ["ParameterTracker", "assign", "split_by_device"]
 
 _log = logging.getLogger("steadynorm")
 
 
-class Newcomers:
-    """Finds them between two steps. They get stabilizers of their own, which are added to `stabilizers`.
+class ParameterTracker:
+    """Finds parameters that were added to an optimizer after attach(), or unfrozen, between two steps.
 
-    They are stabilized from their first step on, with statistics that begin there, and belong to checkpoints. They are
-    not recorded: a run's table of parameters is made when it is attached.
+    They get stabilizers of their own, which are added to `stabilizers`: their statistics begin with their first step,
+    and belong to checkpoints. They are not recorded: a run's table of parameters is fixed at attach().
     """
 
     def __init__(
@@ -32,8 +31,8 @@ class Newcomers:
         self._sizes = [_size(optimizer) for optimizer in optimizers]
         self._frozen = [_frozen(optimizer) for optimizer in optimizers]
 
-    def look(self, index: int) -> list[GradientStabilizer]:
-        """Stabilizers of what optimizer `index` got since the last look. Mostly none, and then it costs little."""
+    def discover_new(self, index: int) -> list[GradientStabilizer]:
+        """Stabilizers for the parameters added to optimizer `index` since the last call; cheap where there are none."""
         optimizer = self._optimizers[index]
         size = _size(optimizer)
         if size == self._sizes[index] and not any(parameter.requires_grad for parameter in self._frozen[index]):
@@ -45,15 +44,15 @@ class Newcomers:
             return []
         # In the mode that the others are in, so that they all switch together.
         settings = stabilizer_settings(self._stabilizers[0].settings)
-        made = [GradientStabilizer(part, **settings) for part in split_by_device(pairs)]
-        self._stabilizers += made
+        new = [GradientStabilizer(part, **settings) for part in split_by_device(pairs)]
+        self._stabilizers += new
         _log.warning(
-            "%d parameters came to an optimizer after attach(): they are stabilized, but not recorded, since the run's "
-            "table is made by then. First of them: %s",
+            "%d parameters were added to an optimizer after attach(): they are stabilized, but not recorded, since the "
+            "run's table of parameters is fixed at attach(). First of them: %s",
             len(pairs),
             pairs[0][0],
         )
-        return made
+        return new
 
 
 def _size(optimizer: Optimizer) -> int:
@@ -69,9 +68,9 @@ def _frozen(optimizer: Optimizer) -> list[Tensor]:
 def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list[tuple[str, Tensor]]]:
     """Per optimizer, its trainable parameters with the model's names for them.
 
-    What `torch.compile` and the data-parallel wrappers put in front of names is left out, so that a checkpoint fits
-    with and without them. A parameter that the model does not know is named by its place. One that two optimizers
-    share belongs to the first; a tied weight is one parameter. Raises ValueError for none at all, or too many.
+    Prefixes that `torch.compile` and the data-parallel wrappers add to names are removed, so that a checkpoint fits
+    with and without them. A parameter that is not the model's is named by its position. One that two optimizers share
+    belongs to the first; a tied weight is one parameter. Raises ValueError for none at all, or too many.
     """
     names = {id(parameter): name for name, parameter in _bare(model).named_parameters()}
     taken: set[int] = set()
@@ -94,13 +93,13 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
     if not 0 < count <= MAX_PARAMETERS:
         raise ValueError(
             f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
-            "Call attach() after the model is unfrozen and the optimizer is made."
+            "Call attach() after unfreezing the model and creating the optimizer."
         )
     return assigned
 
 
 def split_by_device(pairs: Sequence[tuple[str, Tensor]]) -> list[list[tuple[str, Tensor]]]:
-    """The pairs of each device, since a stabilizer works on one: in their order, devices as they first appear."""
+    """The pairs of each device, since a stabilizer works on one; order is kept, devices as they first appear."""
     parts: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, parameter in pairs:
         parts.setdefault(parameter.device, []).append((name, parameter))

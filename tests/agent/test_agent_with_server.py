@@ -12,7 +12,7 @@ from steadynorm_contract.client import NotFound
 from steadynorm_contract.runs import RevisionState, RunState
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import Training
+    from tests.support.agent import Training
     from tests.support.local_server import RunningHouse
 
 Until = Callable[[Callable[[], object]], None]
@@ -105,7 +105,7 @@ def test_a_wrong_token_is_said_once_and_training_goes_on(
     agent = steadynorm.attach(training.model, training.optimizer, server=house.server, token="wrong")
     for _ in range(3):
         training.step()
-    until(lambda: "refuses this run's data" in caplog.text)
+    until(lambda: "rejects this run's data" in caplog.text)
     assert "401" in caplog.text
     agent.close()
     counters = agent.counters

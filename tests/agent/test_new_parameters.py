@@ -11,7 +11,7 @@ import torch
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer
+    from tests.support.agent import StubServer
 
 
 class Growing:
@@ -52,7 +52,7 @@ def test_a_group_that_is_added_is_stabilized_from_its_first_step_and_not_recorde
     state = agent.state_dict()
     agent.close()
     assert [parameter.name for parameter in stub.run.registrations[0].parameters] == ["0.weight", "0.bias"]
-    told = [record for record in caplog.records if "came to an optimizer after attach" in record.getMessage()]
+    told = [record for record in caplog.records if "were added to an optimizer after attach" in record.getMessage()]
     assert [record.levelno for record in told] == [logging.WARNING]  # once
     assert "optimizer0.group1.param2" in state["parameters"]
     assert agent.counters.errors == 0

@@ -1,3 +1,1 @@
-"""What ranks exchange: the settings broadcast, mismatch fingerprints and shared failures. Knows torch.distributed,
-nothing of HTTP.
-"""
+"""What ranks exchange: settings, fingerprints of norms, and failures. Knows torch.distributed, nothing of HTTP."""

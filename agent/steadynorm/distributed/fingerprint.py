@@ -1,7 +1,7 @@
-"""A number that equal norms share and different ones do not: what replicas compare, now and then.
+"""A number by which replicas compare their norms: equal for equal norms, and blind to rounding.
 
-Not a hash of bits: a sum in another order rounds otherwise, and that is no fault. Here a change of 0.1 % in one norm
-among a hundred thousand shows, and rounding does not.
+Not a hash of bits, since a sum in another order rounds differently. A change of 0.1 % in one norm among a hundred
+thousand shows.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from steadynorm.distributed.exchange import Status
+from steadynorm.distributed.exchange import RankStatus
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 
-__all__ = ["Fingerprints", "differing"]
+__all__ = ["Fingerprints", "differing_ranks"]
 
 TOLERANCE = 1e-3
 
 _NORMS = [RING_COLUMNS.index("raw_norm")]
 _STATISTICS = [RING_COLUMNS.index(name) for name in ("norm_mean", "norm_rms", "scale")]
-_FAR = 300.0  # stands for the logarithm of what has none; float32 ends at 128
+_FAR = 300.0  # in place of a logarithm that does not exist; those of float32 end at 128
 
 
 class Fingerprints:
-    """Of the rows of several stabilizers. Taken at one boundary and read at a later one, so nothing waits."""
+    """Fingerprints of several stabilizers' rows. Taken at one boundary and read at a later one, so nothing waits."""
 
     def __init__(self, rows: Sequence[Tensor]) -> None:
         self._rows = rows
@@ -38,7 +38,7 @@ class Fingerprints:
 
     @torch.no_grad()
     def take(self) -> None:
-        """Begin to compute those of the newest step."""
+        """Start to compute those of the newest step."""
         self._taken, self._events = [], []
         for rows, weights in zip(self._rows, self._weights, strict=True):
             values = rows.double()
@@ -53,26 +53,26 @@ class Fingerprints:
             self._taken.append(sums)
 
     def read(self) -> tuple[float, float]:
-        """Norms' and statistics' fingerprint as last taken, once; NaN when none was."""
+        """Fingerprints of norms and of statistics as last taken, once; NaN when none was."""
         if not self._taken:
             return math.nan, math.nan
         for event in self._events:
-            event.synchronize()  # many steps old: it has long happened
+            event.synchronize()  # many steps old, so it is complete
         norms, statistics = torch.stack(self._taken).sum(0).tolist()
         self._taken, self._events = [], []
         return norms, statistics
 
 
-def differing(statuses: Sequence[Status], what: str) -> list[int]:
-    """Ranks that differ from most of those with the same parameters in `what`: a fingerprint's name in Status."""
-    odd = []
+def differing_ranks(statuses: Sequence[RankStatus], what: str) -> list[int]:
+    """Ranks that differ from most of those with the same parameters in `what`, a field of RankStatus."""
+    differing = []
     for names in {status.names for status in statuses}:
         ranks = [rank for rank, status in enumerate(statuses) if status.names == names]
         values = {rank: getattr(statuses[rank], what) for rank in ranks}
         alike = {rank: [r for r in ranks if _close(values[r], values[rank])] for rank in ranks}
-        usual = max(ranks, key=lambda rank: len(alike[rank]))  # the lowest of the largest party
-        odd += [rank for rank in ranks if rank not in alike[usual]]
-    return sorted(odd)
+        usual = max(ranks, key=lambda rank: len(alike[rank]))  # the lowest rank of the largest group
+        differing += [rank for rank in ranks if rank not in alike[usual]]
+    return sorted(differing)
 
 
 def _close(one: float, other: float) -> bool:

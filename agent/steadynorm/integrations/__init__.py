@@ -1,1 +1,1 @@
-"""Callbacks for trainers that own the loop. Each module needs its framework, and says so when it is missing."""
+"""Callbacks for trainers that own the training loop. Each module needs its framework installed."""

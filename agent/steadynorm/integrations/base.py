@@ -1,4 +1,4 @@
-"""What the callbacks of all frameworks share: one agent for as long as one training lasts, and what it asks for."""
+"""Shared by the callbacks of all frameworks: one agent per training, and the operator's requests to it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from steadynorm.agent import Agent
 from steadynorm.attachment import attach
 from steadynorm_contract.telemetry import RunEnd
 
-__all__ = ["Session", "warn_of_clipping"]
+__all__ = ["Session", "warn_about_clipping"]
 
 _log = logging.getLogger("steadynorm")
 
 
 class Session:
-    """options: of `attach()`, but for the model and the optimizer, which the framework knows."""
+    """One training. options: `attach()`'s, without the model and the optimizer, which the framework provides."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self.agent: Agent | None = None
         self._options = dict(options)
-        self._wants_checkpoint = False
+        self._checkpoint_requested = False
         self._logged = 0
 
     def begin(
@@ -36,14 +36,14 @@ class Session:
         run: str | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> Agent:
-        """Attach. run: a name in place of the program's. state: of a former session, to go on from."""
-        self.end(RunEnd.FAILED, "the trainer began anew without having ended")
+        """Attach. run: default name of the run. state: an earlier session's, to continue from."""
+        self.end(RunEnd.FAILED, "training was started again without having ended")
         options = {**self._options, "run": self._options.get("run") or run}
         agent = attach(model, list(optimizers), **options)
         if state is not None:
             agent.load_state_dict(state)
-        agent.on_checkpoint(self._want_checkpoint)
-        self.agent, self._logged, self._wants_checkpoint = agent, agent.step, False
+        agent.on_checkpoint(self._request_checkpoint)
+        self.agent, self._logged, self._checkpoint_requested = agent, agent.step, False
         return agent
 
     def end(self, state: RunEnd | None = None, reason: str = "") -> None:
@@ -53,7 +53,7 @@ class Session:
             agent.close(state=state, reason=reason)
 
     def log(self, loss: Tensor | float | None) -> None:
-        """The newest step's loss, once a step, however many micro-batches that has."""
+        """Log the newest step's loss, once per step, however many micro-batches it has."""
         agent = self.agent
         if loss is None or agent is None or agent.step == self._logged:
             return
@@ -62,23 +62,23 @@ class Session:
 
     @property
     def should_stop(self) -> bool:
-        """Whether an operator asked for it."""
+        """Whether an operator requested a stop."""
         return self.agent is not None and self.agent.should_stop
 
-    def takes_checkpoint(self) -> bool:
-        """Whether an operator asked for a checkpoint since this was asked last."""
-        wanted, self._wants_checkpoint = self._wants_checkpoint, False
-        return wanted
+    def take_checkpoint_request(self) -> bool:
+        """Whether an operator requested a checkpoint since the last call."""
+        requested, self._checkpoint_requested = self._checkpoint_requested, False
+        return requested
 
-    def _want_checkpoint(self, step: int) -> None:
-        self._wants_checkpoint = True
+    def _request_checkpoint(self, step: int) -> None:
+        self._checkpoint_requested = True
 
 
-def warn_of_clipping(setting: str, value: object) -> None:
-    """The framework clips what the stabilizer made. Said once a training, and only where it would happen."""
+def warn_about_clipping(setting: str, value: object) -> None:
+    """Warn, once per training, that the framework clips stabilized gradients."""
     _log.warning(
-        "%s=%s clips the gradients after they are stabilized, to one total norm, and so takes back what the "
-        "stabilizer decides. Measured norms are those before the clip. Switch the clip off in stabilize mode.",
+        "%s=%s clips the gradients to one total norm after they are stabilized, which undoes the stabilizer's scaling. "
+        "Norms are measured before clipping. Turn clipping off in stabilize mode.",
         setting,
         value,
     )

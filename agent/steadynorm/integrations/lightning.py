@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.base import Session, warn_of_clipping
-from steadynorm.lifecycle import end_of
+from steadynorm.integrations.base import Session, warn_about_clipping
+from steadynorm.lifecycle import end_state
 from steadynorm_contract.settings import Mode
 
 try:
@@ -19,7 +19,7 @@ try:
     from lightning.pytorch.callbacks import Callback
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "steadynorm.integrations.lightning needs Lightning, and this Python has none: "
+        "steadynorm.integrations.lightning needs Lightning, which is not installed: "
         "pip install 'steadynorm[agent,lightning]'",
         name=error.name,
     ) from error
@@ -28,11 +28,14 @@ __all__ = ["SteadyNormCallback"]
 
 
 class SteadyNormCallback(Callback):
-    """Attaches to the trainer's optimizers for as long as `fit` lasts. Takes the options of `steadynorm.attach`.
+    """Attaches to the trainer's optimizers while `fit` runs.
 
     Norms are measured, and gradients stabilized, before the trainer clips; with loss scaling (`16-mixed`), when the
-    optimizer steps, since such a step may be skipped. A stop ends `fit`; a checkpoint that an operator asks for is
-    saved beside the trainer's own; what the agent knows is part of every checkpoint.
+    optimizer steps, since such a step may be skipped. An operator's stop ends `fit`; a requested checkpoint is saved
+    beside the trainer's own; the agent's state is part of every checkpoint.
+
+    Args:
+        **options: As for `steadynorm.attach`, without the model and the optimizer.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -42,13 +45,13 @@ class SteadyNormCallback(Callback):
 
     @property
     def agent(self) -> Agent | None:
-        """While `fit` runs."""
+        """The agent, while `fit` runs."""
         return self._session.agent
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         agent = self._session.begin(pl_module, trainer.optimizers, state=self._state)
         if trainer.gradient_clip_val and not _scaler(trainer) and agent.settings.mode is Mode.STABILIZE:
-            warn_of_clipping("gradient_clip_val", trainer.gradient_clip_val)
+            warn_about_clipping("gradient_clip_val", trainer.gradient_clip_val)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.agent is not None and not _scaler(trainer):
@@ -61,7 +64,7 @@ class SteadyNormCallback(Callback):
         if isinstance(loss, Tensor):
             # Lightning has divided it by the number of micro-batches.
             self._session.log(loss.detach() * trainer.accumulate_grad_batches)
-        if self._session.takes_checkpoint():
+        if self._session.take_checkpoint_request():
             trainer.save_checkpoint(_checkpoint_path(trainer))
         if self._session.should_stop:
             trainer.should_stop = True
@@ -71,7 +74,7 @@ class SteadyNormCallback(Callback):
         self._session.end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._session.end(*end_of(exception))
+        self._session.end(*end_state(exception))
 
     def state_dict(self) -> dict[str, Any]:
         return self.agent.state_dict() if self.agent is not None else {}

@@ -11,15 +11,15 @@ import torch
 from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.base import Session, warn_of_clipping
+from steadynorm.integrations.base import Session, warn_about_clipping
 from steadynorm_contract.settings import Mode
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "steadynorm.integrations.transformers needs Hugging Face's transformers and accelerate, and this Python has "
-        "not both: pip install 'steadynorm[agent,transformers]'",
+        "steadynorm.integrations.transformers needs Hugging Face's transformers and accelerate, which are not both "
+        "installed: pip install 'steadynorm[agent,transformers]'",
         name=error.name,
     ) from error
 
@@ -31,16 +31,19 @@ _log = logging.getLogger("steadynorm")
 
 
 class SteadyNormCallback(TrainerCallback):
-    """Attaches to the trainer's optimizer for as long as `train()` lasts. Takes the options of `steadynorm.attach`.
+    """Attaches to the trainer's optimizer while `train()` runs.
 
     The Trainer clips at `max_grad_norm` (1.0 by default) before any callback sees the gradients, and hides spikes.
-    `add_to(trainer)` reaches its accelerator, and measures and stabilizes right before the clip. Passed as
-    `callbacks=[...]` instead, it measures after the clip, and says so. With fp16's loss scaling it measures when the
-    optimizer steps, since such a step may be skipped.
+    `add_to(trainer)` measures and stabilizes right before the clip, through the trainer's accelerator. Passed as
+    `callbacks=[...]` instead, it measures after the clip, and logs a warning. With fp16's loss scaling it measures when
+    the optimizer steps, since such a step may be skipped.
 
-    Losses are those that the trainer logs: each step's with `logging_steps=1`. A stop ends `train()`; a checkpoint
-    that an operator asks for is saved by the trainer; what the agent knows is `steadynorm.pt` in each checkpoint, and
-    is found there on resuming.
+    Losses are those that the trainer logs: each step's with `logging_steps=1`. An operator's stop ends `train()`; a
+    requested checkpoint is saved by the trainer; the agent's state is `steadynorm.pt` in each checkpoint, and is loaded
+    from there on resuming.
+
+    Args:
+        **options: As for `steadynorm.attach`, without the model and the optimizer.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -49,14 +52,14 @@ class SteadyNormCallback(TrainerCallback):
         self._patched: Any = None  # the accelerator whose method was wrapped
 
     def add_to(self, trainer: Trainer) -> SteadyNormCallback:
-        """Join `trainer`, and measure before it clips. Call it before `train()`."""
+        """Add this callback to `trainer`, and measure before it clips. Call it before `train()`."""
         self._trainer = trainer
         trainer.add_callback(self)
         return self
 
     @property
     def agent(self) -> Agent | None:
-        """While `train()` runs."""
+        """The agent, while `train()` runs."""
         return self._session.agent
 
     def on_train_begin(
@@ -77,12 +80,12 @@ class SteadyNormCallback(TrainerCallback):
         elif getattr(self._trainer.accelerator, "scaler", None) is None:
             self._measure_before_clip(self._trainer.accelerator)
             if agent.settings.mode is Mode.STABILIZE:
-                warn_of_clipping("max_grad_norm", args.max_grad_norm)
+                warn_about_clipping("max_grad_norm", args.max_grad_norm)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if self._session.takes_checkpoint():
+        if self._session.take_checkpoint_request():
             control.should_save = True
         if self._session.should_stop:
             control.should_training_stop = True

@@ -1,3 +1,1 @@
-"""From device statistics to rows for the server: the ring buffer, the flight recorder and clipping detection. No
-network here.
-"""
+"""From statistics on the device to records for the server. No network here."""

@@ -1,4 +1,4 @@
-"""Whether something clips the gradients before the agent measures them: then the total norm sits at one ceiling."""
+"""Detects that gradients are clipped before the agent measures them: then the total norm stays at one value."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _log = logging.getLogger("steadynorm")
 
 
 class ClippingDetector:
-    """Looks at total norms before the stabilizer, every STEPS of them, and speaks once."""
+    """Checks the total norms before stabilization, STEPS at a time, and warns once."""
 
     def __init__(self) -> None:
         self._norms: deque[float] = deque(maxlen=STEPS)
-        self._said = False
+        self._warned = False
 
-    def see(self, raw_norm: float) -> None:
-        """The next step's. A step without a measured norm is left out."""
-        if self._said or not math.isfinite(raw_norm) or raw_norm <= 0:
+    def observe(self, raw_norm: float) -> None:
+        """The next step's norm. A step without a measured norm is ignored."""
+        if self._warned or not math.isfinite(raw_norm) or raw_norm <= 0:
             return
         self._norms.append(raw_norm)
         if len(self._norms) < STEPS:
@@ -35,10 +35,10 @@ class ClippingDetector:
         if at_it < SHARE * STEPS:
             self._norms.clear()
             return
-        self._said = True
+        self._warned = True
         _log.warning(
-            "the total gradient norm is %.4g at %d of the last %d steps, so something clips it before steadynorm sees "
-            "it, and spikes are hidden. Call agent.before_clip() right before the clip, or take the clip out.",
+            "the total gradient norm is %.4g at %d of the last %d steps: gradients are clipped before steadynorm "
+            "measures them, which hides spikes. Call agent.before_clip() right before clipping, or do not clip.",
             ceiling,
             at_it,
             STEPS,

@@ -1,4 +1,4 @@
-"""From the rows that steps leave on their devices to what is sent: whole steps, as if one stabilizer had seen all."""
+"""Turns the rows that steps leave on their devices into records of whole steps, over all stabilizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadynorm.recording.ring_buffer import Mark, Ring, capacity_for
+from steadynorm.recording.ring_buffer import Mark, RingBuffer, capacity_for
 from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS
 from steadynorm.stabilizer.summary import clean_rows, summarize
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS, floats_to_bytes
@@ -28,29 +28,29 @@ _ABSENT = torch.tensor([{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RI
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step as it is sent. scalars: float32 bytes in SCALAR_COLUMNS order; rows: [parameters, ROW_COLUMNS]."""
+    """One step. scalars: float32 bytes in SCALAR_COLUMNS order; rows: float32 bytes, [parameters, ROW_COLUMNS]."""
 
     step: int
     time: float  # Unix seconds
     scalars: bytes
     rows: bytes
-    alarm: bool  # something spiked or was not finite
+    alarm: bool  # a spike or a non-finite gradient
     batch_id: str | None = None  # only with an alarm
-    raw_norm: float = math.nan  # that of the scalars
+    raw_norm: float = math.nan  # as in the scalars
 
 
 class Recorder:
-    """Keeps each step's records on their devices until the publisher's thread collects them.
+    """Holds each step's rows on their devices until the publisher's thread collects them.
 
-    counts: parameters of each stabilizer, in the order of the registered table. devices: where their records live.
+    counts: parameters of each stabilizer, in the order of the registered table. devices: the stabilizers' devices.
     """
 
     def __init__(self, counts: Sequence[int], devices: Sequence[torch.device]) -> None:
         self.capacity = min(map(capacity_for, counts))
-        self._rings = [Ring(count, self.capacity, device) for count, device in zip(counts, devices, strict=True)]
+        self._rings = [RingBuffer(count, self.capacity, device) for count, device in zip(counts, devices, strict=True)]
         self._newest = 0  # round of the newest record
         self._newest_ring = 0
-        self._has_loss = True  # whether the newest round has one; no round is as good as one that has
+        self._has_loss = True  # whether the newest round has one; before the first round a loss is held
         self._has_batch_id = True
         self._held_batch_id: str | None = None
         self._held: float | None = None
@@ -61,16 +61,16 @@ class Recorder:
     # The training thread.
 
     def put(self, index: int, round_: int, step: int, rows: Tensor, learning_rate: float | Tensor) -> None:
-        """Keep stabilizer `index`'s rows of a step. No wait for the device."""
+        """Record stabilizer `index`'s rows of a step. No wait for the device."""
         self._rings[index].put(round_, step, time.time(), rows, learning_rate)
         begins = round_ != self._newest
         self._newest_ring, self._newest = index, round_
         if begins:
             self._has_loss = False
             if self._holds_tensor:
-                self._give(self._held_tensors[0])
+                self._put_loss(self._held_tensors[0])
             elif self._held is not None:
-                self._give(self._held)
+                self._put_loss(self._held)
             self._holds_tensor, self._held = False, None
             self._has_batch_id = False
             if self._held_batch_id is not None:
@@ -80,7 +80,7 @@ class Recorder:
     def put_loss(self, loss: float | Tensor) -> None:
         """The newest step's loss; if that has one already, the coming step's."""
         if not self._has_loss:
-            self._give(loss)
+            self._put_loss(loss)
         elif isinstance(loss, Tensor):
             self._held_tensors[0].copy_(loss)
             self._holds_tensor, self._held = True, None
@@ -88,7 +88,7 @@ class Recorder:
             self._holds_tensor, self._held = False, loss
 
     def put_batch_id(self, batch_id: str) -> None:
-        """What the newest step's data is called; if it has a name already, the coming step's."""
+        """The newest step's batch identifier; if that has one already, the coming step's."""
         if self._has_batch_id:
             self._held_batch_id = batch_id
         else:
@@ -96,10 +96,10 @@ class Recorder:
             self._has_batch_id = True
 
     def backlog(self) -> int:
-        """Steps that nobody has collected yet."""
+        """Steps that are not collected yet."""
         return self._newest - self._next
 
-    def _give(self, loss: float | Tensor) -> None:
+    def _put_loss(self, loss: float | Tensor) -> None:
         self._rings[self._newest_ring].put_loss(self._newest, loss)
         self._has_loss = True
 
@@ -108,7 +108,7 @@ class Recorder:
     def collect(self, *, final: bool = False) -> tuple[list[StepRecord], int]:
         """Steps that are complete, and how many were overwritten before they could be read.
 
-        The newest step is left for the next time, since its loss may still be coming; `final` takes it too.
+        The newest step is left for the next call, since its loss may still come; `final` includes it.
         """
         stop = self._newest + (1 if final else 0)
         lost = max(0, stop - self.capacity - self._next)
@@ -127,19 +127,19 @@ class Recorder:
 def combine(
     rows: Sequence[Tensor], marks: Sequence[Sequence[Mark | None]], lost: Sequence[Sequence[bool]]
 ) -> tuple[list[StepRecord], int]:
-    """Several stabilizers' rows of the same steps as if one had seen all the parameters; and how many steps are lost.
+    """Merge several stabilizers' rows of the same steps; and how many steps are lost.
 
-    rows: of each stabilizer, [steps, parameters, RING_COLUMNS]; beside them its marks, and what was overwritten.
-    Where a mark is None (no step of that optimizer in this round) the parameters add nothing, and their rows are NaN.
+    rows: of each stabilizer, float32 [steps, parameters, RING_COLUMNS]; with its marks, and which were overwritten.
+    Where a mark is None (no step of that optimizer in this round) the parameters count as absent, with NaN rows.
     """
     absent = [
         torch.tensor([mark is None for mark in each]).view(-1, 1, 1).expand(-1, part.shape[1], 1)
         for part, each in zip(rows, marks, strict=True)
     ]
-    out = torch.cat(absent, dim=1)  # [steps, parameters, 1]
-    everything = torch.where(out, _ABSENT, torch.cat(list(rows), dim=1))
+    is_absent = torch.cat(absent, dim=1)  # [steps, parameters, 1]
+    everything = torch.where(is_absent, _ABSENT, torch.cat(list(rows), dim=1))
     scalars = summarize(everything).tolist()
-    kept = torch.where(out, torch.nan, clean_rows(everything)[..., : len(ROW_COLUMNS)]).contiguous()
+    sent = torch.where(is_absent, torch.nan, clean_rows(everything)[..., : len(ROW_COLUMNS)]).contiguous()
     records: list[StepRecord] = []
     gone = 0
     for index, values in enumerate(scalars):
@@ -150,15 +150,15 @@ def combine(
             values[_LOSS] = next((mark.loss for mark in present if not math.isnan(mark.loss)), math.nan)
             values[_LEARNING_RATE] = present[0].learning_rate
             alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
-            named = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None
+            batch_id = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None
             records.append(
                 StepRecord(
                     present[0].step,
                     present[0].time,
                     floats_to_bytes(values),
-                    _bytes(kept[index]),
+                    _bytes(sent[index]),
                     alarm,
-                    named,
+                    batch_id,
                     values[_RAW_NORM],
                 )
             )
@@ -166,6 +166,6 @@ def combine(
 
 
 def _bytes(rows: Tensor) -> bytes:
-    """A contiguous float32 host tensor as little-endian bytes, without numpy, which a training image need not have."""
+    """A contiguous float32 host tensor as little-endian bytes, without numpy, which may not be installed."""
     values = ctypes.string_at(rows.data_ptr(), rows.numel() * rows.element_size())
     return values if sys.byteorder == "little" else floats_to_bytes(array("f", values))

@@ -1,8 +1,8 @@
-"""The newest steps' rows of one stabilizer, in a ring on its device: written by the step hook, read from behind.
+"""The newest steps' rows of one stabilizer, in a ring buffer on its device, without a lock.
 
-Writer and reader share no lock. Each slot carries two host marks: `begun` is set before rows are written and `done`
-after it. What a reader copied is sound if `done` said so before the copy and `begun` still says so after it; else the
-writer has come round and the step is lost, never mixed with another.
+Each slot has two sequence numbers on the host: `write_started` is set before its rows are written and `write_finished`
+afterwards. A copy is valid if `write_finished` matched before it and `write_started` still matches after it; otherwise
+the slot was overwritten and the step is lost, never mixed with another.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 
-__all__ = ["Mark", "Ring", "capacity_for"]
+__all__ = ["Mark", "RingBuffer", "capacity_for"]
 
 RING_BYTES = 16 * 1024 * 1024
-FEWEST_STEPS, MOST_STEPS = 128, 16_384  # some seconds, which is what a request may take that nobody answers
-_CHUNK = 32_768  # numbers that are read at once: with more, torch would take its thread pool, which training needs
+MIN_STEPS, MAX_STEPS = 128, 16_384  # some seconds: a request that gets no response may take that long
+_CHUNK = 32_768  # numbers read at once: for more, torch would use its thread pool, which training needs
 
 
 def capacity_for(parameters: int) -> int:
-    """Steps that a ring for so many parameters holds."""
-    return max(FEWEST_STEPS, min(MOST_STEPS, RING_BYTES // (4 * parameters * len(RING_COLUMNS))))
+    """Steps that a ring buffer for so many parameters holds."""
+    return max(MIN_STEPS, min(MAX_STEPS, RING_BYTES // (4 * parameters * len(RING_COLUMNS))))
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What the host knows of one stabilizer's part of one step."""
+    """One stabilizer's part of one step, without its rows."""
 
     step: int
     time: float  # Unix seconds
@@ -38,19 +38,19 @@ class Mark:
     batch_id: str | None = None
 
 
-class Ring:
-    """Rows of one stabilizer. A round is a step's number in this process: it only grows, and names the slot."""
+class RingBuffer:
+    """Rows of one stabilizer. A round is a step's number in this process: it only grows, and determines the slot."""
 
     def __init__(self, parameters: int, capacity: int, device: torch.device) -> None:
         self.capacity = capacity
         shape = (parameters, len(RING_COLUMNS))
         self._rows = torch.zeros((capacity, *shape), device=device)  # [slots, parameters, RING_COLUMNS], float32
         self._extras = torch.zeros((capacity, 2), device=device)  # [slots, 2]: loss and rate, where they are tensors
-        self._begun = [0] * capacity
-        self._done = [0] * capacity
+        self._write_started = [0] * capacity
+        self._write_finished = [0] * capacity
         self._steps = [0] * capacity
         self._times = [0.0] * capacity
-        self._losses: list[float | None] = [None] * capacity  # None: it is in the extras
+        self._losses: list[float | None] = [None] * capacity  # None: in the extras
         self._learning_rates: list[float | None] = [None] * capacity
         self._batch_ids: list[str | None] = [None] * capacity
         self._chunk = max(1, min(capacity, _CHUNK // math.prod(shape)))
@@ -61,11 +61,11 @@ class Ring:
         self._reader = torch.cuda.Stream(device) if self._cuda else None
 
     def put(self, round_: int, step: int, time: float, rows: Tensor, learning_rate: float | Tensor) -> None:
-        """Training thread: keep `rows`, float32 [parameters, RING_COLUMNS], without waiting for the device."""
+        """Training thread: store `rows`, float32 [parameters, RING_COLUMNS], without waiting for the device."""
         if self._is_captured():
             return
         slot = round_ % self.capacity
-        self._begun[slot] = round_
+        self._write_started[slot] = round_
         self._rows[slot].copy_(rows)
         self._losses[slot] = math.nan
         self._batch_ids[slot] = None
@@ -78,7 +78,7 @@ class Ring:
         self._times[slot] = time
         if self._cuda:
             self._writer = torch.cuda.current_stream(self._rows.device)
-        self._done[slot] = round_
+        self._write_finished[slot] = round_
 
     def put_loss(self, round_: int, loss: float | Tensor) -> None:
         """Training thread: add the loss to a round that was put and is the newest."""
@@ -92,15 +92,15 @@ class Ring:
             self._losses[slot] = loss
 
     def _is_captured(self) -> bool:
-        """Whether a CUDA graph is being made: each replay would write into this one slot, over what came later."""
+        """Whether a CUDA graph is being captured: each replay would write into this one slot, over later steps."""
         return self._cuda and torch.cuda.is_current_stream_capturing()
 
     def put_batch_id(self, round_: int, batch_id: str) -> None:
-        """Training thread: name the data of a round that was put and is the newest."""
+        """Training thread: add the batch identifier to a round that was put and is the newest."""
         self._batch_ids[round_ % self.capacity] = batch_id
 
     def span(self, start: int, stop: int) -> int:
-        """Where a read of the rounds start..stop (exclusive) has to end: it stays in one piece and one chunk."""
+        """Where a read of the rounds start..stop (exclusive) must end, to be contiguous and within one chunk."""
         first = start % self.capacity
         return min(stop, start + self._chunk, start + self.capacity - first)
 
@@ -111,7 +111,7 @@ class Ring:
         which were overwritten. A mark is None there, and where this stabilizer's optimizer took no step.
         """
         first, count = start % self.capacity, stop - start
-        done = [self._done[first + offset] == start + offset for offset in range(count)]
+        finished = [self._write_finished[first + offset] == start + offset for offset in range(count)]
         rows, extras = self._copy(first, count)
         marks: list[Mark | None] = []
         for offset, (loss, learning_rate) in enumerate(extras):
@@ -124,9 +124,9 @@ class Ring:
                 learning_rate if host_rate is None else host_rate,
                 self._batch_ids[slot],
             )
-            marks.append(mark if done[offset] else None)
+            marks.append(mark if finished[offset] else None)
         # Last, after everything above was read.
-        lost = [self._begun[first + offset] > start + offset for offset in range(count)]
+        lost = [self._write_started[first + offset] > start + offset for offset in range(count)]
         return rows, [None if gone else mark for mark, gone in zip(marks, lost, strict=True)], lost
 
     def _copy(self, first: int, count: int) -> tuple[Tensor, list[list[float]]]:

@@ -1,1 +1,1 @@
-"""The stabilizer: reads and scales gradients on their device. No run, no network, no thread."""
+"""The stabilizer: measures and scales gradients on their device. Knows no run, no network and no thread."""

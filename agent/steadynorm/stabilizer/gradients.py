@@ -1,4 +1,4 @@
-"""The gradients of a fixed list of parameters: gather them, measure their norms, scale them, each in few calls."""
+"""The gradients of a fixed list of parameters: collect them, measure their norms, scale them, in few calls each."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ Present = tuple[list[int], list[Tensor]]
 
 
 class Gradients:
-    """`.grad` of `parameters`, all on one device, as lists of dense tensors. Of a sparse gradient, its values.
+    """`.grad` of `parameters`, all on one device, as lists of dense tensors.
 
-    Of a sharded one, what this rank holds; its norm is the whole tensor's, see `sharding`.
-    Norms and scales are float32 vectors over all parameters, on their device. A product is taken in float32 at least
-    and rounded once, to the gradient's dtype: a scale of 1e7 brings a half-precision gradient of 1e-7 to 1.
+    A sparse gradient is represented by its values, a sharded one by this rank's part; its norm is the whole tensor's,
+    see `sharding`. Norms and scales are float32 vectors over all parameters, on their device. A product is computed in
+    float32 at least and rounded once, to the gradient's dtype: a scale of 1e7 brings a half-precision gradient of 1e-7
+    to 1.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
         self._parameters = parameters
-        self.shards = Shards.among(parameters)  # None: all of every tensor is here
-        self._alone = {index for index, p in enumerate(parameters) if _measured_alone(local_part(p))}
-        # Whether gradients have to be looked at one by one: complex ones, and if any was sparse or of another dtype.
+        self.shards = Shards.among(parameters)  # None: no tensor is sharded
+        self._separate = {index for index, p in enumerate(parameters) if _is_measured_separately(local_part(p))}
+        # Whether gradients are checked one by one: complex ones, and once any was sparse or of another dtype.
         self._unusual = any(parameter.is_complex() for parameter in parameters)
         self._norms_of: Tensor | None = None
         self._norm_views: list[Tensor] = []
@@ -53,30 +54,30 @@ class Gradients:
 
     def measure(self, out: Tensor) -> Present:
         """Write each gradient's L2 norm into `out` (float32 [P]; 0 where there is none). Returns `collect()`."""
-        if self.shards is None or self.shards.retired:
+        if self.shards is None or self.shards.disabled:
             return self._measure_here(out)
         try:
             present = self._measure_here(out)
         except BaseException:
-            self.sit_out(out)  # the other ranks wait for this one, whatever happened to it
+            self.skip(out)  # the other ranks wait for this one, whatever failed here
             raise
-        self.shards.add_up(out)
+        self.shards.reduce(out)
         return present
 
-    def sit_out(self, out: Tensor) -> None:
-        """Nothing is measured here in this step. Other ranks that hold shards may wait for this one: tell them."""
+    def skip(self, out: Tensor) -> None:
+        """Measure nothing in this step. Other ranks that hold shards may wait for this one: report it to them."""
         if self.shards is None:
             return
         with suppress(Exception):
-            self.collect()  # a gradient that is a sum still split over ranks is brought together by all of them
-        if not self.shards.retired:
-            self.shards.add_up(out, failed=True)
+            self.collect()  # a partial sum is redistributed, which is a collective call
+        if not self.shards.disabled:
+            self.shards.reduce(out, failed=True)
 
     def _measure_here(self, out: Tensor) -> Present:
         try:
             return self._measure(out)
         except RuntimeError:
-            # Looking for sparse gradients in every step would cost more than to be told of the first one.
+            # Checking for sparse gradients in every step would cost more than to fail on the first one.
             if self._unusual:
                 raise
             self._unusual = True
@@ -108,24 +109,23 @@ class Gradients:
 
     def _norms(self, indices: list[int], gradients: list[Tensor]) -> list[Tensor]:
         """L2 norms as 0-dim float32 tensors, accumulated in float32 at least."""
-        chosen = self._alone
+        separate = self._separate
         if self._unusual:
-            others = zip(indices, gradients, strict=True)
-            chosen = chosen | {index for index, gradient in others if gradient.dtype not in _NARROW}
-        if not chosen:
+            pairs = zip(indices, gradients, strict=True)
+            separate = separate | {index for index, gradient in pairs if gradient.dtype not in _NARROW}
+        if not separate:
             return list(torch._foreach_norm(gradients, 2, dtype=torch.float32))
-        if len(chosen) == len(self._parameters):
+        if len(separate) == len(self._parameters):
             roots = _squares(gradients)
             torch._foreach_sqrt_(roots)
             return roots
-        alone = [gradient for index, gradient in zip(indices, gradients, strict=True) if index in chosen]
-        roots = _squares(alone)
+        roots = _squares([gradient for index, gradient in zip(indices, gradients, strict=True) if index in separate])
         if roots:
             torch._foreach_sqrt_(roots)
-        together = [gradient for index, gradient in zip(indices, gradients, strict=True) if index not in chosen]
-        norms = torch._foreach_norm(together, 2, dtype=torch.float32) if together else ()
-        one, other = iter(roots), iter(norms)
-        return [next(one) if index in chosen else next(other) for index in indices]
+        others = [gradient for index, gradient in zip(indices, gradients, strict=True) if index not in separate]
+        norms = torch._foreach_norm(others, 2, dtype=torch.float32) if others else ()
+        next_root, next_norm = iter(roots), iter(norms)
+        return [next(next_root) if index in separate else next(next_norm) for index in indices]
 
     def scale(self, present: Present, scales: Tensor, finite: Tensor | None = None) -> None:
         """Multiply each gradient by its entry of `scales` (float32 [P]), in place.
@@ -147,11 +147,11 @@ class Gradients:
         if finite is None:
             return
         if finite.device.type == "cpu":
-            # Host memory: looking is no synchronization, and saves a pass over every gradient.
-            good: list[bool] = finite.tolist()
-            if not all(good):
+            # In host memory reading is no synchronization, and saves a pass over every gradient.
+            is_finite: list[bool] = finite.tolist()
+            if not all(is_finite):
                 for index, gradient in zip(indices, gradients, strict=True):
-                    if not good[index]:
+                    if not is_finite[index]:
                         gradient.zero_()
         else:
             broken = finite.logical_not().unbind()
@@ -159,9 +159,9 @@ class Gradients:
                 gradient.masked_fill_(broken[index], 0)
 
     def saturate(self, present: Present) -> None:
-        """Bring float16 gradients that went beyond the dtype's range back to its edge.
+        """Clamp float16 gradients to the dtype's range.
 
-        With a loss scale of 65536 on top, even a gradient of norm 1 can be out of range.
+        Multiplied by a loss scale of 65536, even a gradient of norm 1 can be out of range.
         """
         halves = [gradient for gradient in present[1] if gradient.dtype is torch.float16]
         if halves:
@@ -172,8 +172,8 @@ class Gradients:
 def _rounds_scales(parameter: Tensor) -> bool:
     """Whether a 0-dim scale would be rounded to the gradient's dtype before the product, and 1e5 become infinite.
 
-    On the CPU torch takes such a scale as a number; on an accelerator, and for complex halves, by the rules of type
-    promotion, where a tensor without dimensions has no say, and one of shape [1] has.
+    On the CPU torch treats such a scale as a number; on an accelerator, and for complex halves, it follows the rules of
+    type promotion, which ignore a 0-dim tensor's dtype but not that of one of shape [1].
     """
     if parameter.dim() == 0:
         return False
@@ -182,11 +182,11 @@ def _rounds_scales(parameter: Tensor) -> bool:
     return parameter.device.type != "cpu" and parameter.dtype in (torch.float16, torch.bfloat16)
 
 
-def _measured_alone(parameter: Tensor) -> bool:
-    """Whether torch's norm of many tensors at once would be wrong, or slower than a dot product, for this one.
+def _is_measured_separately(parameter: Tensor) -> bool:
+    """Whether torch's norm of many tensors at once would be inaccurate, or slower than a dot product, for this one.
 
-    On the CPU it adds up in plain float32 runs: off by 1e-5 at a million elements, by 1 % at a hundred million.
-    A dot product in pieces is right, and from some size on also faster. Figures: docs/decisions/0003.
+    On the CPU it accumulates in plain float32: off by 1e-5 at a million elements, by 1 % at a hundred million. A dot
+    product in pieces is accurate, and from some size on also faster. Figures: docs/decisions/0003.
     """
     if parameter.dtype not in _NARROW:
         return True
@@ -198,7 +198,7 @@ def _measured_alone(parameter: Tensor) -> bool:
 def _squares(gradients: list[Tensor]) -> list[Tensor]:
     """Squared L2 norms, 0-dim float32."""
     try:
-        # The common case in few words: there may be hundreds of them.
+        # The common case inline: there may be hundreds of them.
         return [
             torch.dot(flat := gradient.view(-1), flat)
             if gradient.dtype is torch.float32 and gradient.numel() <= _TOO_LONG_FOR_DOT
@@ -216,7 +216,7 @@ def _square(gradient: Tensor) -> Tensor:
         real = torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient
         square = torch.linalg.vector_norm(real, dtype=torch.float64).square_().to(torch.float32)
     else:
-        # By rows, in one call: its threads take the same halves of the memory as the scaling that follows, and find
+        # By rows, in one call: its threads read the same parts of the memory as the scaling that follows, and find
         # them in their own caches. Dot products of pieces are four times slower where cores share no cache.
         flat = gradient.view(-1)
         whole = flat.numel() - flat.numel() % _ROW

@@ -1,7 +1,7 @@
-"""One tensor at a time, plain: torch measures the norm, the contract's `rule` decides, torch scales.
+"""The reference, one tensor at a time: torch measures the norm, the contract's `rule` decides, torch scales.
 
-This is what the fast path is tested against, and what to read first. It looks at values on the host, so it is no good
-for training on an accelerator.
+The fast path is tested against it; read it first. It reads values on the host, so it is too slow for training on an
+accelerator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ReferenceStabilizer"]
 
 
 class ReferenceStabilizer:
-    """The specification, executable. Same calls as `GradientStabilizer`, for the parts that both have."""
+    """The executable specification. Its methods are those of `GradientStabilizer`, as far as both have them."""
 
     def __init__(self, named_parameters: Iterable[tuple[str, torch.Tensor]], settings: Settings | None = None) -> None:
         self.parameters = dict(named_parameters)
@@ -30,7 +30,7 @@ class ReferenceStabilizer:
     def configure(self, **changes: object) -> None:
         """Takes effect at the next apply()."""
         self.settings = merge(self.settings, changes)
-        if self._fresh:  # no step was taken: there is no scale to carry over
+        if self._fresh:  # before the first step there is no scale to carry over
             self._previous_mode = self.settings.mode
 
     def reset(self) -> None:

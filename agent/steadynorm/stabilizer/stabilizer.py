@@ -28,6 +28,9 @@ from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 __all__ = ["STABILIZER_SETTINGS", "GradientStabilizer", "stabilizer_settings"]
 
 
+STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "transfer")
+"""The settings that a stabilizer uses, by name."""
+
 STATISTICS = (
     "raw_norm",
     "stabilized_norm",
@@ -38,7 +41,7 @@ STATISTICS = (
     "updates",
     "nonfinite",
 )
-"""What `statistics()` tells of each parameter."""
+"""What `statistics()` returns of each parameter."""
 
 _GROUP_BYTES = 16 * 1024 * 1024
 """On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
@@ -47,11 +50,30 @@ _GROUP_BYTES = 16 * 1024 * 1024
 class GradientStabilizer:
     """Replaces each gradient's magnitude by a statistically stabilized one and keeps its direction.
 
-    named_parameters: (name, tensor) pairs, as `model.named_parameters()` gives them, all on one device. Tensors that
-    need no gradient are left out. The other arguments are settings, see `steadynorm_contract.settings.Settings`.
-    Raises SettingsError for a setting that breaks its rule, ValueError for parameters it cannot take.
+    A tensor g with L2 norm n becomes g * unit * target / n, where target = norm_mean / (norm_rms + eps), norm_mean is
+    the decayed mean of n over the steps (gamma1) and norm_rms the root of that of n² (gamma2). With unit = 1 (transfer
+    `plain`) that is the rule of "GradientStabilizer: Fix the Norm, Not the Gradient" (arXiv 2502.17055, ICML
+    2026). Bumpless transfer chooses unit such that the scale of the gradients does not jump when stabilizing begins.
+    Derivation and extensions: docs/algorithm.md.
 
-    rows: float32 [parameters, RING_COLUMNS] on the parameters' device, rewritten by every `apply()`: see `summary`.
+    Args:
+        named_parameters: (name, tensor) pairs with unique names, as `model.named_parameters()` returns them, all on one
+            device; any shape, floating-point or complex dtype. Tensors that require no gradient are ignored.
+        mode: `off`, `observe` (statistics only) or `stabilize`.
+        gamma1: Decay of the first moment of the norm, in [0, 1).
+        gamma2: Decay of the second moment of the norm, in [0, 1).
+        eps: Added to the root of the second moment; positive.
+        spike_limit: Largest norm that enters the statistics, in multiples of norm_rms. None: no limit.
+        transfer: `bumpless` carries the scale over a change of mode; `plain` does not.
+
+    Attributes:
+        names: Of the parameters.
+        parameters: The tensors, in the same order.
+        device: Their device.
+        rows: float32 [parameters, RING_COLUMNS] on that device, rewritten by every `apply()`, see `summary`.
+
+    Raises:
+        ValueError: A parameter cannot be used, or a setting breaks its rule (`SettingsError`).
     """
 
     def __init__(
@@ -75,28 +97,35 @@ class GradientStabilizer:
             raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
         self.device = _common_device(self.parameters)
         self._previous_mode = self._settings.mode
-        self._fresh = True  # no step was taken, so a change of mode is no switch: there is no scale to carry over
+        self._fresh = True  # before the first step a change of mode has no scale to carry over
         self._scaling = False  # whether the last apply() changed gradients
-        self._gains_moved = False  # whether any gain may differ from 1: until then pass-through touches nothing
+        self._gains_changed = False  # whether any gain may differ from 1: until then pass-through touches nothing
         self._statistics = Statistics.allocate(len(pairs), self.device)
-        self._statistics.knobs.fill(self._settings)
+        self._statistics.settings.fill(self._settings)
         self._groups = [
             (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
             for start, stop in _group_bounds(self.parameters, self.device)
         ]
         self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), device=self.device)
-        # None: torch's operations do everything. Otherwise they do what is left of the flow in apply().
+        # None: torch's operations do everything.
         self._kernels = choose_kernels(self.parameters, self._statistics, self.rows, self._previous_mode)
 
     @property
     def settings(self) -> Settings:
-        """What the next apply() goes by."""
+        """The settings of the next `apply()`."""
         return self._settings
 
     def configure(self, **changes: object) -> None:
-        """Change settings; they take effect at the next apply(). Raises SettingsError and then changes nothing."""
+        """Change settings; they take effect at the next `apply()`.
+
+        Args:
+            **changes: New values by setting, see the constructor.
+
+        Raises:
+            SettingsError: A setting breaks its rule, and nothing was changed.
+        """
         self._settings = merge(self._settings, changes)
-        self._statistics.knobs.fill(self._settings)
+        self._statistics.settings.fill(self._settings)
         self._statistics.refresh()
         if self._fresh:
             self._previous_mode = self._settings.mode
@@ -104,30 +133,33 @@ class GradientStabilizer:
                 self._kernels.mode = self._previous_mode
 
     def reset(self) -> None:
-        """Drop the statistics, keep unit and gain: the optimizer sees no jolt."""
-        self._statistics.forget()
+        """Discard the statistics. Unit and gain are kept, so that the scale of the gradients does not jump."""
+        self._statistics.drop_samples()
 
     @torch.no_grad()
     def apply(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """One optimizer step: measure, update the statistics, and rescale every `.grad` in place.
 
-        Call between backward() and the optimizer's step(). Gradients that are None take no part.
-        grad_scale, found_inf: tensors of one element that `GradScaler` leaves on a fused optimizer, whose gradients are
-        still multiplied by grad_scale: they stay so, while statistics are of the true norms. Where found_inf is not 0
-        the optimizer will skip this step, and the statistics do not move.
+        Call between `backward()` and the optimizer's `step()`. Gradients that are None are ignored.
+
+        Args:
+            grad_scale: Tensor of one element that `GradScaler` leaves on a fused optimizer: the loss scale that
+                gradients are multiplied by. They stay so; the statistics are of the true norms.
+            found_inf: Tensor of one element, not 0 where the optimizer will skip this step: the statistics are not
+                updated.
         """
-        grad_scale, found_inf = self._here(grad_scale), self._here(found_inf)
+        grad_scale, found_inf = self._to_device(grad_scale), self._to_device(found_inf)
         mode, previous = self._settings.mode, self._previous_mode
         plain = self._settings.transfer is Transfer.PLAIN
-        scaling = mode is Mode.STABILIZE or (not plain and (self._gains_moved or previous is Mode.STABILIZE))
+        scaling = mode is Mode.STABILIZE or (not plain and (self._gains_changed or previous is Mode.STABILIZE))
         self._scaling = scaling
         if self._kernels is not None:
             self._kernels.step(mode, scaling, grad_scale, found_inf)
-            self._moved_on(mode)
+            self._finish_step(mode)
             return
         for gradients, statistics in self._groups:
             if mode is Mode.OFF:
-                gradients.sit_out(statistics.raw_norm)
+                gradients.skip(statistics.raw_norm)
                 present = gradients.collect()
             else:
                 present = gradients.measure(out=statistics.raw_norm)
@@ -145,59 +177,59 @@ class GradientStabilizer:
                 gradients.scale(present, statistics.scale, statistics.finite if mode is Mode.STABILIZE else None)
                 if grad_scale is not None:
                     gradients.saturate(present)
-        self._moved_on(mode)
+        self._finish_step(mode)
         if mode is Mode.OFF:
             self._statistics.raw_norm.fill_(NOT_MEASURED)
         self._statistics.write_rows(out=self.rows)
 
-    def _here(self, scalar: Tensor | None) -> Tensor | None:
-        """On this device. A scaler has one device, and an optimizer may have several."""
+    def _to_device(self, scalar: Tensor | None) -> Tensor | None:
+        """A copy on this device. A scaler has one device, an optimizer may have several."""
         if scalar is None or scalar.device == self.device:
             return scalar
-        return scalar.to(self.device, non_blocking=self.device.type != "cpu")  # into host memory, one must wait
+        return scalar.to(self.device, non_blocking=self.device.type != "cpu")  # a copy to host memory has to wait
 
-    def _moved_on(self, mode: Mode) -> None:
+    def _finish_step(self, mode: Mode) -> None:
         left = self._previous_mode is Mode.STABILIZE is not mode
-        self._gains_moved = self._settings.transfer is not Transfer.PLAIN and (self._gains_moved or left)
+        self._gains_changed = self._settings.transfer is not Transfer.PLAIN and (self._gains_changed or left)
         self._previous_mode = mode
         self._fresh = False
 
     @property
     def collectives(self) -> int:
-        """How many times other ranks that hold shards of the parameters were met; 0 where all of each is here."""
+        """Collectives entered with ranks that hold shards of the parameters; 0 where none is sharded."""
         return sum(gradients.shards.entered for gradients, _ in self._groups if gradients.shards is not None)
 
     @property
     def sharded(self) -> bool:
-        """Whether other ranks hold shards of any parameter, so that steps are made together."""
+        """Whether any parameter is sharded over ranks, so that all of them must apply each step."""
         return any(gradients.shards is not None for gradients, _ in self._groups)
 
     @torch.no_grad()
-    def sit_out(self) -> None:
-        """In place of an `apply()` that did not come to meet the other ranks: they wait for this one."""
+    def skip(self) -> None:
+        """Call when an `apply()` failed before it entered its collective: the other ranks wait for this one."""
         for gradients, statistics in self._groups:
-            gradients.sit_out(statistics.raw_norm)
+            gradients.skip(statistics.raw_norm)
 
-    def retire(self) -> None:
-        """All ranks have agreed, at this step, to measure no more: from now on none waits for another."""
-        self._settings = merge(self._settings, {"mode": Mode.OFF})  # also where configure() is what failed
-        self._statistics.knobs.fill(self._settings)
+    def stop_measuring(self) -> None:
+        """Turn off for good, on all ranks at the same step: no collective is entered any more."""
+        self._settings = merge(self._settings, {"mode": Mode.OFF})  # even if configure() is what failed
+        self._statistics.settings.fill(self._settings)
         for gradients, _ in self._groups:
             if gradients.shards is not None:
-                gradients.shards.retired = True
+                gradients.shards.disabled = True
 
     @torch.no_grad()
     def apply_again(self) -> None:
-        """Another gradient of the same step, from a closure that an optimizer evaluates again (LBFGS): the same scales.
+        """Scale another gradient of the same step, from a closure that the optimizer evaluates again (LBFGS).
 
-        A line search compares the gradients of one step, so each tensor keeps the scale that apply() decided, and the
-        statistics do not move. In stabilize a gradient that is not finite becomes zero, as in apply().
+        A line search compares the gradients of one step, so each tensor keeps the scale that `apply()` decided, and the
+        statistics are not updated. In stabilize a gradient that is not finite becomes zero, as in `apply()`.
         """
         if not self._scaling and not self.sharded:
             return
         for gradients, statistics in self._groups:
             finite: Tensor | None = None
-            # Where shards are measured, ranks meet: also on one whose apply() failed and knows nothing of its step.
+            # Measuring shards is collective: do it also on a rank whose apply() failed.
             if self._previous_mode is Mode.STABILIZE or self.sharded:
                 norms = torch.empty_like(statistics.raw_norm)  # evaluations are rare enough to allocate
                 present = gradients.measure(out=norms)
@@ -210,23 +242,31 @@ class GradientStabilizer:
 
     @torch.no_grad()
     def statistics(self) -> dict[str, dict[str, float]]:
-        """STATISTICS of each parameter as floats, as they are now; norms and scale are those of the last apply().
+        """Current statistics of each parameter; norms and scale are those of the last `apply()`. Waits for the device.
 
-        Waits for the device: the one call that does.
+        Returns:
+            By parameter name, STATISTICS as floats: L2 norms `raw_norm` (NaN where not measured), `stabilized_norm`,
+            `norm_mean` and `norm_rms` in the gradient's unit; `target` and `scale`, without unit; and the counts
+            `updates` and `nonfinite`.
         """
         self._statistics.write_rows(out=self.rows)  # after a reset or a load they are not those of the last step
         rows = clean_rows(self.rows.cpu())
         counts = self._statistics.state[6:].cpu()
         values = torch.cat([rows, stabilized_norms(rows).unsqueeze(-1), counts.t()], dim=1).tolist()
         columns = (*RING_COLUMNS, "stabilized_norm", "updates", "nonfinite")
-        wanted = [columns.index(name) for name in STATISTICS]
+        order = [columns.index(name) for name in STATISTICS]
         return {
-            name: {STATISTICS[at]: row[index] for at, index in enumerate(wanted)}
+            name: {STATISTICS[at]: row[index] for at, index in enumerate(order)}
             for name, row in zip(self.names, values, strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """By parameter name: statistics, unit and gain (float32 [8], in STATE_FIELDS order); the mode; the settings."""
+        """The state for a checkpoint. Waits for the device.
+
+        Returns:
+            Plain values and tensors: version, mode, settings, and by parameter name its statistics, unit and gain,
+            float32 [8] in STATE_FIELDS order, on the CPU.
+        """
         rows = self._statistics.save()
         if self._kernels is not None:
             self._previous_mode = self._kernels.mode  # a captured graph changes mode without a call of apply()
@@ -239,7 +279,14 @@ class GradientStabilizer:
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a `state_dict()`. Raises ValueError, changing nothing, when a name is missing or unknown."""
+        """Continue from a checkpoint.
+
+        Args:
+            state: What `state_dict()` returned, with the same parameter names.
+
+        Raises:
+            ValueError: Names are missing or unknown, or the state is not a stabilizer's; nothing was changed.
+        """
         if state.get("version") != 1:
             raise ValueError(f"stabilizer state must have version 1: got {state.get('version')!r}. Upgrade steadynorm.")
         saved = state["parameters"]
@@ -255,8 +302,8 @@ class GradientStabilizer:
         self._settings = settings
         self._previous_mode = Mode(state["mode"])
         self._fresh = False
-        self._gains_moved = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
-        self._statistics.knobs.fill(settings)
+        self._gains_changed = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
+        self._statistics.settings.fill(settings)
         self._statistics.load(rows)
         if self._kernels is not None:
             self._kernels.mode = self._previous_mode
@@ -273,9 +320,9 @@ def _common_device(parameters: list[Tensor]) -> torch.device:
 
 
 def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
-    """Start and stop of consecutive groups of parameters. One group on an accelerator, where launches cost most.
+    """Start and stop of consecutive groups of parameters.
 
-    One group too where ranks hold shards: they meet once a step.
+    One group on an accelerator, where launches cost most, and where parameters are sharded: one collective a step.
     """
     if device.type != "cpu" or any(map(is_sharded, parameters)):
         return [(0, len(parameters))]
@@ -289,10 +336,6 @@ def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[
     return [*bounds, (start, len(parameters))]
 
 
-STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "transfer")
-
-
 def stabilizer_settings(settings: Settings) -> dict[str, Any]:
-    """The part of the settings that a GradientStabilizer knows, as its keyword arguments."""
-    everything = msgspec.structs.asdict(settings)
-    return {name: everything[name] for name in STABILIZER_SETTINGS}
+    """The settings that a GradientStabilizer uses, as its keyword arguments."""
+    return {name: getattr(settings, name) for name in STABILIZER_SETTINGS}

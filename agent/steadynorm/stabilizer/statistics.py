@@ -1,9 +1,8 @@
 """Every parameter's statistics as float32 vectors on one device, and the rule as operations on whole vectors.
 
-The same rule as `steadynorm_contract.rule`, which is the place to read it. Every decision is a tensor, nothing is
-looked at on the host, and a step fills buffers that were allocated once. What only people look at (totals, counts, the
-worst parameter) is not computed here but later, by `summary`, from the rows: each operation saved counts, since for
-many small tensors a step is made of nothing but the cost of calls.
+The same rule as `steadynorm_contract.rule`, which is easier to read. Every decision is a tensor, nothing is read on the
+host, and a step fills buffers that were allocated once. What is only displayed (totals, counts, the worst parameter) is
+computed later, by `summary`, from the rows: for many small tensors a step costs nothing but its calls.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from steadynorm_contract.settings import Mode, Settings, Transfer
 __all__ = ["MODE_CODES", "NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "DeviceSettings", "Statistics"]
 
 STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
-"""What belongs to a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
+"""The state in a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
 
 RING_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target")
-"""What a step leaves behind of each parameter, unsanitized: see `summary`."""
+"""What a step records of each parameter, uncleaned: see `summary`."""
 
 NOT_MEASURED = -1.0
-"""In the place of a norm, in a step that measured none."""
+"""In place of a norm, in a step that measured none."""
 
 MODE_CODES = {Mode.OFF: 0, Mode.OBSERVE: 1, Mode.STABILIZE: 2}
 """A mode as a number on the device, for the kernels."""
 
 _FLOATS = len(STATE_FIELDS) + 13
-_SQUARABLE = 1.8e19  # a norm from here on has no finite square in float32, and counts as infinite
-_NO_WEIGHT = 1e-30  # in place of zero: nothing beside a sample's weight, and a mean without samples is 0 instead of NaN
+_SQUARABLE = 1.8e19  # a norm from this on has no finite square in float32, and counts as infinite
+_NO_WEIGHT = 1e-30  # in place of zero: negligible beside a sample's weight, and makes a mean without samples 0, not NaN
 
 
 class DeviceSettings:
@@ -40,29 +39,29 @@ class DeviceSettings:
         self.decays = self.values[:4].view(4, 1)  # gamma1, gamma1, gamma2, gamma2
         self.sample_weights = self.values[4:8].view(4, 1)  # 1 - each of these
         self.spike_limit, self.eps = self.values[8:10]
-        self.values[12] = 1.0  # [10:14] are for the kernels: mode, transfer, loss scale, whether its step is skipped
+        self.values[12] = 1.0  # [10:14] are for the kernels: mode, transfer, loss scale, whether the step is skipped
         self.largest = torch.tensor(_SQUARABLE, device=device)
         self.limited = False  # whether there is a spike_limit
 
     def fill(self, settings: Settings) -> None:
-        """Take over new settings."""
+        """Copy new settings to the device."""
         decays = [settings.gamma1, settings.gamma1, settings.gamma2, settings.gamma2]
         # 1 - gamma is taken in double precision: 1 - float32(0.999) is off by 1e-5.
         values = [*decays, *(1 - decay for decay in decays), settings.spike_limit or torch.inf, settings.eps]
         values += [MODE_CODES[settings.mode], settings.transfer is Transfer.PLAIN]
-        # From memory that a copy without a wait can read; torch's allocator holds it until that is done.
+        # Pinned, so that the copy need not wait; torch's allocator holds the memory until it is done.
         self.values[:12].copy_(torch.tensor(values, pin_memory=self.values.is_cuda), non_blocking=True)
         self.limited = settings.spike_limit is not None
 
 
 class Statistics:
-    """Statistics of P parameters. `slice` gives a part of them that shares the memory.
+    """Statistics of P parameters. `slice` returns a part of them that shares the memory.
 
     All attributes are views of two matrices, float32 [_FLOATS, P] and bool [3, P], one row or a few each.
     """
 
-    def __init__(self, floats: Tensor, flags: Tensor, knobs: DeviceSettings) -> None:
-        self.floats, self._flags, self.knobs = floats, flags, knobs
+    def __init__(self, floats: Tensor, flags: Tensor, settings: DeviceSettings) -> None:
+        self.floats, self._flags, self.settings = floats, flags, settings
         self.state = floats[: len(STATE_FIELDS)]  # [8, P], in STATE_FIELDS order
         self.sums = self.state[:4]  # [4, P]: norm_sum, norm_weight, square_sum, square_weight
         self.unit, self.gain = self.state[4:6]
@@ -71,10 +70,10 @@ class Statistics:
         self.moments = floats[11:13]  # [2, P]: norm_mean, norm_rms
         self.norm_mean, self.norm_rms = self.moments
         self._samples = floats[13:17]  # [4, P]: sample, 1, sample squared, 1
-        self._grown = floats[17:21]  # [4, P]: the sums, should the sample be valid
+        self._updated = floats[17:21]  # [4, P]: the sums with the sample, used where it is valid
         self._events = flags[:2]  # [2, P]: valid, broken; counted as updates, nonfinite
         self._valid, self._broken, self.finite = flags
-        self.target = self._grown[0]  # its memory is free once the sums are done
+        self.target = self._updated[0]  # reuses the memory, which is free once the sums are done
 
     @classmethod
     def allocate(cls, count: int, device: torch.device) -> Statistics:
@@ -83,15 +82,15 @@ class Statistics:
         statistics = cls(torch.zeros(_FLOATS, count, device=device), flags, DeviceSettings(device))
         for ones in (statistics.unit, statistics.gain, statistics._samples[1::2]):
             ones.fill_(1.0)
-        statistics.forget()
+        statistics.drop_samples()
         return statistics
 
     def slice(self, start: int, stop: int) -> Statistics:
         """The parameters start..stop - 1, in the same memory."""
-        return Statistics(self.floats[:, start:stop], self._flags[:, start:stop], self.knobs)
+        return Statistics(self.floats[:, start:stop], self._flags[:, start:stop], self.settings)
 
-    def forget(self) -> None:
-        """Drop the samples; unit and gain stay."""
+    def drop_samples(self) -> None:
+        """Discard the samples; unit and gain stay."""
         self.sums[::2].zero_()
         self.sums[1::2].fill_(_NO_WEIGHT)
         self.refresh()
@@ -104,7 +103,7 @@ class Statistics:
         return rows
 
     def load(self, rows: Tensor) -> None:
-        """Go on from what `save` gave."""
+        """Restore what `save` returned."""
         self.state.copy_(rows.t())
         self.sums[1::2].clamp_min_(_NO_WEIGHT)
         self.refresh()
@@ -112,7 +111,7 @@ class Statistics:
     def unscale(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Under loss scaling, turn `raw_norm` into the true norm; a step with found_inf counts as not measured.
 
-        Both are tensors of one element on this device: the loss scale, and how many gradients were found infinite.
+        Both are tensors of one element on this device: the loss scale, and the number of infinite gradients.
         """
         if grad_scale is not None:
             self.raw_norm.div_(grad_scale)
@@ -120,22 +119,22 @@ class Statistics:
             self.raw_norm.masked_fill_(found_inf > 0, NOT_MEASURED)
 
     def update(self) -> None:
-        """Take the newest `raw_norm` of every parameter into the statistics."""
-        raw, knobs, sample = self.raw_norm, self.knobs, self._samples[0]
+        """Update the statistics with the newest `raw_norm` of every parameter."""
+        raw, settings, sample = self.raw_norm, self.settings, self._samples[0]
         torch.lt(raw, _SQUARABLE, out=self.finite)  # false for NaN too
         torch.logical_not(self.finite, out=self._broken)
         torch.gt(raw, 0.0, out=self._valid).logical_and_(self.finite)
         torch.div(raw, self.norm_rms, out=self.spike_ratio)
-        if knobs.limited:
-            torch.mul(self.norm_rms, knobs.spike_limit, out=sample)
-            torch.where(self.norm_rms > 0, sample, knobs.largest, out=sample)
+        if settings.limited:
+            torch.mul(self.norm_rms, settings.spike_limit, out=sample)
+            torch.where(self.norm_rms > 0, sample, settings.largest, out=sample)
             torch.minimum(sample, raw, out=sample)
         else:
             sample.copy_(raw)
         torch.mul(sample, sample, out=self._samples[2])
         # Not a lerp: with gamma = 1e-8, 1 - gamma is 1 in float32, and a spike of 1e6 would lose its tail.
-        torch.mul(self.sums, knobs.decays, out=self._grown).addcmul_(self._samples, knobs.sample_weights)
-        torch.where(self._valid, self._grown, self.sums, out=self.sums)
+        torch.mul(self.sums, settings.decays, out=self._updated).addcmul_(self._samples, settings.sample_weights)
+        torch.where(self._valid, self._updated, self.sums, out=self.sums)
         self._counts.add_(self._events)
         self.refresh()
 
@@ -144,7 +143,7 @@ class Statistics:
         sums_and_weights = self.sums.view(2, 2, -1)
         torch.div(sums_and_weights[:, 0], sums_and_weights[:, 1], out=self.moments)
         self.norm_rms.sqrt_()
-        torch.add(self.norm_rms, self.knobs.eps, out=self.target)
+        torch.add(self.norm_rms, self.settings.eps, out=self.target)
         torch.div(self.norm_mean, self.target, out=self.target)
 
     def transfer_scale(self, mode: Mode, previous: Mode) -> None:
@@ -156,7 +155,7 @@ class Statistics:
             self.gain.copy_(torch.where(usable, self.unit / self.norm_rms, self.gain))
 
     def decide(self, mode: Mode) -> None:
-        """Set `scale`: what each gradient is multiplied by. 0 stands for `make it zero`, see `finite`."""
+        """Set `scale`: what each gradient is multiplied by. 0: it becomes zero, see `finite`."""
         if mode is not Mode.STABILIZE:
             self.scale.copy_(self.gain)
             return
@@ -165,10 +164,10 @@ class Statistics:
         torch.where(self._valid, self.scale, self.finite, out=self.scale)
 
     def pass_through_where(self, failed: Tensor, *, plain: bool) -> None:
-        """Where `failed` (bool, 0-dim) let gradients pass, with the magnitude that stabilizing gave them so far."""
+        """If `failed` (bool, 0-dim), pass gradients through with the magnitude that stabilizing gave them so far."""
         usable = (self.norm_rms > 0) & (self.norm_rms < torch.inf)
-        passing = self.gain if plain else torch.where(usable, self.unit / self.norm_rms, self.gain)
-        torch.where(failed, passing, self.scale, out=self.scale)
+        pass_through = self.gain if plain else torch.where(usable, self.unit / self.norm_rms, self.gain)
+        torch.where(failed, pass_through, self.scale, out=self.scale)
 
     def write_rows(self, out: Tensor) -> None:
         """Write RING_COLUMNS into `out`, float32 [P, columns]."""

@@ -1,6 +1,6 @@
-"""From the rows that steps leave behind to what is told about them: totals, counts, the worst parameter of each step.
+"""Computes step scalars from rows: totals, counts, the worst parameter of each step.
 
-Runs on the host, for many steps at once, wherever nobody waits for it.
+Runs on the host, for many steps at once, outside the training thread.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["clean_rows", "stabilized_norms", "summarize"]
 
 
 def clean_rows(rows: Tensor) -> Tensor:
-    """Rows as people read them. rows: float32 [..., P, RING_COLUMNS] as a step leaves them; returns a cleaned copy.
+    """A cleaned copy of rows for display. rows: float32 [..., P, RING_COLUMNS] as a step records them.
 
     A norm that was not measured is NaN, a spike ratio without a previous norm is 0, a target without samples is 1.
     """
@@ -32,14 +32,14 @@ def clean_rows(rows: Tensor) -> Tensor:
 def stabilized_norms(rows: Tensor) -> Tensor:
     """Norms of the gradients that the optimizer saw, [..., P], from rows [..., P, RING_COLUMNS]."""
     raw_norm, scale = rows[..., RING_COLUMNS.index("raw_norm")], rows[..., RING_COLUMNS.index("scale")]
-    # A scale of 0 stands for a non-finite gradient that was made zero.
+    # A scale of 0 means a non-finite gradient that was set to zero.
     return torch.where(scale == 0, 0.0, raw_norm * scale)
 
 
 def summarize(rows: Tensor) -> Tensor:
-    """Step scalars, float32 [S, SCALAR_COLUMNS], of the rows [S, P, RING_COLUMNS] of S steps, as steps leave them.
+    """Step scalars, float32 [S, SCALAR_COLUMNS], of the rows [S, P, RING_COLUMNS] of S steps.
 
-    Loss and learning rate are NaN: the training loop knows them.
+    Loss and learning rate are NaN, to be filled in by the caller.
     """
     measured = rows[..., 0] != NOT_MEASURED
     cleaned = clean_rows(rows)

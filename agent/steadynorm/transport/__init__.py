@@ -1,1 +1,1 @@
-"""The background thread that sends batches and polls settings. Knows HTTP, nothing of torch.optim."""
+"""The background threads that send batches and poll settings. Knows HTTP, nothing of optimizers or ranks."""

@@ -1,112 +1,112 @@
-"""Batches under their identity (run, incarnation, sequence): kept until acknowledged, resent as the very same bytes."""
+"""Batches with an identity (run, incarnation, sequence): held until acknowledged, resent as the same bytes."""
 
 from __future__ import annotations
 
 import msgspec
 
-from steadynorm.transport.mailbox import Mailbox
-from steadynorm.transport.send_buffer import Buffer, Load
+from steadynorm.mailbox import Mailbox
+from steadynorm.transport.send_buffer import RecordChunk, SendBuffer
 from steadynorm_contract.codec import encode_batch
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, AgentCounters, TelemetryBatch
 
 __all__ = ["BatchBuilder"]
 
-_ENVELOPE_BYTES = 128 * 1024  # left for all of a batch that is not records
-_SMALLEST_LOAD_BYTES = 64 * 1024
-_MOST_REPORTS = 50  # of revisions, in one batch: far below the envelope
+_ENVELOPE_BYTES = 128 * 1024  # reserved for the parts of a batch that are not records
+_MIN_CHUNK_BYTES = 64 * 1024
+_MAX_REPORTS = 50  # of revisions in one batch: far below the envelope
 
 
 class BatchBuilder:
-    """One batch at a time, from the buffer and the reports. Lives in the publisher's thread."""
+    """Builds one batch at a time, from the buffer and the mailbox. Lives in the publisher's thread."""
 
-    def __init__(self, buffer: Buffer, mailbox: Mailbox) -> None:
+    def __init__(self, buffer: SendBuffer, mailbox: Mailbox) -> None:
         self.incarnation = 0
-        self.load_bytes = MAX_BATCH_BYTES - _ENVELOPE_BYTES  # the most of one load
-        self._sequence = 0  # of the last batch that was acknowledged
+        self.chunk_bytes = MAX_BATCH_BYTES - _ENVELOPE_BYTES  # the most of one chunk
+        self._sequence = 0  # of the last acknowledged batch
         self._pending: TelemetryBatch | None = None
-        self._load: Load | None = None  # in the pending batch
+        self._chunk: RecordChunk | None = None  # in the pending batch
         self._body: bytes | None = None
-        self._returned: TelemetryBatch | None = None  # was not taken; its reports and notes have to go out again
+        self._returned: TelemetryBatch | None = None  # was rejected; its reports and notes are to be sent again
         self._buffer = buffer
         self._mailbox = mailbox
-        # The account since the process began: as the pending batch tells it, as the server last stored it, and as this
-        # incarnation began.
-        self._told = self._stored = self._base = AgentCounters()
+        # Counters since the process began: as in the pending batch, as last stored by the server, and as at the start
+        # of this incarnation.
+        self._reported = self._stored = self._base = AgentCounters()
 
     def resume(self, incarnation: int, acknowledged: int, previous: int | None = None) -> None:
-        """Go by what the server answered to a registration: this incarnation, stored up to that sequence.
+        """Continue as the server answered a registration: this incarnation, stored up to that sequence.
 
         previous: the last sequence stored of the incarnation before; None: not known.
         """
         pending, same = self._pending, incarnation == self.incarnation
         stored = acknowledged if same else -1 if previous is None else previous
         self.incarnation, self._sequence = incarnation, acknowledged
-        if pending is not None and stored >= pending.sequence:  # it had arrived, and only the answer was lost
+        if pending is not None and stored >= pending.sequence:  # it had arrived, and only the response was lost
             pending = None
-            self._settle()
+            self._finish_pending()
         if not same:
             self._base = msgspec.structs.replace(self._stored, acknowledged=self._buffer.counters.acknowledged)
         if pending is not None and (not same or acknowledged + 1 != pending.sequence):
-            # The server has not got it and cannot take it as it is: it needs a new identity.
+            # The server does not have it and cannot accept it as it is: it needs a new identity.
             pending.incarnation, pending.sequence = incarnation, acknowledged + 1
             pending.counters = self._count()
             self._body = None
 
     def next_body(self) -> bytes | None:
-        """The bytes to send now; None when there is nothing to say."""
+        """The bytes to send now; None when there is nothing to send."""
         if self._pending is None:
-            self._pending = self._compose()
+            self._pending = self._build()
         if self._pending is not None and self._body is None:
             self._body = encode_batch(self._pending)
         return self._body
 
     def acknowledge(self, sequence: int) -> bool:
-        """The server has stored everything up to `sequence`. False if that leaves the pending batch out."""
+        """The server has stored everything up to `sequence`. False if that does not include the pending batch."""
         if self._pending is None or sequence < self._pending.sequence:
             return False
         self._sequence = self._pending.sequence
-        self._settle()
+        self._finish_pending()
         return True
 
     def discard(self) -> int:
-        """Give the pending batch's records up. Returns how many there were.
+        """Drop the pending batch's records. Returns how many there were.
 
-        What else was in it goes out once more, alone: if that cannot be sent either, it is given up too.
+        Its reports and notes are sent once more, without records; if that is rejected too, they are dropped.
         """
-        records = self._load.records if self._load else 0
-        self._buffer.unload(acknowledged=False)
-        self._take_back()
+        records = self._chunk.records if self._chunk else 0
+        self._buffer.release(acknowledged=False)
+        self._return_pending()
         return records
 
     def split(self) -> bool:
-        """The pending batch is too large: send its records, and all later ones, in smaller loads.
+        """The pending batch is too large: send its records, and all later ones, in smaller chunks.
 
         False if it cannot be split, and is still pending.
         """
-        load = self._load
-        if load is None:
+        chunk = self._chunk
+        if chunk is None:
             return False
-        self.load_bytes = max(_SMALLEST_LOAD_BYTES, min(self.load_bytes, load.size_bytes) // 2)
-        if load.records == 1 or load.size_bytes <= self.load_bytes:
+        self.chunk_bytes = max(_MIN_CHUNK_BYTES, min(self.chunk_bytes, chunk.size_bytes) // 2)
+        if chunk.records == 1 or chunk.size_bytes <= self.chunk_bytes:
             return False
         self._buffer.put_back()
-        self._take_back()
+        self._return_pending()
         return True
 
-    def _settle(self) -> None:
-        self._buffer.unload(acknowledged=True)
-        self._stored = self._told
-        self._pending = self._load = self._body = None
+    def _finish_pending(self) -> None:
+        self._buffer.release(acknowledged=True)
+        self._stored = self._reported
+        self._pending = self._chunk = self._body = None
 
-    def _take_back(self) -> None:
-        if self._load is not None:
+    def _return_pending(self) -> None:
+        if self._chunk is not None:
             self._returned = self._pending
-        self._pending = self._load = self._body = None
+        self._pending = self._chunk = self._body = None
 
     def _count(self) -> AgentCounters:
-        """The account since this incarnation began; what was buffered then is produced in it."""
+        """Counters since this incarnation began; what was buffered then counts as produced in it."""
         now, base = self._buffer.counters, self._base
-        self._told = now
+        self._reported = now
         acknowledged, dropped = now.acknowledged - base.acknowledged, now.dropped - base.dropped
         return AgentCounters(
             acknowledged + dropped + now.buffered,
@@ -117,24 +117,24 @@ class BatchBuilder:
             now.sending_errors - base.sending_errors,
         )
 
-    def _compose(self) -> TelemetryBatch | None:
+    def _build(self) -> TelemetryBatch | None:
         returned, self._returned = self._returned, None
         if returned is not None and (returned.applied or returned.notes):
             reports, notes = returned.applied, returned.notes
         else:
-            reports, notes = self._mailbox.reports(_MOST_REPORTS), self._mailbox.notes()
-            self._load = self._buffer.load(self.load_bytes)
-        load, told_errors = self._load, self._told.errors
+            reports, notes = self._mailbox.reports(_MAX_REPORTS), self._mailbox.notes()
+            self._chunk = self._buffer.take(self.chunk_bytes)
+        chunk, reported_errors = self._chunk, self._reported.errors
         counters = self._count()
-        if load is None and not reports and not notes and self._told.errors == told_errors:
+        if chunk is None and not reports and not notes and self._reported.errors == reported_errors:
             return None
         return TelemetryBatch(
             incarnation=self.incarnation,
             sequence=self._sequence + 1,
-            scalars=load.scalars if load else None,
-            rows=load.rows if load else None,
+            scalars=chunk.scalars if chunk else None,
+            rows=chunk.rows if chunk else None,
             applied=reports,
             counters=counters,
             notes=notes,
-            batch_ids=load.batch_ids if load else {},
+            batch_ids=chunk.batch_ids if chunk else {},
         )

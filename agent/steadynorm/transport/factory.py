@@ -1,4 +1,4 @@
-"""From an agent's arguments to the parts that talk to its server."""
+"""Builds the parts that talk to the server from an agent's arguments."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 import torch
 
 from steadynorm.arguments import Arguments
+from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
-from steadynorm.transport.http_client import Transport
-from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
-from steadynorm.transport.send_buffer import Buffer
-from steadynorm.transport.settings_poller import Listener
+from steadynorm.transport.send_buffer import SendBuffer
+from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm_contract import __version__
 from steadynorm_contract.telemetry import Parameter, RunRegistration
 
-__all__ = ["connect"]
+__all__ = ["build_publisher"]
 
 
-def connect(
+def build_publisher(
     given: Arguments, stabilizers: Sequence[GradientStabilizer], mailbox: Mailbox, world_size: int
 ) -> tuple[Recorder | None, Publisher | None]:
     """Recorder and publisher, both None without a server. Nothing is sent before the publisher's `start()`."""
@@ -46,12 +46,12 @@ def connect(
     recorder = Recorder(counts, [stabilizer.device for stabilizer in stabilizers])
     publisher = Publisher(
         given.server,
-        Transport(given.server, given.token),
-        Listener(Transport(given.server, given.token), mailbox),
+        HttpClient(given.server, given.token),
+        SettingsPoller(HttpClient(given.server, given.token), mailbox),
         registration,
         recorder,
         mailbox,
-        Buffer(given.buffer_bytes, sum(counts)),
+        SendBuffer(given.buffer_bytes, sum(counts)),
     )
     return recorder, publisher
 

@@ -1,7 +1,4 @@
-"""HTTP from the agent to its server: four calls, and one tree of errors that says what to do next.
-
-A Transport belongs to one thread, except `abort()`, which another thread calls to end a request that is under way.
-"""
+"""HTTP from the agent to its server: four calls, and one tree of errors that says what to do next."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from steadynorm.mailbox import InvalidSettings, SettingsUpdate
 from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.discovery import find_token
@@ -28,50 +26,47 @@ from steadynorm_contract.settings import SettingsError
 from steadynorm_contract.telemetry import Desired, RunFinish, RunRegistration
 
 __all__ = [
-    "BatchRefused",
-    "Connections",
-    "InvalidSettings",
-    "Outdated",
-    "Refused",
+    "BatchRejected",
+    "HttpClient",
     "RegistrationState",
-    "RunLost",
-    "SettingsUpdate",
-    "Transport",
+    "RequestRejected",
+    "RunNotFound",
+    "ServerUnavailable",
+    "StaleIncarnation",
     "TransportError",
-    "Unreachable",
-    "VersionRefused",
+    "VersionRejected",
 ]
 
 
-class Connections:
+class _Connections:
     """The open connections of one urllib3 pool."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
-        self._shut = False
+        self._is_shut_down = False
 
-    def shut(self) -> None:
-        """End every request under way, with an error in its own thread. New connections are refused from now on."""
+    def shut_down(self) -> None:
+        """End every request in progress, with an error in its own thread, and refuse new connections."""
         with self._lock:
-            self._shut = True
+            self._is_shut_down = True
             open_now = list(self._open)
         for connection in open_now:
             _shutdown(connection)
 
     def pool_classes(self) -> dict[str, Any]:
-        """For `PoolManager.pool_classes_by_scheme`: urllib3's own pools, with connections that are known here."""
+        """For `PoolManager.pool_classes_by_scheme`: urllib3's own pools, with connections that are tracked here."""
         connections = self
 
         class Connection(HTTPConnection):
             def connect(self) -> None:
-                connections._refuse_if_shut()
+                connections._check_open()
                 super().connect()
                 connections._add(self)
 
         class SecureConnection(HTTPSConnection):
             def connect(self) -> None:
-                connections._refuse_if_shut()
+                connections._check_open()
                 super().connect()
                 connections._add(self)
 
@@ -83,28 +78,28 @@ class Connections:
 
         return {"http": Pool, "https": SecurePool}
 
-    def _refuse_if_shut(self) -> None:
-        if self._shut:
+    def _check_open(self) -> None:
+        if self._is_shut_down:
             raise ConnectionAbortedError("the agent is closing")
 
     def _add(self, connection: HTTPConnection) -> None:
         with self._lock:
             self._open.add(connection)
-        if self._shut:  # it was, while this connection was being made
+        if self._is_shut_down:  # while this connection was being made
             _shutdown(connection)
 
 
 def _shutdown(connection: HTTPConnection) -> None:
     sock = connection.sock
     if sock is not None:
-        with contextlib.suppress(OSError):  # the other side was faster
+        with contextlib.suppress(OSError):  # the other side has closed it
             sock.shutdown(socket.SHUT_RDWR)
 
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
 
-_OF_THE_BODY = (400, 413, 422)  # statuses that speak of what was sent, so that sending it again cannot help
+_BODY_STATUSES = (400, 413, 422)  # the body itself is at fault, so sending it again cannot help
 
 _T = TypeVar("_T")
 
@@ -113,48 +108,48 @@ class TransportError(Exception):
     """A request did not succeed."""
 
 
-class Unreachable(TransportError):
-    """Nobody answers, or the server cannot answer now. Will pass: ask again after a while."""
+class ServerUnavailable(TransportError):
+    """No response, or the server cannot respond now: retry later."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class RunLost(TransportError):
+class RunNotFound(TransportError):
     """The server does not know the run (404): register again."""
 
 
-class Outdated(TransportError):
+class StaleIncarnation(TransportError):
     """The server knows a newer incarnation of the run (409): register again."""
 
 
-class Refused(TransportError):
-    """The server will not take it (401, 403, 422, ...): a person has to mend something. status: 0: not an error."""
+class RequestRejected(TransportError):
+    """The server rejects it (401, 403, 422, ...), until a person fixes something. status: 0: no error status."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
 
 
-class BatchRefused(Refused):
-    """The server knows the run and will never take this very batch (400, 413, 422)."""
+class BatchRejected(RequestRejected):
+    """The server knows the run and will never accept this batch (400, 413, 422)."""
 
     @property
     def too_large(self) -> bool:
-        """Whether it might take its parts."""
+        """Whether it might accept parts of it."""
         return self.status == 413
 
 
-class VersionRefused(Refused):
-    """Agent and server do not speak the same version: nothing more can be sent."""
+class VersionRejected(RequestRejected):
+    """Agent and server do not share a schema version: nothing more can be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationState:
-    """What a server knows of a run. acknowledged: the last sequence stored of this incarnation.
+    """What the server knows of a run. acknowledged: the last sequence stored of this incarnation.
 
-    previous: the last one stored of the registration's `previous_instance`; None: the server cannot tell.
+    previous: the last one stored of the registration's `previous_instance`; None: unknown.
     """
 
     incarnation: int
@@ -162,70 +157,58 @@ class RegistrationState:
     previous: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InvalidSettings:
-    """A desired revision whose settings break this agent's own rules."""
-
-    revision: int
-    reason: str
-
-
-SettingsUpdate = Desired | InvalidSettings
-"""What the server wants, or why this agent could not even read it."""
-
-
-class Transport:
-    """Speaks to one server.
+class HttpClient:
+    """Talks to one server. For one thread, except `abort()`, by which another thread ends a request in progress.
 
     server: address such as http://127.0.0.1:8470. token: None: on loopback that of the user's own server, looked up
-    each time, since that server may be started, and make its token, after the training.
+    each time, since that server may be started, and create its token, after the training.
     """
 
     def __init__(self, server: str, token: str | None = None) -> None:
         self._root = f"{server.rstrip('/')}/api/v1"
         self._server, self._token = server, token
-        self._connections = Connections()
-        # `retries=False` hands redirects back as answers too: a telemetry server must not be able to send the token on.
+        self._connections = _Connections()
+        # `retries=False` also returns redirects as responses: a server must not be able to forward the token.
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
         self._pool.pool_classes_by_scheme = self._connections.pool_classes()
 
     def register(
         self, registration: RunRegistration, timeout_s: float = READ_TIMEOUT_S
     ) -> tuple[RegistrationState, SettingsUpdate]:
-        """Register the run. Returns where it stands at the server, and the desired settings."""
+        """Register the run. Returns its state at the server, and the desired settings."""
         body = encode_json(registration)
-        answer = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
-        standing = RegistrationState(answer.incarnation, answer.acknowledged, answer.previous_acknowledged)
-        return standing, _offer(answer.desired)
+        response = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
+        state = RegistrationState(response.incarnation, response.acknowledged, response.previous_acknowledged)
+        return state, _read_update(response.desired)
 
     def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, SettingsUpdate]:
         """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
         path = f"/runs/{quote(run_id, safe='')}/telemetry"
         try:
-            answer = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Answer)
-        except Refused as error:
-            if error.status in _OF_THE_BODY and not isinstance(error, VersionRefused):
-                raise BatchRefused(str(error), error.status) from error
+            response = _decode(self._request("POST", path, batch, "application/msgpack", timeout_s), _Acknowledged)
+        except RequestRejected as error:
+            if error.status in _BODY_STATUSES and not isinstance(error, VersionRejected):
+                raise BatchRejected(str(error), error.status) from error
             raise
-        return answer.acknowledged, _offer(answer.desired)
+        return response.acknowledged, _read_update(response.desired)
 
     def poll(self, run_id: str, after_revision: int, wait_s: int) -> SettingsUpdate | None:
-        """Wait at the server for settings newer than `after_revision`; None when there were none in that time."""
+        """Wait at the server for settings newer than `after_revision`; None if there are none within `wait_s`."""
         path = f"/runs/{quote(run_id, safe='')}/settings?after_revision={after_revision}&wait={wait_s}"
         data = self._request("GET", path, None, None, wait_s + READ_TIMEOUT_S)
         if not data:
             return None
-        offer = _offer(msgspec.Raw(data))
-        return offer if offer.revision > after_revision else None
+        update = _read_update(msgspec.Raw(data))
+        return update if update.revision > after_revision else None
 
     def finish(self, run_id: str, end: RunFinish, timeout_s: float = READ_TIMEOUT_S) -> None:
-        """Say that the run ended."""
+        """Report that the run ended."""
         path = f"/runs/{quote(run_id, safe='')}/finish"
         self._request("POST", path, encode_json(end), "application/json", timeout_s)
 
     def abort(self) -> None:
-        """End the request under way, from any thread, and refuse further ones: they raise Unreachable."""
-        self._connections.shut()
+        """End the request in progress, from any thread, and refuse further ones: they raise ServerUnavailable."""
+        self._connections.shut_down()
 
     def close(self) -> None:
         """Close idle connections."""
@@ -239,16 +222,16 @@ class Transport:
             headers["Authorization"] = f"Bearer {token}"
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
         try:
-            answer = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)
+            response = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
-        if answer.status in (200, 201, 202, 204, 304):
-            return answer.data
-        raise _error(answer.status, answer.data, answer.headers.get("Retry-After"))
+            raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
+        if response.status in (200, 201, 202, 204, 304):
+            return response.data
+        raise _error(response.status, response.data, response.headers.get("Retry-After"))
 
 
 class _Registered(msgspec.Struct):
-    """`records.Registered`, with the settings still unread: they may break a rule where the rest is sound."""
+    """`telemetry.Registered` with the settings undecoded: they may break a rule where the rest is valid."""
 
     incarnation: int
     acknowledged: int
@@ -256,7 +239,7 @@ class _Registered(msgspec.Struct):
     previous_acknowledged: int | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Acknowledged(msgspec.Struct):
     acknowledged: int
     desired: msgspec.Raw
 
@@ -265,7 +248,7 @@ class _Revision(msgspec.Struct):
     revision: int
 
 
-def _offer(raw: msgspec.Raw) -> SettingsUpdate:
+def _read_update(raw: msgspec.Raw) -> SettingsUpdate:
     data = bytes(raw)
     try:
         return decode_json(data, Desired)
@@ -277,7 +260,7 @@ def _decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return decode_json(data, kind)
     except MalformedMessage as error:
-        raise Refused(f"the answer is not steadynorm's ({error}): is there another server at this address?") from error
+        raise RequestRejected(f"the response is not steadynorm's ({error}): is this another server?") from error
 
 
 def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
@@ -285,16 +268,16 @@ def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
         problem = msgspec.json.decode(data, type=Problem)
         message = f"{status} {problem.title}: {problem.detail}"
     except msgspec.MsgspecError:
-        problem, message = None, f"it answered {status}"
+        problem, message = None, f"it responded with status {status}"
     if status == 404:
-        return RunLost(message)
+        return RunNotFound(message)
     if status == 409:
-        return Outdated(message)
+        return StaleIncarnation(message)
     if status in (408, 425, 429) or status >= 500:
-        return Unreachable(message, _seconds(retry_after))
+        return ServerUnavailable(message, _seconds(retry_after))
     if problem is not None and (problem.type == UNSUPPORTED_VERSION or problem.detail.startswith("schema version")):
-        return VersionRefused(message, status)  # by its text where the server is older than the type
-    return Refused(message, status)
+        return VersionRejected(message, status)  # by its text where the server is older than the type
+    return RequestRejected(message, status)
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -1,4 +1,4 @@
-"""Records that wait to be sent, within a bound, and an exact account of all of them.
+"""Records that wait to be sent, in bounded memory, and exact counters of all of them.
 
 A record is one step's scalars, or one step's per-parameter rows. At any moment, and as any thread sees it,
 produced = acknowledged + dropped + buffered.
@@ -13,16 +13,15 @@ from dataclasses import dataclass
 
 from steadynorm_contract.telemetry import AgentCounters, ParameterRows, StepScalars
 
-__all__ = ["Buffer", "Load"]
+__all__ = ["RecordChunk", "SendBuffer"]
 
 _OVERHEAD_BYTES = 160  # of a record, beside its numbers: tuple, integers, bytes header
 
-
-_Scalars = tuple[int, float, bytes, str | None]  # step, Unix seconds, numbers, what its data is called
+_Scalars = tuple[int, float, bytes, str | None]  # step, Unix seconds, numbers, batch identifier
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class RecordChunk:
     """Records taken out of the buffer to be sent together."""
 
     scalars: StepScalars | None
@@ -32,30 +31,30 @@ class Load:
     batch_ids: dict[int, str]
 
 
-class Buffer:
-    """cap_bytes: the most that may wait, what is under way included. parameters: rows of one step."""
+class SendBuffer:
+    """cap_bytes: bound on the memory of records, those being sent included. parameters: rows of one step."""
 
     def __init__(self, cap_bytes: int, parameters: int) -> None:
         self._cap_bytes = cap_bytes
         self._parameters = parameters
         self._scalars: deque[_Scalars] = deque()
         self._rows: deque[tuple[int, bytes]] = deque()
-        self._loaded: Load | None = None
+        self._taken: RecordChunk | None = None
         self._waiting_bytes = 0
         self._produced = self._acknowledged = self._dropped = self._errors = self._sending_errors = 0
         self._lock = threading.Lock()
 
     @property
     def counters(self) -> AgentCounters:
-        """The account, in one piece."""
+        """All counters, read at one moment."""
         with self._lock:
-            buffered = len(self._scalars) + len(self._rows) + (self._loaded.records if self._loaded else 0)
+            buffered = len(self._scalars) + len(self._rows) + (self._taken.records if self._taken else 0)
             return AgentCounters(
                 self._produced, self._acknowledged, self._dropped, buffered, self._errors, self._sending_errors
             )
 
     def add_scalars(self, step: int, time: float, data: bytes, batch_id: str | None = None) -> None:
-        """One step's scalars; and what its data is called, which lives and goes with them."""
+        """One step's scalars, and with them its batch identifier."""
         with self._lock:
             self._scalars.append((step, time, data, batch_id))
             self._added(_size(data, batch_id))
@@ -67,7 +66,7 @@ class Buffer:
             self._added(_size(data))
 
     def add_lost(self, records: int) -> None:
-        """Records that were overwritten before they came here."""
+        """Records that were overwritten before they were collected."""
         with self._lock:
             self._produced += records
             self._dropped += records
@@ -78,16 +77,16 @@ class Buffer:
             self._errors += 1
             self._sending_errors += sending
 
-    def load(self, most_bytes: int) -> Load | None:
-        """Take the oldest records, at most that much and at least one; None if there are none.
+    def take(self, max_bytes: int) -> RecordChunk | None:
+        """Take the oldest records, up to max_bytes and at least one; None if there are none.
 
-        They stay in the account as buffered until `unload()`. There is one load at a time.
+        They count as buffered until `release()`. There is one chunk at a time.
         """
         with self._lock:
-            assert self._loaded is None, "the last load has not been unloaded"
+            assert self._taken is None, "the last chunk has not been released"
             scalars: list[_Scalars] = []
             rows: list[tuple[int, bytes]] = []
-            room = most_bytes
+            room = max_bytes
             while self._scalars and (not scalars or _size(*self._scalars[0][2:]) <= room):
                 scalars.append(self._scalars.popleft())
                 room -= _size(*scalars[-1][2:])
@@ -97,43 +96,43 @@ class Buffer:
             if not scalars and not rows:
                 return None
             rows.sort(key=lambda item: item[0])  # rows from before an alarm come late
-            self._loaded = Load(
+            self._taken = RecordChunk(
                 _pack_scalars(scalars),
                 _pack_rows(rows, self._parameters),
                 len(scalars) + len(rows),
-                most_bytes - room,
+                max_bytes - room,
                 {step: batch_id for step, _, _, batch_id in scalars if batch_id is not None},
             )
-            return self._loaded
+            return self._taken
 
     @property
     def waiting_bytes(self) -> int:
-        """Memory that records take, the load under way included. At most the cap, or one load."""
+        """Memory that records take, the chunk being sent included. At most the cap, or one chunk."""
         return self._waiting_bytes
 
-    def unload(self, *, acknowledged: bool) -> None:
-        """The load arrived, or never will."""
+    def release(self, *, acknowledged: bool) -> None:
+        """The chunk was stored by the server, or is dropped."""
         with self._lock:
-            if self._loaded is None:
+            if self._taken is None:
                 return
             if acknowledged:
-                self._acknowledged += self._loaded.records
+                self._acknowledged += self._taken.records
             else:
-                self._dropped += self._loaded.records
-            self._waiting_bytes -= self._loaded.size_bytes
-            self._loaded = None
+                self._dropped += self._taken.records
+            self._waiting_bytes -= self._taken.size_bytes
+            self._taken = None
 
     def put_back(self) -> None:
-        """The load has to go out in smaller ones: its records are the oldest that wait again."""
+        """The chunk is too large: its records wait again, as the oldest."""
         with self._lock:
-            if self._loaded is None:
+            if self._taken is None:
                 return
-            scalars, rows = _unpack(self._loaded)
+            scalars, rows = _unpack(self._taken)
             self._scalars.extendleft(reversed(scalars))
             self._rows.extendleft(reversed(rows))
             self._waiting_bytes += sum(_size(*record[2:]) for record in scalars) + sum(_size(data) for _, data in rows)
-            self._waiting_bytes -= self._loaded.size_bytes
-            self._loaded = None
+            self._waiting_bytes -= self._taken.size_bytes
+            self._taken = None
 
     def _added(self, size_bytes: int) -> None:
         self._produced += 1
@@ -172,13 +171,13 @@ def _pack_rows(records: list[tuple[int, bytes]], parameters: int) -> ParameterRo
     return ParameterRows([step for step, _ in records], parameters, b"".join(data for _, data in records))
 
 
-def _unpack(load: Load) -> tuple[list[_Scalars], list[tuple[int, bytes]]]:
+def _unpack(chunk: RecordChunk) -> tuple[list[_Scalars], list[tuple[int, bytes]]]:
     scalars: list[_Scalars] = []
-    if load.scalars is not None:
-        numbers = _parts(load.scalars.data, len(load.scalars.steps))
-        for step, time, data in zip(load.scalars.steps, load.scalars.time_values(), numbers, strict=True):
-            scalars.append((step, time, data, load.batch_ids.get(step)))
-    rows = load.rows
+    if chunk.scalars is not None:
+        numbers = _parts(chunk.scalars.data, len(chunk.scalars.steps))
+        for step, time, data in zip(chunk.scalars.steps, chunk.scalars.time_values(), numbers, strict=True):
+            scalars.append((step, time, data, chunk.batch_ids.get(step)))
+    rows = chunk.rows
     return scalars, [] if rows is None else list(zip(rows.steps, _parts(rows.data, len(rows.steps)), strict=True))
 
 

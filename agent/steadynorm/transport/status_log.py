@@ -1,16 +1,16 @@
-"""What people are told, in the log, of a server that is away or refuses: each thing once, and that it is over."""
+"""Log messages about a server that is unreachable or rejects data: each problem once, and its end."""
 
 from __future__ import annotations
 
 import logging
 
 from steadynorm.transport.http_client import (
-    BatchRefused,
-    Outdated,
-    Refused,
-    RunLost,
+    BatchRejected,
+    RequestRejected,
+    RunNotFound,
+    StaleIncarnation,
     TransportError,
-    VersionRefused,
+    VersionRejected,
 )
 
 __all__ = ["ConnectionLog"]
@@ -19,46 +19,46 @@ _log = logging.getLogger("steadynorm")
 
 
 class ConnectionLog:
-    """Of one server."""
+    """The connection to one server."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._last = ""
-        self._last_refusal = ""
+        self._last_rejection = ""
 
     def failed(self, error: TransportError) -> None:
-        """A request failed; it will be tried again unless the log says otherwise."""
-        kind = str(error) if isinstance(error, Refused) else type(error).__name__
+        """A request failed; it is retried unless the log says otherwise."""
+        kind = str(error) if isinstance(error, RequestRejected) else type(error).__name__
         if kind == self._last:
             return
         self._last = kind
-        if isinstance(error, VersionRefused):
-            _log.error("nothing more is sent to %s; training goes on. %s", self._server, error)
-        elif isinstance(error, Refused):
-            _log.error("%s refuses this run's data, which is kept; training goes on. %s", self._server, error)
-        elif isinstance(error, RunLost | Outdated):
+        if isinstance(error, VersionRejected):
+            _log.error("nothing more is sent to %s; training continues. %s", self._server, error)
+        elif isinstance(error, RequestRejected):
+            _log.error("%s rejects this run's data, which is buffered; training continues. %s", self._server, error)
+        elif isinstance(error, RunNotFound | StaleIncarnation):
             _log.info("registering again with %s: %s", self._server, error)
         else:
             _log.warning(
-                "%s cannot be reached; training goes on, and data is kept and sent later. %s", self._server, error
+                "%s cannot be reached; training continues, and data is buffered and sent later. %s", self._server, error
             )
 
-    def refused(self, error: BatchRefused, dropped: int) -> None:
-        """A batch with so many records was given up."""
-        if str(error) != self._last_refusal:
-            self._last_refusal = str(error)
-            _log.error("%s refuses a batch: %d records are dropped; training goes on. %s", self._server, dropped, error)
+    def rejected(self, error: BatchRejected, dropped: int) -> None:
+        """A batch with so many records was dropped."""
+        if str(error) != self._last_rejection:
+            self._last_rejection = str(error)
+            _log.error("%s rejects a batch; %d records dropped; training continues. %s", self._server, dropped, error)
 
-    def too_large(self, error: BatchRefused, load_bytes: int) -> None:
+    def too_large(self, error: BatchRejected, chunk_bytes: int) -> None:
         """Nothing is lost: batches are smaller from now on."""
-        _log.info("sending %s batches of at most %d bytes from now on: %s", self._server, load_bytes, error)
+        _log.info("sending %s batches of at most %d bytes from now on: %s", self._server, chunk_bytes, error)
 
     def recovered(self) -> None:
-        """A request was answered."""
+        """A request succeeded."""
         if self._last:
             self._last = ""
-            _log.info("%s takes data again", self._server)
+            _log.info("%s accepts data again", self._server)
 
     def ended(self, error: TransportError, left: int) -> None:
         """The run ended with so many records unsent."""
-        _log.warning("the run ended with %d records that %s did not take: %s", left, self._server, error)
+        _log.warning("the run ended with %d records unsent to %s: %s", left, self._server, error)

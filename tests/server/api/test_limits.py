@@ -16,7 +16,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from steadynorm.transport.http_client import Transport, Unreachable
+from steadynorm.transport.http_client import HttpClient, ServerUnavailable
 from steadynorm_contract.codec import encode_batch
 from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, RateLimiter
 from steadynorm_server.auth.tokens import Principal, Role, Tokens
@@ -224,12 +224,12 @@ def test_200_half_open_connections_do_not_keep_a_client_out(impatient_server: tu
 
 def test_an_agent_takes_429_for_later(tmp_path: Path, make_agent: Any) -> None:
     with impatient(tmp_path, rate=0.1) as (port, token):
-        transport = Transport(f"http://127.0.0.1:{port}", token)
+        transport = HttpClient(f"http://127.0.0.1:{port}", token)
         agent = make_agent(None)
         transport.register(agent.registration)  # the next one may come in 8 seconds
         headers = {"Authorization": f"Bearer {token}"}
         assert httpx.get(f"http://127.0.0.1:{port}/api/v1/me", headers=headers).status_code == 429
-        with pytest.raises(Unreachable) as later:
+        with pytest.raises(ServerUnavailable) as later:
             transport.send("tiny-1", encode_batch(agent.batch(1, [1])))
         assert later.value.retry_after_s is not None
         assert later.value.retry_after_s >= 1

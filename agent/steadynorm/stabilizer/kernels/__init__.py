@@ -1,3 +1,1 @@
-"""The Triton kernels, their launcher, and the verification that must pass before they are used. Imported on CUDA
-only.
-"""
+"""The Triton kernels, and their verification before use. Only `selection` can be imported without Triton."""

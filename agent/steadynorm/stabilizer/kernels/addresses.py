@@ -1,7 +1,7 @@
-"""Where the gradients are: a table of addresses on the device, refreshed when one moved, without a wait.
+"""The gradients' addresses: a table on the device, updated without a wait when one changed.
 
-`zero_grad(set_to_none=True)` makes every backward pass allocate anew, so the table may change at every step; mostly the
-allocator gives the same memory again, and then comparing a list of integers is all that happens.
+After `zero_grad(set_to_none=True)` every backward pass allocates again, so the table may change at every step; mostly
+the allocator returns the same memory, and then comparing a list of integers is all that happens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CAPTURES = 4
 
 
 class Addresses:
-    """Of the gradients of P parameters. dtypes: those that the kernel takes."""
+    """Addresses of the gradients of P parameters. dtypes: those that the kernel supports."""
 
     def __init__(self, parameters: list[Tensor], dtypes: tuple[torch.dtype, ...]) -> None:
         device = parameters[0].device
@@ -26,27 +26,27 @@ class Addresses:
         self._table = torch.zeros(len(parameters), dtype=torch.int64, device=device)
         self._known = [ABSENT] * len(parameters)
         self._elsewhere: list[int] = []
-        # A captured graph has a table of its own: it uploads it at every replay, from host memory that must stay.
+        # A captured graph has a table of its own: it uploads it at every replay, from host memory that must persist.
         self._spare: list[tuple[Tensor, Tensor]] = []
         self._captured: list[tuple[Tensor, Tensor]] = []
         if self._on_gpu:
-            self._restock()
+            self._refill_spare()
 
     def collect(self) -> tuple[Tensor, list[int]]:
         """The table, int64 [P], and the columns of the gradients that are ELSEWHERE."""
-        found = self._look()
+        found = self._read()
         if self._on_gpu and torch.cuda.is_current_stream_capturing():
             return self._for_capture(found), [column for column, at in enumerate(found) if at == ELSEWHERE]
         if found != self._known:
             self._known = found
             self._elsewhere = [column for column, at in enumerate(found) if at == ELSEWHERE]
-            # The host copy is given back at once: torch's allocator holds it until the upload is done.
+            # The host copy may be freed at once: torch's allocator holds it until the upload is done.
             host = torch.tensor(found, dtype=torch.int64, pin_memory=self._on_gpu)
             self._table.copy_(host, non_blocking=True)
-            self._restock()
+            self._refill_spare()
         return self._table, self._elsewhere
 
-    def _look(self) -> list[int]:
+    def _read(self) -> list[int]:
         try:
             return [
                 ABSENT
@@ -56,7 +56,7 @@ class Addresses:
                 else _address_of(gradient, dtype)
                 for p, dtype in self._pairs
             ]
-        except RuntimeError:  # a sparse gradient has no such thing as an address
+        except RuntimeError:  # a sparse gradient has no address
             return [
                 ABSENT if (gradient := p.grad) is None else _address_of(gradient, dtype) for p, dtype in self._pairs
             ]
@@ -64,7 +64,7 @@ class Addresses:
     def _for_capture(self, found: list[int]) -> Tensor:
         if not self._spare:
             raise RuntimeError(
-                f"a stabilizer can be captured {_CAPTURES} times between two steps outside of a capture: "
+                f"a stabilizer can be captured at most {_CAPTURES} times between two steps outside of a capture: "
                 "got one more. Call apply() once outside, then capture."
             )
         host, table = self._spare.pop()
@@ -73,14 +73,14 @@ class Addresses:
         table.copy_(host, non_blocking=True)
         return table
 
-    def _restock(self) -> None:
+    def _refill_spare(self) -> None:
         while self._on_gpu and len(self._spare) < _CAPTURES:
             host = torch.zeros(len(self._pairs), dtype=torch.int64, pin_memory=True)
             self._spare.append((host, torch.zeros_like(self._table)))
 
 
 def _address_of(gradient: Tensor, dtype: torch.dtype | None) -> int:
-    """The address of a gradient whose elements fill one run of memory, in whatever order; else ELSEWHERE."""
+    """The address of a gradient whose elements are contiguous in memory, in any order; else ELSEWHERE."""
     if gradient.layout is not torch.strided or gradient.dtype is not dtype or type(gradient) is not Tensor:
         return ELSEWHERE
     expected = 1

@@ -1,6 +1,6 @@
-"""The gradients of many tensors in two launches a dtype: tables of chunks on the device, and when to launch what.
+"""Launches the kernel for many tensors at once: tables of chunks on the device, and the plan of launches.
 
-Two launches as long as a dtype's gradients fit into one wave. More than that is cut into waves, and one launch scales a
+Two launches per dtype as long as its gradients fit into one wave. More are split into waves, and one launch scales a
 wave while it measures the next, so that a gradient is scaled out of L2: docs/decisions/0004.
 """
 
@@ -22,7 +22,7 @@ from steadynorm_contract.settings import Mode
 __all__ = ["WAVE_BYTES", "MultiTensor"]
 
 WAVE_BYTES = 24 * 1024 * 1024
-"""How much is measured before it is scaled: about half of the L2 of an H100 or H200. To be tuned by gpu_step.py."""
+"""How much is measured before it is scaled: about half of the L2 of an H100 or H200; tune with gpu_step.py."""
 
 _ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -51,9 +51,9 @@ class MultiTensor:
         self._on_gpu = device.type == "cuda"
         self._loss_scaled = False
 
-        # Chunks stand in the order of the dtypes, so that the launches of a dtype have consecutive ones.
+        # Chunks are in the order of the dtypes, so that the launches of a dtype have consecutive ones.
         dtypes = [dtype for dtype in _ELEMENTS if any(p.dtype is dtype for p in parameters)]
-        # The kernel never looks at a tensor of another dtype, but decides for it: it takes part without an element.
+        # The kernel does not read a tensor of another dtype, but decides for it: it takes part without elements.
         of_dtype = [p.dtype if p.dtype in dtypes else dtypes[0] for p in parameters]
         order = sorted(range(len(parameters)), key=lambda column: dtypes.index(of_dtype[column]))
         sizes = [p.numel() if p.dtype in dtypes else 0 for p in parameters]
@@ -91,7 +91,7 @@ class MultiTensor:
             statistics.finite.view(torch.uint8),
             self._modes,
             rows,
-            statistics.knobs.values,
+            statistics.settings.values,
             count,
         )
 
@@ -108,10 +108,10 @@ class MultiTensor:
     def step(self, mode: Mode, scaling: bool, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """Measure, decide, scale, and write `rows`. See `GradientStabilizer.apply` for grad_scale and found_inf.
 
-        The kernel reads the settings from `statistics.knobs`; mode and scaling say the same to torch, for the gradients
-        that the kernel cannot take.
+        The kernel reads the settings from `statistics.settings`; mode and scaling are for the gradients that torch
+        scales, since the kernel does not support them.
         """
-        self._take_loss_scale(grad_scale, found_inf)
+        self._copy_loss_scale(grad_scale, found_inf)
         addresses, elsewhere = self._addresses.collect()
         norms, others = self._statistics.raw_norm, [(column, self._gradients_of(column)) for column in elsewhere]
         present = [
@@ -138,17 +138,17 @@ class MultiTensor:
             if grad_scale is not None:
                 gradients.saturate(found)
 
-    def _take_loss_scale(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def _copy_loss_scale(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         given = grad_scale is not None or found_inf is not None
         if not given and not self._loss_scaled:
             return
         self._loss_scaled = given
         for at, tensor, otherwise in ((12, grad_scale, 1.0), (13, found_inf, 0.0)):
-            knob = self._statistics.knobs.values[at]
+            value = self._statistics.settings.values[at]
             if tensor is None:
-                knob.fill_(otherwise)
+                value.fill_(otherwise)
             else:
-                knob.copy_(tensor.view(()), non_blocking=True)
+                value.copy_(tensor.view(()), non_blocking=True)
 
     def _gradients_of(self, column: int) -> Gradients:
         if column not in self._elsewhere:

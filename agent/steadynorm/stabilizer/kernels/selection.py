@@ -1,7 +1,7 @@
-"""Whether the Triton kernels are used: on CUDA, where they agreed with the reference on this very device.
+"""Decides whether the Triton kernels are used: on CUDA, where they agree with the reference on this device.
 
-STEADYNORM_KERNELS=0 turns them off, 1 forces them without a proof. On the CPU only Triton's interpreter runs them, for
-tests: TRITON_INTERPRET=1 together with STEADYNORM_KERNELS=1.
+STEADYNORM_KERNELS=0 turns them off, 1 uses them without verification. On the CPU only Triton's interpreter runs them,
+for tests: TRITON_INTERPRET=1 together with STEADYNORM_KERNELS=1. Triton is imported only once they are to be used.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ __all__ = ["KERNEL_DTYPES", "choose_kernels"]
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-_proven: dict[torch.device, bool] = {}  # once a process and device
+_verified: dict[torch.device, bool] = {}  # once per process and device
 
 _log = logging.getLogger("steadynorm")
 
 
 def choose_kernels(parameters: list[Tensor], statistics: Statistics, rows: Tensor, mode: Mode) -> MultiTensor | None:
-    """The kernels for these parameters, or None where torch's own operations do it all.
+    """The kernels for these parameters, or None where torch's own operations do everything.
 
-    May wait for the device, once a process. Raises ValueError for a switch that cannot be followed.
+    May wait for the device, once per process. Raises ValueError for a switch that is invalid or needs Triton.
     """
     switch = os.environ.get("STEADYNORM_KERNELS", "")
     if switch not in ("", "0", "1"):
         raise ValueError(
-            f"STEADYNORM_KERNELS must be 0 or 1: got {switch!r}. Unset it, and kernels are used if proven."
+            f"STEADYNORM_KERNELS must be 0 or 1: got {switch!r}. Unset it to use kernels once they are verified."
         )
     forced, device = switch == "1", rows.device
     interpreted = forced and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
@@ -49,7 +49,7 @@ def choose_kernels(parameters: list[Tensor], statistics: Statistics, rows: Tenso
                 "STEADYNORM_KERNELS=1 needs Triton: it is not installed. Install it, or unset the variable."
             )
         return None
-    if not forced and not _is_proven(device):
+    if not forced and not _is_verified(device):
         return None
     from steadynorm.stabilizer.kernels.launcher import MultiTensor
 
@@ -57,26 +57,26 @@ def choose_kernels(parameters: list[Tensor], statistics: Statistics, rows: Tenso
 
 
 def _suitable(parameters: list[Tensor]) -> bool:
-    """Whether there is anything for the kernels to do. Tensors with a life of their own, as DTensors, are torch's."""
+    """Whether the kernels support any of the parameters. Tensor subclasses such as DTensors are left to torch."""
     plain = all(type(parameter) in (Tensor, torch.nn.Parameter) for parameter in parameters)
     return plain and any(parameter.dtype in KERNEL_DTYPES for parameter in parameters)
 
 
-def _is_proven(device: torch.device) -> bool:
-    if device not in _proven:
+def _is_verified(device: torch.device) -> bool:
+    if device not in _verified:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            return False  # nothing can be looked at now
+            return False  # nothing can be read now
         try:
             from steadynorm.stabilizer.kernels.verification import differences
 
             found = differences(device)
-        except Exception as error:  # a compiler that is missing, a device that it does not know: training goes on
+        except Exception as error:  # a missing compiler, or a device it does not support: training continues
             found = [f"{type(error).__name__}: {error}"]
-        _proven[device] = not found
+        _verified[device] = not found
         if found:
             _log.warning(
-                "on %s torch's operations are used, not the kernels: %s. STEADYNORM_KERNELS=0 silences this.",
+                "on %s torch's operations are used instead of the kernels: %s. STEADYNORM_KERNELS=0 silences this.",
                 device,
                 found[0][:500],
             )
-    return _proven[device]
+    return _verified[device]

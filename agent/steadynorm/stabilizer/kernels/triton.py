@@ -1,17 +1,17 @@
 """The Triton kernel of the multi-tensor path: measures the gradients of one dtype, decides, and scales them.
 
-`multi_tensor` owns the tables and the launches; `kernel_choice` says whether this file is used at all. The rule is that
-of `steadynorm_contract.rule`, written a third time: on scalars, in the program that scales a piece of a gradient.
+`launcher` owns the tables and the launches; `selection` decides whether this file is used. The rule is that of
+`steadynorm_contract.rule`, written a third time: on scalars, in the program that scales a part of a gradient.
 
-A tensor is cut into chunks, and one program treats one chunk. A launch has two roles, so that the gradients of one wave
-are scaled out of L2 while the next wave is measured:
+A tensor is split into chunks, and one program processes one chunk. A launch has two roles, so that the gradients of
+one wave are scaled out of L2 while the next wave is measured:
 
     measure   each program writes its chunk's sum of squares into a slot of its own: no atomics, so the sum is the same
               every time. The first chunk's program also copies the tensor's state into `before`.
     scale     each program adds up its tensor's slots, in one order, and applies the rule to `before`: all programs of a
-              tensor decide alike. The first chunk's program alone writes the new state, which nobody reads here.
+              tensor decide alike. Only the first chunk's program writes the new state, which no program reads.
 
-Everything that can change (addresses, settings, the mode of the step before) is read from device memory: a captured
+Everything that can change (addresses, settings, the mode of the previous step) is read from device memory: a captured
 CUDA graph follows settings, and a change of them compiles nothing.
 """
 
@@ -22,24 +22,24 @@ import triton.language as tl
 
 __all__ = ["ABSENT", "BEFORE_ROWS", "BLOCK", "CHUNK", "ELSEWHERE", "OPTIONS", "step_kernel"]
 
-# Tunables, to be measured by benchmarks/gpu_step.py on each kind of GPU.
+# Tunables; measure with benchmarks/gpu_step.py on each kind of GPU.
 CHUNK = 1 << 16
-"""Elements of a program's share. Large: a program that scales adds up all slots of its tensor first."""
+"""Elements per program. Large, since a program that scales first adds up all slots of its tensor."""
 BLOCK = 1 << 12
-"""Elements of one turn of a program's loop: 16 a thread, four 16-byte loads in flight each for float32."""
+"""Elements per iteration of a program's loop: 16 a thread, four 16-byte loads in flight each for float32."""
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
-"""For the compiler. A product that is added at once may stay unrounded."""
+"""Compiler options. Fused multiply-add is allowed: it does not round the product."""
 
 ABSENT = 0
-"""In the place of an address: no gradient at this step."""
+"""In place of an address: no gradient in this step."""
 ELSEWHERE = 1
-"""In the place of an address: torch measures and scales this one; its norm stands in `raw_norm`."""
+"""In place of an address: torch measures and scales this one; its norm is in `raw_norm`."""
 _ELSEWHERE: tl.constexpr = tl.constexpr(ELSEWHERE)
 
 BEFORE_ROWS = 9
-"""STATE_FIELDS and the mode of the step before."""
+"""STATE_FIELDS and the mode of the previous step."""
 
-_SLOTS: tl.constexpr = tl.constexpr(1024)  # partial sums that are added up at once
+_SLOTS: tl.constexpr = tl.constexpr(1024)  # partial sums that are added at once
 _OFF: tl.constexpr = tl.constexpr(0)  # MODE_CODES of `statistics`
 _STABILIZE: tl.constexpr = tl.constexpr(2)
 _SQUARABLE: tl.constexpr = tl.constexpr(1.8e19)  # as in `statistics`
@@ -60,7 +60,7 @@ def _sum_of_squares(address, length, ELEMENT: tl.constexpr, BLOCK: tl.constexpr)
     """Float32 sum of the squares of `length` elements at `address` (int64)."""
     lanes = tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], dtype=tl.float32)
-    # The hint lets the compiler load 16 bytes at once. The second cast is one of its own, without the hint.
+    # The hint lets the compiler load 16 bytes at once. The second cast is separate, without the hint.
     aligned = tl.multiple_of(address.to(tl.pointer_type(ELEMENT)), 16)
     whole = tl.where(address % 16 == 0, length // BLOCK * BLOCK, 0)
     for start in range(0, whole, BLOCK):
@@ -84,7 +84,7 @@ def _scaled(value, scale, zeroed, limit, ELEMENT: tl.constexpr):  # noqa: N803
 
 @triton.jit
 def _multiply(address, length, scale, zeroed, limit, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
-    """Replace `length` elements at `address` (int64) by what `_scaled` makes of them."""
+    """Replace `length` elements at `address` (int64) by their `_scaled` values."""
     lanes = tl.arange(0, BLOCK)
     aligned = tl.multiple_of(address.to(tl.pointer_type(ELEMENT)), 16)
     whole = tl.where(address % 16 == 0, length // BLOCK * BLOCK, 0)
@@ -109,12 +109,12 @@ def _total(slots, first, stop):
 
 
 @triton.jit
-def _decide(norm, writes, column, before, floats, finite_flags, modes, rows, knobs, count):
+def _decide(norm, writes, column, before, floats, finite_flags, modes, rows, values, count):
     """The rule for one tensor. Returns its scale and whether it becomes zero; writes the new state if `writes`."""
-    gamma1, gamma2 = tl.load(knobs), tl.load(knobs + 2)
-    new1, new2 = tl.load(knobs + 4), tl.load(knobs + 6)  # 1 - gamma, taken in double precision on the host
-    spike_limit, eps = tl.load(knobs + 8), tl.load(knobs + 9)
-    mode, plain = tl.load(knobs + 10).to(tl.int32), tl.load(knobs + 11) != 0
+    gamma1, gamma2 = tl.load(values), tl.load(values + 2)
+    new1, new2 = tl.load(values + 4), tl.load(values + 6)  # 1 - gamma, taken in double precision on the host
+    spike_limit, eps = tl.load(values + 8), tl.load(values + 9)
+    mode, plain = tl.load(values + 10).to(tl.int32), tl.load(values + 11) != 0
 
     old = before + column
     norm_sum, norm_weight = tl.load(old), tl.load(old + count)
@@ -183,44 +183,44 @@ def _decide(norm, writes, column, before, floats, finite_flags, modes, rows, kno
 def step_kernel(
     addresses,  # int64 [P]: of each gradient, or ABSENT or ELSEWHERE
     sizes,  # int64 [P]: elements
-    first_chunks,  # int32 [P]: a tensor has the chunks from this one on,
-    chunk_counts,  # int32 [P]: as many as this, and one at least
-    columns,  # int32 [chunks]: whose chunk it is
+    first_chunks,  # int32 [P]: first chunk of each tensor
+    chunk_counts,  # int32 [P]: its number of chunks, at least one
+    columns,  # int32 [chunks]: the tensor of each chunk
     slots,  # float32 [chunks]: partial sums
     before,  # float32 [BEFORE_ROWS, P]
     floats,  # float32 [., P]: Statistics' matrix
     finite_flags,  # uint8 [P]
-    modes,  # float32 [P]: the mode that a tensor's last step had
+    modes,  # float32 [P]: the mode of each tensor's last step
     rows,  # float32 [P, RING_COLUMNS]
-    knobs,  # float32: Knobs.values
+    values,  # float32 [14]: the settings, see DeviceSettings
     count,  # P
     scale_first,  # chunks scale_first..scale_stop - 1 are scaled by as many programs
     scale_stop,
     measure_first,  # the chunks from here on are measured by the other programs
-    ELEMENT: tl.constexpr,  # noqa: N803  # Triton's manner: what is compiled in has a name in capitals
+    ELEMENT: tl.constexpr,  # noqa: N803  # Triton's convention: compile-time constants are in capitals
     CHUNK: tl.constexpr,  # noqa: N803
     BLOCK: tl.constexpr,  # noqa: N803
 ):
     program = tl.program_id(0)
     scalings = scale_stop - scale_first
-    off = tl.load(knobs + 10).to(tl.int32) == _OFF
+    off = tl.load(values + 10).to(tl.int32) == _OFF
     if program < scalings:
-        # The last that was measured first: it is the likeliest to be in L2 still.
+        # The last one measured comes first: it is the most likely to still be in L2.
         chunk = scale_stop - 1 - program
         column = tl.load(columns + chunk)
         address = tl.load(addresses + column)
         first = tl.load(first_chunks + column)
         norm = tl.sqrt_rn(_total(slots, first, first + tl.load(chunk_counts + column)))
-        if address == _ELSEWHERE:  # only the first chunk's program counts then: it reads the norm, and overwrites it
+        if address == _ELSEWHERE:  # then only the first chunk's program matters: it reads the norm, and overwrites it
             norm = tl.load(floats + _RAW_NORM * count + column)
-        loss_scale, skipped = tl.load(knobs + 12), tl.load(knobs + 13) > 0
+        loss_scale, skipped = tl.load(values + 12), tl.load(values + 13) > 0
         norm = tl.where(off | skipped, _NOT_MEASURED, tl.div_rn(norm, loss_scale))
-        scale, zeroed = _decide(norm, chunk == first, column, before, floats, finite_flags, modes, rows, knobs, count)
+        scale, zeroed = _decide(norm, chunk == first, column, before, floats, finite_flags, modes, rows, values, count)
         # A scale of one touches nothing, bit for bit.
         if (address > _ELSEWHERE) & ((scale != 1.0) | zeroed):
             done = (chunk - first).to(tl.int64) * CHUNK
             length = tl.minimum(tl.load(sizes + column) - done, CHUNK).to(tl.int32)
-            # With a loss scale of 65536 on top, even a gradient of norm 1 can be out of float16's range.
+            # Multiplied by a loss scale of 65536, even a gradient of norm 1 can be out of float16's range.
             limit = tl.where(loss_scale != 1.0, _LARGEST_HALF, float("inf"))
             _multiply(address + done * (ELEMENT.primitive_bitwidth // 8), length, scale, zeroed, limit, ELEMENT, BLOCK)
     else:

@@ -1,4 +1,4 @@
-"""The kernels against `reference.py`, on the device where they are to run: a few small tensors, ten steps."""
+"""Compares the kernels with `reference.py` on the device where they are to run: a few small tensors, ten steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 10
 
 @torch.no_grad()
 def differences(device: torch.device) -> list[str]:
-    """What differs from the reference: a sentence each, none where all agrees. Waits for the device."""
+    """Differences from the reference, a sentence each; empty if there are none. Waits for the device."""
     settings = Settings()
     dtypes = (torch.float32, torch.bfloat16, torch.float16)
     parameters: list[Tensor] = [nn.Parameter(torch.zeros(n, dtype=t, device=device)) for t in dtypes for n in SIZES]
@@ -43,7 +43,7 @@ def differences(device: torch.device) -> list[str]:
     found: list[str] = []
     for step in range(STEPS):
         reference.configure(**CHANGES.get(step, {}))
-        statistics.knobs.fill(reference.settings)
+        statistics.settings.fill(reference.settings)
         for index, (ours, theirs) in enumerate(zip(parameters, models, strict=True)):
             theirs.grad = _gradient(ours, step, index)
             ours.grad = None if theirs.grad is None else theirs.grad.clone()
@@ -73,9 +73,9 @@ def _gradient(like: Tensor, step: int, index: int) -> Tensor | None:
 
 
 def gradient_error(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference relative to the value; infinite where one is not finite and the other is something else.
+    """Largest relative difference; infinite where one value is not finite and the other differs.
 
-    Of a half-precision gradient, what exceeds one step of its dtype: scales differ in their last places, then each
+    For a half-precision gradient, beyond one rounding step of its dtype: scales differ in their last digits, then each
     product is rounded.
     """
     step = 0.0 if ours.dtype is torch.float32 else torch.finfo(ours.dtype).eps

@@ -174,7 +174,7 @@ def test_the_table_knows_where_each_gradient_is_and_follows_it() -> None:
 
 
 def test_a_recorded_step_follows_settings_that_the_host_does_not_know_of() -> None:
-    """As a captured graph: the launches stay the same, and only the knobs on the device change."""
+    """As a captured graph: the launches stay the same, and only the settings on the device change."""
     ours, theirs = ([torch.nn.Parameter(torch.zeros(9)) for _ in range(3)] for _ in range(2))
     recorded, reference = with_kernels(ours), ReferenceStabilizer(named(theirs))
     kernels = recorded._kernels

@@ -7,72 +7,72 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
+from steadynorm.mailbox import Mailbox
 from steadynorm.transport.batches import BatchBuilder
-from steadynorm.transport.mailbox import Mailbox
-from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm_contract.codec import decode_batch
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import SCALAR_COLUMNS, AgentCounters
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import Answer, StubServer, Training
+    from tests.support.agent import Response, StubServer, Training
     from tests.support.local_server import RunningHouse
 
 SCALARS = bytes(4 * len(SCALAR_COLUMNS))
 
 
 @pytest.fixture
-def buffer() -> Buffer:
+def buffer() -> SendBuffer:
     """Roomy."""
-    return Buffer(10**8, 1)
+    return SendBuffer(10**8, 1)
 
 
 @pytest.fixture
-def outbox(buffer: Buffer) -> BatchBuilder:
+def batches(buffer: SendBuffer) -> BatchBuilder:
     """Registered as incarnation 1."""
-    outbox = BatchBuilder(buffer, Mailbox(Settings()))
-    outbox.resume(1, 0)
-    return outbox
+    batches = BatchBuilder(buffer, Mailbox(Settings()))
+    batches.resume(1, 0)
+    return batches
 
 
-def told(outbox: BatchBuilder) -> AgentCounters:
-    body = outbox.next_body()
+def told(batches: BatchBuilder) -> AgentCounters:
+    body = batches.next_body()
     assert body is not None
     return decode_batch(body).counters
 
 
-def test_each_incarnation_counts_from_its_own_beginning(buffer: Buffer, outbox: BatchBuilder) -> None:
+def test_each_incarnation_counts_from_its_own_beginning(buffer: SendBuffer, batches: BatchBuilder) -> None:
     buffer.add_lost(5)
     buffer.add_error()
     for step in (1, 2, 3):
         buffer.add_scalars(step, 0.0, SCALARS)
-    assert told(outbox) == AgentCounters(produced=8, dropped=5, buffered=3, errors=1)
-    outbox.acknowledge(1)
+    assert told(batches) == AgentCounters(produced=8, dropped=5, buffered=3, errors=1)
+    batches.acknowledge(1)
     buffer.add_lost(2)  # the first incarnation never told of these
     buffer.add_error(sending=True)
     buffer.add_scalars(4, 0.0, SCALARS)
-    outbox.resume(2, 0)
-    assert told(outbox) == AgentCounters(produced=3, dropped=2, buffered=1, errors=1, sending_errors=1)
-    outbox.acknowledge(1)
+    batches.resume(2, 0)
+    assert told(batches) == AgentCounters(produced=3, dropped=2, buffered=1, errors=1, sending_errors=1)
+    batches.acknowledge(1)
     buffer.add_scalars(5, 0.0, SCALARS)
-    assert told(outbox) == AgentCounters(produced=4, acknowledged=1, dropped=2, buffered=1, errors=1, sending_errors=1)
+    assert told(batches) == AgentCounters(produced=4, acknowledged=1, dropped=2, buffered=1, errors=1, sending_errors=1)
     assert buffer.counters == AgentCounters(12, 4, 7, 1, 2, 1)
 
 
 @pytest.mark.parametrize(("previous", "stored"), [(1, True), (2, True), (0, False), (None, False)])
 def test_a_batch_that_the_incarnation_before_had_stored_is_not_sent_again(
-    buffer: Buffer, outbox: BatchBuilder, previous: int | None, stored: bool
+    buffer: SendBuffer, batches: BatchBuilder, previous: int | None, stored: bool
 ) -> None:
     buffer.add_lost(5)
     buffer.add_scalars(1, 0.0, SCALARS)
-    told(outbox)
-    outbox.resume(2, 0, previous)
+    told(batches)
+    batches.resume(2, 0, previous)
     if stored:
-        assert outbox.next_body() is None
+        assert batches.next_body() is None
         assert buffer.counters.acknowledged == 1
         buffer.add_scalars(2, 0.0, SCALARS)
-    assert told(outbox) == AgentCounters(produced=1 if stored else 6, dropped=0 if stored else 5, buffered=1)
-    assert decode_batch(outbox.next_body() or b"").sequence == 1
+    assert told(batches) == AgentCounters(produced=1 if stored else 6, dropped=0 if stored else 5, buffered=1)
+    assert decode_batch(batches.next_body() or b"").sequence == 1
 
 
 def test_a_batch_whose_answer_was_lost_before_a_checkpoint_was_loaded_is_stored_once(
@@ -84,7 +84,7 @@ def test_a_batch_whose_answer_was_lost_before_a_checkpoint_was_loaded_is_stored_
     state = agent.state_dict()
     lost: list[bytes] = []
 
-    def lose(method: str, path: str, body: bytes) -> Answer | None:
+    def lose(method: str, path: str, body: bytes) -> Response | None:
         if not path.endswith("/telemetry"):
             return None
         if not lost:

@@ -11,7 +11,7 @@ import steadynorm
 from steadynorm.agent import Agent
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 def held(training: Training, stub: StubServer) -> tuple[Agent, list[float]]:

@@ -17,7 +17,7 @@ import steadynorm
 from steadynorm_contract.telemetry import RunEnd
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_closing_ends_the_long_poll_at_once(training: Training, stub: StubServer
     agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
     training.step()
     stub.wait_for(lambda: stub.runs)
-    listener = [thread for thread in threading.enumerate() if thread.name == "steadynorm-listener"]
+    listener = [thread for thread in threading.enumerate() if thread.name == "steadynorm-settings-poller"]
     assert len(listener) == 1
     began = time.monotonic()
     agent.close()
@@ -240,7 +240,7 @@ def test_a_dead_server_costs_training_one_warning_and_no_time(
         agent.flush(1.0)  # more attempts, or none while it waits
     warnings = [record.message for record in caplog.records if record.name == "steadynorm"]
     assert len(warnings) == 1
-    assert "cannot be reached; training goes on" in warnings[0]
+    assert "cannot be reached; training continues" in warnings[0]
     assert agent.counters.buffered > 50
     agent.close()
 

@@ -15,7 +15,7 @@ import steadynorm
 from steadynorm_contract.settings import Settings, SettingsError, merge
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         ({"preset": "fast"}, SettingsError, "preset must be paper or robust: got 'fast'"),
         ({"server": "127.0.0.1:8470"}, ValueError, "server must be an address such as http://127.0.0.1:8470"),
         ({"server": "ftp://host"}, ValueError, "http or https"),
-        ({"server": "http://user:pass@host"}, ValueError, "nothing else"),
+        ({"server": "http://user:pass@host"}, ValueError, "without credentials"),
         ({"server": "http://[::1"}, ValueError, "server must be"),
         ({"server": 8470}, TypeError, "server must be a string: got int"),
         ({"server": "http://127.0.0.1:1", "token": "pässwort"}, ValueError, "printable ASCII"),
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         ({"run": 7}, TypeError, "run must be a string"),
         ({"allow": "mode"}, TypeError, r"Use allow=\('gamma1', 'gamma2', 'mode'\)"),
         ({"allow": ("speed",)}, ValueError, "allow must name settings: got 'speed'. Known: mode"),
-        ({"tags": {"a": 1}}, TypeError, "strings by strings: got 'a': 1"),
+        ({"tags": {"a": 1}}, TypeError, "map strings to strings: got 'a': 1"),
         ({"tags": [1]}, TypeError, "tags must be a dictionary"),
         ({"observe_steps": -1}, ValueError, "observe_steps must be at least 0: got -1"),
         ({"observe_steps": True}, TypeError, "observe_steps must be a whole number"),
@@ -71,7 +71,7 @@ def test_one_optimizer_given_twice_is_refused(training: Training) -> None:
 
 def test_a_second_agent_on_an_optimizer_is_refused(training: Training) -> None:
     agent = steadynorm.attach(training.model, training.optimizer, run="first")
-    with pytest.raises(RuntimeError, match=rf"attached already, to run {agent.run_id}.*close it first"):
+    with pytest.raises(RuntimeError, match=rf"already attached, to run {agent.run_id}.*close it first"):
         steadynorm.attach(training.model, training.optimizer)
     agent.close()
     steadynorm.attach(training.model, training.optimizer).close()
@@ -164,5 +164,5 @@ def test_an_added_parameter_group_is_pointed_out(training: Training, caplog: pyt
     training.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
     training.step()
     training.step()
-    assert caplog.text.count("came to an optimizer after attach(): they are stabilized, but not recorded") == 1
+    assert caplog.text.count("were added to an optimizer after attach(): they are stabilized, but not recorded") == 1
     agent.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer
+    from tests.support.agent import StubServer
 
 PROGRAM = '''
 import os, sys, threading

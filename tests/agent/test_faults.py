@@ -11,12 +11,12 @@ import torch
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
     from steadynorm.agent import Agent
 
 PLACES = {
-    "at the boundary": ("_boundary", "arrive"),
+    "at the boundary": ("_boundary", "begin_step"),
     "in the stabilizer": ("_stabilizers.0", "apply"),
     "in the recorder": ("_recorder", "put"),
     "in the loss": ("_recorder", "put_loss"),
@@ -111,7 +111,7 @@ def test_an_error_while_sending_is_counted_and_what_comes_later_is_sent(
     publisher = agent._publisher
     assert publisher is not None
     monkeypatch.setattr(publisher._backoff, "slow_s", lambda: 0.0)
-    real = publisher._outbox.next_body
+    real = publisher._batches.next_body
     calls = iter([ValueError("injected")])
 
     def next_body() -> bytes | None:
@@ -120,7 +120,7 @@ def test_an_error_while_sending_is_counted_and_what_comes_later_is_sent(
             raise error
         return body
 
-    monkeypatch.setattr(publisher._outbox, "next_body", next_body)
+    monkeypatch.setattr(publisher._batches, "next_body", next_body)
     for _ in range(3):
         training.step()
     agent.flush()

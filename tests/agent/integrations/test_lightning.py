@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     from steadynorm.integrations.lightning import SteadyNormCallback
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer
+    from tests.support.agent import StubServer
 
 Until = Callable[[Callable[[], object]], None]
 

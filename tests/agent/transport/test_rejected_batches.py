@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import steadynorm
+from steadynorm.mailbox import Mailbox
 from steadynorm.transport.batches import BatchBuilder
-from steadynorm.transport.mailbox import Mailbox
-from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm_contract.codec import decode_batch
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import (
@@ -26,7 +26,7 @@ from steadynorm_contract.telemetry import (
 )
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import Answer, StubServer, Training
+    from tests.support.agent import Response, StubServer, Training
 
 Until = Callable[[Callable[[], object]], None]
 PARAMETERS = 100
@@ -40,16 +40,16 @@ def settled(counters: AgentCounters) -> bool:
 
 
 class Outgoing:
-    """A buffer, a mailbox and the outbox over them, registered as incarnation 1."""
+    """A buffer, a mailbox and the batches over them, registered as incarnation 1."""
 
     def __init__(self, parameters: int = PARAMETERS) -> None:
-        self.buffer = Buffer(10**8, parameters)
+        self.buffer = SendBuffer(10**8, parameters)
         self.mailbox = Mailbox(Settings())
-        self.outbox = BatchBuilder(self.buffer, self.mailbox)
-        self.outbox.resume(1, 0)
+        self.batches = BatchBuilder(self.buffer, self.mailbox)
+        self.batches.resume(1, 0)
 
     def next(self) -> TelemetryBatch:
-        body = self.outbox.next_body()
+        body = self.batches.next_body()
         assert body is not None
         batch = decode_batch(body)
         assert settled(batch.counters)
@@ -71,14 +71,14 @@ def test_what_was_told_beside_refused_records_goes_out_alone(outgoing: Outgoing)
     outgoing.buffer.add_scalars(1, 0.0, SCALARS)
     outgoing.tell(7)
     assert outgoing.next().scalars is not None
-    assert outgoing.outbox.discard() == 1
+    assert outgoing.batches.discard() == 1
     outgoing.buffer.add_scalars(2, 0.0, SCALARS)
     outgoing.tell(8)
     again = outgoing.next()
     assert (again.scalars, again.sequence, again.counters.dropped) == (None, 1, 1)
     assert [report.revision for report in again.applied] == [7]
     assert len(again.notes) == 1
-    assert outgoing.outbox.acknowledge(1)
+    assert outgoing.batches.acknowledge(1)
     later = outgoing.next()
     assert later.scalars is not None
     assert (later.scalars.steps, later.sequence, [report.revision for report in later.applied]) == ([2], 2, [8])
@@ -87,8 +87,8 @@ def test_what_was_told_beside_refused_records_goes_out_alone(outgoing: Outgoing)
 def test_what_is_refused_without_any_records_is_not_told_for_ever(outgoing: Outgoing) -> None:
     outgoing.tell(7)
     outgoing.next()
-    assert outgoing.outbox.discard() == 0
-    assert outgoing.outbox.next_body() is None
+    assert outgoing.batches.discard() == 0
+    assert outgoing.batches.next_body() is None
 
 
 def test_a_batch_that_is_too_large_goes_out_in_parts_and_later_ones_stay_small(outgoing: Outgoing) -> None:
@@ -100,10 +100,10 @@ def test_a_batch_that_is_too_large_goes_out_in_parts_and_later_ones_stay_small(o
     row_steps: list[int] = []
     told: list[AppliedReport] = []
     outgoing.tell(7)
-    while outgoing.outbox.next_body() is not None:
-        body, batch = outgoing.outbox.next_body() or b"", outgoing.next()
+    while outgoing.batches.next_body() is not None:
+        body, batch = outgoing.batches.next_body() or b"", outgoing.next()
         if len(body) > limit:
-            assert outgoing.outbox.split()
+            assert outgoing.batches.split()
             assert outgoing.buffer.counters.buffered == 800 - len(steps) - len(row_steps)
             continue
         batches += 1
@@ -114,28 +114,28 @@ def test_a_batch_that_is_too_large_goes_out_in_parts_and_later_ones_stay_small(o
             assert batch.scalars.data == SCALARS * len(batch.scalars.steps)
             assert batch.batch_ids == {step: f"batch {step}" for step in batch.scalars.steps}
         row_steps += batch.rows.steps if batch.rows else []
-        assert outgoing.outbox.acknowledge(batch.sequence)
+        assert outgoing.batches.acknowledge(batch.sequence)
     assert steps == row_steps == list(range(1, 401))
     assert len(told) == 1
     assert batches < 40
     assert outgoing.buffer.waiting_bytes == 0
-    assert outgoing.outbox.load_bytes < limit
+    assert outgoing.batches.load_bytes < limit
 
 
 def test_what_cannot_be_split_any_further_is_given_up() -> None:
     outgoing = Outgoing(100 * PARAMETERS)
     outgoing.buffer.add_rows(1, 100 * ROWS)
     outgoing.next()
-    assert not outgoing.outbox.split()
-    assert outgoing.outbox.discard() == 1
+    assert not outgoing.batches.split()
+    assert outgoing.batches.discard() == 1
     for step in range(2, 100):
         outgoing.buffer.add_scalars(step, 0.0, SCALARS)
     outgoing.next()
-    assert not outgoing.outbox.split()  # a server that does not take so little will not take half of it
+    assert not outgoing.batches.split()  # a server that does not take so little will not take half of it
     outgoing.tell(1)
-    assert outgoing.outbox.discard() == 98
+    assert outgoing.batches.discard() == 98
     outgoing.next()
-    assert not outgoing.outbox.split()
+    assert not outgoing.batches.split()
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
@@ -149,7 +149,7 @@ def test_a_refused_batch_is_given_up_with_one_word_and_the_next_one_arrives(
     until(lambda: agent._mailbox.seen_revision == revision)
     refused: list[TelemetryBatch] = []
 
-    def refuse(method: str, path: str, body: bytes) -> Answer | None:
+    def refuse(method: str, path: str, body: bytes) -> Response | None:
         if not path.endswith("/telemetry") or (batch := decode_batch(body)).scalars is None:
             return None
         refused.append(batch)

@@ -74,8 +74,8 @@ def test_a_step_number_may_go_back_while_rounds_go_on(recorder: Recorder) -> Non
 
 
 def test_a_writer_that_overtakes_the_reader_never_gets_records_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring_buffer, "FEWEST_STEPS", 8)
-    monkeypatch.setattr(ring_buffer, "MOST_STEPS", 8)
+    monkeypatch.setattr(ring_buffer, "MIN_STEPS", 8)
+    monkeypatch.setattr(ring_buffer, "MAX_STEPS", 8)
     recorder = Recorder([40], [CPU])
     assert recorder.capacity == 8
     written = 20_000

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer
-    from tests.agent.distributed.conftest import RunRanks, StartedRanks
+    from tests.support.agent import StubServer
+    from tests.support.ranks import RunRanks, StartedRanks
 
 StartRanks = Callable[..., "StartedRanks"]
 Restart = Callable[["StubServer"], "StubServer"]
 
 START_S = 120.0  # of Python, torch and the ranks' group, on a busy machine
 FAULTS = {
-    "the boundary": "_boundary.arrive",
+    "the boundary": "_boundary.begin_step",
     "measuring": "_stabilizers.0._groups.0.0._measure",
     "scaling": "_stabilizers.0._groups.0.0.scale",
     "the whole step": "_stabilizers.0.apply",
-    "what ranks tell": "_boundary.would_wait",
-    "what ranks are": "_boundary.ranks._status",
-    "comparing them": "_boundary.ranks._compare",
+    "what ranks tell": "_boundary.would_pause",
+    "what ranks are": "_ranks._status",
+    "comparing them": "_ranks._compare",
 }
 ONLY_FIRST = "what ranks tell"  # the first of them tells
 
@@ -111,7 +111,7 @@ def test_an_exception_on_one_rank_hangs_nobody_and_turns_all_off_at_one_step(
 def test_an_exception_on_one_rank_while_it_applies_a_change_turns_all_off_at_one_step(
     start_ranks: StartRanks, stub: StubServer
 ) -> None:
-    fault = {"rank": 1, "step": 0, "place": "_boundary.consider", "once": True}
+    fault = {"rank": 1, "step": 0, "place": "_boundary.apply_or_reject", "once": True}
     started = start_ranks(2, "attached", server=stub.url, exchange_every=3, until_off=True, fault=fault)
     stub.wait_for(lambda: stub.runs, START_S)
     stub.change(gamma2=0.9)
@@ -143,7 +143,7 @@ def test_an_exception_before_a_closures_further_evaluation_hangs_nobody(ranks: R
 
 
 def test_fingerprints_that_one_rank_cannot_take_turn_all_off(ranks: RunRanks) -> None:
-    fault = {"rank": 1, "step": 90, "place": "_boundary.ranks._fingerprints.take", "once": True}
+    fault = {"rank": 1, "step": 90, "place": "_ranks._fingerprints.take", "once": True}
     results = ranks(2, "attached", steps=210, exchange_every=50, fault=fault)
     modes = [[mode for _, _, mode, _ in result["history"]] for result in results]
     assert modes[0] == modes[1]
@@ -151,7 +151,7 @@ def test_fingerprints_that_one_rank_cannot_take_turn_all_off(ranks: RunRanks) ->
 
 
 def test_a_rank_whose_exchange_fails_is_an_error_for_the_others_and_no_silence(ranks: RunRanks) -> None:
-    fault = {"rank": 1, "step": 4, "place": "_boundary.ranks._exchange.complete", "once": True}
+    fault = {"rank": 1, "step": 4, "place": "_ranks._exchange.complete", "once": True}
     results = ranks(2, "attached", steps=30, exchange_every=3, fault=fault)
     assert [len(result["history"]) for result in results] == [30, 30]
     assert [result["off"] for result in results] == [False, False]  # what was in force stays

@@ -12,7 +12,7 @@ import steadynorm
 from steadynorm.recording.clipping import STEPS, ClippingDetector
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 def train(training: Training, agent: steadynorm.Agent | None, steps: int, *, clip: float) -> None:
@@ -95,18 +95,18 @@ def test_a_closed_agent_leaves_gradients_alone(training: Training) -> None:
 
 @pytest.mark.parametrize(("share", "hint"), [(1.0, True), (0.91, True), (0.89, False), (0.0, False)])
 def test_one_hint_when_norms_sit_at_a_ceiling(share: float, hint: bool, caplog: pytest.LogCaptureFixture) -> None:
-    ceiling = ClippingDetector()
+    detector = ClippingDetector()
     for step in range(5 * STEPS):
         at_it = step % 100 < 100 * share
-        ceiling.see(1.0 + 1e-6 * (step % 3) if at_it else 0.3 + 0.005 * (step % 100))
-    assert caplog.text.count("something clips it before steadynorm sees it") == hint
+        detector.observe(1.0 + 1e-6 * (step % 3) if at_it else 0.3 + 0.005 * (step % 100))
+    assert caplog.text.count("gradients are clipped before steadynorm measures them") == hint
 
 
 def test_steps_without_a_norm_do_not_count_towards_a_ceiling(caplog: pytest.LogCaptureFixture) -> None:
-    ceiling = ClippingDetector()
+    detector = ClippingDetector()
     for _ in range(STEPS):
-        ceiling.see(float("nan"))
-        ceiling.see(0.0)
+        detector.observe(float("nan"))
+        detector.observe(0.0)
     assert caplog.text == ""
 
 

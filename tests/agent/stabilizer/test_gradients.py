@@ -13,7 +13,7 @@ from steadynorm.stabilizer.gradients import Gradients
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.complex64, torch.complex128]
 

@@ -1,4 +1,4 @@
-"""The ranks of a test with several processes: `python distributed.py SCENARIO WORLD FOLDER ARGUMENTS`.
+"""The ranks of a test with several processes: `python scenarios.py SCENARIO WORLD FOLDER ARGUMENTS`.
 
 This process imports torch once and forks the ranks. ARGUMENTS is JSON. What the scenario returns on a rank is left in
 FOLDER/RANK.json, written whole. The ranks find each other by a file in FOLDER, so no port is taken twice. The fixture
@@ -28,9 +28,9 @@ from torch.nn.functional import mse_loss
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.distributed.trouble import Twice, break_it
+    from tests.agent.distributed.injected_errors import Twice, break_it
 else:
-    from trouble import Twice, break_it  # this file runs as a program beside it
+    from injected_errors import Twice, break_it  # this file runs as a program beside it
 
 PR_SET_PDEATHSIG = 1
 BATCH = 24  # rows, which 2, 3 and 4 ranks share evenly
@@ -223,7 +223,7 @@ def attached(
     share = slice(place * BATCH // parts, (place + 1) * BATCH // parts)
     history: list[tuple[int, int, str, float]] = []
     taken = 0
-    while taken < steps and not agent.should_stop and not (until_off and agent._faults.off):
+    while taken < steps and not agent.should_stop and not (until_off and agent._errors.off):
         inputs, targets = data(taken)
 
         def backward(inputs: torch.Tensor = inputs, targets: torch.Tensor = targets) -> None:
@@ -245,7 +245,7 @@ def attached(
         "run_id": agent.run_id,
         "checkpoints": asked,
         "errors": agent.counters.errors,
-        "off": agent._faults.off,
+        "off": agent._errors.off,
         "connected": agent._publisher is not None,
         "weights": weights,
         "rows": agent.stabilizers[0].rows.tolist(),

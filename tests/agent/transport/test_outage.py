@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from steadynorm.mailbox import Mailbox
 from steadynorm.recording import ring_buffer
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 from steadynorm.transport.backoff import Backoff
-from steadynorm.transport.http_client import Transport
-from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
-from steadynorm.transport.send_buffer import Buffer
-from steadynorm.transport.settings_poller import Listener
+from steadynorm.transport.send_buffer import SendBuffer
+from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.agent.conftest import StubServer
+    from tests.support.agent import StubServer
 
 STEPS, PARAMETERS = 4000, 20
 CAP_BYTES = 1024 * 1024  # scalars of all steps fit; rows of all steps are twice that
@@ -36,15 +36,15 @@ def test_through_a_long_outage_the_buffer_keeps_its_cap_and_every_steps_scalars_
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ring_buffer, "MOST_STEPS", 1024)  # a ring that comes round
+    monkeypatch.setattr(ring_buffer, "MAX_STEPS", 1024)  # a ring that comes round
     caplog.set_level(logging.ERROR, logger="steadynorm")
     mailbox, recorder = Mailbox(Settings()), Recorder([PARAMETERS], [torch.device("cpu")])
-    buffer = Buffer(CAP_BYTES, PARAMETERS)
+    buffer = SendBuffer(CAP_BYTES, PARAMETERS)
     table = [Parameter(f"p{index}", (1,), "float32") for index in range(PARAMETERS)]
     publisher = Publisher(
         stub.url,
-        Transport(stub.url),
-        Listener(Transport(stub.url), mailbox, Backoff(0.001, 0.02)),
+        HttpClient(stub.url),
+        SettingsPoller(HttpClient(stub.url), mailbox, Backoff(0.001, 0.02)),
         RunRegistration(name="r", run_id="r-1", instance="i", parameters=table, detail_every=1),
         recorder,
         mailbox,

@@ -9,15 +9,15 @@ import torch
 
 import steadynorm
 from steadynorm.transport.batches import BatchBuilder
-from steadynorm.transport.send_buffer import Buffer
+from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm_contract.codec import decode_batch
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, SCALAR_COLUMNS
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
     from tests.support.local_server import RunningHouse
 
-from steadynorm.transport.mailbox import Mailbox
+from steadynorm.mailbox import Mailbox
 from steadynorm_contract.settings import Settings
 
 
@@ -66,21 +66,21 @@ def test_a_batch_id_is_a_string_or_a_whole_number(training: Training, wrong: obj
 
 
 def test_names_count_towards_the_cap_and_the_size_of_a_request() -> None:
-    buffer = Buffer(10**9, 1)
-    outbox = BatchBuilder(buffer, Mailbox(Settings()))
-    outbox.resume(1, 0)
+    buffer = SendBuffer(10**9, 1)
+    batches = BatchBuilder(buffer, Mailbox(Settings()))
+    batches.resume(1, 0)
     name = "\N{SNOWMAN}" * MAX_BATCH_ID_LENGTH
     for step in range(1, 10_001):
         buffer.add_scalars(step, 0.0, bytes(4 * len(SCALAR_COLUMNS)), name)
     named: dict[int, str] = {}
-    while (body := outbox.next_body()) is not None:
+    while (body := batches.next_body()) is not None:
         assert len(body) <= MAX_BATCH_BYTES
         batch = decode_batch(body)
         named |= batch.batch_ids
-        assert outbox.acknowledge(batch.sequence)
+        assert batches.acknowledge(batch.sequence)
     assert named == dict.fromkeys(range(1, 10_001), name)
     assert buffer.waiting_bytes == 0
-    small = Buffer(100_000, 1)
+    small = SendBuffer(100_000, 1)
     for step in range(1, 1001):
         small.add_scalars(step, 0.0, bytes(4 * len(SCALAR_COLUMNS)), name)
         assert small.waiting_bytes <= 100_000

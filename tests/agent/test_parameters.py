@@ -9,7 +9,7 @@ import torch
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 def test_frozen_parameters_take_no_part_and_tied_ones_take_part_once(stub: StubServer) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.agent.distributed.conftest import RunRanks
+    from tests.support.ranks import RunRanks
 
 STEPS = 36
 

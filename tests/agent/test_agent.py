@@ -16,7 +16,7 @@ from steadynorm.recording import ring_buffer
 from steadynorm.transport import publisher
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 
 def test_observing_from_the_start_leaves_the_weights_bit_identical(
@@ -50,7 +50,7 @@ def test_a_ring_that_is_half_full_wakes_the_publisher_before_steps_are_lost(
     training: Training, stub: StubServer, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "PERIOD_S", 3600.0)  # nothing else wakes it
-    for bound in ("FEWEST_STEPS", "MOST_STEPS"):
+    for bound in ("MIN_STEPS", "MAX_STEPS"):
         monkeypatch.setattr(ring_buffer, bound, 16)
     agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
     recorder = agent._recorder
@@ -117,7 +117,7 @@ def test_log_refuses_what_is_no_loss(training: Training) -> None:
         agent.log(accuracy=1.0)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(ValueError, match=r"one number: got shape \(3,\)"):
         agent.log(loss=torch.ones(3))
-    with pytest.raises(TypeError, match="loss must be a number or a tensor: got str"):
+    with pytest.raises(TypeError, match="loss must be a number or a tensor of one element: got str"):
         agent.log(loss="low")  # type: ignore[arg-type]  # what is tested
     agent.close()
 

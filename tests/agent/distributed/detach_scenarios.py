@@ -1,4 +1,4 @@
-"""Ranks that leave their run half-way: `python leaving.py SCENARIO WORLD FOLDER ARGUMENTS`, as distributed.py."""
+"""Ranks that detach half-way: `python detach_scenarios.py SCENARIO WORLD FOLDER ARGUMENTS`, as scenarios.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn.functional import mse_loss
 import steadynorm
 
 if TYPE_CHECKING:
-    from tests.agent.distributed.distributed import BATCH, SCENARIOS, Net, data, main, sharded, whole
+    from tests.agent.distributed.scenarios import BATCH, SCENARIOS, Net, data, main, sharded, whole
 else:
-    from distributed import BATCH, SCENARIOS, Net, data, main, sharded, whole  # this file runs as a program beside it
+    from scenarios import BATCH, SCENARIOS, Net, data, main, sharded, whole  # this file runs as a program beside it
 
 STEPS = 20
 """Before ranks leave, and as many after it."""

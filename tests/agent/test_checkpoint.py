@@ -13,13 +13,13 @@ import steadynorm
 from steadynorm_contract.settings import SettingsError
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
 Until = Callable[[Callable[[], object]], None]
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    """As torch.save and its safe torch.load bring it back."""
+    """As torch.save and its safe torch.load restore it."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -137,7 +137,7 @@ def test_names_that_only_one_side_has_are_listed_and_the_rest_is_loaded(
     caplog.clear()
     other.load_state_dict(state)
     assert "lacks 1 parameters, which start afresh: 2.bias" in caplog.text
-    assert "has 1 parameters that are not here: gone.weight" in caplog.text
+    assert "has 1 parameters that the model lacks: gone.weight" in caplog.text
     loaded = other.state_dict()["parameters"]
     assert torch.equal(loaded["0.weight"], state["parameters"]["0.weight"])
     assert loaded["2.bias"].tolist() == [0, 0, 0, 0, 1, 1, 0, 0]

@@ -14,7 +14,7 @@ import steadynorm
 from steadynorm.detach import DetachReport, gains_of
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
     from steadynorm.agent import Agent
 
@@ -234,7 +234,7 @@ def test_the_server_is_told_that_the_agent_left(training: Training, stub: StubSe
 def test_detaching_a_closed_agent_is_refused(training: Training) -> None:
     agent = steadynorm.attach(training.model, training.optimizer)
     agent.close()
-    with pytest.raises(RuntimeError, match="in place of close"):
+    with pytest.raises(RuntimeError, match="instead of close"):
         agent.detach()
 
 

@@ -14,7 +14,7 @@ import steadynorm
 from steadynorm_contract.telemetry import RevisionOutcome, RunEnd
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer, Training
+    from tests.support.agent import StubServer, Training
 
     from steadynorm.agent import Agent
 

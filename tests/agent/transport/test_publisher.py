@@ -12,19 +12,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 from steadynorm.transport.backoff import Backoff
-from steadynorm.transport.http_client import Transport
-from steadynorm.transport.mailbox import Mailbox
+from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
-from steadynorm.transport.send_buffer import Buffer
-from steadynorm.transport.settings_poller import Listener
+from steadynorm.transport.send_buffer import SendBuffer
+from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import Answer, StubServer
+    from tests.support.agent import Response, StubServer
 
 Until = Callable[[Callable[[], object]], None]
 REFUSED = b'{"title": "No", "status": 0, "detail": "because"}'
@@ -38,12 +38,12 @@ class Sender:
         self.recorder = Recorder([1], [torch.device("cpu")])
         self.publisher = Publisher(
             url,
-            Transport(url),
-            Listener(Transport(url), mailbox, Backoff(0.001, 0.02)),
+            HttpClient(url),
+            SettingsPoller(HttpClient(url), mailbox, Backoff(0.001, 0.02)),
             RunRegistration(name="r", run_id="r-1", instance="i", parameters=[Parameter("p", (1,), "float32")]),
             self.recorder,
             mailbox,
-            Buffer(10**7, 1),
+            SendBuffer(10**7, 1),
             Backoff(0.001, 0.02),
         )
         self.step = 0
@@ -86,7 +86,7 @@ class ErrorState:
         self.plan, self.stub = plan, stub
         self.stored: list[int] = []  # in runs that the server lost
 
-    def __call__(self, method: str, path: str, body: bytes) -> Answer | None:
+    def __call__(self, method: str, path: str, body: bytes) -> Response | None:
         if method == "GET" or not self.plan:
             return None
         fault = self.plan.pop()
@@ -141,7 +141,7 @@ def test_a_resent_batch_is_byte_for_byte_the_same(stub: StubServer, sender: Send
 def test_retry_after_is_respected(stub: StubServer, sender: Sender) -> None:
     times: list[float] = []
 
-    def busy(method: str, path: str, body: bytes) -> Answer | None:
+    def busy(method: str, path: str, body: bytes) -> Response | None:
         times.append(time.monotonic())
         return (503, b"", {"Retry-After": "1"}) if len(times) == 1 else None
 
@@ -182,7 +182,7 @@ def test_two_processes_that_fight_for_a_run_do_not_fight_for_ever(
     stub.fault = lambda method, path, body: (409, REFUSED, {}) if path.endswith("/telemetry") else None
     sender.take_steps(2)
     sender.publisher.wake()
-    until(lambda: "keeps taking this run over" in caplog.text)
+    until(lambda: "repeatedly takes over this run" in caplog.text)
     asked = len(stub.requests)
     sender.publisher.flush(1.0)
     assert [path for _, path, _, _ in stub.requests[asked:] if path.endswith("/telemetry")] == []
@@ -228,7 +228,7 @@ def test_something_else_at_the_address_is_named(
     sender.publisher.wake()
     until(lambda: "there is no steadynorm server at this address" in caplog.text)
     stub.fault = lambda method, path, body: (200, b"<html>welcome</html>", {})
-    until(lambda: "is there another server at this address?" in caplog.text)
+    until(lambda: "is this another server?" in caplog.text)
 
 
 def test_more_steps_than_a_ring_holds_arrive_a_half_at_a_time(stub: StubServer, sender: Sender) -> None:

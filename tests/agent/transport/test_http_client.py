@@ -12,54 +12,54 @@ import pytest
 
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import (
-    BatchRefused,
+    BatchRejected,
+    HttpClient,
     InvalidSettings,
-    Outdated,
-    Refused,
-    RunLost,
-    Transport,
+    RequestRejected,
+    RunNotFound,
+    ServerUnavailable,
+    StaleIncarnation,
     TransportError,
-    Unreachable,
-    VersionRefused,
+    VersionRejected,
 )
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired, RunRegistration
 
 if TYPE_CHECKING:
-    from tests.agent.conftest import StubServer
+    from tests.support.agent import StubServer
 
 
 @pytest.mark.parametrize(
     ("status", "body", "error"),
     [
-        (400, b"", BatchRefused),
+        (400, b"", BatchRejected),
         (
             400,
             b'{"title": "", "status": 400, "detail": "", "type": "urn:steadynorm:problem:unsupported-version"}',
-            VersionRefused,
+            VersionRejected,
         ),
-        (413, b"<html>", BatchRefused),
-        (400, b'{"title": "", "status": 400, "detail": "schema version 9 is not supported"}', VersionRefused),
-        (401, b"", Refused),
-        (403, b"", Refused),
-        (404, b"", RunLost),
-        (409, b"", Outdated),
-        (422, b"", BatchRefused),
-        (429, b"", Unreachable),
-        (500, b"", Unreachable),
-        (503, b"", Unreachable),
-        (302, b"", Refused),
-        (200, b"not JSON", Refused),
-        (200, b'{"acknowledged": 1}', Refused),
+        (413, b"<html>", BatchRejected),
+        (400, b'{"title": "", "status": 400, "detail": "schema version 9 is not supported"}', VersionRejected),
+        (401, b"", RequestRejected),
+        (403, b"", RequestRejected),
+        (404, b"", RunNotFound),
+        (409, b"", StaleIncarnation),
+        (422, b"", BatchRejected),
+        (429, b"", ServerUnavailable),
+        (500, b"", ServerUnavailable),
+        (503, b"", ServerUnavailable),
+        (302, b"", RequestRejected),
+        (200, b"not JSON", RequestRejected),
+        (200, b'{"acknowledged": 1}', RequestRejected),
     ],
 )
 def test_an_answer_becomes_the_error_that_says_what_to_do(
     stub: StubServer, status: int, body: bytes, error: type[TransportError]
 ) -> None:
     stub.fault = lambda method, path, sent: (status, body, {"Location": "http://127.0.0.1:1/"})
-    with pytest.raises(error) as caught:
-        Transport(stub.url).send("r", b"")
-    assert type(caught.value) is error
+    with pytest.raises(error) as record:
+        HttpClient(stub.url).send("r", b"")
+    assert type(record.value) is error
     assert len(stub.requests) == 1  # no redirect is followed, nothing is retried here
 
 
@@ -70,25 +70,25 @@ def test_an_answer_becomes_the_error_that_says_what_to_do(
 def test_retry_after_is_read_in_both_forms(stub: StubServer, value: str, seconds: float | None) -> None:
     header = formatdate(time() + 100) if value == "date" else value
     stub.fault = lambda method, path, sent: (503, b"", {"Retry-After": header})
-    with pytest.raises(Unreachable) as caught:
-        Transport(stub.url).send("r", b"")
+    with pytest.raises(ServerUnavailable) as record:
+        HttpClient(stub.url).send("r", b"")
     if seconds is None:
-        assert caught.value.retry_after_s is None
+        assert record.value.retry_after_s is None
     else:
-        assert caught.value.retry_after_s == pytest.approx(seconds, abs=5)
+        assert record.value.retry_after_s == pytest.approx(seconds, abs=5)
 
 
 def test_an_unresolvable_or_closed_address_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     for server in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
-        with pytest.raises(Unreachable):
-            Transport(server).send("r", b"")
+        with pytest.raises(ServerUnavailable):
+            HttpClient(server).send("r", b"")
 
 
 def test_a_request_under_way_can_be_ended_by_another_thread() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        transport = Transport(f"http://127.0.0.1:{server.getsockname()[1]}")
+        transport = HttpClient(f"http://127.0.0.1:{server.getsockname()[1]}")
         errors: list[Exception] = []
 
         def ask() -> None:
@@ -104,14 +104,14 @@ def test_a_request_under_way_can_be_ended_by_another_thread() -> None:
         transport.abort()
         thread.join(20)
         assert not thread.is_alive()
-        assert [type(error) for error in errors] == [Unreachable]
-        with pytest.raises(Unreachable):
+        assert [type(error) for error in errors] == [ServerUnavailable]
+        with pytest.raises(ServerUnavailable):
             transport.send("r", b"")
         connection.close()
 
 
 def test_polling_gives_only_news(stub: StubServer) -> None:
-    transport = Transport(stub.url, "secret")
+    transport = HttpClient(stub.url, "secret")
     transport.register(RunRegistration(name="r", run_id="r"))
     assert transport.poll("r", 0, 0) is None
     stub.fault = lambda method, path, sent: (204, b"", {})
@@ -123,7 +123,7 @@ def test_polling_gives_only_news(stub: StubServer) -> None:
 
 def test_settings_that_cannot_be_read_are_news_all_the_same(stub: StubServer) -> None:
     stub.fault = lambda method, path, sent: (200, b'{"revision": 9, "settings": {"gamma1": 7}}', {})
-    offer = Transport(stub.url).poll("r", 2, 0)
+    offer = HttpClient(stub.url).poll("r", 2, 0)
     assert isinstance(offer, InvalidSettings)
     assert offer.revision == 9
     assert "gamma1 must be in [0, 1): got 7" in offer.reason

@@ -1,16 +1,17 @@
-"""Processes of a training with several ranks, as each test's scenario wants them."""
+"""Processes of a training with several ranks."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
+PROGRAMS = Path(__file__).parents[1] / "agent" / "distributed"
 
 
 class RunRanks(Protocol):
@@ -47,27 +48,9 @@ class StartedRanks:
         self.process.wait()
 
 
-@pytest.fixture
-def start_ranks(tmp_path: Path) -> Iterator[Callable[..., StartedRanks]]:
-    """start_ranks(world, scenario, **arguments): starts a scenario of `program`; ended with the test."""
-    started: list[StartedRanks] = []
-
-    def start(world: int, scenario: str, *, program: str = "distributed.py", **arguments: object) -> StartedRanks:
-        folder = tmp_path / f"ranks{len(started)}"
-        folder.mkdir()
-        command = [sys.executable, str(Path(__file__).parent / program), scenario]
-        with (folder / "log").open("wb") as log:
-            given = [str(world), str(folder), json.dumps(arguments)]
-            process = subprocess.Popen([*command, *given], stdout=log, stderr=log)
-        started.append(StartedRanks(folder, world, process))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.end()
-
-
-@pytest.fixture
-def ranks(start_ranks: Callable[..., StartedRanks]) -> RunRanks:
-    """ranks(world, scenario, **arguments): what each rank returned."""
-    return lambda world, scenario, **arguments: start_ranks(world, scenario, **arguments).results()
+def start_ranks(folder: Path, world: int, scenario: str, program: str, arguments: dict[str, object]) -> StartedRanks:
+    """Start a scenario of a program in tests/agent/distributed, which leaves its results in `folder`."""
+    folder.mkdir()
+    command = [sys.executable, str(PROGRAMS / program), scenario, str(world), str(folder), json.dumps(arguments)]
+    with (folder / "log").open("wb") as log:
+        return StartedRanks(folder, world, subprocess.Popen(command, stdout=log, stderr=log))
