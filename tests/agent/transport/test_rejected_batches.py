@@ -119,7 +119,7 @@ def test_a_batch_that_is_too_large_goes_out_in_parts_and_later_ones_stay_small(o
     assert len(told) == 1
     assert batches < 40
     assert outgoing.buffer.waiting_bytes == 0
-    assert outgoing.batches.load_bytes < limit
+    assert outgoing.batches.chunk_bytes < limit
 
 
 def test_what_cannot_be_split_any_further_is_given_up() -> None:
@@ -172,7 +172,7 @@ def test_a_refused_batch_is_given_up_with_one_word_and_the_next_one_arrives(
     assert settled(agent.counters)
     said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(said) == 1
-    assert "1 records are dropped" in said[0]
+    assert "1 records dropped" in said[0]
     assert f"{status} No: because" in said[0]
 
 
