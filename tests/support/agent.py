@@ -39,9 +39,7 @@ class StoredRun:
     registrations: list[RunRegistration] = field(default_factory=list)
     incarnation: int = 0
     acknowledged: int = 0
-    last_sequences: dict[str | None, int] = field(
-        default_factory=dict
-    )  # by instance
+    last_sequences: dict[str | None, int] = field(default_factory=dict)  # by instance
     revision: int = 0
     settings: object = field(default_factory=Settings)
     batches: list[TelemetryBatch] = field(default_factory=list)
