@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from steadynorm.mailbox import InvalidSettings
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import (
     BatchRejected,
     HttpClient,
-    InvalidSettings,
     RequestRejected,
     RunNotFound,
     ServerUnavailable,
