@@ -34,77 +34,78 @@ class ServeError(Exception):
     """The server cannot start. The text says why and how to fix it."""
 
 
-def serve(settings: ServerConfig) -> None:
+_START_ERRORS = (EmbeddedRedisError, TokenError, WebhookError, WorkersError)
+
+
+def serve(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises ServeError when it cannot start.
 
     Starts the embedded Redis in <data>/store unless there is a redis_url. Writes <data>/server.json when it is ready
     and removes it at the end.
     """
-    data = settings.data.expanduser()
+    try:
+        _serve(config, config.data.expanduser())
+    except _START_ERRORS as error:
+        raise ServeError(str(error)) from error
+
+
+def _serve(config: ServerConfig, data: Path) -> None:
     try:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tokens, token = _tokens(settings, data)
+        tokens, token = _tokens(config, data)
     except OSError as error:
         raise ServeError(f"{error.filename}: {error.strerror}. Choose another folder with --data.") from error
-    except TokenError as error:
-        raise ServeError(str(error)) from error
-    _require_encryption(settings)
-    try:
-        read_webhooks(settings)
-    except WebhookError as error:
-        raise ServeError(str(error)) from error
-    shared = settings.workers > 1
-    port = settings.port
+    _require_encryption(config)
+    read_webhooks(config)
+    shared, port = config.workers > 1, config.port
     if shared:  # an address in use by others must be found before: workers could share it
-        with _listen(settings.host, port, shared=False) as probe:
+        with _listen(config.host, port, shared=False) as probe:
             port = probe.getsockname()[1]
-    with _listen(settings.host, port, shared) as listener, _redis(settings, data) as redis_url:
+    with _listen(config.host, port, shared) as listener, _redis(config, data) as redis_url:
         host, port = listener.getsockname()[:2]
-        address = _address(settings, host, port)
+        address = _address(config, host, port)
         file = data / "server.json"
 
         def ready() -> None:
-            _write(file, msgspec.json.encode(ServerAddress(address, settings.dashboard_url)))
-            _announce(settings, data, address, token)
+            _write(file, msgspec.json.encode(ServerAddress(address, config.dashboard_url)))
+            _announce(config, data, address, token)
 
         try:
             if shared:  # this socket is bound, which reserves the port, and never listens
-                supervise(_work, settings.model_copy(update={"port": port}), redis_url, ready)
+                supervise(_work, config.model_copy(update={"port": port}), redis_url, ready)
             else:
-                _run(settings, listener, redis_url, tokens, ready)
-        except WorkersError as error:
-            raise ServeError(str(error)) from error
+                _run(config, listener, redis_url, tokens, ready)
         finally:
             _remove(file, address)
 
 
-def _work(settings: ServerConfig, redis_url: str, ready: Callable[[], None]) -> None:
+def _work(config: ServerConfig, redis_url: str, ready: Callable[[], None]) -> None:
     """The main function of each of several workers."""
     try:
-        tokens, _ = _tokens(settings, settings.data.expanduser())
-        with _listen(settings.host, settings.port, shared=True) as listener:
-            _run(settings, listener, redis_url, tokens, ready)
-    except (ServeError, TokenError, OSError) as error:
+        tokens, _ = _tokens(config, config.data.expanduser())
+        with _listen(config.host, config.port, shared=True) as listener:
+            _run(config, listener, redis_url, tokens, ready)
+    except (ServeError, OSError, *_START_ERRORS) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 
-def _tokens(settings: ServerConfig, data: Path) -> tuple[Tokens, str | None]:
+def _tokens(config: ServerConfig, data: Path) -> tuple[Tokens, str | None]:
     """The valid tokens, and the user's own one where none are configured."""
-    if (configured := Tokens.configured(settings)) is not None:
+    if (configured := Tokens.configured(config)) is not None:
         return configured, None
-    if not _is_local(settings.host):
+    if not _is_local(config.host):
         raise ServeError(
-            f"without configured tokens the server listens on loopback only: got host {settings.host}. "
+            f"without configured tokens the server listens on loopback only: got host {config.host}. "
             "Set STEADYNORM_OPERATOR_TOKEN and STEADYNORM_AGENT_TOKEN (or STEADYNORM_TOKENS_FILE), or use 127.0.0.1."
         )
     token = local_token(data)
     return Tokens.single(token), token
 
 
-def _require_encryption(settings: ServerConfig) -> None:
+def _require_encryption(config: ServerConfig) -> None:
     """Requests carry tokens: beyond this machine they must be encrypted. Raises ServeError."""
-    cert, key = settings.tls_cert, settings.tls_key
+    cert, key = config.tls_cert, config.tls_key
     if (cert is None) != (key is None):
         raise ServeError(
             "a certificate and its key belong together: set both STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY."
@@ -114,9 +115,9 @@ def _require_encryption(settings: ServerConfig) -> None:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
         except (OSError, ssl.SSLError) as error:
             raise ServeError(f"{cert} and {key} must be a certificate and its key, as PEM files: {error}.") from error
-    elif not settings.tls and not _is_local(settings.host):
+    elif not config.tls and not _is_local(config.host):
         raise ServeError(
-            f"plain HTTP is for loopback only, since requests carry tokens: got host {settings.host}. Put a proxy that "
+            f"plain HTTP is for loopback only, since requests carry tokens: got host {config.host}. Put a proxy that "
             "terminates TLS in front and set STEADYNORM_TLS=terminated, or let the server use TLS with "
             "STEADYNORM_TLS_CERT and STEADYNORM_TLS_KEY, or use 127.0.0.1."
         )
@@ -129,11 +130,8 @@ def _is_local(host: str) -> bool:
 @contextlib.contextmanager
 def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        # asyncio disables Nagle's algorithm only for sockets of IPPROTO_TCP; with it every response takes 40 ms.
-        made = shared_socket(family) if shared else socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except WorkersError as error:
-        raise ServeError(str(error)) from error
+    # asyncio disables Nagle's algorithm only for sockets of IPPROTO_TCP; with it every response takes 40 ms.
+    made = shared_socket(family) if shared else socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with made as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -146,15 +144,12 @@ def _listen(host: str, port: int, shared: bool) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _redis(settings: ServerConfig, data: Path) -> Iterator[str]:
-    if settings.redis_url:
-        yield settings.redis_url
+def _redis(config: ServerConfig, data: Path) -> Iterator[str]:
+    if config.redis_url:
+        yield config.redis_url
         return
-    try:
-        with embedded_redis_server(data / "store") as url:
-            yield url
-    except EmbeddedRedisError as error:
-        raise ServeError(str(error)) from error
+    with embedded_redis_server(data / "store") as url:
+        yield url
 
 
 class _Server(uvicorn.Server):
@@ -189,35 +184,32 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def _address(settings: ServerConfig, host: str, port: int) -> str:
+def _address(config: ServerConfig, host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    scheme = "https" if settings.tls_cert else "http"
+    scheme = "https" if config.tls_cert else "http"
     return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
 def _run(
-    settings: ServerConfig, listener: socket.socket, redis_url: str, tokens: Tokens, ready: Callable[[], None]
+    config: ServerConfig, listener: socket.socket, redis_url: str, tokens: Tokens, ready: Callable[[], None]
 ) -> None:
-    try:
-        app = create_app(settings, redis_url, tokens)
-    except WebhookError as error:
-        raise ServeError(str(error)) from error
-    config = uvicorn.Config(
+    app = create_app(config, redis_url, tokens)
+    options = uvicorn.Config(
         app,
         log_config=None,  # see `logging`
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=settings.shutdown_after_s,
+        timeout_graceful_shutdown=config.shutdown_after_s,
         server_header=False,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-        http=with_header_timeout(settings.request_within_s / 3),
+        ssl_certfile=config.tls_cert,
+        ssl_keyfile=config.tls_key,
+        http=with_header_timeout(config.request_within_s / 3),
         ws="none",
-        limit_concurrency=settings.max_connections,
+        limit_concurrency=config.max_connections,
         lifespan="on",
     )
     tune_garbage_collection()
-    server = _Server(config, ready, stop=lambda: app.state.stopping.set())
+    server = _Server(options, ready, stop=lambda: app.state.stopping.set())
     server.run([listener])
     if not server.started:
         raise ServeError("the server did not start; the reason is logged above.")
@@ -233,11 +225,11 @@ def tune_garbage_collection() -> None:
     gc.set_threshold(10_000, 50, 50)
 
 
-def _announce(settings: ServerConfig, data: Path, address: str, token: str | None) -> None:
+def _announce(config: ServerConfig, data: Path, address: str, token: str | None) -> None:
     query = f"?token={token}" if token else ""
     print(f"steadynorm server at {address}", file=sys.stderr)
-    if settings.dashboard_url:
-        print(f"  dashboard  {settings.dashboard_url.rstrip('/')}/{query}", file=sys.stderr)
+    if config.dashboard_url:
+        print(f"  dashboard  {config.dashboard_url.rstrip('/')}/{query}", file=sys.stderr)
     if token:
         print(f"  token      {data / 'token'}: tools of this user find it themselves", file=sys.stderr)
     print(f"  API        {address}/docs", file=sys.stderr)

@@ -25,11 +25,11 @@ from steadynorm_server.webhooks.config import Webhook
 from steadynorm_server.webhooks.metrics import WebhookMetrics
 from steadynorm_server.webhooks.payload import build_payload, to_webhook_event
 from steadynorm_server.webhooks.queue import DeliveryQueue, Message
-from steadynorm_server.webhooks.sender import WebhookSender
 
 __all__ = ["DispatchIntervals", "WebhookDispatcher"]
 
 _MAX_AGE_S = 86_400.0
+_RUNS_AT_ONCE = 50
 _SHUTDOWN_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -79,6 +79,8 @@ class WebhookDispatcher:
         if not self._webhooks:
             yield
             return
+        from steadynorm_server.webhooks.sender import WebhookSender  # only servers with webhooks load its libraries
+
         self._new_events.enable()
         async with WebhookSender(self._clock) as self._sender, contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._finish_attempts)
@@ -108,8 +110,10 @@ class WebhookDispatcher:
                 next_sweep = time.monotonic() + self._intervals.sweep_s
                 sweeps = await self._queue.start_sweep(self._intervals.sweep_s)
             if run_ids or sweeps:
-                oldest = max(await self._queue.since(), round((self._clock() - _MAX_AGE_S) * 1000))
-                await self._append(await self._queue.all_runs(oldest) if sweeps else run_ids, oldest)
+                oldest = max((await self._queue.append([])).since, round((self._clock() - _MAX_AGE_S) * 1000))
+                run_ids = await self._queue.all_runs(oldest) if sweeps else run_ids
+                for first in range(0, len(run_ids), _RUNS_AT_ONCE):
+                    await self._append(run_ids[first : first + _RUNS_AT_ONCE], oldest)
             await asyncio.sleep(self._intervals.poll_s)
 
     async def _append(self, run_ids: Sequence[str], oldest: int) -> None:
@@ -124,7 +128,9 @@ class WebhookDispatcher:
             taken.append((unread, queues))
             if unread.more:
                 self._new_events.mark(unread.run_id)
-        self._metrics.dropped.inc(await self._queue.append(taken))
+        if not taken:
+            return
+        self._metrics.dropped.inc((await self._queue.append(taken)).dropped)
         for name in {name for _, queues in taken for name in queues}:
             self._appended[name].set()
 

@@ -22,15 +22,13 @@ from steadynorm_contract.webhooks import WebhookEvent
 from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 
-__all__ = ["DeliveryQueue", "Message", "Unread"]
+__all__ = ["Appended", "DeliveryQueue", "Message", "Unread"]
 
 SHOWN_EVENTS = 3
 """Of a run and kind the first events are in a message; the others are counted."""
 MAX_QUEUE = 10_000
 _DUE_IDLE_MS = 4_000_000
 """A pending message is due when it has been idle for this long: more than the longest wait for a retry."""
-_RUNS_PER_SCRIPT = 50
-_RUNS_PER_READ = 200
 _EVENTS_PER_RUN = 100
 
 
@@ -42,6 +40,13 @@ class Unread(msgspec.Struct, frozen=True):
     cursor: str  # they were read after it; empty: none was known
     events: list[Event]
     more: bool
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Result of an append."""
+
+    since: int  # when webhooks were first sent, Unix ms of Redis; no older event is
+    dropped: int  # events that are only counted because a queue was full
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -64,10 +69,6 @@ class DeliveryQueue:
         """Whether this process is to look at all runs now: one process does in each interval."""
         return await self._redis.set_if_absent(WebhookKeys.sweep, round(interval_s * 1000))
 
-    async def since(self) -> int:
-        """When webhooks were first sent, Unix ms of Redis; no older event is."""
-        return (await self._append([]))[0]
-
     async def all_runs(self, oldest: int) -> list[str]:
         """All runs. Removes cursors from before `oldest` (ms), where nothing is read any more."""
         cursors = await self._redis.hash(WebhookKeys.cursors)
@@ -76,13 +77,7 @@ class DeliveryQueue:
         return await self._redis.index(INDEX)
 
     async def unread(self, run_ids: Sequence[str], oldest: int) -> list[Unread]:
-        """Those of the runs that have events in no queue, none older than `oldest` (ms)."""
-        found = []
-        for first in range(0, len(run_ids), _RUNS_PER_READ):
-            found += await self._unread(run_ids[first : first + _RUNS_PER_READ], oldest)
-        return found
-
-    async def _unread(self, run_ids: Sequence[str], oldest: int) -> list[Unread]:
+        """Those of a few runs that have events in no queue, none older than `oldest` (ms)."""
         stored = await self._redis.fields([(WebhookKeys.cursors, run_id) for run_id in run_ids])
         cursors = [(each or b"").decode() for each in stored]
         begin = f"{oldest}-0"
@@ -105,16 +100,8 @@ class DeliveryQueue:
             if name is not None  # else it was deleted meanwhile
         ]
 
-    async def append(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> int:
-        """Append runs' events to queues, by webhook. Returns how many are only counted because a queue was full."""
-        return sum(
-            [
-                (await self._append(taken[first : first + _RUNS_PER_SCRIPT]))[1]
-                for first in range(0, len(taken), _RUNS_PER_SCRIPT)
-            ]
-        )
-
-    async def _append(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> tuple[int, int]:
+    async def append(self, taken: Sequence[tuple[Unread, Mapping[str, Sequence[WebhookEvent]]]]) -> Appended:
+        """Append events of a few runs to queues, by webhook."""
         names = sorted({name for _, queues in taken for name in queues})
         keys = [WebhookKeys.cursors, WebhookKeys.since]
         for name in names:
@@ -124,7 +111,7 @@ class DeliveryQueue:
             found = [[names.index(name) + 1, *kind] for name, events in queues.items() for kind in _by_kind(events)]
             runs.append(encode_json([unread.run_id, unread.cursor, unread.events[-1].id, found]))
         since, dropped = await self._redis.script("webhook_append", keys, SHOWN_EVENTS, MAX_QUEUE, *runs)
-        return int(since), int(dropped)
+        return Appended(int(since), int(dropped))
 
     async def claim(self, name: str, hold_s: float, merge_s: float, interval_s: float) -> Message | float:
         """Claim a webhook's next message for `hold_s`; else the seconds after which it is worth asking again.

@@ -6,12 +6,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from types import ModuleType
-from typing import Any
 
+import httpx
 import msgspec
+from standardwebhooks import Webhook as Signer
 
 from steadynorm_contract import __version__
 from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_blocked_host
@@ -32,8 +31,6 @@ class DeliveryResult(msgspec.Struct, frozen=True):
 
 def signed_headers(keys: list[bytes], message_id: str, body: bytes, moment: int) -> dict[str, str]:
     """The headers of Standard Webhooks, with one signature by each key. moment: Unix seconds."""
-    from standardwebhooks import Webhook as Signer  # only servers with webhooks load it
-
     at = datetime.fromtimestamp(moment, UTC)
     headers = {"webhook-id": message_id, "webhook-timestamp": str(moment)}
     if keys:
@@ -48,12 +45,9 @@ class WebhookSender:
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        import httpx  # only servers with webhooks load it
-
-        self._httpx: ModuleType = httpx
         self._clock = clock
         # Redirects are not followed: where a message may go was checked for the address that is configured.
-        self._client: Any = httpx.AsyncClient(follow_redirects=False, timeout=None)
+        self._client = httpx.AsyncClient(follow_redirects=False, timeout=None)
 
     async def __aenter__(self) -> WebhookSender:
         return self
@@ -74,7 +68,7 @@ class WebhookSender:
             return DeliveryResult(False, error.strerror or type(error).__name__)
         except ValueError:  # UnicodeError, from where the host is looked up
             return DeliveryResult(False, "its host is not a valid host name")
-        except (self._httpx.HTTPError, self._httpx.InvalidURL) as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             return DeliveryResult(False, str(error) or type(error).__name__)
 
     async def _send(self, webhook: Webhook, message_id: str, body: bytes) -> DeliveryResult:
@@ -83,10 +77,7 @@ class WebhookSender:
         headers = {"Content-Type": "application/json", "User-Agent": f"steadynorm/{__version__}"}
         headers |= signed_headers(webhook.keys(), message_id, body, int(self._clock()))
         # The response's body is not read, so that none can be too long.
-        streamed: AbstractAsyncContextManager[Any] = self._client.stream(
-            "POST", webhook.url, content=body, headers=headers
-        )
-        async with streamed as response:
+        async with self._client.stream("POST", webhook.url, content=body, headers=headers) as response:
             status = response.status_code
             if 200 <= status < 300:
                 return DeliveryResult(True, str(status))
