@@ -81,7 +81,7 @@ def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         )
         client = Client()
         assert client.runs().runs == []
-        with pytest.raises(NotFound, match="no run 'nothing'"):
+        with pytest.raises(NotFound, match="run 'nothing' does not exist"):
             client.run("nothing")
 
         agent = make_agent(None)

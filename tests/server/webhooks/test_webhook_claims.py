@@ -14,8 +14,9 @@ async def test_a_process_that_hangs_while_it_appends_holds_no_event_back_and_app
     slow = await send(webhook())
     other = await send(webhook())
     with hanging(slow, "webhook_append") as (resume, calls):
-        await until(lambda: calls["webhook_append"] > 0)  # it looks at all runs
         await agent.send([1], nonfinite=1)
+        slow.repository.news.note("tiny-1")  # as the process that stored it does
+        await until(lambda: calls["webhook_append"] > 0)
         assert [event.step for event in (await receiver.next()).message.events] == [1]
         await other.counts("delivered", 1)
         resume.set()
