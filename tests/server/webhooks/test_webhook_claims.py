@@ -15,7 +15,7 @@ async def test_a_process_that_hangs_while_it_appends_holds_no_event_back_and_app
     other = await send(webhook())
     with hanging(slow, "webhook_append") as (resume, calls):
         await agent.send([1], nonfinite=1)
-        slow.repository.news.note("tiny-1")  # as the process that stored it does
+        slow.repository.dirty_runs.mark("tiny-1")  # as the process that stored it does
         await until(lambda: calls["webhook_append"] > 0)
         assert [event.step for event in (await receiver.next()).message.events] == [1]
         await until(lambda: other.count("delivered") + slow.count("delivered") == 1)  # either may send it
