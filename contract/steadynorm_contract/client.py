@@ -240,7 +240,10 @@ class Client:
         return self._get(f"/runs/{quote(run_id, safe='')}/events", EventList, {"limit": limit, "cursor": cursor})
 
     def audit(self, run_id: str, limit: int = 1000, cursor: str | None = None, *, verify: bool = False) -> AuditList:
-        """Settings changes, newest first. verify: let the server verify their hash chain, which `chain` reports."""
+        """Changes of settings, newest first. cursor: `next` of the previous page.
+
+        verify: the server recomputes the hashes of all entries, see `AuditList.chain`; `audit.verify` does it locally.
+        """
         query = {"limit": limit, "cursor": cursor, "verify": "true" if verify else None}
         return self._get(f"/runs/{quote(run_id, safe='')}/audit", AuditList, query)
 

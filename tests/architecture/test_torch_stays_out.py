@@ -75,6 +75,8 @@ def test_without_torch_the_agent_says_what_to_install(name: str) -> None:
     assert "pip install 'steadynorm[agent]'" in ended.stdout
 
 
-def test_settings_need_no_torch() -> None:
+def test_settings_and_client_need_no_torch() -> None:
     ended = python(HIDE_TORCH + "import steadynorm\nprint(steadynorm.Settings(gamma2=0.99).gamma2)")
     assert ended.stdout.strip() == "0.99", ended.stderr
+    ended = python(HIDE_TORCH + "from steadynorm import Client\nprint(Client('http://127.0.0.1:9', 'token').server)")
+    assert ended.stdout.strip() == "http://127.0.0.1:9", ended.stderr

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
+from steadynorm_contract.audit import AuditList
 from steadynorm_contract.client import (
     Client,
     ClientError,
@@ -130,6 +131,12 @@ def test_requests_carry_token_revision_and_quoted_names(client: Client) -> None:
     Recorder.body = encode_json(SeriesResponse({}))
     client.series("tiny-1", ["loss", "raw_norm/a.b"], start=5, points=10)
     assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/series?name=loss&name=raw_norm%2Fa.b&from=5&points=10"
+
+    Recorder.body = encode_json(AuditList([]))
+    client.audit("tiny-1", limit=5)
+    assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/audit?limit=5"
+    client.audit("tiny-1", limit=5, verify=True)
+    assert Recorder.seen[-1][1] == "/api/v1/runs/tiny-1/audit?limit=5&verify=true"
 
     Recorder.body = encode_json(RunList([]))
     assert client.runs() == RunList([])

@@ -69,7 +69,7 @@ def server(
         int | None, typer.Option(min=1, max=256, envvar="STEADYNORM_WORKERS", help="Server processes. Default: 1.")
     ] = None,
 ) -> None:
-    """Start the server with its Redis, in the foreground. More is set by variables: docs/deploying.md."""
+    """Start the server, with an embedded Redis unless REDIS_URL is set. Further variables: docs/deploying.md."""
     from pydantic import ValidationError
 
     from steadynorm_server.config import ServerConfig
