@@ -71,7 +71,7 @@ def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: Loca
     expect(page.get_by_text("gamma2: 0.999 → 0.9973", exact=True)).to_be_visible()
     gamma2.fill("0.999")
     gamma2.press("Enter")
-    expect(page.get_by_text("No changes to send.", exact=True)).to_be_visible()
+    expect(page.get_by_text("No changes to apply.", exact=True)).to_be_visible()
     less = page.get_by_test_id("stNumberInput").filter(has=gamma2).get_by_test_id("stNumberInputStepDown")
     for _ in range(5):
         less.click(delay=100)

@@ -152,6 +152,6 @@ def test_a_viewer_finds_every_control_locked_and_reads_why(
     ):
         expect(control).to_be_disabled()
     page.get_by_role("button", name="viewer").click()
-    expect(page.get_by_text("An operator's token unlocks the controls.")).to_be_visible()
+    expect(page.get_by_text("Changing settings requires an operator token.")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()

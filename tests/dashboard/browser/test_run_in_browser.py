@@ -91,7 +91,7 @@ def test_frozen_charts_stand_still_and_say_how_far_behind(visit: Visit, chart: E
     expect(page.get_by_text("The charts are paused at step")).to_be_visible()
     before, held = run.step, page.evaluate(NEWEST, chart)
     run.send(25)
-    expect(page.get_by_text("The run is 25 steps further.")).to_be_visible()
+    expect(page.get_by_text("The run is 25 steps ahead.")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text(str(before + 24))  # numbers stay live
     assert page.evaluate(NEWEST, chart) == held
     page.get_by_role("button", name="Resume updates").click()

@@ -186,4 +186,4 @@ def test_a_change_has_a_page_with_who_when_why_and_what_came_of_it(
         ["gamma2", "0.999 (half-life 693 steps)", "0.99 (half-life 69 steps)"]
     ]
     assert f"run={run.run_id}&change=1" in said(page)
-    assert "no change r7" in said(visit(run=run.run_id, change="7"))
+    assert "There is no r7 among" in said(visit(run=run.run_id, change="7"))

@@ -93,7 +93,7 @@ def test_it_leads_to_the_runbook_and_back_to_the_charts_of_that_time(
     next(button for button in page.button if button.label == "Charts around this step").click().run()
     assert not page.exception, page.exception
     assert "incident" not in page.query_params
-    assert "Steps 0 to 199, at full resolution." in said(page)
+    assert "Steps 0 to 199 at full resolution." in said(page)
 
 
 def test_every_runbook_that_an_incident_leads_to_is_there() -> None:

@@ -87,7 +87,7 @@ def test_the_link_to_grafana_covers_the_time_of_the_run(monkeypatch: pytest.Monk
     monkeypatch.setenv("STEADYNORM_GRAFANA_URL", "https://grafana.example/sub/")
     live = urlsplit(grafana_links.run_url(RUN) or "")
     assert (live.netloc, live.path) == ("grafana.example", "/sub/d/steadynorm-run")
-    assert parse_qs(live.query) == {"var-run_id": ["gpt-1"], "from": ["999940000"], "to": ["state"]}
+    assert parse_qs(live.query) == {"var-run_id": ["gpt-1"], "from": ["999940000"], "to": ["now"]}
     ended = grafana_links.run_url(msgspec.structs.replace(RUN, state=RunState.FINISHED))
     assert ended is not None
     assert ended.endswith("&to=1003660000")

@@ -78,8 +78,8 @@ def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.
     page.run()
     assert not page.exception
     captions = [caption.value for caption in page.caption]
-    assert "schedules: 1 waits for its step, 0 over" in captions
-    assert "1 rule watches this run" in captions
+    assert "schedules: 1 waiting, 0 done" in captions
+    assert "rules: 1" in captions
     shown = [each.value for each in page.dataframe]
     assert [list(each["from step"]) for each in shown if "from step" in each] == [[10_000]]
     assert [list(each["actions left"]) for each in shown if "actions left" in each] == [["3 of 3"]]

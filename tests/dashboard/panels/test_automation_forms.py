@@ -54,7 +54,7 @@ def test_a_rule_is_given_replaced_and_taken_away_and_leaves_the_others(
     page = open_page(run_id, tab="Automation")
     fill(page, f"{run_id}/rule/0", id="broken", when="nonfinite > 0, 3 times", change="paused=true", reason="look")
     fill(page, f"{run_id}/rule/1", id="low", when="target_min < 0.3 for 200 steps", change="reset_generation=+1")
-    fill(page, f"{run_id}/rule/2", id="broken", when="nonfinite > 0", change="paused=true", actions=2, rest=7)
+    fill(page, f"{run_id}/rule/2", id="broken", when="nonfinite > 0", change="paused=true", actions=2, cooldown=7)
     broken, low = (each.rule for each in server.client().rules(run_id).rules)
     assert (broken.id, broken.max_actions, broken.cooldown_steps, broken.when.times) == ("broken", 2, 7, None)
     assert (low.id, low.settings, low.cooldown_steps) == ("low", {"reset_generation": "+1"}, 100)
@@ -89,7 +89,7 @@ def test_a_viewer_sees_the_forms_locked_and_why(open_page: OpenPage, start_run: 
     run_id = start_run("to be looked at").run_id
     server.client().schedule(run_id, 10_000, {"gamma2": 0.9})
     page = open_page(run_id, VIEWER, tab="Automation")
-    locked = [info.value for info in page.info if "may look and not change" in info.value]
+    locked = [info.value for info in page.info if "read-only access" in info.value]
     assert len(locked) == 2  # the panel of settings, and here
     for key in ("schedule/0/go", "rule/0/go", "automation/remove"):
         assert page.button(key=f"{run_id}/{key}").disabled
