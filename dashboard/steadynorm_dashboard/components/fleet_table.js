@@ -59,10 +59,10 @@ function badge(name) {
     icon.translate = false;
     const word = element("span", "", shown);
     return (row, badges) => {
-      const shown = badges[row[name]];
-      mark(shown, "class", `badge ${shown.color}`);
-      mark(shown, "title", shown.help);
-      write(icon, shown.icon);
+      const status = badges[row[name]];
+      mark(shown, "class", `badge ${status.color}`);
+      mark(shown, "title", status.help);
+      write(icon, status.icon);
       write(word, row[name]);
     };
   };
