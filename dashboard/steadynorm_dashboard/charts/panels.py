@@ -53,8 +53,11 @@ class Panel:
         elif name != "loss":
             axis = {"rangemode": "tozero"} | axis
         if of.threshold is not None:
-            low_is_bad = of.worst == "min"
-            words.append(f"{'shaded: throttled, below' if low_is_bad else 'line: spike, above'} {of.threshold:g}")
+            words.append(
+                f"shaded: throttled (below {of.threshold:g})"
+                if of.worst == "min"
+                else f"line: spike ({of.threshold:g})"
+            )
         return cls(low, high, ", ".join(words), axis, of)
 
 
