@@ -2,10 +2,13 @@
 
 import os
 
+# --8<-- [start:imports]
+from steadynorm import Client
+from steadynorm_contract.client import Conflict
+
+# --8<-- [end:imports]
 run_id = os.environ["RUN_ID"]
 # --8<-- [start:change]
-from steadynorm_contract.client import Client, Conflict  # noqa: E402
-
 client = Client()  # your own server, or $STEADYNORM_SERVER with $STEADYNORM_TOKEN
 run = client.run(run_id)
 try:

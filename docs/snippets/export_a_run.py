@@ -2,10 +2,12 @@
 
 import os
 
+# --8<-- [start:imports]
+from steadynorm import Client
+
+# --8<-- [end:imports]
 run_id = os.environ["RUN_ID"]
 # --8<-- [start:export]
-from steadynorm_contract.client import Client  # noqa: E402
-
 with open("steps.parquet", "wb") as file:
     Client().export(run_id, file)
 # --8<-- [end:export]

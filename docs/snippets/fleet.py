@@ -1,7 +1,7 @@
 """The runs in trouble, from a program."""
 
 # --8<-- [start:use]
-from steadynorm_contract.client import Client
+from steadynorm import Client
 
 answer = Client().fleet(health=["nonfinite", "spiking"], tag=["team=speech"], search="gpt", limit=50)
 for run in answer.runs:

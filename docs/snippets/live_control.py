@@ -2,11 +2,13 @@
 
 import os
 
+# --8<-- [start:imports]
+from steadynorm import Client
+from steadynorm_contract.watch_rules import WatchRule, parse_condition
+
+# --8<-- [end:imports]
 run_id = os.environ["RUN_ID"]
 # --8<-- [start:control]
-from steadynorm_contract.client import Client  # noqa: E402
-from steadynorm_contract.watch_rules import WatchRule, parse_condition  # noqa: E402
-
 client = Client()
 client.schedule(run_id, 10_000, {"gamma2": 0.999}, reason="long memory once the warm-up is over")
 
