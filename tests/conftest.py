@@ -19,11 +19,18 @@ pytest_plugins = [
 ROOT = Path(__file__).parents[1]
 SLOW_FIXTURES = {
     *("browser", "prometheus"),  # programs of the system
-    *("cluster", "start_cluster", "shared_patient", "serving"),  # stores and servers in many processes
-    *("house", "server", "plain_server", "own_server", "up"),  # a server in a process of its own
-    *("start_ranks", "live_run"),
+    *("cluster", "start_cluster", "shared_patient", "servers", "serving"),  # Redis and servers in many processes
+    *("house", "live_run", "own_server", "plain_server", "up"),  # a server in a process of its own
+    "start_ranks",
 }
-SLOW_FOLDERS = ("end_to_end", "packaging", "study")
+SLOW_FOLDERS = ("docs", "end_to_end", "packaging", "study")
+SLOW_FILES = {
+    *("test_fork.py", "test_lifecycle.py", "test_torch_stays_out.py"),  # interpreters of their own
+    *("test_selection.py", "test_triton.py"),  # Triton's compiler and its interpreter
+    *("test_lightning.py", "test_transformers.py"),  # importing either framework takes longer than its tests
+    *("test_alert_rules.py", "test_encryption.py"),  # promtool, openssl
+    *("test_api_quality_schema.py", "test_two_servers.py"),
+}
 
 # A machine that stands still for a moment is no finding.
 settings.register_profile("tests", deadline=None)
@@ -61,13 +68,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
-        store = (
-            item.callspec.params.get("store_url")
-            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-            else None
-        )
         fixtures = set(getattr(item, "fixturenames", ()))
-        if folder in SLOW_FOLDERS or fixtures & SLOW_FIXTURES or store == "debian_redis":
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if (
+            folder in SLOW_FOLDERS
+            or item.path.name in SLOW_FILES
+            or fixtures & SLOW_FIXTURES
+            or (folder == "dashboard" and "server" in fixtures)
+            or parameters.get("store_url") == "debian_redis"
+        ):
             item.add_marker("slow")
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)

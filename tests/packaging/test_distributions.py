@@ -78,7 +78,7 @@ def test_without_an_extra_there_is_the_client_and_each_other_part_says_what_to_i
     install: Callable[..., CleanEnvironment],
 ) -> None:
     base = install()
-    base.python("from steadynorm_contract.client import Client; Client('http://127.0.0.1:9', 'token')")
+    base.python("from steadynorm import Client; Client('http://127.0.0.1:9', 'token')")
     base.python("import steadynorm; steadynorm.Settings(gamma2=0.99)")
     assert not any(base.has(module) for module in (*WEB, "torch", "numpy"))
     ended = base.run("python", "-c", "import steadynorm; steadynorm.attach")
