@@ -60,7 +60,9 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     assert wrong.value.code == 2
     stale = msgspec.structs.replace(before, revision=before.revision + 7)
     monkeypatch.setattr(Client, "retention", lambda *_: stale)
-    with pytest.raises(CommandError, match="nothing was changed: the retention of retained-1 is at revision") as late:
+    with pytest.raises(
+        CommandError, match="nothing was changed: the retention of retained-1 was changed concurrently"
+    ) as late:
         retain(run_id, max_mib="8")
     assert late.value.code == 3
     monkeypatch.undo()
