@@ -95,7 +95,10 @@ def observe(
     """
     if is_quiet(signals, scalars):
         return []
-    alarms = [*_spikes(signals, scalars, name), *_nonfinite(signals, scalars, name)]
+    alarms = [
+        *_bursts(EventKind.SPIKE, signals, scalars, name, "spike"),
+        *_bursts(EventKind.NONFINITE, signals, scalars, name, "nonfinite"),
+    ]
     if batch_ids:
         alarms = [msgspec.structs.replace(event, batch_id=batch_ids.get(event.step)) for event in alarms]
     return sorted([*alarms, *_targets(signals, scalars, name)], key=lambda event: event.step)
@@ -118,7 +121,7 @@ def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -
     return Health.CALM
 
 
-def _bursts(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:
+def _consecutive(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:
     """Indices of consecutive steps with hits."""
     burst: list[int] = []
     for at, hit in enumerate(hits):
@@ -132,67 +135,37 @@ def _bursts(steps: Sequence[int], hits: Sequence[float]) -> Iterator[list[int]]:
         yield burst
 
 
-def _worst(events: list[Event]) -> list[Event]:
-    return sorted(events, key=lambda event: event.value or 0.0, reverse=True)[:MAX_EVENTS_A_BATCH]
-
-
-def _spikes(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
+def _bursts(
+    kind: EventKind, signals: Signals, scalars: Scalars, name: Callable[[float], str | None], state: str
+) -> list[Event]:
+    """Events of spikes or of non-finite gradients. state: prefix of the fields of `signals` that belong to them."""
+    if kind is EventKind.SPIKE:
+        hits, parameters, sizes = scalars.spikes, scalars.spike_parameter, [*map(_finite, scalars.spike_ratio_max)]
+    else:
+        hits, parameters = scalars.nonfinite, scalars.nonfinite_parameter
+        sizes = [float(count(hit)) for hit in hits]
     events = []
-    for burst in _bursts(scalars.steps, scalars.spikes):
-        worst = max(burst, key=lambda at: _finite(scalars.spike_ratio_max[at]))
-        ratio = _finite(scalars.spike_ratio_max[worst])
-        continues = signals.spike_step is not None and scalars.steps[burst[0]] - signals.spike_step in (0, 1)
-        reported = continues and ratio < 2 * signals.spike_peak
-        signals.spike_step = scalars.steps[burst[-1]]
-        signals.spike_peak = max(ratio, signals.spike_peak) if continues else ratio
-        if reported:
-            continue
-        parameter = name(scalars.spike_parameter[worst])
-        others = max(count(scalars.spikes[at]) for at in burst) - 1
-        message = f"the gradient norm of {parameter or 'a parameter'} was {ratio:.4g} times its RMS norm"
+    for burst in _consecutive(scalars.steps, hits):
+        worst = max(burst, key=sizes.__getitem__)
+        size, last, peak = sizes[worst], getattr(signals, f"{state}_step"), getattr(signals, f"{state}_peak")
+        continues = last is not None and scalars.steps[burst[0]] - last in (0, 1)
+        setattr(signals, f"{state}_step", scalars.steps[burst[-1]])
+        setattr(signals, f"{state}_peak", max(size, peak) if continues else size)
+        if continues and size < 2 * peak:
+            continue  # reported already
+        parameter = name(parameters[worst])
+        shown, others = parameter or "a parameter", max(count(hits[at]) for at in burst) - 1
+        if kind is EventKind.SPIKE:
+            message = f"the gradient norm of {shown} was {size:.4g} times its RMS norm"
+        else:
+            message = f"the gradient of {shown} was NaN or infinite"
         message += f", with {others} other parameters" if others > 0 else ""
         message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
+        step, time = scalars.steps[worst], scalars.times[worst]
         events.append(
-            Event(
-                id="",
-                kind=EventKind.SPIKE,
-                step=scalars.steps[worst],
-                time=scalars.times[worst],
-                message=message + ".",
-                parameter=parameter,
-                value=ratio,
-            )
+            Event(id="", kind=kind, step=step, time=time, message=message + ".", parameter=parameter, value=size)
         )
-    return _worst(events)
-
-
-def _nonfinite(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
-    events = []
-    for burst in _bursts(scalars.steps, scalars.nonfinite):
-        worst = max(burst, key=lambda at: count(scalars.nonfinite[at]))
-        number = count(scalars.nonfinite[worst])
-        continues = signals.nonfinite_step is not None and scalars.steps[burst[0]] - signals.nonfinite_step in (0, 1)
-        reported = continues and number < 2 * signals.nonfinite_peak
-        signals.nonfinite_step = scalars.steps[burst[-1]]
-        signals.nonfinite_peak = max(number, signals.nonfinite_peak) if continues else number
-        if reported:
-            continue
-        parameter = name(scalars.nonfinite_parameter[worst])
-        message = f"the gradient of {parameter or 'a parameter'} was NaN or infinite"
-        message += f", with {number - 1} other parameters" if number > 1 else ""
-        message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
-        events.append(
-            Event(
-                id="",
-                kind=EventKind.NONFINITE,
-                step=scalars.steps[worst],
-                time=scalars.times[worst],
-                message=message + ".",
-                parameter=parameter,
-                value=float(number),
-            )
-        )
-    return _worst(events)
+    return sorted(events, key=lambda event: event.value or 0.0, reverse=True)[:MAX_EVENTS_A_BATCH]
 
 
 def _targets(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
