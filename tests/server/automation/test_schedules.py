@@ -162,7 +162,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"from_step": 10, "settings": {"gamma2": 1.0}}, 422, "gamma2 must be in"),
     ({"from_step": 10, "settings": {"shiny": 1}}, 422, "shiny is not a setting"),
     ({"from_step": 10, "settings": {"reset_generation": 3}}, 422, 'must be an increment such as \\"+1\\"'),
-    ({"from_step": 10, "settings": {"reset_generation": "+"}}, 422, 'must be an increment'),
+    ({"from_step": 10, "settings": {"reset_generation": "+"}}, 422, "must be an increment"),
     ({"from_step": 10, "settings": {"gamma2": 0.9}, "reason": "x" * 501}, 422, "reason"),
     ({"from_step": 10, "settings": {"gamma2": 0.9}, "form_step": 1}, 400, "form_step"),
 ]
