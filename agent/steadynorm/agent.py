@@ -39,8 +39,6 @@ from steadynorm_contract.discovery import find_server
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import MAX_BATCH_ID_LENGTH, AgentCounters, RunEnd, RunFinish
 
-__all__ = ["Agent", "loss_value", "run_url", "validate_batch_id"]
-
 
 def run_url(server: str, run_id: str) -> str:
     """Address of the run's page in the dashboard, if the server is the user's own; else of the run at the server."""

@@ -18,8 +18,6 @@ from urllib3.util import parse_url
 from steadynorm_contract.settings import SETTING_RULES, Settings, merge
 from steadynorm_contract.telemetry import MAX_NAME_LENGTH
 
-__all__ = ["Arguments", "check", "new_run_id"]
-
 MIN_BUFFER_BYTES = 1024 * 1024
 
 

@@ -19,8 +19,6 @@ from steadynorm.distributed.ranks import agree_on_arguments, open_exchange
 from steadynorm.lifecycle import end_state_at_exit
 from steadynorm_contract.settings import Mode, Transfer
 
-__all__ = ["attach"]
-
 BUFFER_BYTES = 64 * 1024 * 1024
 
 _agents: weakref.WeakSet[Agent] = weakref.WeakSet()

@@ -13,8 +13,6 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_sett
 from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.settings import Settings
 
-__all__ = ["Restored", "restore", "save"]
-
 VERSION = 1
 
 _log = logging.getLogger("steadynorm")

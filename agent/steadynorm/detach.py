@@ -22,8 +22,6 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
 
-__all__ = ["DetachReport", "FoldedGain", "fold_gains", "fold_optimizer_state", "gains_of"]
-
 NOTICEABLE_EPS_SHARE = 0.01
 
 _log = logging.getLogger("steadynorm")

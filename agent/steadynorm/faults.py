@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.settings import Mode
 
-__all__ = ["ErrorState"]
-
 _log = logging.getLogger("steadynorm")
 
 

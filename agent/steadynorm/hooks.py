@@ -21,8 +21,6 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm.transport.publisher import Publisher
 
-__all__ = ["OptimizerHooks"]
-
 _RATES = (float, int, Tensor)  # types of a learning rate
 
 

@@ -6,8 +6,6 @@ import sys
 
 from steadynorm_contract.telemetry import RunEnd
 
-__all__ = ["end_state", "end_state_at_exit"]
-
 
 def end_state(error: BaseException | None) -> tuple[RunEnd | None, str]:
     """State and reason of a run that ended with `error`. The state is None without one: the agent decides."""

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import AgentNote, AppliedReport, Desired
 
-__all__ = ["InvalidSettings", "Mailbox", "SettingsUpdate"]
-
 MAX_NOTES = 100  # waiting; the oldest are dropped
 
 

@@ -12,8 +12,6 @@ from torch.optim import Optimizer
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
 from steadynorm_contract.telemetry import MAX_PARAMETERS
 
-__all__ = ["ParameterTracker", "assign", "split_by_device"]
-
 _log = logging.getLogger("steadynorm")
 
 

@@ -17,8 +17,6 @@ from steadynorm.stabilizer.stabilizer import STABILIZER_SETTINGS, GradientStabil
 from steadynorm_contract.settings import Mode, Settings
 from steadynorm_contract.telemetry import AppliedReport, Desired, RevisionOutcome
 
-__all__ = ["StepBoundary"]
-
 OBSERVE_RESUMED_STEPS = 100  # with an optimizer whose moments are already in the raw gradients' scale
 
 _log = logging.getLogger("steadynorm")

@@ -30,8 +30,6 @@ from steadynorm_contract.runs import RevisionState, RunDetail, RunState
 from steadynorm_contract.series import Series
 from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["Change", "Result", "Training", "example"]
-
 GAMMA2 = 0.99
 REASON = "demo: shorter memory of the squared norm, halfway"
 POLL_S = 0.1

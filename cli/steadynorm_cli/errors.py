@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CommandError"]
-
 
 class CommandError(Exception):
     """A command cannot do what was requested. The text says why and what to do; `code` is the exit code."""

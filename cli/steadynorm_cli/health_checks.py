@@ -19,17 +19,6 @@ import urllib3
 from steadynorm_contract import __version__
 from steadynorm_contract.client import Client, ClientError, Unauthorized
 
-__all__ = [
-    "Check",
-    "Verdict",
-    "check_clock",
-    "check_disk",
-    "check_redis",
-    "check_redis_info",
-    "check_server",
-    "check_version",
-]
-
 _TIMEOUT_S = 5.0
 _SLOW_S = 0.5
 _MAX_CLOCK_DIFFERENCE_S = 2.0

@@ -31,8 +31,6 @@ from steadynorm_contract.discovery import ServerAddress
 from steadynorm_dashboard import launch
 from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["DASHBOARD_PORT", "SERVER_PORT", "LocalStack", "Stopped", "dashboard_command", "stop_signals"]
-
 SERVER_PORT = 8470
 DASHBOARD_PORT = 8501
 START_S = 90.0  # a cold disk, a busy machine

@@ -12,8 +12,6 @@ import sys
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import ClientError, InvalidChange
 
-__all__ = ["main"]
-
 EXTRA_OF = {
     "fastapi": "server",
     "hiredis": "server",

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 from steadynorm_cli.errors import CommandError
 
-__all__ = ["choose_port"]
-
 _UNASSIGNED = range(20_000, 32_768)
 """Below the range from which Linux assigns ports to outgoing connections and to port 0."""
 

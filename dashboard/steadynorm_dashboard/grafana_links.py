@@ -10,8 +10,6 @@ from urllib.parse import urlencode, urlsplit
 
 from steadynorm_contract.runs import RunSummary
 
-__all__ = ["run_url"]
-
 _DASHBOARD = "d/steadynorm-run"  # as provisioned by deploy/grafana
 _MARGIN_S = 60.0
 

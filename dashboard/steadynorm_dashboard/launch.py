@@ -16,8 +16,6 @@ from urllib.parse import urlencode
 
 from steadynorm_contract.discovery import is_loopback
 
-__all__ = ["HEALTH_PATH", "command", "link", "main"]
-
 HEALTH_PATH = "/_stcore/health"
 """Answers 200 as soon as the dashboard accepts requests."""
 

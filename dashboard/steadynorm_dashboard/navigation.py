@@ -16,8 +16,6 @@ from urllib.parse import urlencode, urlsplit
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-__all__ = ["PAGE", "link", "open_page", "url"]
-
 PAGE = "page"
 """The key of the session state under which `app` stores Streamlit's page."""
 

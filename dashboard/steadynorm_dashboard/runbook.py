@@ -9,8 +9,6 @@ from pathlib import Path
 from steadynorm_contract.events import EventKind
 from steadynorm_contract.runs import Health
 
-__all__ = ["ALERTS", "find", "titles"]
-
 ALERTS: dict[str, str] = {
     Health.SPIKING: "SteadynormSpikeStorm",
     Health.THROTTLED: "SteadynormThrottled",

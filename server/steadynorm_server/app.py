@@ -42,8 +42,6 @@ from steadynorm_server.telemetry.service import TelemetryService
 from steadynorm_server.webhooks.config import read_webhooks
 from steadynorm_server.webhooks.dispatcher import WebhookDispatcher
 
-__all__ = ["create_app"]
-
 API = "/api/v1"
 
 

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from redis.exceptions import RedisError
 
-__all__ = ["background"]
-
 _RESTART_AFTER_S = 0.5
 
 _log = logging.getLogger(__name__)

@@ -14,8 +14,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from steadynorm_contract.discovery import data_dir
 
-__all__ = ["ServerConfig"]
-
 
 class ServerConfig(BaseSettings):
     """Configuration of one server process. Raises pydantic's ValidationError naming the variable."""

@@ -7,8 +7,6 @@ from http import HTTPStatus
 
 from steadynorm_contract.settings import FieldError
 
-__all__ = ["ProblemError", "RunNotFound", "invalid"]
-
 
 class ProblemError(Exception):
     """A request fails with `status`. `detail` says which rule was broken, by which value, and what to do."""

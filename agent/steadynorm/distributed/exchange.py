@@ -19,8 +19,6 @@ from steadynorm.mailbox import InvalidSettings, SettingsUpdate
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired
 
-__all__ = ["Exchange", "RankStatus", "SettingsBroadcast"]
-
 BROADCAST_BYTES = 2048
 MAX_REASON_LENGTH = 300  # characters
 CLOSE_S = 2.0  # wait for an exchange that is in progress when the agent closes

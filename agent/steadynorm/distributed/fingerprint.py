@@ -15,8 +15,6 @@ from torch import Tensor
 from steadynorm.distributed.exchange import RankStatus
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 
-__all__ = ["Fingerprints", "differing_ranks"]
-
 TOLERANCE = 1e-3
 
 _NORMS = [RING_COLUMNS.index("raw_norm")]

@@ -27,8 +27,6 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.telemetry import AgentNote, NoteKind
 
-__all__ = ["Ranks", "agree_on_arguments", "open_exchange"]
-
 COMPARE_EVERY = 100  # steps
 MAX_PAUSED_WAIT_S = 1.0  # of a paused rank 0 for its server, before it joins the other ranks again
 

@@ -14,8 +14,6 @@ from steadynorm.agent import Agent
 from steadynorm.attachment import attach
 from steadynorm_contract.telemetry import RunEnd
 
-__all__ = ["Session", "warn_about_clipping"]
-
 _log = logging.getLogger("steadynorm")
 
 

@@ -24,8 +24,6 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["SteadyNormCallback"]
-
 
 class SteadyNormCallback(Callback):
     """Attaches to the trainer's optimizers while `fit` runs.

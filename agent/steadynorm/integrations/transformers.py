@@ -23,8 +23,6 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-__all__ = ["SteadyNormCallback"]
-
 STATE_FILE = "steadynorm.pt"
 
 _log = logging.getLogger("steadynorm")

@@ -7,8 +7,6 @@ import math
 from collections import deque
 from statistics import median
 
-__all__ = ["ClippingDetector"]
-
 STEPS = 200
 SHARE = 0.9
 CLOSENESS = 1e-3  # relative

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["STEPS_AFTER", "STEPS_BEFORE", "FlightRecorder"]
-
 STEPS_BEFORE = 32
 STEPS_AFTER = 31  # with the step itself, 64 steps around a spike or a non-finite gradient
 

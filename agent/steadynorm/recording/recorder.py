@@ -18,8 +18,6 @@ from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS
 from steadynorm.stabilizer.summary import clean_rows, summarize
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS, floats_to_bytes
 
-__all__ = ["Recorder", "StepRecord", "combine"]
-
 _LOSS, _LEARNING_RATE, _RAW_NORM, _SPIKES, _NONFINITE = (
     SCALAR_COLUMNS.index(name) for name in ("loss", "learning_rate", "raw_norm", "spikes", "nonfinite")
 )

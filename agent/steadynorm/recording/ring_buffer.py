@@ -15,8 +15,6 @@ from torch import Tensor
 
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 
-__all__ = ["Mark", "RingBuffer", "capacity_for"]
-
 RING_BYTES = 16 * 1024 * 1024
 MIN_STEPS, MAX_STEPS = 128, 16_384  # some seconds: a request that gets no response may take that long
 _CHUNK = 32_768  # numbers read at once: for more, torch would use its thread pool, which training needs

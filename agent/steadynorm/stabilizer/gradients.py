@@ -9,8 +9,6 @@ from torch import Tensor
 
 from steadynorm.stabilizer.sharding import Shards, local_part
 
-__all__ = ["Gradients"]
-
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # their norms accumulate in float32
 # In elements:
 _LONG_ENOUGH_FOR_DOT = 1 << 14

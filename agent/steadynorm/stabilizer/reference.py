@@ -13,8 +13,6 @@ import torch
 from steadynorm_contract import rule
 from steadynorm_contract.settings import Settings, merge
 
-__all__ = ["ReferenceStabilizer"]
-
 
 class ReferenceStabilizer:
     """The executable specification. Its methods are those of `GradientStabilizer`, as far as both have them."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["Shards", "is_sharded", "local_part"]
-
 
 def is_sharded(tensor: object) -> bool:
     """Whether `tensor` is a DTensor. Needs no import: while torch's module for them is not loaded there are none."""

@@ -25,9 +25,6 @@ from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS, STATE_F
 from steadynorm.stabilizer.summary import clean_rows, stabilized_norms
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 
-__all__ = ["STABILIZER_SETTINGS", "GradientStabilizer", "stabilizer_settings"]
-
-
 STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "transfer")
 """The settings that a stabilizer uses, by name."""
 

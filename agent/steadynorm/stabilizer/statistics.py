@@ -12,8 +12,6 @@ from torch import Tensor
 
 from steadynorm_contract.settings import Mode, Settings, Transfer
 
-__all__ = ["MODE_CODES", "NOT_MEASURED", "RING_COLUMNS", "STATE_FIELDS", "DeviceSettings", "Statistics"]
-
 STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
 """The state in a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
 

@@ -12,8 +12,6 @@ from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS
 
-__all__ = ["clean_rows", "stabilized_norms", "summarize"]
-
 
 def clean_rows(rows: Tensor) -> Tensor:
     """A cleaned copy of rows for display. rows: float32 [..., P, RING_COLUMNS] as a step records them.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-__all__ = ["Backoff"]
-
 _MAX_RETRY_AFTER_S = 300.0  # a longer Retry-After is cut to this
 
 

@@ -9,8 +9,6 @@ from steadynorm.transport.send_buffer import RecordChunk, SendBuffer
 from steadynorm_contract.codec import encode_batch
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, AgentCounters, TelemetryBatch
 
-__all__ = ["BatchBuilder"]
-
 _ENVELOPE_BYTES = 128 * 1024  # reserved for the parts of a batch that are not records
 _MIN_CHUNK_BYTES = 64 * 1024
 _MAX_REPORTS = 50  # of revisions in one batch: far below the envelope

@@ -19,8 +19,6 @@ from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm_contract import __version__
 from steadynorm_contract.telemetry import Parameter, RunRegistration
 
-__all__ = ["build_publisher"]
-
 
 def build_publisher(
     given: Arguments, stabilizers: Sequence[GradientStabilizer], mailbox: Mailbox, world_size: int

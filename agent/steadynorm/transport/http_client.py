@@ -25,18 +25,6 @@ from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
 from steadynorm_contract.settings import SettingsError
 from steadynorm_contract.telemetry import Desired, RunFinish, RunRegistration
 
-__all__ = [
-    "BatchRejected",
-    "HttpClient",
-    "RegistrationState",
-    "RequestRejected",
-    "RunNotFound",
-    "ServerUnavailable",
-    "StaleIncarnation",
-    "TransportError",
-    "VersionRejected",
-]
-
 
 class _Connections:
     """The open connections of one urllib3 pool."""

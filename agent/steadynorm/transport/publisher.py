@@ -34,8 +34,6 @@ from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm.transport.status_log import ConnectionLog
 from steadynorm_contract.telemetry import AgentCounters, RunEnd, RunFinish, RunRegistration
 
-__all__ = ["Publisher"]
-
 PERIOD_S = 1.0
 CLOSE_IDLE_S = 1.5  # close() gives up after this long without an acknowledgement,
 MAX_CLOSE_S = 20.0  # and after this even with a server that keeps acknowledging

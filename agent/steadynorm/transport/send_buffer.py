@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from steadynorm_contract.telemetry import AgentCounters, ParameterRows, StepScalars
 
-__all__ = ["RecordChunk", "SendBuffer"]
-
 _OVERHEAD_BYTES = 160  # of a record, beside its numbers: tuple, integers, bytes header
 
 _Scalars = tuple[int, float, bytes, str | None]  # step, Unix seconds, numbers, batch identifier

@@ -10,8 +10,6 @@ from steadynorm.mailbox import Mailbox
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import HttpClient, ServerUnavailable, TransportError
 
-__all__ = ["SettingsPoller"]
-
 WAIT_S = 25
 MIN_INTERVAL_S = 1.0  # between two polls without an update: a server that does not wait must not be flooded
 

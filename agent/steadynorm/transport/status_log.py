@@ -13,8 +13,6 @@ from steadynorm.transport.http_client import (
     VersionRejected,
 )
 
-__all__ = ["ConnectionLog"]
-
 _log = logging.getLogger("steadynorm")
 
 

@@ -26,8 +26,6 @@ from steadynorm_cli.commands import (
 from steadynorm_cli.commands import set as set_command
 from steadynorm_contract import __version__
 
-__all__ = ["app"]
-
 app = typer.Typer(
     help="Watch and stabilize a training run's gradient norms, and change its settings while it runs.",
     no_args_is_help=True,

@@ -15,8 +15,6 @@ from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.audit import verify as verify_chain
 from steadynorm_contract.client import Client
 
-__all__ = ["BROKEN", "audit"]
-
 BROKEN = 6
 """Exit code: the chain of hashes does not verify."""
 ALL = 10_000  # as many as a server stores

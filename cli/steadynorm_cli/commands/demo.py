@@ -16,8 +16,6 @@ from steadynorm_contract.discovery import data_dir
 from steadynorm_contract.runs import RunDetail
 from steadynorm_dashboard import launch
 
-__all__ = ["demo"]
-
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 
 

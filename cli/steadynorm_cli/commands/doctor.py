@@ -12,8 +12,6 @@ from steadynorm_cli.commands.output import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import data_dir, is_loopback
 
-__all__ = ["doctor"]
-
 
 def doctor(
     server: Server = None,

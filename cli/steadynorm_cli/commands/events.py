@@ -14,8 +14,6 @@ from steadynorm_cli.commands.output import plain, timestamp
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event, EventKind
 
-__all__ = ["event_line", "events", "events_after"]
-
 PAGE = 2000
 """As many as the server returns at once."""
 EVERY_S = 1.0

@@ -14,8 +14,6 @@ from steadynorm_cli.commands.options import Run, Server, find_run
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client
 
-__all__ = ["export"]
-
 
 class Table(enum.StrEnum):
     """The exported table."""

@@ -13,8 +13,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.runs import RunSummary
 
-__all__ = ["AsJson", "Changes", "Data", "Host", "NoWait", "Reason", "Run", "Server", "Wait", "find_run"]
-
 Host = Annotated[str, typer.Option(envvar="STEADYNORM_HOST", help="Address to listen on.")]
 Data = Annotated[
     Path | None,

@@ -10,8 +10,6 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["ago", "assignments", "change", "console", "count_runs", "number", "plain", "table", "timestamp", "value"]
-
 
 def number(measured: float | None) -> str:
     """A measured number; a dash where there is none."""

@@ -14,8 +14,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.retention import Retention, RetentionLimits, RetentionUpdate
 
-__all__ = ["retain"]
-
 _DEFAULT = "default"
 
 

@@ -15,8 +15,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.watch_rules import RuleList, RuleView, WatchRule, parse_condition
 
-__all__ = ["rules"]
-
 
 def rules(
     run: Run,

@@ -15,8 +15,6 @@ from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event
 from steadynorm_contract.runs import Health, RevisionState, RunDetail, RunState, RunSummary
 
-__all__ = ["runs", "show"]
-
 _STYLE = {
     RunState.RUNNING: "green",
     RunState.STALLED: "yellow",

@@ -14,8 +14,6 @@ from steadynorm_cli.commands.set import parse_changes
 from steadynorm_contract.client import Client
 from steadynorm_contract.schedules import Schedule, ScheduleState
 
-__all__ = ["schedule", "schedules"]
-
 _STYLE = {ScheduleState.WAITING: "bold", ScheduleState.DONE: "green", ScheduleState.FAILED: "red"}
 
 

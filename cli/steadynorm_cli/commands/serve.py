@@ -14,8 +14,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, Stopped, dashboard_command, stop_signals
 from steadynorm_contract.discovery import data_dir
 
-__all__ = ["dashboard", "server", "up"]
-
 Port = Annotated[
     int | None,
     typer.Option(min=0, max=65535, envvar="STEADYNORM_PORT", help="Of the server. Default: 8470; 0: any free one."),

@@ -17,8 +17,6 @@ from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.runs import RevisionState, RunSummary
 from steadynorm_contract.settings import resolve_increments
 
-__all__ = ["CONFLICT", "NOT_YET", "REJECTED", "changes_since", "parse_changes", "send", "set_"]
-
 CONFLICT = 3
 """Exit code: the settings were changed concurrently."""
 REJECTED = 4

@@ -16,8 +16,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.bulk import Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
 from steadynorm_contract.client import Client
 
-__all__ = ["set_many"]
-
 _STYLE = {
     BulkOutcome.CHANGE: "bold",
     BulkOutcome.CHANGED: "green",

@@ -12,8 +12,6 @@ import typer
 from steadynorm_cli.commands.options import AsJson
 from steadynorm_cli.errors import CommandError
 
-__all__ = ["app"]
-
 ROLES = ("agent", "viewer", "operator")
 
 app = typer.Typer(help="Tokens for a server with a tokens file.", no_args_is_help=True)

@@ -12,8 +12,6 @@ from steadynorm_cli.errors import CommandError
 from steadynorm_contract.audit import revert_to
 from steadynorm_contract.client import Client
 
-__all__ = ["undo"]
-
 PAGE = 10_000
 """As many as the server returns at once."""
 

@@ -22,8 +22,6 @@ from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_contract.series import Series
 from steadynorm_contract.signals import signal
 
-__all__ = ["sparkline", "watch"]
-
 SERIES = ("loss", "raw_norm", "stabilized_norm")
 STEPS = 240
 """Steps that a sparkline reaches back."""

@@ -15,8 +15,6 @@ from steadynorm_cli.errors import CommandError
 if TYPE_CHECKING:
     from steadynorm_server.webhooks.config import Webhook
 
-__all__ = ["webhook_test"]
-
 
 def webhook_test(
     name: Annotated[str | None, typer.Argument(help="A webhook of the file. Default: all of them.")] = None,

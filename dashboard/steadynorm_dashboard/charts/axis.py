@@ -16,8 +16,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from steadynorm_contract.series import Series
 
-__all__ = ["Axis", "XAxis", "unit_of"]
-
 X = int | float | str
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD", "LINE_STYLES", "LOSS", "MEAN", "QUIET", "RAW", "RMS", "STABILIZED", "TARGET", "translucent"]
-
 # Okabe and Ito's palette, in mid-tones.
 RAW = "#d55e00"
 STABILIZED = "#1b85c4"

@@ -13,8 +13,6 @@ from steadynorm_dashboard.charts.figure import Figure, Trace
 from steadynorm_dashboard.charts.panels import Panel, band, layout, line
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["COMPARED_SERIES", "MAX_RUNS", "ComparedRun", "buckets", "comparison_figure", "unit"]
-
 COMPARED_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
 """The series that the figure is drawn from."""
 

@@ -13,8 +13,6 @@ import msgspec
 
 from steadynorm_dashboard.charts import log_ticks
 
-__all__ = ["Figure", "Trace", "scatter"]
-
 Trace = dict[str, Any]
 
 

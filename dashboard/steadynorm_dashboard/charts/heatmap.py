@@ -14,8 +14,6 @@ from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.layers import Layer, block_of, layers, worst_rows
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["COLUMNS", "SIGNALS", "heatmap_figure"]
-
 SIGNALS = {signal(f"{name}/").title: name for name in ("spike_ratio", "raw_norm")}
 """The signals that the map can show, by title."""
 

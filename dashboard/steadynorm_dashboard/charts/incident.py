@@ -15,8 +15,6 @@ from steadynorm_dashboard.charts.incident_analysis import AffectedParameter
 from steadynorm_dashboard.charts.panels import STEPS, Panel, change_lines, layout, vertical
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["incident_figure"]
-
 _PANELS = (
     Panel.of(0.44, 1.0, "raw_norm", "<b>gradient norm</b> L2 of each tensor, crosses: not finite"),
     Panel.of(0.0, 0.34, "target", range=[0, 1.2], rangemode="normal"),

@@ -10,8 +10,6 @@ from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.series import Heatmap
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["AROUND", "AffectedParameter", "affected_parameters", "affected_rows"]
-
 AROUND = 48
 """Steps to each side of the event: the agent sends the rows of every step from 32 before it to 31 after."""
 

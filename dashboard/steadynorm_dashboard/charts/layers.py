@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["MAX_ROWS", "Layer", "block_of", "blocks", "layers", "worst_rows"]
-
 MAX_ROWS = 60
 """Rows that can be distinguished on one screen."""
 

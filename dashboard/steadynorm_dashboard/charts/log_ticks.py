@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["set_ticks"]
-
 _LABEL_PX = 20
 """Height of one label."""
 _PLAIN = (1e-3, 1e5)

@@ -13,8 +13,6 @@ from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.formatting.changes import change_words
 
-__all__ = ["CHANGE", "INCIDENT", "MAX_MARKERS", "STEPS", "ChangeMarker", "StepMarker", "changes", "nonfinite", "spikes"]
-
 INCIDENT, CHANGE, STEPS = "incident", "change", "steps"
 """What a click on a marker opens: the part of its key before the colon."""
 

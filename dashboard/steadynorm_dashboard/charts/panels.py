@@ -17,8 +17,6 @@ from steadynorm_dashboard.charts.colors import QUIET, TARGET, translucent
 from steadynorm_dashboard.charts.figure import Trace, scatter
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["STEPS", "Panel", "band", "change_lines", "layout", "line", "vertical"]
-
 STEPS = Axis()
 _TALL = 0.15
 """Share of the figure's height above which a log axis has room for more than three labels."""

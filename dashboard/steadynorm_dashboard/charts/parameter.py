@@ -15,8 +15,6 @@ from steadynorm_dashboard.charts.colors import MEAN, QUIET, RAW, RMS, TARGET
 from steadynorm_dashboard.charts.figure import Figure, Trace
 from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line
 
-__all__ = ["COLUMNS", "histogram", "parameter_figure"]
-
 COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target")
 """The series of a parameter, each called COLUMN/NAME on the server."""
 

@@ -16,8 +16,6 @@ import msgspec
 from steadynorm_contract.rule import THROTTLED_TARGET, TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["ROWS", "Recorded", "Replay", "replay", "throttled_share"]
-
 ROWS = 1000
 """Recorded norms to replay."""
 

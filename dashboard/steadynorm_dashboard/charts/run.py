@@ -15,8 +15,6 @@ from steadynorm_dashboard.charts.figure import Figure, scatter
 from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = ["MAX_POINTS", "RUN_BUCKETS", "RUN_SERIES", "run_figure"]
-
 RUN_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max", "nonfinite")
 """The series that the figure is drawn from."""
 

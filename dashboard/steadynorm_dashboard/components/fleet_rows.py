@@ -10,8 +10,6 @@ from steadynorm_contract.signals import signal
 from steadynorm_dashboard.components import sparkline
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
-__all__ = ["COLUMNS", "Row", "badges", "rows"]
-
 Row = dict[str, object]
 
 COLUMNS: tuple[tuple[str, str, str, str], ...] = (

@@ -15,8 +15,6 @@ import streamlit as st
 
 from steadynorm_dashboard.components.fleet_rows import COLUMNS, Row
 
-__all__ = ["TableAction", "fleet_table", "pending_action"]
-
 _KEY = "fleet/table"
 
 

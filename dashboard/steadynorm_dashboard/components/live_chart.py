@@ -18,8 +18,6 @@ import streamlit as st
 from steadynorm_dashboard.charts.figure import Figure
 from steadynorm_dashboard.components import plotly_bundle
 
-__all__ = ["Gesture", "live_chart", "preload"]
-
 
 @dataclass(frozen=True, slots=True)
 class Gesture:

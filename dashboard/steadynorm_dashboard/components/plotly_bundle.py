@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-__all__ = ["ADDRESS", "FILE"]
-
 FILE = Path(__file__).parents[1] / "library" / "plotly-cartesian.min.js"
 """plotly.js-cartesian-dist-min 4.1.1, unmodified: it has the trace types that the figures use in a third of the size of
 the whole library, which a browser parses for more than a second on the first visit."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from steadynorm_contract.fleet import Spark
 
-__all__ = ["HEIGHT", "WIDTH", "paths"]
-
 WIDTH, HEIGHT = 100, 24
 """The drawing's coordinates; it is stretched to the table's cell."""
 

@@ -13,8 +13,6 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["StaticFileCache"]
-
 _LEVEL = 6  # level 9 takes twice as long and saves one percent
 _MAX_RATIO = 0.9  # fonts and images are compressed already
 _STORED_HEADERS = ("content-type", "cache-control", "etag", "last-modified", "access-control-allow-origin")

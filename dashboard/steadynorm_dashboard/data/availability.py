@@ -10,8 +10,6 @@ from typing import TypeVar
 
 from steadynorm_contract.client import Client, ClientError, ServerUnreachable
 
-__all__ = ["CircuitBreaker", "breaker"]
-
 _T = TypeVar("_T")
 
 

@@ -21,8 +21,6 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from steadynorm_contract.client import Client, ClientError
 
-__all__ = ["PATH", "TICKETS", "Table", "Ticket", "Tickets", "download"]
-
 PATH = "/history/{ticket}"
 """The route of `download` in the dashboard's server."""
 

@@ -12,8 +12,6 @@ from steadynorm_contract.client import Client, ClientError, ServerUnreachable, U
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.data.availability import breaker
 
-__all__ = ["fetch"]
-
 _T = TypeVar("_T")
 _MAX_ANSWERS = 64
 """Answers stored per session: more than any page draws at once."""

@@ -20,23 +20,6 @@ from steadynorm_contract.tokens import TokenInfo
 from steadynorm_dashboard.data.availability import breaker
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = [
-    "answers",
-    "client",
-    "forget_token",
-    "identity",
-    "is_reachable",
-    "me",
-    "read_only",
-    "read_only_reason",
-    "server",
-    "sign_in",
-    "sign_out",
-    "take_token_from_link",
-    "token_rejected",
-    "uses_home_token",
-]
-
 _TOKEN = "visitor_token"
 _REJECTED = "visitor_rejected"  # a token that the server did not accept; not tried again
 _CLIENT = "visitor_client"

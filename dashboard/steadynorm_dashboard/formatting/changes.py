@@ -9,8 +9,6 @@ from steadynorm_contract.fleet import LastChange
 from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.formatting.numbers import setting
 
-__all__ = ["assignments", "change_lines", "change_words"]
-
 
 def change_words(entry: AuditEntry | LastChange) -> str:
     """`gamma2 0.999 → 0.99, mode observe → stabilize`. Not escaped."""

@@ -10,8 +10,6 @@ import html
 import re
 import unicodedata
 
-__all__ = ["badge", "markdown", "plotly", "visible"]
-
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _REPLACED = re.compile(
     r"(:)(?=[\w+/-]+:)|(:)(?=//)|(\bwww)(?=\.)|(?<=\w)(@)(?=\w)", re.IGNORECASE

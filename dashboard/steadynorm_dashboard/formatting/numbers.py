@@ -6,8 +6,6 @@ import math
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-__all__ = ["MISSING", "duration", "half_life", "moment", "number", "setting"]
-
 MISSING = "–"
 
 

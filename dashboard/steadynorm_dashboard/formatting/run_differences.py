@@ -11,8 +11,6 @@ from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_dashboard.formatting import escaping, numbers
 
-__all__ = ["Difference", "differences", "labels", "rows"]
-
 _ACTIONS = ("reset_generation", "checkpoint_generation", "stop")
 """One-time actions, which say nothing about how a run trains."""
 

@@ -10,8 +10,6 @@ from steadynorm_contract.runs import Health, RunState, RunSummary
 from steadynorm_dashboard.formatting import numbers, status
 from steadynorm_dashboard.runbook import ALERTS
 
-__all__ = ["HealthSummary", "summarize"]
-
 _KINDS = {
     Health.SPIKING: EventKind.SPIKE,
     Health.THROTTLED: EventKind.THROTTLED,

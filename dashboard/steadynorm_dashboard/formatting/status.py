@@ -9,18 +9,6 @@ from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.runs import Health, RevisionState, RunState, RunSummary
 
-__all__ = [
-    "Status",
-    "badges_of",
-    "health",
-    "health_of",
-    "revision",
-    "revision_words",
-    "settings_words",
-    "state",
-    "state_of",
-]
-
 Color = Literal["red", "orange", "blue", "violet", "gray"]
 
 

@@ -11,8 +11,6 @@ from steadynorm_contract.series import ParameterView
 from steadynorm_contract.signals import PARAMETER_SIGNALS, signal
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
-__all__ = ["LARGEST_RATIO", "audit_rows", "change_rows", "event_rows", "full_name", "parameter_rows"]
-
 Row = dict[str, object]
 LARGEST_RATIO = signal("spike_ratio_max/")
 

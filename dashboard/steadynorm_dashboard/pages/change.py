@@ -18,8 +18,6 @@ from steadynorm_dashboard.formatting import escaping, numbers, status, tables
 from steadynorm_dashboard.formatting.changes import change_words
 from steadynorm_dashboard.panels import messages, page_header
 
-__all__ = ["render"]
-
 _AROUND = 400
 """Steps shown on each side."""
 

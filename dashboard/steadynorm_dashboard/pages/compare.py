@@ -16,8 +16,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers, run_differences, status
 from steadynorm_dashboard.panels import chart_controls, messages, page_header
 
-__all__ = ["render"]
-
 _PLACE = "compare"
 
 

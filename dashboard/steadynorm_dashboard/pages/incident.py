@@ -23,8 +23,6 @@ from steadynorm_dashboard.formatting import changes, escaping, numbers
 from steadynorm_dashboard.panels import chart_controls, messages, page_header
 from steadynorm_dashboard.runbook import ALERTS
 
-__all__ = ["render"]
-
 _EVENTS = 2000
 _NEAR_STEPS = 1000
 _CHART_STEPS = 200  # on each side, in the link to the run's charts

@@ -12,8 +12,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.panels import chart_controls, messages, page_header
 
-__all__ = ["render"]
-
 _BUCKETS = 300
 _HISTOGRAM_BUCKETS = 2000
 

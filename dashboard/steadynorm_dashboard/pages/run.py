@@ -17,8 +17,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 from steadynorm_dashboard.panels import chart_controls, heatmap, messages, page_header, run_header, run_tabs, settings
 
-__all__ = ["render"]
-
 _RECENT = 5
 
 

@@ -8,8 +8,6 @@ from steadynorm_dashboard import navigation, runbook
 from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.panels import page_header
 
-__all__ = ["render"]
-
 
 def render(alert: str, run_id: str | None = None) -> None:
     """The page."""

@@ -16,8 +16,6 @@ from steadynorm_dashboard.formatting import numbers, status
 from steadynorm_dashboard.panels import fleet_filters, messages, page_header
 from steadynorm_dashboard.panels.fleet_filters import Filters
 
-__all__ = ["render"]
-
 _PAGE = 200
 _SORT, _LIMIT = "fleet/sort", "fleet/limit"
 

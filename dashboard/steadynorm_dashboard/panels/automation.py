@@ -15,8 +15,6 @@ from steadynorm_dashboard.formatting.changes import assignments
 from steadynorm_dashboard.formatting.tables import Row
 from steadynorm_dashboard.panels import automation_forms
 
-__all__ = ["panel", "rule_rows", "schedule_rows"]
-
 
 def panel(run_id: str) -> None:
     """Both tables and the forms."""

@@ -19,8 +19,6 @@ from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.panels import messages
 
-__all__ = ["panel"]
-
 _CHANGE = "gamma2=0.999 mode=observe"
 _SHOWN = 80
 

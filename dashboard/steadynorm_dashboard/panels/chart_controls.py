@@ -11,8 +11,6 @@ from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.components.live_chart import Gesture
 
-__all__ = ["WINDOWS", "Viewport", "apply_zoom", "axis", "controls", "current", "first_step", "open_at", "zoom"]
-
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Options of the range selector, in steps."""
 

@@ -7,8 +7,6 @@ import streamlit as st
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.data.downloads import PATH, TICKETS, Table, Ticket
 
-__all__ = ["panel"]
-
 _TABLES: dict[Table, tuple[str, str]] = {
     "steps": (
         "History by step",

@@ -11,8 +11,6 @@ from steadynorm_contract.fleet import FleetResponse
 from steadynorm_contract.runs import Health, RunState
 from steadynorm_dashboard.formatting import escaping, status
 
-__all__ = ["Filters", "clear", "current", "reset_widgets", "widgets"]
-
 _FILTERS = "fleet/filters"
 _WHICH = ("all", "live", "ended", "failed")
 _LIVE = [state for state in RunState if state.is_live]

@@ -12,8 +12,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.panels import chart_controls, messages
 
-__all__ = ["panel"]
-
 _WHOLE = "whole model"
 _MAX_LABEL = 64
 

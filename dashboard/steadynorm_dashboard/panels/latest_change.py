@@ -13,8 +13,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 from steadynorm_dashboard.panels import page_header
 
-__all__ = ["badge", "panel", "running_settings"]
-
 
 def panel(run_id: str, *, pending: bool) -> None:
     """The newest change, live; refreshed more often while it is pending."""

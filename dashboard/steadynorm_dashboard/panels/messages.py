@@ -11,16 +11,6 @@ from steadynorm_contract.discovery import DEFAULT_SERVER
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping
 
-__all__ = [
-    "attach_lines",
-    "no_runs",
-    "rerun_when_reachable",
-    "show_error",
-    "sign_in",
-    "stale_data",
-    "write_error",
-]
-
 
 def attach_lines(server: str) -> str:
     """The two lines that connect a training script to `server`."""

@@ -10,8 +10,6 @@ from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.formatting.status import Status
 from steadynorm_dashboard.panels import messages
 
-__all__ = ["badge", "bar", "link", "share_link"]
-
 
 def link(label: str, run_id: str | None = None, *, icon: str | None = None, help: str | None = None) -> None:  # noqa: A002
     """A link to a run, or to the runs overview. `label` and `help` are Markdown."""

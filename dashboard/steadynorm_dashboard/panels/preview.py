@@ -20,8 +20,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.panels import messages
 
-__all__ = ["preview_figure", "replay_start", "show", "worst_parameters"]
-
 _WORST = 3
 _COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale")
 _NOT_REPLAYABLE = ("mode", "transfer", "reset_generation")

@@ -9,8 +9,6 @@ import streamlit as st
 
 from steadynorm_contract.settings import Settings
 
-__all__ = ["Action", "Send", "actions", "buttons"]
-
 Send = Callable[[str, str], None]
 """send(run id, name of the action): called when an action is confirmed."""
 

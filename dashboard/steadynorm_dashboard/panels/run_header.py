@@ -14,8 +14,6 @@ from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers, run_health, status
 from steadynorm_dashboard.panels import messages, page_header
 
-__all__ = ["panel"]
-
 _METRIC_PX = 146
 _LABELS = {"steps_per_s": "steps/s", "nonfinite": "non-finite"}  # short enough for one line
 

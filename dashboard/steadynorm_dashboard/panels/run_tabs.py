@@ -15,8 +15,6 @@ from steadynorm_dashboard.formatting import numbers, tables
 from steadynorm_dashboard.formatting.tables import LARGEST_RATIO
 from steadynorm_dashboard.panels import automation, export, undo
 
-__all__ = ["panel", "selected_row"]
-
 _SELECTABLE: Any = {"on_select": "rerun", "selection_mode": ["single-row", "single-cell"]}
 
 

@@ -22,8 +22,6 @@ from steadynorm_dashboard.panels import latest_change, messages, preview, run_ac
 from steadynorm_dashboard.panels.settings_draft import FIELDS, Draft, ceiling, rebased
 from steadynorm_dashboard.panels.settings_fields import Fields, put
 
-__all__ = ["outdated_draft", "panel"]
-
 _CEILING_HELP = (
     "(1 - gamma1) / √(1 - gamma2): the largest magnitude, as a multiple of the usual one, that a spike of any size can "
     "reach in steady state. Computed from the values in this form."

@@ -15,8 +15,6 @@ from steadynorm_contract.rule import spike_ceiling
 from steadynorm_contract.settings import SettingsError, merge
 from steadynorm_contract.telemetry import Desired
 
-__all__ = ["DECAYS", "FIELDS", "Draft", "ceiling", "nearest_stop", "rebased"]
-
 FIELDS = ("mode", "gamma1", "gamma2", "spike_limit", "eps", "lr_scale", "transfer")
 """The settings on the panel, in order."""
 

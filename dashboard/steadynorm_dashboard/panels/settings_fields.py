@@ -16,8 +16,6 @@ from steadynorm_contract.settings import Mode, Transfer
 from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.panels.settings_draft import DECAYS, nearest_stop
 
-__all__ = ["Fields", "put"]
-
 _DEFAULT_SPIKE_LIMIT = PRESETS["robust"]["spike_limit"]
 """The value when the switch is turned on for the first time."""
 

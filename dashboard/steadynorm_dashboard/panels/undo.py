@@ -14,8 +14,6 @@ from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import changes as change_text
 from steadynorm_dashboard.panels import messages
 
-__all__ = ["panel"]
-
 
 def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
     """Choose a revision, see what differs, give a reason, revert."""

@@ -8,8 +8,6 @@ from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["principal", "requires"]
-
 
 def principal(request: Request) -> Principal:
     """Who sent the request. Raises a 401 problem."""

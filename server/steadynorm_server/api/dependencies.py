@@ -18,18 +18,6 @@ from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.telemetry.service import TelemetryService
 
-__all__ = [
-    "VIEWER",
-    "Agent",
-    "LimitsOf",
-    "MetricsOf",
-    "Operator",
-    "QueriesOf",
-    "RepositoryOf",
-    "StoppingOf",
-    "TelemetryOf",
-]
-
 
 async def _repository(request: Request) -> RunRepository:
     repository: RunRepository = request.app.state.repository

@@ -25,8 +25,6 @@ from steadynorm_server.errors import ProblemError
 from steadynorm_server.middleware.request_log import request_id
 from steadynorm_server.redis.client import is_write_refused
 
-__all__ = ["install"]
-
 RETRY_AFTER_S = 2
 
 

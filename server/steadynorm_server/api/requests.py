@@ -16,8 +16,6 @@ from steadynorm_contract.codec import decode_json, encode_json
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["JSON", "MAX_SMALL_BYTES", "MESSAGE_PACK", "json_response", "read_body", "read_json"]
-
 JSON = ("application/json", "application/x-www-form-urlencoded")  # the latter is the default of `curl -d`
 MESSAGE_PACK = ("application/msgpack", "application/vnd.msgpack", "application/x-msgpack", "application/octet-stream")
 MAX_SMALL_BYTES = 64 * 1024

@@ -9,8 +9,6 @@ from fnmatch import fnmatchcase
 
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["Principal", "Role", "TokenError", "roles_granted", "token_digest"]
-
 
 class Role(enum.StrEnum):
     """What a token may do."""

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["LONGEST_WAIT_S", "RateLimiter"]
-
 LONGEST_WAIT_S = 1.0
 BURST_S = 2.0
 """Requests of so many seconds may come at once."""

@@ -16,8 +16,6 @@ import msgspec
 
 from steadynorm_server.auth.principals import Principal, Role, TokenError, roles_granted
 
-__all__ = ["TokenEntry", "TokenFile", "read"]
-
 CHECK_EVERY_S = 1.0
 
 _log = logging.getLogger(__name__)

@@ -23,8 +23,6 @@ from steadynorm_server.auth.principals import Principal, Role, TokenError, roles
 from steadynorm_server.auth.token_file import TokenFile
 from steadynorm_server.config import ServerConfig
 
-__all__ = ["Principal", "Role", "TokenError", "Tokens", "local_token"]
-
 
 class Tokens:
     """All valid tokens, as digests."""

@@ -27,8 +27,6 @@ from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.conditional_writes import compare_and_set
 from steadynorm_server.settings.service import AtomicSideEffect, change
 
-__all__ = ["run_due_actions"]
-
 _MAX_ACTIONS = 64  # more than can be due at once
 
 _log = logging.getLogger(__name__)

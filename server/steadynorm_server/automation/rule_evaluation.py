@@ -19,9 +19,6 @@ from steadynorm_contract.telemetry import StepScalars
 from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["RuleProgress", "StoredRule", "StoredRules", "due_rule", "evaluate", "is_stopped", "rules_of", "view"]
-
-
 _HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
     Comparison.BELOW: operator.lt,
     Comparison.AT_MOST: operator.le,

@@ -23,8 +23,6 @@ from steadynorm_server.settings.conditional_writes import (
     validate_deferred_change,
 )
 
-__all__ = ["FIELD", "decode", "encode_updated", "list_rules", "replace"]
-
 FIELD = "rules"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _MAX_NUMBER = 10**6

@@ -18,8 +18,6 @@ from steadynorm_server.settings.conditional_writes import (
     validate_deferred_change,
 )
 
-__all__ = ["FIELD", "create", "delete", "due_schedule", "encode_completed", "list_schedules", "may_be_completed"]
-
 FIELD = "schedules"
 _COMPLETED_SHOWN = 20
 _MAX_STEP = 2**53 - 1

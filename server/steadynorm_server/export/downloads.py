@@ -14,8 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from steadynorm_server.errors import ProblemError
 
-__all__ = ["ExportLimits", "TemporaryFileResponse", "disk_problems"]
-
 _CHUNK_BYTES = 256 * 1024
 _RETRY_AFTER_S = 10
 

@@ -27,8 +27,6 @@ from steadynorm_server.timeseries.rollups import ROWS, SCALARS, RollupScheme, wi
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SCHEMES", "Table", "write"]
-
 Table = Literal["steps", "parameters"]
 SCHEMES: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS}
 

@@ -20,8 +20,6 @@ from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.blocks import Block, unpack
 from steadynorm_server.timeseries.rollups import LevelState, Resolution, RollupScheme
 
-__all__ = ["LevelSnapshot", "SnapshotOverrun", "copy", "serves_from"]
-
 _FEW_BYTES, _MANY_BYTES = 2**20, 4 * 2**20
 """Of one reply of Redis: the next request is for more entries below, for fewer coarser."""
 

@@ -14,8 +14,6 @@ from steadynorm_contract.settings import Mode
 from steadynorm_contract.signals import SCALARS, signal
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["Observed", "render"]
-
 
 @dataclass(frozen=True, slots=True)
 class Observed:

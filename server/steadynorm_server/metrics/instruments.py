@@ -17,9 +17,6 @@ from redis.exceptions import RedisError
 
 from steadynorm_contract import __version__
 
-__all__ = ["ServerMetrics"]
-
-
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 

@@ -18,8 +18,6 @@ from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.telemetry import spike_ratios
 
-__all__ = ["CONTENT_TYPE", "Observed", "exposition", "gather"]
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -17,8 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steadynorm_server.metrics.instruments import ServerMetrics
 
-__all__ = ["RequestLog", "request_id"]
-
 _VALID_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _KEY = "request_id"
 

@@ -18,8 +18,6 @@ from steadynorm_server.background import background
 from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import CHANGES
 
-__all__ = ["ANSWER_S", "QUIET_S", "ChangeNotifier"]
-
 QUIET_S = 5.0
 """A subscription that is silent for so long is pinged."""
 ANSWER_S = 2.0

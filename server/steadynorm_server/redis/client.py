@@ -20,8 +20,6 @@ from redis.exceptions import TimeoutError as RedisTimeout
 from steadynorm_server.redis.keys import PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
-__all__ = ["TIMEOUT_S", "Fields", "RedisClient", "Script", "Timed", "connection_pool", "is_write_refused"]
-
 # RESP2 gives the same types from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
 _MAX_CONNECTIONS = 32

@@ -35,8 +35,6 @@ from steadynorm_server.redis.client import RedisClient, Timed, connection_pool
 from steadynorm_server.redis.keys import PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
-__all__ = ["SCHEMES", "Address", "ClusterClient", "ClusterPipeline", "ClusterRouter", "connect"]
-
 _SLOTS = 16384
 _ATTEMPTS = 20
 _MIGRATING_S = 0.05

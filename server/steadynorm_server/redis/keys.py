@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CHANGES", "INDEX", "PROBE", "SCAN_PATTERN", "RunKeys", "WebhookKeys", "is_run_id", "run_id_of"]
-
 INDEX = "steadynorm:runs"
 """Sorted set of run ids by start. Can be rebuilt from the runs themselves."""
 

@@ -12,8 +12,6 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
-__all__ = ["ConcurrencyLimiter"]
-
 LONGEST_QUEUE_S = 20.0
 """Agents time out and retry after about as long."""
 

@@ -27,8 +27,6 @@ from steadynorm_server.settings.conditional_writes import (
     contention_error,
 )
 
-__all__ = ["Limits", "delete_expired", "replace", "retention_of"]
-
 _FIELD = "retention"
 _DAY_S = 86_400.0
 _DEFAULT_MIB = 64.0

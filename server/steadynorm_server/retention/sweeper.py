@@ -8,8 +8,6 @@ from steadynorm_server.retention.policy import Limits, delete_expired
 from steadynorm_server.retention.trimming import enforce_size_limit
 from steadynorm_server.runs.repository import RunRepository
 
-__all__ = ["sweep", "sweep_repeatedly"]
-
 _MAX_INTERVAL_S = 10.0
 
 

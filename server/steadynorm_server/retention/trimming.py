@@ -16,8 +16,6 @@ from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.rollups import ROWS, SCALARS
 
-__all__ = ["enforce_size_limit", "trim"]
-
 _MIB = 2**20
 _TARGET = 7 / 8  # of the limit: a run grows between two sweeps
 _RETAINED = 1 / 16  # of the limit, by each level but the coarsest

@@ -12,8 +12,6 @@ from steadynorm_server.runs.lru_cache import LRUCache
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.timeseries.peaks import Peaks
 
-__all__ = ["CachedRun", "RunCache"]
-
 _RECORD_BYTES = 16_384  # of a decoded hash, generously
 
 

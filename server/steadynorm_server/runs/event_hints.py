@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["DirtyRuns"]
-
 _MAX_RUNS = 10_000
 
 

@@ -15,19 +15,6 @@ from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.runs import Health
 
-__all__ = [
-    "MAX_AUDIT",
-    "MAX_EVENTS",
-    "MAX_EVENTS_A_BATCH",
-    "RECENT_STEPS",
-    "Scalars",
-    "Signals",
-    "count",
-    "health",
-    "is_quiet",
-    "observe",
-]
-
 RECENT_STEPS = 100
 """A run's health is judged by its last steps, this many."""
 

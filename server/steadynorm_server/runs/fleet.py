@@ -21,8 +21,6 @@ from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runs.sparklines import SparklineCache
 
-__all__ = ["Fleet", "severity"]
-
 _TAGS = 200
 _MAX_WORDS = 16
 _HEALTHS = list(Health)

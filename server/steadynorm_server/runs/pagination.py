@@ -15,8 +15,6 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.runs import Health, RunList, RunState, RunSummary
 from steadynorm_server.errors import invalid
 
-__all__ = ["MAX_RUNS", "RunFilter", "Sort"]
-
 MAX_RUNS = 1000
 """In one page. Without a limit, one page has all runs."""
 

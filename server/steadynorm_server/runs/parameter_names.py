@@ -11,8 +11,6 @@ from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.lru_cache import LRUCache
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["BATCH_SIZE", "ParameterNameCache"]
-
 BATCH_SIZE = 64
 """Runs in one round trip, and tables whose names are cached: a table may be large."""
 

@@ -25,8 +25,6 @@ from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.query import Pick, Span
 from steadynorm_server.timeseries.rollups import ROWS, RollupScheme
 
-__all__ = ["MAX_CELLS", "RunQueries"]
-
 _MAX_INLINE_SERIES = 64
 MAX_CELLS = 200_000
 """Of one heat map. A model with very many parameters gets fewer buckets instead."""

@@ -15,8 +15,6 @@ from steadynorm_contract.telemetry import AgentCounters, Desired
 from steadynorm_server.runs.events import Signals, health
 from steadynorm_server.timeseries.rollups import ROWS, SCALARS, Levels
 
-__all__ = ["Info", "Outcome", "Progress", "RunRecord", "StoredChange", "detail", "stalled_event", "summary"]
-
 LATEST = ("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
 """Scalars whose newest value is shown with a run."""
 

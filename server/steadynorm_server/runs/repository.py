@@ -24,8 +24,6 @@ from steadynorm_server.runs.parameter_names import ParameterNameCache
 from steadynorm_server.runs.record import RunRecord, stalled_event
 from steadynorm_server.timeseries.rollups import ROWS, SCALARS
 
-__all__ = ["RunRepository"]
-
 
 class RunRepository:
     """One process's access to the runs. `async with RunRepository(url).opened():` around its use.

@@ -20,8 +20,6 @@ from steadynorm_server.runs.lru_cache import LRUCache
 from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.record import RunRecord
 
-__all__ = ["SparklineCache"]
-
 POINTS = 40
 _NAMES = ("loss", "raw_norm")
 _WITHIN_S = 0.5

@@ -22,8 +22,6 @@ from redis.retry import Retry
 
 from steadynorm_server.runtime.process import ManagedProcess
 
-__all__ = ["EmbeddedRedisError", "embedded_redis_server", "find_binary"]
-
 _MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
 _START_S = 60.0  # a long append-only file takes time to load
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["MAX_HEADER_BYTES", "RequestHeaderTimeout", "with_header_timeout"]
-
 MAX_HEADER_BYTES = 64 * 1024
 """Limit of a request's line and headers together: the names of 64 series fit, percent-encoded."""
 

@@ -14,8 +14,6 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["FORMATS", "JsonFormatter", "TextFormatter", "configure"]
-
 _FIELDS = ("request_id", "method", "path", "route", "status", "ms", "bytes", "client")
 """Fields that a record may have beside its message."""
 

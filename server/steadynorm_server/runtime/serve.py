@@ -27,8 +27,6 @@ from steadynorm_server.runtime.http_protocol import with_header_timeout
 from steadynorm_server.runtime.workers import WorkersError, shared_socket, supervise
 from steadynorm_server.webhooks.config import WebhookError, read_webhooks
 
-__all__ = ["ServeError", "serve"]
-
 
 class ServeError(Exception):
     """The server cannot start. The text says why and how to fix it."""

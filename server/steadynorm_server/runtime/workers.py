@@ -26,8 +26,6 @@ from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime import logging
 from steadynorm_server.runtime.process import die_with_parent
 
-__all__ = ["Work", "WorkersError", "shared_socket", "supervise"]
-
 START_S = 60.0
 _STOP_S = 30.0
 _MIN_LIFE_S = 5.0

@@ -18,8 +18,6 @@ from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.conditional_writes import check_reason, not_allowed
 from steadynorm_server.settings.service import change
 
-__all__ = ["change_many", "select"]
-
 _CONCURRENCY = 256
 """High, so that runs whose primary in a cluster hangs do not hold up the others."""
 _GRACE_S = 3.0

@@ -15,16 +15,6 @@ from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 
-__all__ = [
-    "MAX_ATTEMPTS",
-    "check_reason",
-    "compare_and_set",
-    "contention_error",
-    "not_allowed",
-    "run_ended",
-    "validate_deferred_change",
-]
-
 MAX_ATTEMPTS = 8
 """Of a write that other writers keep winning; then `contention_error`."""
 

@@ -21,8 +21,6 @@ from steadynorm_server.runs.record import RunRecord, StoredChange
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_reason, contention_error, run_ended
 
-__all__ = ["AtomicSideEffect", "change", "wait_for_settings"]
-
 _LONG_WAIT_S = 10.0
 
 

@@ -34,8 +34,6 @@ from steadynorm_server.timeseries.blocks import Block
 from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.rollups import Append, Read
 
-__all__ = ["IngestPlan", "plan_batch"]
-
 _RATE_BATCHES = 9
 
 

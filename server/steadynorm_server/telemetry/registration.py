@@ -23,8 +23,6 @@ from steadynorm_server.settings.service import change
 from steadynorm_server.telemetry.service import other_incarnation
 from steadynorm_server.telemetry.validation import check_registration
 
-__all__ = ["finish", "register"]
-
 _MAX_REASON = 500
 
 

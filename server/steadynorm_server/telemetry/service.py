@@ -25,8 +25,6 @@ from steadynorm_server.timeseries.blocks import Block, unpack
 from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.rollups import HistoryMovedError, Resolution
 
-__all__ = ["TelemetryService", "other_incarnation"]
-
 
 class TelemetryService:
     """One process's ingestion. limits: how much each run's history may take."""

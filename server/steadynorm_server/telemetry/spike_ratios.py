@@ -11,8 +11,6 @@ import numpy as np
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import ROW_COLUMNS, ParameterRows, floats_from_bytes
 
-__all__ = ["STORED_TOP_N", "decode_top", "encode_top", "top_indices"]
-
 STORED_TOP_N = 32
 """Parameters per run. A larger `top_parameters` makes a scrape read the newest rows."""
 

@@ -10,8 +10,6 @@ from steadynorm_contract.telemetry import MAX_NAME_LENGTH, MAX_PARAMETERS, RunRe
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import is_run_id
 
-__all__ = ["check_batch", "check_registration", "check_size"]
-
 MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua represent exactly
 MAX_REPORTS = 1000
 MAX_COLUMNS = 64

@@ -19,8 +19,6 @@ from operator import mul
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Column", "bucket_ranges", "downsample", "pack", "split", "unpack"]
-
 _HEADER = struct.Struct("<BxxxII")  # kind, records, K
 _RAW, _UNIFORM, _NON_UNIFORM = 0, 1, 2  # uniform: all values of all steps were finite, so no counts are stored
 

@@ -9,8 +9,6 @@ import numpy.typing as npt
 
 from steadynorm_contract.rule import SPIKE_RATIO
 
-__all__ = ["Peaks"]
-
 
 @dataclass(slots=True)
 class Peaks:

@@ -18,8 +18,6 @@ from steadynorm_server.errors import ProblemError, invalid
 from steadynorm_server.timeseries.blocks import Block, Column, bucket_ranges
 from steadynorm_server.timeseries.rollups import ROLLED_ROW_COLUMNS, ROWS, SCALARS, Resolution, RollupScheme, targets
 
-__all__ = ["Pick", "Span", "bucket", "choose", "pick"]
-
 _MEAN, _RMS = ROW_COLUMNS.index("norm_mean"), ROW_COLUMNS.index("norm_rms")
 
 

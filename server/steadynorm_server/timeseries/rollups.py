@@ -31,20 +31,6 @@ import numpy as np
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS
 from steadynorm_server.timeseries.blocks import Block, downsample, pack, split
 
-__all__ = [
-    "ROLLED_ROW_COLUMNS",
-    "ROWS",
-    "SCALARS",
-    "Append",
-    "HistoryMovedError",
-    "LevelState",
-    "Levels",
-    "Resolution",
-    "RollupScheme",
-    "plan",
-    "with_targets",
-]
-
 _MIB = 1024 * 1024
 
 ROLLED_ROW_COLUMNS = (*ROW_COLUMNS, "target")

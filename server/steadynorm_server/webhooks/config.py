@@ -38,9 +38,6 @@ from steadynorm_contract.discovery import is_loopback
 from steadynorm_contract.events import EventKind
 from steadynorm_server.config import ServerConfig
 
-__all__ = ["DEFAULT_KINDS", "Webhook", "WebhookError", "host_of", "is_blocked_host", "read", "read_webhooks"]
-
-
 _METADATA = {
     "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
     "fd00:ec2::254", "100.100.100.200", "168.63.129.16",

@@ -26,8 +26,6 @@ from steadynorm_server.webhooks.metrics import WebhookMetrics
 from steadynorm_server.webhooks.payload import build_payload, to_webhook_event
 from steadynorm_server.webhooks.queue import DeliveryQueue, Message
 
-__all__ = ["DispatchIntervals", "WebhookDispatcher"]
-
 _MAX_AGE_S = 86_400.0
 _RUNS_AT_ONCE = 50
 _SHUTDOWN_S = 5.0

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-__all__ = ["WebhookMetrics"]
-
 
 class WebhookMetrics:
     """Series by webhook; all exist from the start, so that a rate includes the first failure."""

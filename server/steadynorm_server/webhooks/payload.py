@@ -11,8 +11,6 @@ from steadynorm_contract.events import Event
 from steadynorm_contract.webhooks import WebhookEvent, WebhookMessage
 from steadynorm_server.webhooks.config import Webhook
 
-__all__ = ["build_payload", "to_webhook_event"]
-
 _EVENTS = 50
 _LINES = 20
 _LINE = 400

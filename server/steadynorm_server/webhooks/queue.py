@@ -22,8 +22,6 @@ from steadynorm_contract.webhooks import WebhookEvent
 from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 
-__all__ = ["Appended", "DeliveryQueue", "Message", "Unread"]
-
 SHOWN_EVENTS = 3
 """Of a run and kind the first events are in a message; the others are counted."""
 MAX_QUEUE = 10_000

@@ -15,8 +15,6 @@ from standardwebhooks import Webhook as Signer
 from steadynorm_contract import __version__
 from steadynorm_server.webhooks.config import Webhook, WebhookError, host_of, is_blocked_host
 
-__all__ = ["DeliveryResult", "WebhookSender", "signed_headers"]
-
 _MAX_RETRY_AFTER_S = 3600.0
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from steadynorm.stabilizer.kernels.triton import ABSENT, ELSEWHERE
 
-__all__ = ["Addresses"]
-
 _CAPTURES = 4
 
 

@@ -19,8 +19,6 @@ from steadynorm.stabilizer.kernels.triton import BEFORE_ROWS, BLOCK, CHUNK, OPTI
 from steadynorm.stabilizer.statistics import MODE_CODES, Statistics
 from steadynorm_contract.settings import Mode
 
-__all__ = ["WAVE_BYTES", "MultiTensor"]
-
 WAVE_BYTES = 24 * 1024 * 1024
 """How much is measured before it is scaled: about half of the L2 of an H100 or H200; tune with gpu_step.py."""
 

@@ -20,8 +20,6 @@ from steadynorm_contract.settings import Mode
 if TYPE_CHECKING:
     from steadynorm.stabilizer.kernels.launcher import MultiTensor
 
-__all__ = ["KERNEL_DTYPES", "choose_kernels"]
-
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _verified: dict[torch.device, bool] = {}  # once per process and device

@@ -20,8 +20,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["ABSENT", "BEFORE_ROWS", "BLOCK", "CHUNK", "ELSEWHERE", "OPTIONS", "step_kernel"]
-
 # Tunables; measure with benchmarks/gpu_step.py on each kind of GPU.
 CHUNK = 1 << 16
 """Elements per program. Large, since a program that scales first adds up all slots of its tensor."""

@@ -13,8 +13,6 @@ from steadynorm.stabilizer.reference import ReferenceStabilizer
 from steadynorm.stabilizer.statistics import RING_COLUMNS, Statistics
 from steadynorm_contract.settings import Settings
 
-__all__ = ["differences", "gradient_error"]
-
 TOLERANCE = 1e-5
 SIZES = (1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * CHUNK + BLOCK + 3)
 WAVE_BYTES = 4 * CHUNK  # small: the steps have several waves

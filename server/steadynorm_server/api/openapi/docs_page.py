@@ -8,8 +8,6 @@ import hashlib
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
-__all__ = ["router"]
-
 _CDN = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5"
 _SCRIPT = (
     "SwaggerUIBundle({url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true, layout: 'BaseLayout', "

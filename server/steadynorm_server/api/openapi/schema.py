@@ -12,8 +12,6 @@ from fastapi import FastAPI
 from steadynorm_contract.problems import Problem
 from steadynorm_contract.settings import FieldError
 
-__all__ = ["ACCESS", "BODY", "RUN", "body", "errors", "file_response", "install", "responses"]
-
 ACCESS = (401, 403, 429, 503)
 """Errors of a route that requires a role and reads Redis."""
 RUN = (*ACCESS, 404)
