@@ -102,7 +102,7 @@ def test_norms_are_measured_before_the_trainer_clips(
 
 def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make_trainer(tmp_path, SteadyNormCallback(), max_steps=2, gradient_clip_val=1.0).fit(Tiny())
-    assert "gradient_clip_val=1.0 clips the gradients after they are stabilized" in caplog.text
+    assert "gradient_clip_val=1.0 clips the gradients to one total norm after they are stabilized" in caplog.text
 
 
 def test_accumulated_micro_batches_are_one_step_with_an_undivided_loss(tmp_path: Path, stub: StubServer) -> None:

@@ -117,7 +117,7 @@ def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest
     trainer = make_trainer(tmp_path, max_steps=2)
     SteadyNormCallback().add_to(trainer)
     trainer.train()
-    assert "max_grad_norm=1.0 clips the gradients after they are stabilized" in caplog.text
+    assert "max_grad_norm=1.0 clips the gradients to one total norm after they are stabilized" in caplog.text
 
 
 def test_accumulated_micro_batches_are_one_step(tmp_path: Path, stub: StubServer) -> None:

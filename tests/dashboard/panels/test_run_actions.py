@@ -38,7 +38,7 @@ def test_training_is_paused_and_resumed_with_a_reason(
     run = start_run("halted")
     page = open_page(run.run_id)
     labels = {button.label for button in page.button}
-    assert {"Pause training now", "Freeze charts", "Checkpoint now", "Stop training now"} <= labels
+    assert {"Pause training now", "Pause charts", "Checkpoint now", "Stop training now"} <= labels
     page.text_input(key=f"{run.run_id}/pause/reason").set_value("data is late").run()
     page.button(key=f"{run.run_id}/pause").click().run()
     newest = server.client().audit(run.run_id).entries[0]
@@ -80,7 +80,7 @@ def test_values_that_are_not_in_force_are_told_with_those_that_are(
 ) -> None:
     run = start_run("not in force")
     page = open_page(run.run_id)
-    assert "In force: the settings as registered." in said(page)
+    assert "Applied: the settings as registered." in said(page)
     run.refuses = "lr_scale is not allowed"
     server.client().change(run.run_id, {"lr_scale": 2.0, "spike_limit": 8.0}, revision=0)
     page.run()

@@ -113,7 +113,7 @@ def test_a_new_token_is_printed_once_and_its_entry_holds_the_digest_only(tmp_pat
     ("arguments", "said"),
     [
         (["x", "--role", "king"], "a role must be one of agent, viewer, operator: got 'king'"),
-        (["x", "--role", "viewer", "--runs", "a"], "only agents can be bound to runs"),
+        (["x", "--role", "viewer", "--runs", "a"], "only tokens of agents can be bound to runs"),
         ([" ", "--role", "agent"], "must have 1 to 100 characters: got 0"),
     ],
 )

@@ -110,5 +110,5 @@ async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_lis
             await remove(key, *members)
 
         monkeypatch.setattr(repository.redis, "remove_from_index", late)
-        await repository.list()
+        await repository.prune_index()
     assert [run.run_id for run in await repository.list()] == ["tiny-1"]

@@ -70,7 +70,9 @@ def test_a_device_is_proven_once_a_process_and_a_failed_proof_says_so_once(
         return ["step 3: a scale of 2"] if outcome == "differs" else []
 
     monkeypatch.setattr(selection, "_verified", {})
-    monkeypatch.setattr(importlib.import_module("steadynorm.stabilizer.kernels.selection"), "differences", differences)
+    monkeypatch.setattr(
+        importlib.import_module("steadynorm.stabilizer.kernels.verification"), "differences", differences
+    )
     device = torch.device("cuda", 1)
     with caplog.at_level(logging.WARNING, "steadynorm"):
         assert [selection._is_verified(device) for _ in range(3)] == [outcome == "agrees"] * 3
