@@ -35,7 +35,7 @@ from query import BATCH_STEPS, RUN_ID, History, fill
 
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
-from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server

@@ -18,7 +18,8 @@ import httpx
 from steadynorm_contract.telemetry import Parameter, ParameterRows, RunRegistration, StepScalars, TelemetryBatch
 from steadynorm_contract.telemetry import floats_to_bytes as packed
 from steadynorm_server.app import create_app
-from steadynorm_server.auth.tokens import Principal, Role, Tokens
+from steadynorm_server.auth.principals import Principal, Role
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server

@@ -41,7 +41,7 @@ from steadynorm_contract.telemetry import (
     StepScalars,
     TelemetryBatch,
 )
-from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.retention.policy import Limits
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server

@@ -15,7 +15,8 @@ from tests.support.server import TOKEN, Clock, FakeAgent, Serve, client_of, empt
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_server.app import create_app
-from steadynorm_server.auth.tokens import Principal, Role, Tokens
+from steadynorm_server.auth.principals import Principal, Role
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.redis import client
 from steadynorm_server.runs.repository import RunRepository

@@ -20,7 +20,8 @@ import uvicorn
 
 from steadynorm_contract.discovery import ServerAddress, is_loopback
 from steadynorm_server.app import create_app
-from steadynorm_server.auth.tokens import TokenError, Tokens, local_token
+from steadynorm_server.auth.principals import TokenError
+from steadynorm_server.auth.tokens import Tokens, local_token
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.runtime.embedded_redis import EmbeddedRedisError, embedded_redis_server
 from steadynorm_server.runtime.http_protocol import with_header_timeout

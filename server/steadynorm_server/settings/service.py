@@ -13,7 +13,7 @@ from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
-from steadynorm_server.auth.tokens import Principal, Role
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError, RunNotFound
 from steadynorm_server.redis.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS

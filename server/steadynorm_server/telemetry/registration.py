@@ -13,7 +13,7 @@ from steadynorm_contract.codec import encode_json
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired, Registered, RunFinish, RunRegistration
-from steadynorm_server.auth.tokens import Principal
+from steadynorm_server.auth.principals import Principal
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import CHANGES, INDEX, RunKeys
 from steadynorm_server.runs.events import MAX_EVENTS

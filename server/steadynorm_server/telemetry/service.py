@@ -9,7 +9,7 @@ import msgspec
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import TelemetryAck, TelemetryBatch
-from steadynorm_server.auth.tokens import Principal
+from steadynorm_server.auth.principals import Principal
 from steadynorm_server.automation.execution import run_due_actions
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import RunKeys

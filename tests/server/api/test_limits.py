@@ -18,8 +18,9 @@ from pydantic import SecretStr
 
 from steadynorm.transport.http_client import HttpClient, ServerUnavailable
 from steadynorm_contract.codec import encode_batch
+from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, RateLimiter
-from steadynorm_server.auth.tokens import Principal, Role, Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from steadynorm_server.auth.tokens import Role, TokenError, Tokens, local_token
+from steadynorm_server.auth.principals import Role, TokenError
+from steadynorm_server.auth.tokens import Tokens, local_token
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.runs.repository import RunRepository
 

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from steadynorm_cli.commands import app
+from steadynorm_server.auth.principals import Role
 from steadynorm_server.auth.token_file import CHECK_EVERY_S, TokenFile
-from steadynorm_server.auth.tokens import Role, Tokens
+from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 
 
