@@ -61,7 +61,7 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `scripts/test --fast` leaves out, and puts it first: the quick tests fill the gaps at the end.
+    """Marks what `scripts/test --fast` leaves out.
 
     Slow is what uses a browser, Prometheus, a program that only root installs, or several processes. A single test
     that takes seconds for another reason carries the mark itself.
@@ -78,8 +78,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or parameters.get("store_url") == "debian_redis"
         ):
             item.add_marker("slow")
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow_files)
 
 
 @pytest.fixture(scope="session")
