@@ -8,22 +8,29 @@ elsewhere, an export proves that nothing before it was changed, removed or inser
 Redis.
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from steadynorm_contract.hash_chain import chained_hash
+from steadynorm_contract.lifecycle import LifecycleChange
 from steadynorm_contract.runs import RevisionState
-from steadynorm_contract.settings import COUNTERS, Settings
+from steadynorm_contract.settings import COUNTERS, Settings, by_name
 
-__all__ = ["AuditChain", "AuditEntry", "AuditList", "entry_hash", "revert_to", "verify"]
+__all__ = [
+    "AuditChain",
+    "AuditEntry",
+    "AuditList",
+    "SettingsChange",
+    "chained_hash",
+    "entry_hash",
+    "revert_to",
+    "verify",
+]
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of settings: who, when, before and after, why, and its outcome."""
+class SettingsChange(msgspec.Struct, frozen=True, kw_only=True):
+    """One change of settings: who, when, before and after, and why. These fields, and the run's id, are hashed."""
 
     revision: int
     time: float  # Unix seconds
@@ -31,6 +38,11 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     before: dict[str, object]  # only the fields that changed
     after: dict[str, object]
+
+
+class AuditEntry(SettingsChange, frozen=True, kw_only=True):
+    """A change, its outcome, and its place in the chain of hashes."""
+
     state: RevisionState
     applied_step: int | None = None
     applied_time: float | None = None  # Unix seconds, by the agent's clock
@@ -53,31 +65,14 @@ class AuditList(msgspec.Struct, frozen=True):
     entries: list[AuditEntry]
     chain: AuditChain | None = None  # of the first page, if its verification was requested
     next: str | None = None  # cursor of older entries; null: there are none
+    lifecycle: list[LifecycleChange] = []  # with the first page: who renamed, archived, deleted or restored the run
 
 
-def entry_hash(
-    previous: str,
-    *,
-    run_id: str,
-    revision: int,
-    time: float,
-    actor: str,
-    reason: str,
-    before: Mapping[str, object],
-    after: Mapping[str, object],
-) -> str:
-    """The hash of an entry. previous: the hash of the entry before it; empty for the first."""
-    entry = {
-        "run_id": run_id,
-        "revision": revision,
-        "time": time,
-        "actor": actor,
-        "reason": reason,
-        "before": before,
-        "after": after,
-    }
-    canonical = json.dumps(entry, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256((previous + canonical).encode("ascii")).hexdigest()
+def entry_hash(previous: str, run_id: str, change: SettingsChange) -> str:
+    """The hash of a change's entry. previous: the hash of the entry before it; empty for the first."""
+    return chained_hash(
+        previous, {"run_id": run_id} | {name: getattr(change, name) for name in SettingsChange.__struct_fields__}
+    )
 
 
 def verify(run_id: str, entries: Sequence[AuditEntry]) -> AuditChain:
@@ -90,17 +85,7 @@ def verify(run_id: str, entries: Sequence[AuditEntry]) -> AuditChain:
     for entry in reversed(entries):
         if not entry.hash and not begun:
             continue
-        expected = entry_hash(
-            entry.previous,
-            run_id=run_id,
-            revision=entry.revision,
-            time=entry.time,
-            actor=entry.actor,
-            reason=entry.reason,
-            before=entry.before,
-            after=entry.after,
-        )
-        if entry.hash != expected or (begun and entry.previous != head):
+        if entry.hash != entry_hash(entry.previous, run_id, entry) or (begun and entry.previous != head):
             return AuditChain(verified=False, head=head, broken_at=entry.revision)
         head, begun = entry.hash, True
     return AuditChain(verified=True, head=head)
@@ -120,7 +105,7 @@ def revert_to(revision: int, now: Settings, entries: Sequence[AuditEntry]) -> di
     later = [entry for entry in entries if entry.revision > revision]
     if len({entry.revision for entry in later}) != max((entry.revision for entry in entries), default=0) - revision:
         return None
-    present = msgspec.to_builtins(now)
+    present = by_name(now)
     then = dict(present)
     for entry in sorted(later, key=lambda entry: -entry.revision):
         then |= entry.before

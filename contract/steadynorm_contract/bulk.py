@@ -1,12 +1,10 @@
 """Bulk settings change: a selection of runs, a preview, and the outcome for each run."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec
 
-from steadynorm_contract.changes import expand
+from steadynorm_contract.changes import Change
 
 __all__ = ["MAX_SELECTED", "Bulk", "BulkOutcome", "BulkResponse", "BulkRow", "Selection"]
 
@@ -22,21 +20,16 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_ids: list[str] | None = None
 
 
-class Bulk(msgspec.Struct, frozen=True, kw_only=True):
+class Bulk(Change, frozen=True, kw_only=True):
     """Body of POST /settings/bulk.
 
-    settings: only what changes; counters may be increments such as "+1", resolved per run; `preset` as in `Change`.
+    settings: as in `Change`; counters may be increments such as "+1", resolved per run.
     dry_run: true returns a preview. To make the change, send the preview's `revisions` with dry_run false.
     """
 
     select: Selection
-    settings: dict[str, object]
-    reason: str = ""
     dry_run: bool = True
     revisions: dict[str, int] | None = None
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class BulkOutcome(enum.StrEnum):

@@ -1,23 +1,24 @@
 """A change of settings: the body of PATCH settings, presets in it, and the text that people type.
 
 `{"preset": "robust"}` is expanded and stored as the settings that it stands for: agents, audit list and history hold
-settings only, and a preset that is revised later changes no run. `docs/study.md` explains the values of `robust`.
+settings only, and a preset that is revised later changes no run. `robust` is what `attach()` begins with, and
+`docs/study.md` explains its values; `paper` is the paper's bare rule, as `Settings()` is.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import msgspec
 
+from steadynorm_contract.knobs import KNOB_PREFIX
+
 __all__ = ["PRESETS", "Change", "expand", "parse_assignments"]
 
 
 PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
-        "paper": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": None}),
-        "robust": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 3.0}),
+        "paper": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": None, "spike_fade": False}),
+        "robust": MappingProxyType({"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 3.0, "spike_fade": True}),
     }
 )
 """The settings of each preset, by its name. Other settings stay as they are."""
@@ -26,12 +27,27 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 def expand(settings: Mapping[str, object]) -> dict[str, object]:
     """`settings` with a preset replaced by its settings; settings given beside it take precedence.
 
-    An unknown preset stays, for `merge` to reject.
+    `off`, `none` and `null` all stand for None as spike_limit, lr or a knob. `knobs` with values by name stands for
+    those of each `knob.NAME`. An unknown preset stays, for `merge` to reject.
     """
+    if off := [name for name, value in settings.items() if _may_be_off(name) and _is_off(value)]:
+        settings = {**settings, **dict.fromkeys(off)}
+    knobs = settings.get("knobs")
+    if isinstance(knobs, Mapping):  # as settings are written
+        others = {name: value for name, value in settings.items() if name != "knobs"}
+        settings = {**{f"{KNOB_PREFIX}{name}": value for name, value in knobs.items()}, **others}
     named = settings.get("preset")
     if not isinstance(named, str) or named not in PRESETS:
         return dict(settings)
     return {**PRESETS[named], **{name: value for name, value in settings.items() if name != "preset"}}
+
+
+def _may_be_off(name: object) -> bool:
+    return name in ("spike_limit", "lr") or (isinstance(name, str) and name.startswith(KNOB_PREFIX))
+
+
+def _is_off(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in ("off", "none", "null")
 
 
 class Change(msgspec.Struct, frozen=True):

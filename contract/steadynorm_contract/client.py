@@ -5,28 +5,42 @@
     client.change(run.run_id, {"gamma2": 0.99}, revision=run.desired.revision, reason="spikes since step 4000")
 
 Every call may raise a ClientError: ServerUnreachable without a response, else the subclass of the response's status.
+A write that was sent and got no definite answer raises OutcomeUnknown: it may have been made, and `settle` finds out.
 """
 
-from __future__ import annotations
-
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Literal, TypeVar
+from functools import partial
+from typing import Any, BinaryIO, Literal
 from urllib.parse import quote, urlencode
 
-import msgspec
 import urllib3
 
+from steadynorm_contract import outcomes
 from steadynorm_contract.audit import AuditList
 from steadynorm_contract.bulk import Bulk, BulkResponse
-from steadynorm_contract.discovery import find_server, find_token, is_loopback
+from steadynorm_contract.client_errors import (
+    ClientError,
+    Conflict,
+    Finding,
+    Forbidden,
+    InvalidChange,
+    NotFound,
+    OutcomeUnknown,
+    ServerUnreachable,
+    Unauthorized,
+)
+from steadynorm_contract.client_transport import Transport
+from steadynorm_contract.configuration import RunConfiguration
 from steadynorm_contract.events import EventList
 from steadynorm_contract.fleet import FleetResponse
-from steadynorm_contract.problems import Problem
+from steadynorm_contract.lifecycle import Restoration, RunUpdate
+from steadynorm_contract.notes import NewNote, Note, NoteList
+from steadynorm_contract.proposals import Decision, NewProposal, Proposal, ProposalList
 from steadynorm_contract.retention import Retention, RetentionUpdate
 from steadynorm_contract.runs import RunDetail, RunList
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.series import Heatmap, ParameterList, SeriesResponse
-from steadynorm_contract.settings import FieldError
 from steadynorm_contract.telemetry import Desired
 from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import RuleList, RuleSet, WatchRule
@@ -35,104 +49,41 @@ __all__ = [
     "Client",
     "ClientError",
     "Conflict",
+    "Finding",
     "Forbidden",
     "InvalidChange",
     "NotFound",
+    "OutcomeUnknown",
     "ServerUnreachable",
     "Unauthorized",
 ]
 
-_T = TypeVar("_T")
 _EXPORT_WITHIN_S = 300.0  # the file is made before its first byte is sent
 
 
-class ClientError(Exception):
-    """A request failed. `problem` is the server's problem JSON; None if it sent none."""
-
-    def __init__(self, message: str, problem: Problem | None = None) -> None:
-        super().__init__(message)
-        self.problem = problem
-
-
-class ServerUnreachable(ClientError):
-    """There was no complete response.
-
-    Attributes:
-        timed_out: The connection was made, and no response came in time.
-        outcome_unknown: The request may have been carried out: it was sent, and it was not a GET.
-    """
-
-    def __init__(self, server: str, reason: Exception, method: str = "GET") -> None:
-        unsent = (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError)
-        self.timed_out = isinstance(reason, urllib3.exceptions.ReadTimeoutError)
-        self.outcome_unknown = method != "GET" and not isinstance(reason, unsent)
-        if self.outcome_unknown:
-            advice = "The request may have been carried out: check the present state before you repeat it."
-        elif self.timed_out:
-            advice = "It is overloaded or hangs: see its log, or try again."
-        elif is_loopback(server):
-            advice = "Start one with: steadynorm up"
-        else:
-            advice = "Is it running, and can this machine reach it?"
-        super().__init__(f"no steadynorm server answers at {server} ({type(reason).__name__}). {advice}")
-
-
-class Unauthorized(ClientError):
-    """The token is missing or unknown to the server (401)."""
-
-
-class Forbidden(ClientError):
-    """The token's role does not allow this (403)."""
-
-
-class NotFound(ClientError):
-    """There is no such run, schedule or page (404)."""
-
-
-class Conflict(ClientError):
-    """The settings were changed concurrently (412). Read them again before the next attempt."""
-
-
-class InvalidChange(ClientError):
-    """A value is invalid (422). `errors` names the fields."""
-
-    @property
-    def errors(self) -> list[FieldError]:
-        """Each field, its rule and what to do."""
-        return (self.problem.errors if self.problem else None) or []
-
-
-_BY_STATUS: dict[int, type[ClientError]] = {
-    401: Unauthorized,
-    403: Forbidden,
-    404: NotFound,
-    412: Conflict,
-    422: InvalidChange,
-}
-
-
-class Client:
+class Client(Transport):
     """A client of one server. Safe to share between threads.
 
     Args:
         server: Address such as `http://127.0.0.1:8470`; None: `$STEADYNORM_SERVER`, else the user's own server.
         token: None: `$STEADYNORM_TOKEN`, else, for a server on loopback, the user's own token.
         timeout_s: Seconds to wait for the connection and, again, for each read of the response.
+        headers: Sent with each request, such as the name of a person on whose behalf it is.
 
     Raises:
         ClientError: Every method raises it, or one of its subclasses.
     """
 
-    def __init__(self, server: str | None = None, token: str | None = None, timeout_s: float = 10.0) -> None:
-        self.server = (server or find_server().server).rstrip("/")
-        self._token = token or find_token(self.server)
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8
-        )
-
     def me(self) -> TokenInfo:
         """Name and roles of the token."""
         return self._get("/me", TokenInfo)
+
+    def metrics(self) -> str:
+        """What Prometheus reads, as text. Raises ClientError."""
+        answer = self._open("GET", "/metrics", base="")
+        if answer.status >= 400:
+            raise self._error("GET", "/metrics", answer.status, answer.data)
+        return answer.data.decode("utf-8", "replace")
 
     def runs(
         self,
@@ -141,6 +92,7 @@ class Client:
         health: Sequence[str] = (),
         name: str | None = None,
         tag: Sequence[str] = (),
+        visibility: Sequence[str] = (),
         sort: str = "-started",
         limit: int | None = None,
         cursor: str | None = None,
@@ -152,11 +104,13 @@ class Client:
             health: Only runs of one of these healths, see `Health`.
             name: Only runs whose name matches this shell pattern, such as `gpt-*`.
             tag: Only runs with all of these tags, each KEY or KEY=VALUE.
+            visibility: Runs of any of these, see `Visibility`; none: `listed`, so neither archived nor deleted ones.
             sort: `started`, `name`, `step`, `loss`, ..., with a leading minus for the reverse order.
             limit: Most runs of one page; None: the server's default.
             cursor: `next` of the previous page.
         """
         query = {"state": state, "health": health, "name": name, "tag": tag, "limit": limit, "cursor": cursor}
+        query["visibility"] = visibility
         return self._get("/runs", RunList, query | ({} if sort == "-started" else {"sort": sort}))
 
     def fleet(
@@ -166,9 +120,13 @@ class Client:
         health: Sequence[str] = (),
         name: str | None = None,
         tag: Sequence[str] = (),
+        visibility: Sequence[str] = (),
+        current: bool = False,
         search: str = "",
+        group: str = "",
         sort: str = "severity",
         limit: int = 200,
+        scalars: Sequence[str] = (),
     ) -> FleetResponse:
         """Runs with sparklines and last changes, those that need attention first.
 
@@ -177,11 +135,17 @@ class Client:
             health: Only runs of one of these healths.
             name: Only runs whose name matches this shell pattern.
             tag: Only runs with all of these tags, each KEY or KEY=VALUE.
+            visibility: Runs of any of these, see `Visibility`; none: `listed`, so neither archived nor deleted ones.
+            current: Only runs that are live, or failed within 24 hours.
             search: Words that must occur in name, id or tags.
+            group: Key of a tag: runs with the same value follow each other, see `FleetResponse.groups`.
             sort: One of `FleetSort`.
             limit: Most runs to return; the response counts all that match.
+            scalars: Names of logged scalars whose newest values the rows have, at most 16.
         """
-        query = {"state": state, "health": health, "name": name, "tag": tag, "search": search or None, "limit": limit}
+        query: dict[str, Any] = {"scalar": scalars} if scalars else {}
+        query |= {"state": state, "health": health, "name": name, "tag": tag, "search": search or None, "limit": limit}
+        query |= {"visibility": visibility, "group": group or None, "current": "true" if current else None}
         return self._get("/fleet", FleetResponse, query | ({} if sort == "severity" else {"sort": sort}))
 
     def run(self, run_id: str) -> RunDetail:
@@ -266,16 +230,18 @@ class Client:
         Raises:
             Conflict: `revision` is not the newest one.
             InvalidChange: A value is invalid.
-            ServerUnreachable: Without a response, the change may have been made: see `outcome_unknown`.
+            OutcomeUnknown: Without a definite answer: the change may have been made.
         """
-        body = msgspec.json.encode({"settings": dict(settings), "reason": reason})
-        path = f"/runs/{quote(run_id, safe='')}/settings"
-        headers = {"If-Match": f'"{revision}"', "Content-Type": "application/json"}
-        return _decode(self._request("PATCH", path, body=body, headers=headers), Desired)
+        body = {"settings": dict(settings), "reason": reason}
+        look = partial(outcomes.settings_change, self, run_id, settings, revision, reason)
+        return self._send(
+            "PATCH", f"/runs/{quote(run_id, safe='')}/settings", body, Desired, look, **{"If-Match": f'"{revision}"'}
+        )
 
     def bulk_change(self, bulk: Bulk) -> BulkResponse:
         """Preview a bulk settings change, or make it: see `Bulk`. Raises InvalidChange."""
-        return self._send("POST", "/settings/bulk", bulk, BulkResponse)
+        look = None if bulk.dry_run else partial(outcomes.bulk_change, self, bulk)
+        return self._send("POST", "/settings/bulk", bulk, BulkResponse, look)
 
     def schedules(self, run_id: str) -> ScheduleList:
         """Scheduled changes: waiting ones first, the next one on top, then the latest finished ones."""
@@ -294,11 +260,46 @@ class Client:
             InvalidChange: A value is invalid, or the run has reached the step already.
         """
         new = NewSchedule(from_step=from_step, settings=dict(settings), reason=reason)
-        return self._send("POST", f"/runs/{quote(run_id, safe='')}/schedules", new, Schedule)
+        look = partial(outcomes.schedule_made, self, run_id, new)
+        return self._send("POST", f"/runs/{quote(run_id, safe='')}/schedules", new, Schedule, look)
 
     def unschedule(self, run_id: str, schedule_id: str) -> None:
         """Cancel a waiting schedule."""
-        self._request("DELETE", f"/runs/{quote(run_id, safe='')}/schedules/{quote(schedule_id, safe='')}")
+        path = f"/runs/{quote(run_id, safe='')}/schedules/{quote(schedule_id, safe='')}"
+        self._delete(path, partial(outcomes.schedule_cancelled, self, run_id, schedule_id))
+
+    def proposals(self, run_id: str) -> ProposalList:
+        """Proposed changes: open ones first, then the latest that were decided."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/proposals", ProposalList)
+
+    def propose(self, run_id: str, settings: Mapping[str, object], *, revision: int, reason: str = "") -> Proposal:
+        """Propose a change of settings, for an operator to decide on. It is made at once where the token's budget fits.
+
+        Args:
+            run_id: The run.
+            settings: Only what changes, by name; counters as increments such as "+1".
+            revision: The desired revision that the change is based on.
+            reason: For whoever decides, and for the audit list.
+
+        Raises:
+            Conflict: `revision` is not the newest one.
+            InvalidChange: A value is invalid.
+        """
+        new = NewProposal(settings=dict(settings), reason=reason, revision=revision)
+        look = partial(outcomes.proposal_made, self, run_id, new)
+        return self._send("POST", f"/runs/{quote(run_id, safe='')}/proposals", new, Proposal, look)
+
+    def decide(self, run_id: str, proposal_id: str, *, approve: bool, revision: int, reason: str = "") -> Proposal:
+        """Approve or refuse an open proposal. revision: the desired one that the decision is based on.
+
+        Raises:
+            Conflict: The settings were changed since it was proposed.
+            NotFound: There is no such proposal.
+        """
+        path = f"/runs/{quote(run_id, safe='')}/proposals/{quote(proposal_id, safe='')}"
+        look = partial(outcomes.proposal_decided, self, run_id, proposal_id)
+        body = Decision(approve, reason)
+        return self._send("POST", path, body, Proposal, look, **{"If-Match": f'"{revision}"'})
 
     def rules(self, run_id: str) -> RuleList:
         """The run's watch rules and their progress."""
@@ -316,7 +317,13 @@ class Client:
             Conflict: `revision` is not the newest one.
             InvalidChange: A rule is invalid.
         """
-        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/rules", RuleSet(list(rules), revision), RuleList)
+        look = partial(outcomes.rules_change, self, run_id, rules, revision)
+        body = RuleSet(list(rules), revision)
+        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/rules", body, RuleList, look)
+
+    def configuration(self, run_id: str) -> RunConfiguration:
+        """What the run was started with: the user's configuration, and facts that its process found by itself."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/configuration", RunConfiguration)
 
     def retention(self, run_id: str) -> Retention:
         """How much of Redis the run may use, and how long it is stored."""
@@ -324,15 +331,17 @@ class Client:
 
     def set_retention(self, run_id: str, update: RetentionUpdate) -> Retention:
         """Set both limits. Raises Conflict where `update.revision` is not the newest one, InvalidChange."""
-        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", update, Retention)
+        look = partial(outcomes.retention_change, self, run_id, update)
+        return self._send("PUT", f"/runs/{quote(run_id, safe='')}/retention", update, Retention, look)
 
-    def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters"] = "steps") -> int:
+    def export(self, run_id: str, file: BinaryIO, table: Literal["steps", "parameters", "scalars"] = "steps") -> int:
         """Write the run's history to a file, as Parquet.
 
         Args:
             run_id: The run.
             file: Opened for writing bytes. After an error it may hold a part.
-            table: `steps`: scalars of every step; `parameters`: the rows of every parameter.
+            table: `steps`: scalars of every step; `parameters`: the rows of every parameter; `scalars`: what the
+                loop logs under names of its own.
 
         Returns:
             The number of bytes written.
@@ -351,49 +360,37 @@ class Client:
         finally:
             answer.release_conn()
 
-    def delete(self, run_id: str) -> None:
-        """Delete a run and its data."""
-        self._request("DELETE", f"/runs/{quote(run_id, safe='')}")
+    def notes(self, run_id: str, limit: int = 200, cursor: str | None = None) -> NoteList:
+        """Notes, newest first, and the incidents that somebody took. cursor: `next` of the previous page."""
+        return self._get(f"/runs/{quote(run_id, safe='')}/notes", NoteList, {"limit": limit, "cursor": cursor})
 
-    def _send(self, method: str, path: str, body: object, kind: type[_T]) -> _T:
-        headers = {"Content-Type": "application/json"}
-        return _decode(self._request(method, path, body=msgspec.json.encode(body), headers=headers), kind)
+    def add_note(self, run_id: str, note: NewNote) -> Note:
+        """Write a note, or take, hand over or close an incident: see `NewNote`. Raises InvalidChange."""
+        look = partial(outcomes.note_added, self, run_id, note, time.time())
+        return self._send("POST", f"/runs/{quote(run_id, safe='')}/notes", note, Note, look)
 
-    def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
-        given = {key: value for key, value in (query or {}).items() if value is not None}
-        return _decode(self._request("GET", path + (f"?{urlencode(given, doseq=True)}" if given else "")), kind)
+    def update(self, run_id: str, update: RunUpdate) -> RunDetail:
+        """Rename a run, archive it, or list it again. Raises InvalidChange; ClientError for archiving a live run."""
+        look = partial(outcomes.run_update, self, run_id, update)
+        return self._send("PATCH", f"/runs/{quote(run_id, safe='')}", update, RunDetail, look)
 
-    def _request(
-        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> bytes:
-        answer = self._open(method, path, body=body, headers=headers)
-        if answer.status < 400:
-            return answer.data
-        raise self._error(method, path, answer.status, answer.data)
+    def delete(self, run_id: str, *, grace_s: float = 0.0, reason: str = "") -> None:
+        """Delete a run and its data.
 
-    def _open(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **options: Any
-    ) -> urllib3.BaseHTTPResponse:
-        sent = dict(headers or {})
-        if self._token:
-            sent["Authorization"] = f"Bearer {self._token}"
-        try:
-            return self._pool.request(method, f"{self.server}/api/v1{path}", headers=sent, **options)
-        except urllib3.exceptions.HTTPError as error:
-            raise ServerUnreachable(self.server, error, method) from error
+        Args:
+            run_id: The run.
+            grace_s: Seconds within which `restore` brings it back; 0: it is removed at once.
+            reason: For the audit list; without effect on a removal at once.
 
-    def _error(self, method: str, path: str, status: int, data: bytes) -> ClientError:
-        try:
-            problem = msgspec.json.decode(data, type=Problem)
-        except msgspec.MsgspecError:
-            return ClientError(f"{self.server} answered {status} to {method} {path}.")
-        return _BY_STATUS.get(status, ClientError)(problem.detail, problem)
+        Raises:
+            ClientError: With `grace_s`, of a run that is live: stop it first.
+        """
+        query = f"?{urlencode({'grace': grace_s, 'reason': reason})}" if grace_s else ""
+        look = partial(outcomes.deletion, self, run_id, at_once=not grace_s)
+        self._delete(f"/runs/{quote(run_id, safe='')}{query}", look)
 
-
-def _decode(data: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise ClientError(
-            f"the response is not a {kind.__name__}: {error}. Are client and server of the same version?"
-        ) from error
+    def restore(self, run_id: str, *, reason: str = "") -> RunDetail:
+        """Bring back a run that was deleted with `grace_s`. Raises NotFound once it is removed."""
+        look = partial(outcomes.restoration, self, run_id)
+        body = Restoration(reason=reason)
+        return self._send("POST", f"/runs/{quote(run_id, safe='')}/restore", body, RunDetail, look)

@@ -4,8 +4,6 @@ Every message from an agent carries `version`, which is checked before anything 
 server of different versions get a clear error.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +17,7 @@ __all__ = [
     "decode_batch",
     "decode_json",
     "decode_registration",
+    "encodable",
     "encode_batch",
     "encode_json",
 ]
@@ -86,3 +85,8 @@ def _require_version(version: int) -> None:
         raise UnsupportedVersion(
             f"schema version {version} is not supported, only {SCHEMA_VERSION} is. Upgrade {newer}."
         )
+
+
+def encodable(text: str) -> str:
+    """The text with ? in place of lone surrogates, such as names of files have: no encoder takes them."""
+    return text.encode("utf-8", "replace").decode("utf-8")

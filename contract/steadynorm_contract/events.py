@@ -1,7 +1,5 @@
 """Events of a run: spikes, non-finite gradients, stalls, its start and end."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec
@@ -12,10 +10,11 @@ __all__ = ["Event", "EventKind", "EventList"]
 class EventKind(enum.StrEnum):
     """Kind of an event, and the meaning of its `value`."""
 
-    SPIKE = "spike"  # a norm above 10 times its previous RMS norm; value: the ratio
+    SPIKE = "spike"  # a norm above 10 times its baseline, see `rule`; value: the ratio
     NONFINITE = "nonfinite"  # a NaN or infinite gradient; value: how many parameters
-    THROTTLED = "throttled"  # a target fell below 0.3; value: the target
-    RECOVERED = "recovered"  # all targets are 0.3 or above again; value: the smallest target
+    THROTTLED = "throttled"  # a spike brought a target below 0.3; value: the target
+    FALLING = "falling"  # a target stays below 0.3 without a spike: norms fall; no incident; value: the target
+    RECOVERED = "recovered"  # no spike has done so for some steps; value: the smallest target
     STALLED = "stalled"  # no telemetry for a while; value: seconds
     RESUMED = "resumed"  # telemetry arrived again; value: seconds without
     STARTED = "started"  # an agent registered; value: the incarnation
@@ -24,6 +23,11 @@ class EventKind(enum.StrEnum):
     RANK_MISMATCH = "rank_mismatch"  # a rank differs from its replicas; value: the rank
     RANK_FAILED = "rank_failed"  # a rank's agent failed, and all ranks turned theirs off; value: the rank
     AUTOMATION = "automation"  # a schedule or a watch rule acted; value: the revision that it made
+    PROPOSAL = "proposal"  # a change was proposed, approved or refused; value: the revision that it became
+    FINDING = "finding"  # the agent's self-check found something, see `message`; value: the rank
+    ROLLBACK = "rollback"  # all ranks went back to a snapshot, see `message`; value: its step
+    ROLLBACK_ADVISED = "rollback_advised"  # they would have; value: the snapshot's step
+    UNRECOVERABLE = "unrecoverable"  # the budget of rollbacks is spent: the run is paused or asked to stop
     AGENT_ERROR = "agent_error"  # internal errors of the agent: see `message`; value: how many
 
 
@@ -38,6 +42,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     parameter: str | None = None
     value: float | None = None
     batch_id: str | None = None  # of a spike or a non-finite gradient: the training loop's name of the step's data
+    actor: str | None = None  # of a rollback that was asked for: who did, as in the audit list; null: a detector
 
 
 class EventList(msgspec.Struct, frozen=True):

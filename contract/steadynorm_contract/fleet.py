@@ -1,14 +1,13 @@
 """GET /fleet: runs with sparklines and last changes, in an order, with counts of all runs."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec
 
+from steadynorm_contract.audit import SettingsChange
 from steadynorm_contract.runs import RevisionState, RunSummary
 
-__all__ = ["FleetResponse", "FleetRun", "FleetSort", "LastChange", "Spark"]
+__all__ = ["MAX_COLUMNS", "FleetResponse", "FleetRun", "FleetSort", "LastChange", "Spark"]
 
 
 class FleetSort(enum.StrEnum):
@@ -33,6 +32,10 @@ class FleetSort(enum.StrEnum):
     SEEN_BACK = "-last_seen"
 
 
+MAX_COLUMNS = 16
+"""Logged scalars of one request."""
+
+
 class Spark(msgspec.Struct, frozen=True):
     """One series over the whole run in a few buckets with their extremes, so that a spike of one step is visible.
 
@@ -44,15 +47,9 @@ class Spark(msgspec.Struct, frozen=True):
     mean: list[float | None] = []
 
 
-class LastChange(msgspec.Struct, frozen=True, kw_only=True):
+class LastChange(SettingsChange, frozen=True, kw_only=True):
     """The newest entry of a run's audit list."""
 
-    revision: int
-    time: float  # Unix seconds
-    actor: str
-    reason: str
-    before: dict[str, object]  # only the fields that changed
-    after: dict[str, object]
     state: RevisionState
 
 
@@ -62,10 +59,12 @@ class FleetRun(RunSummary, frozen=True, kw_only=True):
     last_change: LastChange | None = None
     loss_spark: Spark | None = None  # null: no steps yet, or not computed in time; the next response has it
     norm_spark: Spark | None = None  # of the raw norm
+    scalars: dict[str, float | None] = msgspec.field(default_factory=dict)
+    """Newest values of the logged scalars that were asked for, where it has them."""
 
 
 class FleetResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /fleet. The counts are of all runs, whatever the filters: they tell what a filter would match."""
+    """GET /fleet. The counts are of all listed runs, whatever the filters: they tell what a filter would match."""
 
     runs: list[FleetRun]
     matching: int  # runs that match the filters; more than `runs` where there is a limit
@@ -75,3 +74,9 @@ class FleetResponse(msgspec.Struct, frozen=True, kw_only=True):
     failed_last: float | None = None  # Unix seconds at which the newest of them failed
     healths: dict[str, int]  # of live runs only
     tags: dict[str, int]  # `key=value`, the most frequent ones
+    current: int = 0  # runs that are live, or failed within 24 hours
+    hidden: int = 0  # listed runs that match all filters but `current`
+    archived: int = 0  # archived runs that match the search, name and tags
+    deleted: int = 0  # deleted runs that can still be restored, likewise
+    scalars: list[str] = []  # names of logged scalars that some of the first runs have
+    groups: dict[str, int] = {}  # with `group`: matching runs by the value of that tag; "": without it

@@ -1,7 +1,5 @@
 """Errors of the API as RFC 9457 problem JSON."""
 
-from __future__ import annotations
-
 import msgspec
 
 from steadynorm_contract.settings import FieldError

@@ -1,7 +1,5 @@
 """Retention: how much of Redis one run may use and how long it is stored, where it differs from the defaults."""
 
-from __future__ import annotations
-
 import msgspec
 
 __all__ = ["Retention", "RetentionChange", "RetentionLimits", "RetentionUpdate"]
@@ -17,14 +15,12 @@ class RetentionLimits(msgspec.Struct, frozen=True):
     keep_days: float | None = None
 
 
-class RetentionUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RetentionUpdate(RetentionLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of PUT /runs/{run_id}/retention: both values, null or absent for the server's default.
 
     revision: of the retention that this replaces; null: unconditional.
     """
 
-    max_mib: float | None = None
-    keep_days: float | None = None
     reason: str = ""
     revision: int | None = None
 
@@ -44,8 +40,8 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
 
     revision: int  # grows with each change; 0: there was none
     own: RetentionLimits  # as set for this run; null: the server's default applies
-    in_force: RetentionLimits  # as they apply now
+    effective: RetentionLimits  # as they apply now
     ceiling_mib: float  # no run may use more, whatever its own limit
-    store_bytes: int  # what it uses now
+    redis_bytes: int  # what it uses now
     expires: float | None  # Unix seconds at which it is removed unless active before; null: never
     changes: list[RetentionChange]  # the last ones, newest first

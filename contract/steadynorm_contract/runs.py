@@ -1,13 +1,15 @@
 """A run as the server reports it: state, health, desired and applied settings, counters."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec
 
+from steadynorm_contract.incidents import IncidentStatus
+from steadynorm_contract.knobs import Knob
+from steadynorm_contract.lifecycle import Visibility
+from steadynorm_contract.scalars import ScalarView
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.telemetry import AgentCounters
+from steadynorm_contract.telemetry import AgentCounters, Desired, RecoveryStatus, SpikeReference
 
 __all__ = [
     "Applied",
@@ -61,11 +63,9 @@ class RevisionState(enum.StrEnum):
     REJECTED = "rejected"
 
 
-class DesiredView(msgspec.Struct, frozen=True):
+class DesiredView(Desired, frozen=True):
     """The desired settings. `state` is that of their revision."""
 
-    revision: int
-    settings: Settings
     state: RevisionState
     reason: str = ""  # why it was rejected
 
@@ -79,13 +79,15 @@ class Applied(msgspec.Struct, frozen=True):
 
 
 class RunCounters(msgspec.Struct, frozen=True):
-    """Totals since the run began. `spikes` and `nonfinite` count (parameter, step) pairs; `dropped` counts records."""
+    """Totals since the run began. `spikes` and `nonfinite` count (parameter, step) pairs; `dropped` counts records;
+    `nonfinite_losses` counts steps."""
 
     spikes: int = 0
     nonfinite: int = 0
     dropped: int = 0
     steps: int = 0  # steps recorded
     agent_errors: int = 0
+    nonfinite_losses: int = 0  # steps whose logged loss was NaN or infinite
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +112,25 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     steps_per_s: float | None = None  # over the last batches
     connected: bool = True  # whether its agent sent telemetry or polled lately; true of ended runs
     tags: dict[str, str] = {}
-    store_bytes: int = 0  # of history, parameter table and peaks in Redis, without Redis' own overhead
+    incidents: list[IncidentStatus] = []  # the latest that somebody took or closed, newest first
+    redis_bytes: int = 0  # of history, parameter table and peaks in Redis, without Redis' own overhead
+    registered_name: str = ""  # the agent's name for it, where an operator renamed the run
+    archived: float | None = None  # Unix seconds at which it was archived
+    deletes_at: float | None = None  # Unix seconds at which a deleted run is removed; until then it can be restored
+
+    @property
+    def condition(self) -> str:
+        """The state for people: a run that is silent because it is paused or its agent is gone says that."""
+        if self.state is RunState.STALLED and not self.connected:
+            return Health.DISCONNECTED
+        return "paused" if self.applied.settings.paused and self.state.is_live else self.state
+
+    @property
+    def visibility(self) -> Visibility:
+        """Which lists show it."""
+        if self.deletes_at is not None:
+            return Visibility.DELETED
+        return Visibility.LISTED if self.archived is None else Visibility.ARCHIVED
 
 
 class RunDetail(RunSummary, frozen=True, kw_only=True):
@@ -124,8 +144,16 @@ class RunDetail(RunSummary, frozen=True, kw_only=True):
     host: str = ""
     allow: list[str] | None = None
     detail_every: int = 10
+    spike_reference: SpikeReference = SpikeReference.RMS  # what its spike ratios are ratios to
     agent: AgentCounters = msgspec.field(default_factory=AgentCounters)
     end_reason: str = ""
+    self_check: str = ""  # what the agent found at its first steps, in one line
+    findings: list[str] = []  # what it found that is probably not meant, and what to do
+    recovery: RecoveryStatus | None = None  # null: its agent keeps no snapshots
+    rollbacks: int = 0  # so far, by detectors and by people
+    scalars: list[ScalarView] = []  # that the loop logs under names of its own, in the order in which they came
+    knobs: list[Knob] | None = None  # that its loop declares; null: its agent is older than knobs
+    scalars_omitted: int = 0  # values that are not stored, of names beyond the 256 that a run may have
 
 
 class RunList(msgspec.Struct, frozen=True):

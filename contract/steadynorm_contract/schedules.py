@@ -1,12 +1,10 @@
 """Schedules: a change of settings that is made once a run reaches a step, such as gamma2=0.999 from step 10,000."""
 
-from __future__ import annotations
-
 import enum
 
 import msgspec
 
-from steadynorm_contract.changes import expand
+from steadynorm_contract.changes import Change
 
 __all__ = ["MAX_SCHEDULES", "NewSchedule", "Schedule", "ScheduleList", "ScheduleState"]
 
@@ -22,19 +20,14 @@ class ScheduleState(enum.StrEnum):
     FAILED = "failed"  # the change was invalid for the settings at that time: see `why`
 
 
-class NewSchedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewSchedule(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /runs/{run_id}/schedules.
 
-    from_step: above the run's present step. settings: only what changes; counters as increments such as "+1", resolved
-    when the step is reached; `preset` as in `Change`.
+    from_step: above the run's present step. settings: as in `Change`; counters as increments such as "+1", resolved
+    when the step is reached.
     """
 
     from_step: int
-    settings: dict[str, object]
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "settings", expand(self.settings))
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,5 @@
 """A run's recorded history: series of a name in buckets, the heat map of all parameters, the parameter table."""
 
-from __future__ import annotations
-
 import msgspec
 
 from steadynorm_contract.signals import PARAMETER_SIGNALS

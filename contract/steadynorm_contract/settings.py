@@ -9,30 +9,37 @@ The server validates every change and the agent validates it again, both with th
 neither Redis nor the optimizer.
 """
 
-from __future__ import annotations
-
 import enum
-import math
 import re
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
+from steadynorm_contract import setting_checks as checks
 from steadynorm_contract.changes import PRESETS, expand
+from steadynorm_contract.knobs import KNOB_PREFIX, MAX_KNOBS, Knob, is_knob, knob_name_problem, near_names
 
 __all__ = [
     "COUNTERS",
+    "LATER_SETTINGS",
     "SETTING_RULES",
     "FieldError",
     "Mode",
+    "RecoveryMode",
     "Settings",
     "SettingsError",
     "Transfer",
+    "by_name",
     "is_increment",
+    "later_settings",
     "merge",
     "resolve_increments",
+    "with_knobs",
+    "without_later",
 ]
+
+_T = TypeVar("_T")
 
 
 class Mode(enum.StrEnum):
@@ -42,6 +49,8 @@ class Mode(enum.StrEnum):
     """Nothing is measured; the gradient is multiplied by the gain of the last mode change (1 if there was none)."""
     OBSERVE = "observe"
     """Norms are measured and recorded; the gradient passes as in `off`."""
+    CLIP = "clip"
+    """Measured as in `observe`; where the total norm is above `clip_norm`, all gradients are reduced alike."""
     STABILIZE = "stabilize"
     """The gradient keeps its direction; its magnitude is replaced."""
 
@@ -53,6 +62,17 @@ class Transfer(enum.StrEnum):
     """The output scale is carried over, so the update size does not jump."""
     PLAIN = "plain"
     """The paper's bare rule: unit and gain stay 1."""
+
+
+class RecoveryMode(enum.StrEnum):
+    """What the agent does when a detector finds the run broken."""
+
+    OFF = "off"
+    """Nothing, and it keeps no snapshots."""
+    ADVISE = "advise"
+    """It tells what it would do."""
+    ACT = "act"
+    """All ranks go back to the newest good snapshot and go on with the data that comes next."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -71,80 +91,40 @@ class SettingsError(ValueError):
         self.errors = errors
 
 
-def _number(value: object) -> float | None:
-    """`value` as a finite float, or None. Booleans are not numbers here: `gamma1=True` is a mistake, not 1.0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _decay(value: object) -> str | None:
-    number = _number(value)
-    if number is not None and 0.0 <= number < 1.0:
-        if struct.unpack("<f", struct.pack("<f", number))[0] < 1.0:
-            return None
-        return "In float32, where the statistics live, this value is 1. Use at most 0.9999999."
-    if number is not None and number >= 1.0:
-        return "For a longer memory use 0.9999."
-    return "Use a decay such as 0.6 or 0.999; 0 keeps only the newest step."
-
-
-def _eps(value: object) -> str | None:
-    number = _number(value)
-    if number is not None and 0.0 < number <= 1e-3:
-        return None
-    return "Leave it at 1e-12 unless the gradients themselves are that small."
-
-
-def _spike_limit(value: object) -> str | None:
-    if value is None:
-        return None
-    number = _number(value)
-    if number is not None and number > 1.0 and number <= 3e38:
-        return None
-    return "Use null for the paper's rule, or a ratio such as 3 or 10."
-
-
-def _lr_scale(value: object) -> str | None:
-    number = _number(value)
-    return None if number is not None and 0.0 <= number <= 10.0 else "Use 1 for the optimizer's own rate."
-
-
-def _boolean(value: object) -> str | None:
-    return None if isinstance(value, bool) else "Use true or false."
-
-
-def _counter(value: object) -> str | None:
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-    return None if valid else "Add 1 to the present value to run the action once."
-
-
-def _choice(choices: type[enum.StrEnum]) -> Callable[[object], str | None]:
-    names = [choice.value for choice in choices]
-    return lambda value: None if isinstance(value, str) and value in names else f"Use one of {', '.join(names)}."
-
-
 SETTING_RULES: dict[str, tuple[str, Callable[[object], str | None]]] = {
-    "mode": ("must be off, observe or stabilize", _choice(Mode)),
-    "gamma1": ("must be in [0, 1)", _decay),
-    "gamma2": ("must be in [0, 1)", _decay),
-    "eps": ("must be in (0, 0.001]", _eps),
-    "spike_limit": ("must be null or greater than 1", _spike_limit),
-    "transfer": ("must be bumpless or plain", _choice(Transfer)),
-    "lr_scale": ("must be in [0, 10]", _lr_scale),
-    "paused": ("must be true or false", _boolean),
-    "stop": ("must be true or false", _boolean),
-    "reset_generation": ("must be a whole number that only grows", _counter),
-    "checkpoint_generation": ("must be a whole number that only grows", _counter),
+    "mode": ("must be off, observe, clip or stabilize", checks.choice(Mode)),
+    "gamma1": ("must be in [0, 1)", checks.decay),
+    "gamma2": ("must be in [0, 1)", checks.decay),
+    "eps": ("must be in (0, 0.001]", checks.eps),
+    "spike_limit": ("must be off or greater than 1", checks.spike_limit),
+    "spike_fade": ("must be true or false", checks.boolean),
+    "transfer": ("must be bumpless or plain", checks.choice(Transfer)),
+    "clip_norm": ("must be auto or greater than 0", checks.clip_norm),
+    "lr_scale": ("must be in [0, 10]", checks.lr_scale),
+    "lr": ("must be null or in [0, 1000000]", checks.lr),
+    "paused": ("must be true or false", checks.boolean),
+    "stop": ("must be true or false", checks.boolean),
+    "reset_generation": ("must be a whole number that only grows", checks.counter),
+    "checkpoint_generation": ("must be a whole number that only grows", checks.counter),
+    "recovery": ("must be off, advise or act", checks.choice(RecoveryMode)),
+    "rollback_generation": ("must be a whole number that only grows", checks.counter),
+    "rollback_to": ("must be a step or null", checks.step),
+    "detail_every": ("must be a whole number of steps from 1 to 1000", checks.detail_every),
 }
 """Per setting: its rule in words, and a check that returns None or what to do instead."""
 
-COUNTERS = ("reset_generation", "checkpoint_generation")
+COUNTERS = ("reset_generation", "checkpoint_generation", "rollback_generation")
 """Settings that count actions. Raising one runs its action once, and none is ever lowered."""
+
+LATER_SETTINGS = ("lr", "detail_every", "knobs")
+"""Fields of `Settings` that agents and servers of before do not read. At their defaults they are left out of what is
+written; what is sent to one of those has none, see `without_later`."""
+
+DETAIL_EVERY = 10
+"""The default of `detail_every`."""
+
+MAX_ERRORS = 32
+"""Invalid settings that one error names."""
 
 _INCREMENT = re.compile(r"\+[0-9]{1,9}")
 
@@ -154,67 +134,164 @@ def _problem(field: str, value: object) -> FieldError | None:
     advice = check(value)
     if advice is None:
         return None
-    return FieldError(field, rule, f"{field} {rule}: got {_shown(value)}. {advice}")
+    return FieldError(field, rule, f"{field} {rule}: got {checks.shown(value)}. {advice}")
 
 
-def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    try:
-        text = repr(value)
-    except ValueError:  # Python does not print integers of thousands of digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 60 else text[:57] + "..."
+def _always(value: _T) -> _T:
+    """A default that is written, unlike those of LATER_SETTINGS: msgspec leaves out plain defaults only."""
+    default: _T = msgspec.field(default_factory=lambda: value)
+    return default
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All settings of a run, validated on construction.
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """All settings of a run, validated on construction. The defaults are the paper's rule; `attach()` has its own.
 
     Attributes:
-        mode: `off`, `observe` or `stabilize`, see `Mode`.
+        mode: `off`, `observe`, `clip` or `stabilize`, see `Mode`.
         gamma1: Decay per step of the moving average of the norm, in [0, 1).
         gamma2: Decay per step of the moving average of the squared norm, in [0, 1).
         eps: Added to the RMS norm before dividing by it, in the unit of the gradient; in (0, 1e-3].
         spike_limit: A norm above this multiple of the RMS norm enters the statistics clipped to it; above 1.
             None: never.
+        spike_fade: Whether the steps above spike_limit also count less, by the square of how far they are above it.
+            Without a spike_limit it does nothing.
         transfer: What happens to the gradient's scale when the mode changes, see `Transfer`.
+        clip_norm: In mode `clip`, the largest total norm of all gradients, over 0; or `auto`: ZClip's limit, which
+            follows recent total norms.
         lr_scale: Factor on every parameter group's learning rate during a step, in [0, 10].
+        lr: Learning rate of the first parameter group while a step runs, in place of the program's; the other groups
+            follow in proportion. None: the program's.
         paused: Whether the run waits at the next step boundary.
         stop: Whether the training loop is asked to end (`agent.should_stop`).
         reset_generation: Counter: raising it resets the statistics once.
         checkpoint_generation: Counter: raising it requests one checkpoint.
+        recovery: What happens when a detector finds the run broken, see `RecoveryMode`. Needs `attach(recovery=...)`.
+        rollback_generation: Counter: raising it rolls the run back once.
+        rollback_to: The step of the snapshot that `rollback_generation` goes back to. None: the newest good one.
+        detail_every: Steps between two records of per-parameter rows, from 1 to 1,000.
+        knobs: Values of the loop's own knobs, by name without `knob.`. None: an optimizer's option is as
+            the program has it.
 
     Raises:
         SettingsError: A value is invalid.
     """
 
-    mode: Mode = Mode.STABILIZE
-    gamma1: float = 0.6
-    gamma2: float = 0.999
-    eps: float = 1e-12
-    spike_limit: float | None = None
-    transfer: Transfer = Transfer.BUMPLESS
-    lr_scale: float = 1.0
-    paused: bool = False
-    stop: bool = False
-    reset_generation: int = 0
-    checkpoint_generation: int = 0
+    mode: Mode = _always(Mode.STABILIZE)
+    gamma1: float = _always(0.6)
+    gamma2: float = _always(0.999)
+    eps: float = _always(1e-12)
+    spike_limit: float | None = _always(None)
+    spike_fade: bool = _always(False)
+    transfer: Transfer = _always(Transfer.BUMPLESS)
+    clip_norm: float | str = _always(1.0)
+    lr_scale: float = _always(1.0)
+    lr: float | None = None
+    paused: bool = _always(False)
+    stop: bool = _always(False)
+    reset_generation: int = _always(0)
+    checkpoint_generation: int = _always(0)
+    recovery: RecoveryMode = _always(RecoveryMode.OFF)
+    rollback_generation: int = _always(0)
+    rollback_to: int | None = _always(None)
+    detail_every: int = DETAIL_EVERY
+    knobs: dict[str, float | None] = {}
 
     def __post_init__(self) -> None:
         errors = [error for name in SETTING_RULES if (error := _problem(name, getattr(self, name))) is not None]
+        if self.knobs:
+            errors += _knob_errors(self.knobs)
         if errors:
             raise SettingsError(errors)
         # `Settings(mode="observe")` is what people write; the fields hold the enumeration's members.
         msgspec.structs.force_setattr(self, "mode", Mode(self.mode))
         msgspec.structs.force_setattr(self, "transfer", Transfer(self.transfer))
+        msgspec.structs.force_setattr(self, "recovery", RecoveryMode(self.recovery))
+        if self.knobs:  # equal settings are the same bytes
+            sorted_ = {name: None if value is None else float(value) for name, value in sorted(self.knobs.items())}
+            msgspec.structs.force_setattr(self, "knobs", sorted_)
 
 
-def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
+def by_name(settings: Settings) -> dict[str, object]:
+    """All settings as plain values, each knob under its name `knob.NAME`: what changes and the audit list name."""
+    named: dict[str, object] = {}
+    for name in SETTING_RULES:
+        value = getattr(settings, name)
+        named[name] = value.value if isinstance(value, enum.Enum) else value
+    return named | {KNOB_PREFIX + name: value for name, value in settings.knobs.items()}
+
+
+def without_later(settings: Settings) -> Settings:
+    """`settings` as agents and servers of before read them."""
+    return msgspec.structs.replace(settings, lr=None, detail_every=DETAIL_EVERY, knobs={})
+
+
+def later_settings(settings: Settings) -> dict[str, object]:
+    """What `without_later` leaves out, by name."""
+    return {name: value for name, value in by_name(settings).items() if is_knob(name) or name in LATER_SETTINGS}
+
+
+def with_knobs(
+    settings: Settings, knobs: Sequence[Knob], present: Mapping[str, float | None] | None = None
+) -> Settings:
+    """`settings` with a value for each of these knobs and for no other: a run may go on with a program of others.
+
+    Args:
+        settings: Any, of this run or of an earlier process of it.
+        knobs: Those that the present process declares.
+        present: Values of those that `settings` lacks, or has a value for that is no longer in their range.
+    """
+    if not knobs and not settings.knobs:
+        return settings
+    values: dict[str, float | None] = {}
+    for knob in knobs:
+        given = [known[knob.name] for known in (settings.knobs, present or {}) if knob.name in known]
+        values[knob.name] = next(filter(knob.accepts, given), knob.initial)
+    return settings if values == settings.knobs else msgspec.structs.replace(settings, knobs=values)
+
+
+def _knob_errors(knobs: Mapping[str, object]) -> list[FieldError]:
+    """Of values whose knobs are not known here: names, numbers, and how many."""
+    errors = []
+    for name, value in knobs.items():
+        field = f"{KNOB_PREFIX}{name}"[:100] if isinstance(name, str) else KNOB_PREFIX
+        if (problem := knob_name_problem(name)) is not None:
+            errors.append(FieldError(field, "must have a valid name", problem))
+        elif value is not None and checks.number(value) is None:
+            rule = "must be a finite number or null"
+            errors.append(FieldError(field, rule, f"{field} {rule}: got {checks.shown(value)}."))
+    if len(knobs) > MAX_KNOBS:
+        rule = f"must be at most {MAX_KNOBS}"
+        errors.append(FieldError("knobs", rule, f"knobs {rule}: got {len(knobs)}."))
+    return errors[:MAX_KNOBS]
+
+
+def _declared_error(field: str, value: object, known: Mapping[str, Knob]) -> FieldError | None:
+    """Of a change of a knob in a run that declares `known`."""
+    name = field.removeprefix(KNOB_PREFIX)
+    if name not in known:
+        rule = "must be a knob that the run declares"
+        near = [each.setting for each in map(known.__getitem__, near_names(name, known))]
+        listed = near or [each.setting for each in list(known.values())[:8]]
+        advice = f"{'Near' if near else 'It has'}: {', '.join(listed)}." if listed else "It declares none."
+        return FieldError(field[:100], rule, f"{_cut(field)} {rule}. {advice}")
+    knob = known[name]
+    if knob.accepts(value):
+        return None
+    return FieldError(field, knob.rule, f"{field} {knob.rule}: got {checks.shown(value)}.")
+
+
+def _cut(name: str) -> str:
+    """A name that may be hostile, to be shown."""
+    return (name if name.isprintable() else ascii(name)[1:-1]) if len(name) <= 80 else ascii(name[:77])[1:-1] + "..."
+
+
+def merge(settings: Settings, changes: Mapping[str, object], knobs: Sequence[Knob] | None = None) -> Settings:
     """`settings` with `changes` applied.
 
     Args:
         settings: The present settings.
         changes: Only what changes, by name; `preset` stands for the settings of that preset.
+        knobs: Those that the run declares. None: not known, and any knob may have any number.
 
     Returns:
         The new settings.
@@ -224,13 +301,22 @@ def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
     """
     changes = expand(changes)
     errors: list[FieldError] = []
+    turned: dict[str, object] = {}
+    declared = None if knobs is None else {each.name: each for each in knobs}
     for name, value in changes.items():
-        if name not in SETTING_RULES:
+        if is_knob(name):
+            own = name.removeprefix(KNOB_PREFIX)
+            turned[own] = value
+            if declared is None:
+                errors += _knob_errors({own: value})
+            elif (error := _declared_error(name, value, declared)) is not None:
+                errors.append(error)
+        elif name not in SETTING_RULES:
             if name == "preset":
                 rule = f"must be {' or '.join(PRESETS)}"
-                errors.append(FieldError(name, rule, f"{name} {rule}: got {_shown(value)}."))
+                errors.append(FieldError(name, rule, f"{name} {rule}: got {checks.shown(value)}."))
                 continue
-            known = ", ".join(SETTING_RULES)
+            known = ", ".join([*SETTING_RULES, f"{KNOB_PREFIX}NAME"])
             errors.append(FieldError(str(name), "must be a known setting", f"{name} is not a setting. Known: {known}."))
         elif (error := _problem(name, value)) is not None:
             errors.append(error)
@@ -241,8 +327,14 @@ def merge(settings: Settings, changes: Mapping[str, object]) -> Settings:
             )
             errors.append(FieldError(name, rule, message))
     if errors:
-        raise SettingsError(errors)
-    return msgspec.structs.replace(settings, **changes)
+        raise SettingsError(errors[:MAX_ERRORS])
+    rolls_back = changes.get("rollback_generation", settings.rollback_generation) != settings.rollback_generation
+    if rolls_back and "rollback_to" not in changes:  # the step that an earlier one named was meant for that one
+        changes = {**changes, "rollback_to": None}
+    fields = {name: value for name, value in changes.items() if not is_knob(name)}
+    if turned:
+        fields["knobs"] = {**settings.knobs, **turned}
+    return msgspec.structs.replace(settings, **fields)
 
 
 def is_increment(value: object) -> bool:

@@ -6,8 +6,6 @@ Charts, tooltips, tables, Parquet columns, `/metrics`, Grafana's panels and the 
     signal("spike_ratio/blocks.0.weight")   a parameter's, by the name of its series; `signal("norm_mean")` does as well
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec
@@ -73,7 +71,7 @@ SCALARS = (
         metric="steadynorm_target_min", threshold=THROTTLED_TARGET, worst="min",
         description=(
             "Smallest target of all parameters: about 1 in calm training; "
-            f"below {THROTTLED_TARGET:g} the run is throttled."
+            f"below {THROTTLED_TARGET:g} updates are too small, because of a spike or of falling norms."
         ),
     ),
     Signal(
@@ -81,9 +79,9 @@ SCALARS = (
         description="The parameter with the smallest target.",
     ),
     Signal(
-        name="spike_ratio_max", title="largest spike ratio", unit="1", subtitle="norm / RMS norm before it",
+        name="spike_ratio_max", title="largest spike ratio", unit="1", subtitle="norm / its baseline",
         scale="log", metric="steadynorm_spike_ratio_max", threshold=SPIKE_RATIO,
-        description=f"Largest spike ratio of all parameters; above {SPIKE_RATIO:g} it is a spike, 0 before the first.",
+        description=f"Largest spike ratio of all parameters; above {SPIKE_RATIO:g} it is a spike.",
     ),
     Signal(
         name="spike_parameter", title="parameter with the largest spike ratio", unit="", is_index=True,
@@ -105,8 +103,20 @@ SCALARS = (
     ),
     Signal(
         name="throttled", title="throttled parameters", unit="parameters",
-        subtitle=f"target below {THROTTLED_TARGET:g}",
-        description=f"Parameters with a target below {THROTTLED_TARGET:g}, counted once in each step.",
+        subtitle="held back by a spike",
+        description=(
+            f"Parameters whose target a spike in the statistics keeps below {THROTTLED_TARGET:g}, "
+            "counted once in each step."
+        ),
+    ),
+    Signal(
+        name="loss_nonfinite", title="non-finite losses", unit="steps", subtitle="NaN or infinite",
+        description="Whether the logged loss of the step was NaN or infinite: 1, else 0.",
+    ),
+    Signal(
+        name="faded", title="faded parameters", unit="parameters", subtitle="step reduced by spike_fade",
+        metric="steadynorm_tensors_faded_total",
+        description="Parameters whose step `spike_fade` reduced, counted once in each step.",
     ),
 )
 """One value a step, in the order in which they travel."""
@@ -129,16 +139,19 @@ PARAMETER_SIGNALS = (
         description="Factor that the parameter's gradient was multiplied by; 0 where a non-finite one became zero.",
     ),
     Signal(
-        name="spike_ratio", kind="parameter", title="spike ratio", unit="1", subtitle="norm / RMS norm before it",
+        name="spike_ratio", kind="parameter", title="spike ratio", unit="1", subtitle="norm / its baseline",
         scale="log", metric="steadynorm_parameter_spike_ratio", threshold=SPIKE_RATIO,
-        description=f"Norm divided by the RMS norm of the step before; above {SPIKE_RATIO:g} it is a spike.",
+        description=(
+            f"Norm divided by its baseline, a mean of recent norms that no spike raises much; "
+            f"above {SPIKE_RATIO:g} it is a spike."
+        ),
     ),
     Signal(
         name="target", kind="parameter", title="target", unit="1", subtitle="mean norm / RMS norm",
         threshold=THROTTLED_TARGET, worst="min", recorded=False,
         description=(
             "norm_mean / (norm_rms + eps): about 1 in calm training; "
-            f"below {THROTTLED_TARGET:g} the update is throttled."
+            f"below {THROTTLED_TARGET:g} the update is too small, because of a spike or of falling norms."
         ),
     ),
 )

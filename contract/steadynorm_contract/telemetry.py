@@ -12,18 +12,26 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
+from steadynorm_contract.knobs import MAX_KNOBS, Knob
+from steadynorm_contract.scalars import ScalarDescription, ScalarRecords
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.signals import PARAMETER_SIGNALS, SCALARS
 
 __all__ = [
     "MAX_BATCH_BYTES",
     "MAX_BATCH_ID_LENGTH",
+    "MAX_DETECTORS",
     "MAX_NAME_LENGTH",
     "MAX_PARAMETERS",
+    "MAX_REGISTRATION_BYTES",
+    "MAX_TAGS",
+    "MAX_TAG_NAME_LENGTH",
+    "MAX_TEXT_LENGTH",
+    "PACE_S",
     "ROW_COLUMNS",
     "SCALAR_COLUMNS",
     "SCHEMA_VERSION",
@@ -31,26 +39,41 @@ __all__ = [
     "AgentNote",
     "AppliedReport",
     "Desired",
+    "DetectorStatus",
     "NoteKind",
     "Parameter",
     "ParameterRows",
+    "RecoveryStatus",
     "Registered",
     "RevisionOutcome",
     "RunEnd",
     "RunFinish",
     "RunRegistration",
+    "SpikeReference",
     "StepScalars",
     "TelemetryAck",
     "TelemetryBatch",
+    "UserNote",
     "floats_from_bytes",
     "floats_to_bytes",
 ]
 
 SCHEMA_VERSION = 1
 MAX_BATCH_BYTES = 4 * 1024 * 1024  # of one request body; the agent splits, the server refuses
+MAX_REGISTRATION_BYTES = 32 * 1024 * 1024
+"""Of a registration, uncompressed: MAX_PARAMETERS with names of 250 characters. The agent compresses a long one."""
+
+PACE_S = 1.0
+"""Seconds between two batches of a run, where its server does not say otherwise."""
+
 MAX_PARAMETERS = 100_000
 MAX_NAME_LENGTH = 200
+MAX_TEXT_LENGTH = 500  # of a parameter's name, a tag's value
+MAX_TAGS = 50
+MAX_TAG_NAME_LENGTH = 100
 MAX_BATCH_ID_LENGTH = 200
+MAX_DETECTORS = 50
+"""Of an agent, that it reports: it evaluates as many as it is given."""
 
 SCALAR_COLUMNS = tuple(each.name for each in SCALARS)
 """Columns of the step scalars, one row every step."""
@@ -89,6 +112,20 @@ class Parameter(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return math.prod(self.shape)
 
 
+class SpikeReference(enum.StrEnum):
+    """What an agent compares a norm with, so what its spike ratios and its counts of spikes and throttled are."""
+
+    RMS = "rms"
+    """The RMS norm of the rule, which an earlier spike raises; `throttled` counts small targets, whatever the cause."""
+
+    BASELINE = "baseline"
+    """The baseline of `rule`; `throttled` counts the parameters that a spike throttles."""
+
+
+Knobs = Annotated[list[Knob], msgspec.Meta(max_length=MAX_KNOBS)]
+LaterSettings = Annotated[dict[str, object], msgspec.Meta(max_length=MAX_KNOBS + 8)]
+
+
 class RunRegistration(msgspec.Struct, kw_only=True):
     """Body of POST /runs (JSON)."""
 
@@ -108,6 +145,13 @@ class RunRegistration(msgspec.Struct, kw_only=True):
     tags: dict[str, str] = {}
     allow: list[str] | None = None  # the settings that this agent applies; None: all
     detail_every: int = 10  # steps between per-parameter rows
+    spike_reference: SpikeReference = SpikeReference.RMS  # agents that do not say are older
+    config: dict[str, Any] = {}  # what the user says that the run is made of
+    environment: dict[str, str] = {}  # what its process found by itself, see `configuration`
+    # Beside `settings` and `allow`, which servers of before read: an agent leaves out there what those do not know.
+    knobs: Knobs | None = None  # that the loop declares; None: the agent is older than those
+    later_settings: LaterSettings = {}  # in force, by name: `lr`, `detail_every`, `knob.NAME`
+    later_allow: list[str] = []  # of those names, where `allow` is not null
 
 
 class Desired(msgspec.Struct, frozen=True):
@@ -125,6 +169,10 @@ class Registered(msgspec.Struct, frozen=True):
     acknowledged: int  # last sequence stored of this incarnation
     desired: Desired
     previous_acknowledged: int | None = None  # last one stored of `previous_instance`; None: unknown
+    server_version: str = ""  # of steadynorm
+    defaults: dict[str, Any] = {}  # the server's default settings: an agent without one of them may ignore it at this
+    max_scalars: int = 0  # names of logged scalars that the run may have; 0: a server that does not store any
+    max_knobs: int = 0  # 0: a server of before, which has none of `settings.LATER_SETTINGS`
 
 
 class RevisionOutcome(enum.StrEnum):
@@ -185,7 +233,7 @@ class ParameterRows(msgspec.Struct, frozen=True):
 
 
 class AgentCounters(msgspec.Struct, frozen=True):
-    """Counts of records (a step's scalars are one, a step's per-parameter rows another).
+    """Counts of records (a step's scalars are one, its per-parameter rows another, what was logged in it a third).
 
     produced = acknowledged + dropped + buffered at any moment. `agent.counters` counts since the process attached. In
     a batch they count since its incarnation began, with what was buffered then as produced: the server adds dropped
@@ -198,6 +246,7 @@ class AgentCounters(msgspec.Struct, frozen=True):
     buffered: int = 0
     errors: int = 0  # internal exceptions of the agent; the first one in a step turns it off
     sending_errors: int = 0  # those of `errors` in sending: the data are dropped, and nothing is turned off
+    sinks_dropped: int = 0  # rows and events that the agent's sinks lost, beside what is counted above
 
 
 class NoteKind(enum.StrEnum):
@@ -205,16 +254,46 @@ class NoteKind(enum.StrEnum):
 
     RANK_MISMATCH = "rank_mismatch"  # a rank differs from its replicas
     RANK_FAILED = "rank_failed"  # a rank's agent had an internal error: all ranks turned theirs off
+    SELF_CHECK = "self_check"  # what the agent found at its first steps, in one line; no event
+    FINDING = "finding"  # something about the training loop is probably not meant
+    ROLLBACK = "rollback"  # all ranks went back to a snapshot
+    ROLLBACK_ADVISED = "rollback_advised"  # they would have, or there is none
+    UNRECOVERABLE = "unrecoverable"  # the budget of rollbacks is spent
+
+
+class DetectorStatus(msgspec.Struct, frozen=True):
+    """One of an agent's detectors."""
+
+    condition: Annotated[str, msgspec.Meta(max_length=300)]  # as text, see `conditions.parse_condition`
+    has_value: bool = True  # whether its scalar had a value since attach(): without one it cannot be met
+
+
+class RecoveryStatus(msgspec.Struct, frozen=True):
+    """What an agent with snapshots could do now."""
+
+    snapshots: list[int] = []  # steps of the good ones, the oldest first
+    budget_left: int = 0  # automatic rollbacks, until the run is paused or asked to stop
+    every_steps: int = 0  # between two snapshots
+    detectors: Annotated[list[DetectorStatus], msgspec.Meta(max_length=MAX_DETECTORS)] = []
 
 
 class AgentNote(msgspec.Struct, frozen=True):
-    """An incident between the ranks of a run, which the server turns into an event."""
+    """An incident between the ranks of a run, or what the agent's self-check found: the server makes an event of it."""
 
     kind: NoteKind
     step: int  # the next optimizer step
     time: float  # Unix seconds
     rank: int  # concerned; the first of several
     message: str  # one sentence for people
+    value: float | None = None  # of the event; None: the rank
+
+
+class UserNote(msgspec.Struct, frozen=True):
+    """A text of `agent.note()`; at most `notes.MAX_NOTE_LENGTH` characters."""
+
+    step: int  # the step that was current
+    time: float  # Unix seconds
+    text: str
 
 
 class TelemetryBatch(msgspec.Struct, kw_only=True):
@@ -230,6 +309,10 @@ class TelemetryBatch(msgspec.Struct, kw_only=True):
     batch_ids: dict[int, Annotated[str, msgspec.Meta(max_length=MAX_BATCH_ID_LENGTH)]] = {}
     """The training loop's names of the data of those steps in `scalars` that spiked or were not finite."""
     notes: list[AgentNote] = []
+    user_notes: list[UserNote] = []
+    recovery: RecoveryStatus | None = None  # null: the agent keeps no snapshots
+    logged: list[ScalarRecords] = []  # what the loop logged under names of its own
+    described: dict[str, ScalarDescription] = {}  # of those names: what is new
 
 
 class TelemetryAck(msgspec.Struct, frozen=True):
@@ -237,6 +320,7 @@ class TelemetryAck(msgspec.Struct, frozen=True):
 
     acknowledged: int
     desired: Desired
+    pace_s: float = PACE_S  # seconds from this batch to the next one, unless it brings what cannot wait
 
 
 class RunEnd(enum.StrEnum):

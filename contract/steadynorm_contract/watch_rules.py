@@ -6,15 +6,10 @@
 A run has no rules by default.
 """
 
-from __future__ import annotations
-
-import enum
-import re
-
 import msgspec
 
 from steadynorm_contract.changes import expand
-from steadynorm_contract.signals import SCALARS
+from steadynorm_contract.conditions import WATCHED, Comparison, Condition, parse_condition, show_condition
 
 __all__ = [
     "MAX_RULES",
@@ -31,37 +26,6 @@ __all__ = [
 
 MAX_RULES = 20
 """Most rules of one run."""
-
-WATCHED = tuple(each.name for each in SCALARS if not each.is_index)
-"""Scalars that a condition can compare."""
-
-
-class Comparison(enum.StrEnum):
-    """Operator between a scalar and a value."""
-
-    BELOW = "<"
-    AT_MOST = "<="
-    ABOVE = ">"
-    AT_LEAST = ">="
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """When a rule acts: by default at the first step that meets the comparison.
-
-    for_steps: after so many consecutive recorded steps. times: after so many steps, not necessarily consecutive.
-    A step whose scalar is NaN neither counts nor interrupts.
-    """
-
-    scalar: str
-    comparison: Comparison
-    value: float
-    for_steps: int | None = None
-    times: int | None = None
-
-    @property
-    def needed(self) -> int:
-        """Steps that must meet the comparison."""
-        return self.for_steps or self.times or 1
 
 
 class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +64,7 @@ class RuleView(msgspec.Struct, frozen=True, kw_only=True):
     """A rule and its progress."""
 
     rule: WatchRule
-    condition: str  # as text, see `parse_condition`
+    condition: str  # as text, see `conditions.parse_condition`
     created_by: str
     created_at: float  # Unix seconds
     count: int  # steps so far, of `needed`
@@ -112,6 +76,8 @@ class RuleView(msgspec.Struct, frozen=True, kw_only=True):
     last_step: int | None = None  # of its last action
     last_revision: int | None = None  # that its last action made
     stopped: bool = False  # Redis was restored from a backup: save the rule again to re-enable it
+    has_value: bool = True  # whether the run ever had a value of its scalar: without one it cannot act
+    warning: str = ""  # that the run has not logged its scalar, with names that are nearly the same
 
 
 class RuleList(msgspec.Struct, frozen=True):
@@ -129,47 +95,3 @@ class RuleList(msgspec.Struct, frozen=True):
     def without(self, rule_id: str) -> list[WatchRule]:
         """These rules without the one with that id."""
         return [each.rule for each in self.rules if each.rule.id != rule_id]
-
-
-_TEXT = re.compile(
-    r"\s*(?P<scalar>[a-z0-9_]+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[^\s,]+?)\s*"
-    r"(?:,?\s*for\s+(?P<for_steps>[0-9]{1,9})\s+steps?|,?\s*(?P<times>[0-9]{1,9})\s+times?)?\s*"
-)
-
-
-def parse_condition(text: str) -> Condition:
-    """A condition from its text.
-
-    Args:
-        text: `target_min < 0.3 for 200 steps`, `nonfinite > 0, 3 times` or `loss > 20`.
-
-    Raises:
-        ValueError: The text is no condition.
-    """
-    match = _TEXT.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        value = float(match["value"])
-    except ValueError:
-        raise ValueError(
-            f"a condition must be SCALAR < VALUE, then `for N steps`, `, N times` or nothing: got {text!r}. "
-            'Such as "target_min < 0.3 for 200 steps".'
-        ) from None
-    return Condition(
-        scalar=match["scalar"],
-        comparison=Comparison(match["comparison"]),
-        value=value,
-        for_steps=int(match["for_steps"]) if match["for_steps"] else None,
-        times=int(match["times"]) if match["times"] else None,
-    )
-
-
-def show_condition(condition: Condition) -> str:
-    """A condition as the text that `parse_condition` reads."""
-    text = f"{condition.scalar} {condition.comparison} {condition.value:.10g}"
-    if condition.for_steps is not None:
-        return f"{text} for {condition.for_steps} step{'s' if condition.for_steps > 1 else ''}"
-    if condition.times is not None:
-        return f"{text}, {condition.times} time{'s' if condition.times > 1 else ''}"
-    return text

@@ -4,28 +4,20 @@ Messages follow https://www.standardwebhooks.com: headers webhook-id (the same e
 webhook-timestamp and webhook-signature. Verify them with the library `standardwebhooks`; docs/webhooks.md shows how.
 """
 
-from __future__ import annotations
+from typing import Any
 
 import msgspec
 
-from steadynorm_contract.events import EventKind
+from steadynorm_contract.events import Event
 
-__all__ = ["WebhookEvent", "WebhookMessage"]
+__all__ = ["AuditMessage", "WebhookEvent", "WebhookMessage"]
 
 
-class WebhookEvent(msgspec.Struct, frozen=True, kw_only=True):
+class WebhookEvent(Event, frozen=True, kw_only=True):
     """One event of one run. `run_id` and `id` together identify it permanently."""
 
     run_id: str
     run: str  # its name
-    id: str
-    kind: EventKind
-    step: int
-    time: float  # Unix seconds
-    message: str  # one sentence for people
-    parameter: str | None = None
-    value: float | None = None
-    batch_id: str | None = None
     url: str | None = None  # of the run's page, where the server knows its dashboard
 
 
@@ -37,3 +29,11 @@ class WebhookMessage(msgspec.Struct, frozen=True, kw_only=True):
     events: list[WebhookEvent]  # in the order in which they happened; of a burst only the first ones
     counts: dict[str, int]  # by kind, of all events
     omitted: int  # how many of them `events` leaves out; GET /runs/{run_id}/events has them
+
+
+class AuditMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of a POST to a webhook with `audit = true`: lines of the audit stream since the previous message."""
+
+    id: str
+    text: str  # a summary in one line
+    entries: list[dict[str, Any]]  # time, kind, run_id, actor, name, and what the run's own list has

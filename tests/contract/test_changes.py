@@ -6,12 +6,16 @@ import msgspec
 import pytest
 
 from steadynorm_contract.bulk import Bulk, Selection
-from steadynorm_contract.changes import PRESETS, Change
+from steadynorm_contract.changes import PRESETS, Change, parse_assignments
 from steadynorm_contract.schedules import NewSchedule
 from steadynorm_contract.settings import Mode, Settings, SettingsError, merge
 from steadynorm_contract.watch_rules import WatchRule, parse_condition
 
 ROBUST = dict(PRESETS["robust"])
+
+
+def test_robust_limits_and_fades() -> None:
+    assert ROBUST == {"gamma1": 0.6, "gamma2": 0.999, "spike_limit": 3.0, "spike_fade": True}
 
 
 def test_the_papers_preset_is_what_a_run_begins_with() -> None:
@@ -43,3 +47,10 @@ def test_whatever_changes_settings_holds_what_a_preset_stands_for() -> None:
         assert one.settings == ROBUST
         assert msgspec.json.decode(msgspec.json.encode(one), type=type(one)) == one
     assert msgspec.json.decode(b'{"settings": {"preset": "robust"}}', type=Change).settings == ROBUST
+
+
+@pytest.mark.parametrize("word", ["off", "none", "null", "None"])
+def test_every_word_for_no_spike_limit_is_taken(word: str) -> None:
+    assert Change(parse_assignments(f"spike_limit={word}")).settings == {"spike_limit": None}
+    assert merge(Settings(spike_limit=3.0), {"spike_limit": word}).spike_limit is None
+    assert merge(Settings(), {"mode": "off"}).mode == "off"

@@ -18,6 +18,7 @@ from steadynorm_contract.client import (
     Forbidden,
     InvalidChange,
     NotFound,
+    OutcomeUnknown,
     ServerUnreachable,
     Unauthorized,
 )
@@ -80,7 +81,7 @@ def client(server: str) -> Iterator[Client]:
         (412, Conflict),
         (422, InvalidChange),
         (409, ClientError),
-        (503, ClientError),
+        (503, OutcomeUnknown),
     ],
 )
 def test_a_problem_becomes_the_error_of_its_status(client: Client, status: int, kind: type[ClientError]) -> None:

@@ -11,20 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steadynorm_contract.settings import SETTING_RULES, Mode, Settings, SettingsError, Transfer, merge
+from steadynorm_contract.settings import SETTING_RULES, Mode, RecoveryMode, Settings, SettingsError, Transfer, merge
 
 GOOD: dict[str, list[Any]] = {
-    "mode": ["off", "observe", "stabilize", Mode.OFF],
+    "mode": ["off", "observe", "clip", "stabilize", Mode.OFF],
     "gamma1": [0, 0.0, 0.6, 0.9999999],
     "gamma2": [0, 0.999, 0.9999999],
     "eps": [1e-300, 1e-12, 1e-3],
     "spike_limit": [None, 1.0000001, 2, 1e30],
+    "spike_fade": [True, False],
     "transfer": ["bumpless", "plain", Transfer.PLAIN],
+    "clip_norm": ["auto", 1e-9, 1, 3e38],
     "lr_scale": [0, 1, 10, 0.5],
     "paused": [True, False],
     "stop": [True, False],
     "reset_generation": [0, 1, 2**31 - 1],
     "checkpoint_generation": [0, 5],
+    "recovery": ["off", "advise", "act", RecoveryMode.ACT],
+    "rollback_generation": [0, 5],
+    "rollback_to": [None, 0, 900, 2**31 - 1],
+    "lr": [None, 0, 3e-4, 1e6],
+    "detail_every": [1, 10, 1000],
 }
 NUMBERS = [math.nan, math.inf, -math.inf, "0.5", True, None, [], {}, 10**400, 10**5000]
 BAD: dict[str, list[Any]] = {
@@ -33,12 +40,19 @@ BAD: dict[str, list[Any]] = {
     "gamma2": [1, 1.0, -1e-9, 0.99999999, *NUMBERS],
     "eps": [0, -1e-12, 0.0011, 1, *NUMBERS],
     "spike_limit": [1, 1.0, 0, -3, 1e39, *(value for value in NUMBERS if value is not None)],
+    "spike_fade": [0, 1, "true", None, math.nan],
     "transfer": ["smooth", None, 0],
+    "clip_norm": [0, 0.0, -1, 1e39, "AUTO", "", *NUMBERS],
     "lr_scale": [-0.1, 10.1, *NUMBERS],
     "paused": [0, 1, "true", None],
     "stop": [0, "yes", None],
     "reset_generation": [-1, 1.0, 2**31, True, "1", None, 10**5000],
     "checkpoint_generation": [-1, 0.5, None],
+    "recovery": ["on", "ACT", None, True, 1],
+    "rollback_generation": [-1, 0.5, None],
+    "rollback_to": [-1, 1.5, True, "newest", 2**31],
+    "lr": [-1e-9, 1.1e6, *(value for value in NUMBERS if value is not None)],
+    "detail_every": [0, 1001, 2.0, *NUMBERS],
 }
 GOOD_CASES = [(name, value) for name, values in GOOD.items() for value in values]
 BAD_CASES = [(name, value) for name, values in BAD.items() for value in values]
@@ -49,7 +63,7 @@ def _label(value: object) -> str:
 
 
 def test_the_tables_cover_every_setting() -> None:
-    assert set(GOOD) == set(BAD) == set(SETTING_RULES) == set(Settings.__struct_fields__)
+    assert set(GOOD) == set(BAD) == set(SETTING_RULES) == set(Settings.__struct_fields__) - {"knobs"}
 
 
 @pytest.mark.parametrize(("name", "value"), GOOD_CASES, ids=_label)
@@ -79,7 +93,8 @@ def test_defaults_are_the_papers() -> None:
     settings = Settings()
     assert (settings.mode, settings.gamma1, settings.gamma2, settings.eps) == (Mode.STABILIZE, 0.6, 0.999, 1e-12)
     assert (settings.spike_limit, settings.transfer, settings.lr_scale) == (None, Transfer.BUMPLESS, 1.0)
-    assert (settings.paused, settings.stop) == (False, False)
+    assert settings.clip_norm == 1.0
+    assert (settings.spike_fade, settings.paused, settings.stop) == (False, False, False)
     assert (settings.reset_generation, settings.checkpoint_generation) == (0, 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from steadynorm_contract.conditions import no_value_words, scalar_warning
 from steadynorm_contract.settings import Settings, resolve_increments
 from steadynorm_contract.telemetry import SCALAR_COLUMNS
 from steadynorm_contract.watch_rules import WATCHED, Comparison, Condition, parse_condition, show_condition
@@ -51,3 +52,26 @@ def test_only_counters_are_added_to_what_is_there() -> None:
     }
     untouched = {"reset_generation": 7, "checkpoint_generation": "+", "mode": "+1", "x_generation": "+1"}
     assert resolve_increments(untouched, present) == untouched
+
+
+@pytest.mark.parametrize(
+    ("text", "logged", "told"),
+    [
+        ("eval/los > 3", ["acc", "eval/loss"], "no scalar 'eval/los' in this run; did you mean 'eval/loss'?"),
+        ("raw_nrm > 3", [], "no scalar 'raw_nrm' in this run; did you mean 'raw_norm'?"),
+        (
+            "reward < 0",
+            list("abcdefg"),
+            "no scalar 'reward' in this run yet; it logs 'a', 'b', 'c', 'd', 'e' and 2 more.",
+        ),
+        ('"\u202eevil" < 0', ["x"], "no scalar '\\u202eevil' in this run yet; it logs 'x'."),
+        ("loss > 3", [], ""),
+        ("eval/loss > 3", ["eval/loss"], ""),
+    ],
+)
+def test_a_name_that_the_run_does_not_log_is_told_with_names_that_are_near(
+    text: str, logged: list[str], told: str
+) -> None:
+    assert scalar_warning(parse_condition(text), logged) == told
+    assert no_value_words(text, logged) == "has seen no value yet" + (f": {told}" if told else "")
+    assert no_value_words("of a later version", logged) == "has seen no value yet"

@@ -20,6 +20,8 @@ from steadynorm_contract.audit import AuditEntry, AuditList
 from steadynorm_contract.changes import Change
 from steadynorm_contract.discovery import ServerAddress
 from steadynorm_contract.events import Event, EventKind, EventList
+from steadynorm_contract.incidents import IncidentState, IncidentStatus
+from steadynorm_contract.notes import Note, NoteAction, NoteList
 from steadynorm_contract.problems import Problem
 from steadynorm_contract.runs import (
     Applied,
@@ -54,6 +56,7 @@ from steadynorm_contract.telemetry import (
     StepScalars,
     TelemetryAck,
     TelemetryBatch,
+    UserNote,
     floats_to_bytes,
 )
 from steadynorm_contract.watch_rules import Comparison, Condition, RuleList, RuleView, WatchRule
@@ -65,7 +68,9 @@ SETTINGS = Settings(
     gamma2=0.99,
     eps=1e-9,
     spike_limit=10.0,
+    spike_fade=True,
     transfer=Transfer.PLAIN,
+    clip_norm="auto",
     lr_scale=0.5,
     paused=True,
     stop=True,
@@ -146,17 +151,19 @@ EXAMPLES = [
                 [4000, 4001],
                 struct.pack("<2d", 1700000000.0, 1700000000.5),
                 floats_to_bytes([*range(12), math.nan, math.inf, -math.inf, *range(9)]),
+                SCALAR_COLUMNS[:12],  # an agent of before `loss_nonfinite`
             ),
             rows=ParameterRows([4000], 2, floats_to_bytes(range(10))),
             applied=[AppliedReport(1, 4000, RevisionOutcome.APPLIED, SETTINGS, 1700000000.0, "")],
             counters=AgentCounters(produced=9, acknowledged=5, dropped=1, buffered=3, errors=2, sending_errors=1),
             batch_ids={4001: "shard3:1042"},
             notes=[AgentNote(NoteKind.RANK_MISMATCH, 4001, 1700000000.5, 3, "rank 3 differs.")],
+            user_notes=[UserNote(4001, 1700000000.5, "new data")],
         ),
         codec.decode_batch,
     ),
     Example("empty_telemetry.msgpack", TelemetryBatch(incarnation=1, sequence=1), codec.decode_batch),
-    _json("registered.json", Registered("gpt-small-1f2e3d4c", 2, 7, Desired(3, SETTINGS), 6)),
+    _json("registered.json", Registered("gpt-small-1f2e3d4c", 2, 7, Desired(3, SETTINGS), 6, "0.1.0", {"gamma1": 0.6})),
     _json("telemetry_ack.json", TelemetryAck(7, Desired(3, SETTINGS))),
     _json("desired.json", Desired(0, Settings())),
     _json("finish.json", RunFinish(RunEnd.FAILED, 2, "out of memory")),
@@ -164,7 +171,16 @@ EXAMPLES = [
     _json("runs.json", RunList([RunSummary(**SUMMARY)])),
     _json(
         "run.json",
-        RunDetail(**SUMMARY, incarnation=2, parameters=2, host="node7", allow=["gamma2"], end_reason="out of memory"),
+        RunDetail(
+            **SUMMARY,
+            incarnation=2,
+            parameters=2,
+            host="node7",
+            allow=["gamma2"],
+            end_reason="out of memory",
+            self_check="2 of 2 tensors",
+            findings=["a finding."],
+        ),
     ),
     _json(
         "series.json",
@@ -187,7 +203,7 @@ EXAMPLES = [
                     kind=EventKind.SPIKE,
                     step=4000,
                     time=1700000000.0,
-                    message="the gradient norm of scale was 120 times its RMS norm.",
+                    message="the gradient norm of scale was 120 times its baseline.",
                     parameter="scale",
                     value=120.0,
                     batch_id="shard3:1042",
@@ -250,6 +266,29 @@ EXAMPLES = [
             ],
         ),
     ),
+    _json(
+        "notes.json",
+        NoteList(
+            notes=[
+                Note(
+                    id="1700000000000-0",
+                    time=1700000000.0,
+                    author="operator",
+                    text="shard 3",
+                    step=4000,
+                    event="1700000000000-0",
+                    action=NoteAction.TAKE,
+                    to="ada",
+                    hash=64 * "a",
+                )
+            ],
+            incidents=[
+                IncidentStatus(
+                    event="1700000000000-0", step=4000, state=IncidentState.TAKEN, by="ada", time=1700000000.0
+                )
+            ],
+        ),
+    ),
     _json("server.json", ServerAddress("http://127.0.0.1:8470", None)),
 ]
 
@@ -284,6 +323,7 @@ def test_columns_and_version_are_pinned() -> None:
     assert (
         *("loss", "learning_rate", "raw_norm", "stabilized_norm", "target_min", "target_parameter"),
         *("spike_ratio_max", "spike_parameter", "spikes", "nonfinite", "nonfinite_parameter", "throttled"),
+        *("loss_nonfinite", "faded"),
     ) == SCALAR_COLUMNS
     assert ROW_COLUMNS == ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio")
 

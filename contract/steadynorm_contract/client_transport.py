@@ -1,0 +1,97 @@
+"""Requests of `client`: addresses, tokens, errors of answers, and writes whose answer is lost."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
+import urllib3
+
+from steadynorm_contract.client_errors import BY_STATUS, ClientError, Finding, OutcomeUnknown, ServerUnreachable
+from steadynorm_contract.discovery import check_address, find_server, find_token
+from steadynorm_contract.problems import Problem
+
+__all__ = ["Look", "Transport"]
+
+_T = TypeVar("_T")
+Look = Callable[[], Finding]
+"""Finds out what came of a write, see `outcomes`."""
+
+
+class Transport:
+    """Sends the requests of a Client."""
+
+    def __init__(
+        self,
+        server: str | None = None,
+        token: str | None = None,
+        timeout_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        try:
+            self.server = check_address(server or find_server().server)
+        except ValueError as error:
+            raise ClientError(str(error)) from None
+        self._token = token or find_token(self.server)
+        self._headers = dict(headers or {})
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8
+        )
+
+    def _send(self, method: str, path: str, body: object, kind: type[_T], look: Look | None, **headers: str) -> _T:
+        """look: finds out what came of the write; None: the request writes nothing."""
+        headers["Content-Type"] = "application/json"
+        try:
+            return _decode(self._request(method, path, body=msgspec.json.encode(body), headers=headers), kind)
+        except ClientError as error:
+            raise self._with_outcome(error, look) from error.__cause__
+
+    def _delete(self, path: str, look: Look) -> None:
+        try:
+            self._request("DELETE", path)
+        except ClientError as error:
+            raise self._with_outcome(error, look) from error.__cause__
+
+    def _with_outcome(self, error: ClientError, look: Look | None) -> ClientError:
+        """The error of a write: OutcomeUnknown, unless it was not sent or its answer is a definite one."""
+        sent = error.sent if isinstance(error, ServerUnreachable) else not 400 <= (error.status or 0) < 500
+        return OutcomeUnknown(error, self.server, look) if look is not None and sent else error
+
+    def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        return _decode(self._request("GET", path + (f"?{urlencode(given, doseq=True)}" if given else "")), kind)
+
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        answer = self._open(method, path, body=body, headers=headers)
+        if answer.status < 400:
+            return answer.data
+        raise self._error(method, path, answer.status, answer.data)
+
+    def _open(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, base: str = "/api/v1", **options: Any
+    ) -> urllib3.BaseHTTPResponse:
+        sent = {**self._headers, **(headers or {})}
+        if self._token:
+            sent["Authorization"] = f"Bearer {self._token}"
+        try:
+            return self._pool.request(method, f"{self.server}{base}{path}", headers=sent, **options)
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnreachable(self.server, error) from error
+
+    def _error(self, method: str, path: str, status: int, data: bytes) -> ClientError:
+        try:
+            problem = msgspec.json.decode(data, type=Problem)
+        except msgspec.MsgspecError:
+            return ClientError(f"{self.server} answered {status} to {method} {path}.", status=status)
+        return BY_STATUS.get(status, ClientError)(problem.detail, problem, status)
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ClientError(
+            f"the response is not a {kind.__name__}: {error}. Are client and server of the same version?"
+        ) from error
