@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from steadynorm.stabilizer.sharding import Shards, local_part
+from steadynorm.stabilizer.sharding import Shards, is_sharded, local_part
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # their norms accumulate in float32
 # In elements:
@@ -16,6 +17,9 @@ _TOO_LONG_FOR_NORM = 1 << 18
 _TOO_LONG_FOR_DOT = 1 << 20
 _ROW = 1 << 14
 _LARGEST_HALF = torch.finfo(torch.float16).max
+
+_GROUP_BYTES = 16 * 1024 * 1024
+"""On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
 
 Present = tuple[list[int], list[Tensor]]
 """Indices of the parameters that have a gradient, and the gradients, in the parameters' order."""
@@ -33,13 +37,23 @@ class Gradients:
     def __init__(self, parameters: list[Tensor]) -> None:
         self._parameters = parameters
         self.shards = Shards.among(parameters)  # None: no tensor is sharded
-        self._separate = {index for index, p in enumerate(parameters) if _is_measured_separately(local_part(p))}
+        self._separate = {index for index, part in enumerate(self.parts) if _is_measured_separately(part)}
         # Whether gradients are checked one by one: complex ones, and once any was sparse or of another dtype.
         self._unusual = any(parameter.is_complex() for parameter in parameters)
         self._norms_of: Tensor | None = None
         self._norm_views: list[Tensor] = []
         self._scales_of: Tensor | None = None
         self._scale_views: list[Tensor] = []
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """This rank's parts of the parameters."""
+        with torch.no_grad():
+            return [local_part(parameter) for parameter in self._parameters]
+
+    def release(self, index: int, placeholder: Tensor) -> None:
+        """Let go of a parameter: what takes its place has no gradient."""
+        self._parameters[index] = placeholder
 
     def collect(self) -> Present:
         """Indices and gradients of the parameters that have one."""
@@ -50,12 +64,39 @@ class Gradients:
         indices, gradients = [index for index, _ in pairs], [gradient for _, gradient in pairs]
         return indices, gradients if self.shards is None else self.shards.local(indices, gradients)
 
-    def measure(self, out: Tensor) -> Present:
-        """Write each gradient's L2 norm into `out` (float32 [P]; 0 where there is none). Returns `collect()`."""
+    def all(self) -> list[Tensor | None]:
+        """This rank's part of every gradient as it is, None where there is none."""
+        found = [parameter.grad for parameter in self._parameters]
+        if self.shards is None:
+            return found
+        indices = [index for index, gradient in enumerate(found) if gradient is not None]
+        local = self.shards.local(indices, [found[index] for index in indices])
+        for index, gradient in zip(indices, local, strict=True):
+            found[index] = gradient
+        return found
+
+    def collect_some(self, indices: list[int]) -> Present:
+        """As `collect()`, of the gradients of these parameters, which all have one and may be unlike them."""
+        self._unusual = True
+        gradients = [self._parameters[index].grad for index in indices]
+        dense = [self._dense(index, each) for index, each in zip(indices, gradients, strict=True) if each is not None]
+        return indices, dense if self.shards is None else self.shards.local(indices, dense)
+
+    def measure_some(self, present: Present, out: Tensor) -> None:
+        """Write the L2 norms of `collect_some()` into `out` (float32 [P]), and nothing for others."""
+        indices, gradients = present
+        torch._foreach_copy_([out[index] for index in indices], self._norms(indices, gradients))
+
+    def measure(self, out: Tensor, measure_here: Callable[[Tensor], Present] | None = None) -> Present:
+        """Write each gradient's L2 norm into `out` (float32 [P]; 0 where there is none). Returns `collect()`.
+
+        measure_here: does that for this rank's parts, where not torch is to do it.
+        """
+        measure_here = measure_here or self._measure_here
         if self.shards is None or self.shards.disabled:
-            return self._measure_here(out)
+            return measure_here(out)
         try:
-            present = self._measure_here(out)
+            present = measure_here(out)
         except BaseException:
             self.skip(out)  # the other ranks wait for this one, whatever failed here
             raise
@@ -112,8 +153,8 @@ class Gradients:
             pairs = zip(indices, gradients, strict=True)
             separate = separate | {index for index, gradient in pairs if gradient.dtype not in _NARROW}
         if not separate:
-            return list(torch._foreach_norm(gradients, 2, dtype=torch.float32))
-        if len(separate) == len(self._parameters):
+            return _norms_at_once(gradients)
+        if len(separate) == len(self._parameters) == len(gradients):
             roots = _squares(gradients)
             torch._foreach_sqrt_(roots)
             return roots
@@ -121,7 +162,7 @@ class Gradients:
         if roots:
             torch._foreach_sqrt_(roots)
         others = [gradient for index, gradient in zip(indices, gradients, strict=True) if index not in separate]
-        norms = torch._foreach_norm(others, 2, dtype=torch.float32) if others else ()
+        norms = _norms_at_once(others) if others else []
         next_root, next_norm = iter(roots), iter(norms)
         return [next(next_root) if index in separate else next(next_norm) for index in indices]
 
@@ -167,6 +208,34 @@ class Gradients:
             torch._foreach_clamp_max_(halves, _LARGEST_HALF)
 
 
+def group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
+    """Start and stop of consecutive groups of parameters.
+
+    One group on an accelerator, where launches cost most, and where parameters are sharded: one collective a step.
+    """
+    if device.type != "cpu" or any(map(is_sharded, parameters)):
+        return [(0, len(parameters))]
+    bounds, start, size = [], 0, 0
+    for index, parameter in enumerate(parameters):
+        grown = size + parameter.numel() * parameter.element_size()
+        if index > start and grown > _GROUP_BYTES:
+            bounds.append((start, index))
+            start, grown = index, grown - size
+        size = grown
+    return [*bounds, (start, len(parameters))]
+
+
+def multiply_all(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiply all by a 0-dim tensor in host memory, in place. 0: they become exactly zero, as 0 times NaN is NaN."""
+    number = float(factor)  # in host memory that is no synchronization, and most steps of a clip are below its limit
+    if not gradients or number == 1.0:
+        return
+    if number:
+        torch._foreach_mul_(gradients, factor)
+    else:
+        torch._foreach_zero_(gradients)
+
+
 def _rounds_scales(parameter: Tensor) -> bool:
     """Whether a 0-dim scale would be rounded to the gradient's dtype before the product, and 1e5 become infinite.
 
@@ -191,6 +260,19 @@ def _is_measured_separately(parameter: Tensor) -> bool:
     if parameter.device.type != "cpu":
         return False
     return parameter.numel() >= (_LONG_ENOUGH_FOR_DOT if parameter.dtype is torch.float32 else _TOO_LONG_FOR_NORM)
+
+
+def _norms_at_once(gradients: list[Tensor]) -> list[Tensor]:
+    """L2 norms, 0-dim float32. On an accelerator torch takes many at once only of one dtype: else a launch each."""
+    if gradients[0].device.type == "cpu" or len({gradient.dtype for gradient in gradients}) == 1:
+        return list(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+    norms: list[Tensor] = [gradients[0]] * len(gradients)
+    for dtype in {gradient.dtype for gradient in gradients}:
+        places = [place for place, gradient in enumerate(gradients) if gradient.dtype is dtype]
+        found = torch._foreach_norm([gradients[place] for place in places], 2, dtype=torch.float32)
+        for place, norm in zip(places, found, strict=True):
+            norms[place] = norm
+    return norms
 
 
 def _squares(gradients: list[Tensor]) -> list[Tensor]:

@@ -6,12 +6,14 @@ accelerator.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 
 from steadynorm_contract import rule
-from steadynorm_contract.settings import Settings, merge
+from steadynorm_contract.clipping import RecentNorms, UsualFactor, clip_factor
+from steadynorm_contract.settings import Mode, Settings, merge
 
 
 class ReferenceStabilizer:
@@ -22,6 +24,7 @@ class ReferenceStabilizer:
         self.settings = settings or Settings()
         self.states = {name: rule.TensorState() for name in self.parameters}
         self.outcomes: dict[str, rule.Outcome] = {}
+        self.recent, self.usual = RecentNorms(), UsualFactor()
         self._previous_mode = self.settings.mode
         self._fresh = True
 
@@ -39,11 +42,18 @@ class ReferenceStabilizer:
     @torch.no_grad()
     def apply(self) -> None:
         """Stabilize each parameter's `.grad` in place."""
+        # float64 for the sum of squares: the reference must not share the fast path's rounding.
+        norms = {
+            name: 0.0
+            if parameter.grad is None
+            else float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64))
+            for name, parameter in self.parameters.items()
+        }
+        usual = 1.0 if self.usual.value is None else self.usual.value
+        clip = self._clip(math.hypot(*norms.values()))
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
-            # float64 for the sum of squares: the reference must not share the fast path's rounding.
-            norm = 0.0 if gradient is None else float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-            outcome = rule.advance(self.states[name], norm, self.settings, self._previous_mode)
+            outcome = rule.advance(self.states[name], norms[name], self.settings, self._previous_mode, clip, usual)
             self.outcomes[name] = outcome
             if gradient is None:
                 continue
@@ -53,6 +63,20 @@ class ReferenceStabilizer:
                 gradient.mul_(outcome.scale)
         self._previous_mode = self.settings.mode
         self._fresh = False
+
+    def _clip(self, total: float) -> float:
+        """The factor of mode `clip` on all gradients."""
+        limit = self.settings.clip_norm
+        if self.settings.mode is not Mode.CLIP:
+            return 1.0
+        if isinstance(limit, str):
+            limit = self.recent.limit(total)
+            self.recent.add(min(total, limit))
+        else:
+            self.recent = RecentNorms()
+        factor = clip_factor(total, limit)
+        self.usual.add(factor)
+        return factor
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """As `GradientStabilizer.statistics()`."""

@@ -11,37 +11,25 @@ all parameters, and every decision is a tensor, so nothing waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 
-from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.captures import Captures
+from steadynorm.stabilizer.gradients import Gradients, group_bounds, multiply_all
 from steadynorm.stabilizer.kernels.selection import choose_kernels
-from steadynorm.stabilizer.sharding import is_sharded
-from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, Statistics
+from steadynorm.stabilizer.named import common_device, trainable
+from steadynorm.stabilizer.single import choose_single
+from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS, STATE_FIELDS, STATISTICS, Statistics, upgraded
 from steadynorm.stabilizer.summary import clean_rows, stabilized_norms
+from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 
-STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "transfer")
+STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "spike_fade", "transfer", "clip_norm")
 """The settings that a stabilizer uses, by name."""
-
-STATISTICS = (
-    "raw_norm",
-    "stabilized_norm",
-    "norm_mean",
-    "norm_rms",
-    "target",
-    "scale",
-    "updates",
-    "nonfinite",
-)
-"""What `statistics()` returns of each parameter."""
-
-_GROUP_BYTES = 16 * 1024 * 1024
-"""On the CPU, gradients are measured and scaled in groups of this size: the second pass finds them in the cache."""
 
 
 class GradientStabilizer:
@@ -56,20 +44,26 @@ class GradientStabilizer:
     Args:
         named_parameters: (name, tensor) pairs with unique names, as `model.named_parameters()` returns them, all on one
             device; any shape, floating-point or complex dtype. Tensors that require no gradient are ignored.
-        mode: `off`, `observe` (statistics only) or `stabilize`.
+        mode: `off`, `observe` (statistics only), `clip` or `stabilize`.
         gamma1: Decay of the first moment of the norm, in [0, 1).
         gamma2: Decay of the second moment of the norm, in [0, 1).
         eps: Added to the root of the second moment; positive.
-        spike_limit: Largest norm that enters the statistics, in multiples of norm_rms. None: no limit.
+        spike_limit: Largest norm that enters the statistics, in multiples of norm_rms. None: no limit, as in the paper;
+            `attach()` begins with 3, and with spike_fade.
+        spike_fade: Whether a step above spike_limit also counts less, by the square of how far it is above.
         transfer: `bumpless` carries the scale over a change of mode; `plain` does not.
+        clip_norm: In mode `clip`, the largest total norm of all gradients; or `auto`, ZClip's limit.
 
     Attributes:
         names: Of the parameters.
         parameters: The tensors, in the same order.
+        released: Places of those that were let go of, see `release()`.
         device: Their device.
         rows: float32 [parameters, RING_COLUMNS] on that device, rewritten by every `apply()`, see `summary`.
+        sharded: Whether any parameter is sharded over ranks, so that all of them must apply each step.
 
     Raises:
+        TypeError: `named_parameters` are not (name, tensor) pairs.
         ValueError: A parameter cannot be used, or a setting breaks its rule (`SettingsError`).
     """
 
@@ -82,30 +76,39 @@ class GradientStabilizer:
         gamma2: float = 0.999,
         eps: float = 1e-12,
         spike_limit: float | None = None,
+        spike_fade: bool = False,
         transfer: Transfer | str = Transfer.BUMPLESS,
+        clip_norm: float | str = 1.0,
     ) -> None:
-        given = {"mode": mode, "gamma1": gamma1, "gamma2": gamma2, "eps": eps}
-        self._settings = merge(Settings(), {**given, "spike_limit": spike_limit, "transfer": transfer})
-        pairs = [(name, tensor) for name, tensor in named_parameters if tensor.requires_grad]
+        given = {"mode": mode, "gamma1": gamma1, "gamma2": gamma2, "eps": eps, "spike_limit": spike_limit}
+        given |= {"spike_fade": spike_fade, "transfer": transfer, "clip_norm": clip_norm}
+        self._settings = merge(Settings(), given)
+        pairs = trainable(named_parameters)
         self.names = [name for name, _ in pairs]
         self.parameters = [tensor for _, tensor in pairs]
-        if len(set(self.names)) != len(self.names):
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"parameter names must be unique: got {', '.join(twice[:3])} more than once")
-        self.device = _common_device(self.parameters)
+        self.released: set[int] = set()
+        self.device = common_device(self.parameters)
         self._previous_mode = self._settings.mode
+        self.clip = TotalClip([self])  # an agent's stabilizers share one
         self._fresh = True  # before the first step a change of mode has no scale to carry over
         self._scaling = False  # whether the last apply() changed gradients
         self._gains_changed = False  # whether any gain may differ from 1: until then pass-through touches nothing
         self._statistics = Statistics.allocate(len(pairs), self.device)
-        self._statistics.settings.fill(self._settings)
+        self._statistics.configure(self._settings)
+        self._captures = Captures(self.device)
+        self._bounds = group_bounds(self.parameters, self.device)
         self._groups = [
             (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
-            for start, stop in _group_bounds(self.parameters, self.device)
+            for start, stop in self._bounds
         ]
-        self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), device=self.device)
+        self.sharded = any(gradients.shards is not None for gradients, _ in self._groups)
+        self.rows = torch.zeros(len(pairs), len(RING_COLUMNS), dtype=torch.float32, device=self.device)
         # None: torch's operations do everything.
-        self._kernels = choose_kernels(self.parameters, self._statistics, self.rows, self._previous_mode)
+        whole = self._groups[0][0] if len(self._groups) == 1 else None
+        self._kernels = choose_kernels(self.parameters, self._statistics, self.rows, self._previous_mode, whole)
+        single = self._kernels is None and not self.sharded
+        self._single = choose_single(self.parameters, self._statistics, self.rows) if single else None
+        self._usual: Settings | None = None  # those of the last step, if it was in the mode of the one before
 
     @property
     def settings(self) -> Settings:
@@ -122,7 +125,7 @@ class GradientStabilizer:
             SettingsError: A setting breaks its rule, and nothing was changed.
         """
         self._settings = merge(self._settings, changes)
-        self._statistics.settings.fill(self._settings)
+        self._statistics.configure(self._settings)
         self._statistics.refresh()
         if self._fresh:
             self._previous_mode = self._settings.mode
@@ -133,7 +136,47 @@ class GradientStabilizer:
         """Discard the statistics. Unit and gain are kept, so that the scale of the gradients does not jump."""
         self._statistics.drop_samples()
 
+    @property
+    def state(self) -> Tensor:
+        """float32 [11, parameters], changed in place by each step. After writing to it call `configure()`."""
+        return self._statistics.state
+
+    def release(self, places: Iterable[int]) -> None:
+        """Let go of the parameters at these places: they keep their row, and have no gradient from now on.
+
+        Args:
+            places: Indices into `parameters`.
+        """
+        for place in places:
+            placeholder = torch.empty(0, dtype=self.parameters[place].dtype, device=self.device)
+            self.parameters[place] = placeholder
+            self.released.add(place)
+            for gradients, (start, stop) in zip(self._groups, self._bounds, strict=True):
+                if start <= place < stop:
+                    gradients[0].release(place - start, placeholder)
+            if self._kernels is not None:
+                self._kernels.release(place, placeholder)
+
+    def let_go(self) -> None:
+        """Keep no parameter alive. The state and the statistics stay; nothing can be applied any more."""
+        self._captures.warn()
+        self.parameters, self._groups = [], []
+        self._single = None
+        if self._kernels is not None:
+            self._kernels.let_go()
+
     @torch.no_grad()
+    def has_gradient(self) -> bool:
+        """Whether any gradient is not zero. Waits for the device; collective where parameters are sharded."""
+        return bool((self._norms_now() != 0).any())  # NaN too
+
+    def _norms_now(self) -> Tensor:
+        """Of the gradients as they are, float32 [P]."""
+        norms = torch.zeros_like(self._statistics.raw_norm)
+        for (gradients, _), (start, stop) in zip(self._groups, self._bounds, strict=True):
+            gradients.measure(out=norms[start:stop])
+        return norms
+
     def apply(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """One optimizer step: measure, update the statistics, and rescale every `.grad` in place.
 
@@ -145,11 +188,25 @@ class GradientStabilizer:
             found_inf: Tensor of one element, not 0 where the optimizer will skip this step: the statistics are not
                 updated.
         """
-        grad_scale, found_inf = self._to_device(grad_scale), self._to_device(found_inf)
+        single = self._single if grad_scale is None and found_inf is None else None
+        if single is not None and self._settings is self._usual and single.step_on(self._settings, self._scaling):
+            return None
         mode, previous = self._settings.mode, self._previous_mode
         plain = self._settings.transfer is Transfer.PLAIN
-        scaling = mode is Mode.STABILIZE or (not plain and (self._gains_changed or previous is Mode.STABILIZE))
-        self._scaling = scaling
+        self._usual = self._settings if mode is previous and mode in (Mode.OBSERVE, Mode.STABILIZE) else None
+        if mode is Mode.CLIP:
+            return self._apply_clip(previous, self._to_device(grad_scale), self._to_device(found_inf))
+        if mode is Mode.STABILIZE and previous is Mode.CLIP and not plain:
+            self._statistics.gain.mul_(self.clip.usual(self.device))
+        self._scaling = mode is Mode.STABILIZE or (not plain and (self._gains_changed or previous is Mode.STABILIZE))
+        if single is not None and mode is not Mode.OFF and single.step(self._settings, previous, self._scaling):
+            return self._finish_step(mode)
+        return self._apply(mode, previous, self._to_device(grad_scale), self._to_device(found_inf))
+
+    @torch.no_grad()
+    def _apply(self, mode: Mode, previous: Mode, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        scaling, plain = self._scaling, self._settings.transfer is Transfer.PLAIN
+        self._captures.keep(self._memory())
         if self._kernels is not None:
             self._kernels.step(mode, scaling, grad_scale, found_inf)
             self._finish_step(mode)
@@ -162,11 +219,7 @@ class GradientStabilizer:
                 present = gradients.measure(out=statistics.raw_norm)
                 statistics.unscale(grad_scale, found_inf)
                 statistics.update()
-            if plain:
-                statistics.unit.fill_(1.0)
-                statistics.gain.fill_(1.0)
-            elif mode is not previous:
-                statistics.transfer_scale(mode, previous)
+            statistics.transfer_scale(mode, previous, plain=plain)
             statistics.decide(mode)
             if gradients.shards is not None and mode is Mode.STABILIZE:
                 statistics.pass_through_where(gradients.shards.failed, plain=plain)
@@ -178,6 +231,48 @@ class GradientStabilizer:
         if mode is Mode.OFF:
             self._statistics.raw_norm.fill_(NOT_MEASURED)
         self._statistics.write_rows(out=self.rows)
+
+    @torch.no_grad()
+    def _apply_clip(self, previous: Mode, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        """All tensors are measured before any is scaled. With torch's operations: the kernels do not clip."""
+        self._scaling, everything, found = True, self._statistics, []
+        self._captures.keep(self._memory())
+        self.clip.begin(self, grad_scale)
+        for gradients, statistics in self._groups:
+            found.append(gradients.measure(out=statistics.raw_norm))
+            statistics.unscale(grad_scale, found_inf)
+            statistics.update()
+        plain = self._settings.transfer is Transfer.PLAIN
+        everything.transfer_scale(Mode.CLIP, previous, plain=plain)
+        if previous is Mode.STABILIZE and not plain:
+            everything.gain.div_(self.clip.usual(self.device))
+        factor = self.clip.factor(self, everything.raw_norm, self._settings.clip_norm)
+        torch.mul(everything.gain, factor, out=everything.scale)
+        self._finish_step(Mode.CLIP)
+        if self.device.type == "cpu" and not self._gains_changed:
+            multiply_all([gradient for _, gradients in found for gradient in gradients], factor)
+        else:
+            kept = (factor > 0).expand(len(self.names))
+            for (gradients, statistics), present, (start, stop) in zip(self._groups, found, self._bounds, strict=True):
+                gradients.scale(present, statistics.scale, kept[start:stop])
+                if grad_scale is not None:
+                    gradients.saturate(present)
+        everything.write_rows(out=self.rows)
+        if self._kernels is not None:
+            self._kernels.mode = Mode.CLIP
+
+    @torch.no_grad()
+    def total_norm(self, grad_scale: Tensor | None = None) -> Tensor:
+        """L2 norm of all gradients as they are, float32, 0-dim. Collective where parameters are sharded."""
+        total: Tensor = torch.linalg.vector_norm(self._norms_now())
+        scale = self._to_device(grad_scale)
+        return total if scale is None else total / scale.view(())
+
+    def _memory(self) -> Iterator[object]:
+        """What a captured step points into."""
+        yield from (self._statistics, self.rows, *(each.shards.memory for each, _ in self._groups if each.shards))
+        if self._kernels is not None:
+            yield self._kernels.memory
 
     def _to_device(self, scalar: Tensor | None) -> Tensor | None:
         """A copy on this device. A scaler has one device, an optimizer may have several."""
@@ -196,11 +291,6 @@ class GradientStabilizer:
         """Collectives entered with ranks that hold shards of the parameters; 0 where none is sharded."""
         return sum(gradients.shards.entered for gradients, _ in self._groups if gradients.shards is not None)
 
-    @property
-    def sharded(self) -> bool:
-        """Whether any parameter is sharded over ranks, so that all of them must apply each step."""
-        return any(gradients.shards is not None for gradients, _ in self._groups)
-
     @torch.no_grad()
     def skip(self) -> None:
         """Call when an `apply()` failed before it entered its collective: the other ranks wait for this one."""
@@ -210,7 +300,7 @@ class GradientStabilizer:
     def stop_measuring(self) -> None:
         """Turn off for good, on all ranks at the same step: no collective is entered any more."""
         self._settings = merge(self._settings, {"mode": Mode.OFF})  # even if configure() is what failed
-        self._statistics.settings.fill(self._settings)
+        self._statistics.configure(self._settings)
         for gradients, _ in self._groups:
             if gradients.shards is not None:
                 gradients.shards.disabled = True
@@ -248,7 +338,7 @@ class GradientStabilizer:
         """
         self._statistics.write_rows(out=self.rows)  # after a reset or a load they are not those of the last step
         rows = clean_rows(self.rows.cpu())
-        counts = self._statistics.state[6:].cpu()
+        counts = self._statistics.state[-2:].cpu()
         values = torch.cat([rows, stabilized_norms(rows).unsqueeze(-1), counts.t()], dim=1).tolist()
         columns = (*RING_COLUMNS, "stabilized_norm", "updates", "nonfinite")
         order = [columns.index(name) for name in STATISTICS]
@@ -262,7 +352,7 @@ class GradientStabilizer:
 
         Returns:
             Plain values and tensors: version, mode, settings, and by parameter name its statistics, unit and gain,
-            float32 [8] in STATE_FIELDS order, on the CPU.
+            float32 [11] in STATE_FIELDS order, on the CPU.
         """
         rows = self._statistics.save()
         if self._kernels is not None:
@@ -272,6 +362,7 @@ class GradientStabilizer:
             "mode": self._previous_mode.value,
             "settings": msgspec.to_builtins(self._settings),  # plain values, which torch.load(weights_only=True) takes
             "parameters": dict(zip(self.names, rows.unbind(), strict=True)),
+            "clip": self.clip.save(),
         }
 
     @torch.no_grad()
@@ -290,47 +381,17 @@ class GradientStabilizer:
         missing, unknown = [n for n in self.names if n not in saved], [n for n in saved if n not in set(self.names)]
         if missing or unknown:
             raise ValueError(f"stabilizer state does not fit the model: missing {missing[:3]}, unknown {unknown[:3]}")
-        rows = torch.stack([torch.as_tensor(saved[name], dtype=torch.float32) for name in self.names])
-        if rows.shape[1:] != (len(STATE_FIELDS),):
-            raise ValueError(
-                f"stabilizer state must have {len(STATE_FIELDS)} numbers a parameter: got {rows.shape[1:]}"
-            )
+        rows = torch.stack([upgraded(saved[name]) for name in self.names])
         settings = Settings(**state["settings"])
         self._settings = settings
         self._previous_mode = Mode(state["mode"])
         self._fresh = False
         self._gains_changed = bool((rows[:, STATE_FIELDS.index("gain")] != 1).any())
-        self._statistics.settings.fill(settings)
+        self._statistics.configure(settings)
         self._statistics.load(rows)
+        self.clip.load(state.get("clip") or {})
         if self._kernels is not None:
             self._kernels.mode = self._previous_mode
-
-
-def _common_device(parameters: list[Tensor]) -> torch.device:
-    if not parameters:
-        raise ValueError("there must be at least one parameter that requires a gradient: got none")
-    devices = {parameter.device for parameter in parameters}
-    if len(devices) > 1:
-        listed = ", ".join(sorted(map(str, devices)))
-        raise ValueError(f"parameters must be on one device: got {listed}. Use a GradientStabilizer for each device.")
-    return devices.pop()
-
-
-def _group_bounds(parameters: list[Tensor], device: torch.device) -> list[tuple[int, int]]:
-    """Start and stop of consecutive groups of parameters.
-
-    One group on an accelerator, where launches cost most, and where parameters are sharded: one collective a step.
-    """
-    if device.type != "cpu" or any(map(is_sharded, parameters)):
-        return [(0, len(parameters))]
-    bounds, start, size = [], 0, 0
-    for index, parameter in enumerate(parameters):
-        grown = size + parameter.numel() * parameter.element_size()
-        if index > start and grown > _GROUP_BYTES:
-            bounds.append((start, index))
-            start, grown = index, grown - size
-        size = grown
-    return [*bounds, (start, len(parameters))]
 
 
 def stabilizer_settings(settings: Settings) -> dict[str, Any]:

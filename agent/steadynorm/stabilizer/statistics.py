@@ -10,21 +10,52 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steadynorm_contract.rule import BASELINE_DECAY, BASELINE_LIMIT, BASELINE_WEIGHT, SPIKE_RATIO
 from steadynorm_contract.settings import Mode, Settings, Transfer
 
-STATE_FIELDS = ("norm_sum", "norm_weight", "square_sum", "square_weight", "unit", "gain", "updates", "nonfinite")
-"""The state in a checkpoint. Counts are float32 like the rest: exact up to 16 million."""
+STATE_FIELDS = (
+    "norm_sum",
+    "norm_weight",
+    "square_sum",
+    "square_weight",
+    "unit",
+    "gain",
+    "updates",
+    "nonfinite",
+    "baseline_sum",
+    "baseline_weight",
+    "calm_square_sum",
+)
+"""The state in a checkpoint. Counts are float32 like the rest: exact up to 16 million. Only ever appended to."""
 
-RING_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target")
+_BEFORE_BASELINES = 8  # fields in older checkpoints
+
+_SUMS = 7  # of the fields: those that decay, which come first in memory
+_SAVED = [0, 1, 2, 3, 7, 8, 9, 10, 4, 5, 6]  # rows in memory, in STATE_FIELDS order
+_LOADED = [0, 1, 2, 3, 8, 9, 10, 4, 5, 6, 7]  # the reverse
+
+RING_COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target", "calm_share", "fade")
 """What a step records of each parameter, uncleaned: see `summary`."""
+
+STATISTICS = (
+    "raw_norm",
+    "stabilized_norm",
+    "norm_mean",
+    "norm_rms",
+    "target",
+    "scale",
+    "updates",
+    "nonfinite",
+)
+"""What `statistics()` returns of each parameter."""
 
 NOT_MEASURED = -1.0
 """In place of a norm, in a step that measured none."""
 
-MODE_CODES = {Mode.OFF: 0, Mode.OBSERVE: 1, Mode.STABILIZE: 2}
+MODE_CODES = {Mode.OFF: 0, Mode.OBSERVE: 1, Mode.STABILIZE: 2, Mode.CLIP: 3}
 """A mode as a number on the device, for the kernels."""
 
-_FLOATS = len(STATE_FIELDS) + 13
+_FLOATS = len(STATE_FIELDS) + 6 + 2 * _SUMS + 1
 _SQUARABLE = 1.8e19  # a norm from this on has no finite square in float32, and counts as infinite
 _NO_WEIGHT = 1e-30  # in place of zero: negligible beside a sample's weight, and makes a mean without samples 0, not NaN
 
@@ -33,23 +64,30 @@ class DeviceSettings:
     """Live settings as tensors on the device, filled in place: a change allocates nothing there."""
 
     def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(14, device=device)
-        self.decays = self.values[:4].view(4, 1)  # gamma1, gamma1, gamma2, gamma2
-        self.sample_weights = self.values[4:8].view(4, 1)  # 1 - each of these
-        self.spike_limit, self.eps = self.values[8:10]
-        self.values[12] = 1.0  # [10:14] are for the kernels: mode, transfer, loss scale, whether the step is skipped
-        self.largest = torch.tensor(_SQUARABLE, device=device)
+        self.values = torch.zeros(21, dtype=torch.float32, device=device)
+        self.decays = self.values[:7].view(_SUMS, 1)  # of the sums, in their order
+        self.sample_weights = self.values[7:14].view(_SUMS, 1)  # 1 - each of these
+        self.spike_limit, self.eps = self.values[14:16]
+        self.values[18] = 1.0  # [16:20] are for the kernels: mode, transfer, loss scale, whether the step is skipped
+        self.fade_limit = self.values[20]  # spike_limit; infinite where nothing fades
+        self.largest = torch.tensor(_SQUARABLE, dtype=torch.float32, device=device)
+        self.unknown = torch.tensor(torch.inf, dtype=torch.float32, device=device)  # in place of a young baseline
         self.limited = False  # whether there is a spike_limit
+        self.fading = False  # and whether steps above it fade, which they do in stabilize
 
     def fill(self, settings: Settings) -> None:
         """Copy new settings to the device."""
-        decays = [settings.gamma1, settings.gamma1, settings.gamma2, settings.gamma2]
+        gamma1, gamma2 = settings.gamma1, settings.gamma2
+        decays = [gamma1, gamma1, gamma2, gamma2, BASELINE_DECAY, BASELINE_DECAY, gamma2]
         # 1 - gamma is taken in double precision: 1 - float32(0.999) is off by 1e-5.
         values = [*decays, *(1 - decay for decay in decays), settings.spike_limit or torch.inf, settings.eps]
         values += [MODE_CODES[settings.mode], settings.transfer is Transfer.PLAIN]
         # Pinned, so that the copy need not wait; torch's allocator holds the memory until it is done.
-        self.values[:12].copy_(torch.tensor(values, pin_memory=self.values.is_cuda), non_blocking=True)
+        host = torch.tensor(values, dtype=torch.float32, device="cpu", pin_memory=self.values.is_cuda)
+        self.values[: len(values)].copy_(host, non_blocking=True)
         self.limited = settings.spike_limit is not None
+        self.fading = self.limited and settings.spike_fade and settings.mode is Mode.STABILIZE
+        self.fade_limit.fill_((self.fading and settings.spike_limit) or torch.inf)
 
 
 class Statistics:
@@ -60,26 +98,28 @@ class Statistics:
 
     def __init__(self, floats: Tensor, flags: Tensor, settings: DeviceSettings) -> None:
         self.floats, self._flags, self.settings = floats, flags, settings
-        self.state = floats[: len(STATE_FIELDS)]  # [8, P], in STATE_FIELDS order
-        self.sums = self.state[:4]  # [4, P]: norm_sum, norm_weight, square_sum, square_weight
-        self.unit, self.gain = self.state[4:6]
-        self._counts = self.state[6:]  # [2, P]: updates, nonfinite
-        self.raw_norm, self.scale, self.spike_ratio = floats[8:11]
-        self.moments = floats[11:13]  # [2, P]: norm_mean, norm_rms
-        self.norm_mean, self.norm_rms = self.moments
-        self._samples = floats[13:17]  # [4, P]: sample, 1, sample squared, 1
-        self._updated = floats[17:21]  # [4, P]: the sums with the sample, used where it is valid
+        self.state = floats[: len(STATE_FIELDS)]  # [11, P], in the order of `rule.TensorState`
+        self.sums = self.state[:_SUMS]  # [7, P]
+        self.unit, self.gain = self.state[7:9]
+        self._counts = self.state[9:]  # [2, P]: updates, nonfinite
+        self.raw_norm, self.scale, self.spike_ratio = floats[11:14]
+        self.moments = floats[14:17]  # [3, P]: norm_mean, norm_rms, baseline
+        self.norm_mean, self.norm_rms, self.baseline = self.moments
+        self._samples = floats[17:24]  # [7, P]: sample, 1, sample squared, 1, limited norm, 1, calm sample squared
+        self._updated = floats[24:31]  # [7, P]: the sums with the sample, used where it is valid
+        self._fade = floats[31]  # factor on the target where settings.fading, else 1
         self._events = flags[:2]  # [2, P]: valid, broken; counted as updates, nonfinite
         self._valid, self._broken, self.finite = flags
-        self.target = self._updated[0]  # reuses the memory, which is free once the sums are done
+        self.target, self.calm_share = self._updated[:2]  # reuse the memory, which is free once the sums are done
 
     @classmethod
     def allocate(cls, count: int, device: torch.device) -> Statistics:
         """Fresh statistics: unit and gain 1, no samples."""
         flags = torch.zeros(3, count, dtype=torch.bool, device=device)
-        statistics = cls(torch.zeros(_FLOATS, count, device=device), flags, DeviceSettings(device))
-        for ones in (statistics.unit, statistics.gain, statistics._samples[1::2]):
+        statistics = cls(torch.zeros(_FLOATS, count, dtype=torch.float32, device=device), flags, DeviceSettings(device))
+        for ones in (statistics.unit, statistics.gain, statistics._samples[1::2], statistics._fade):
             ones.fill_(1.0)
+        statistics.sums[5].fill_(_NO_WEIGHT)
         statistics.drop_samples()
         return statistics
 
@@ -87,22 +127,28 @@ class Statistics:
         """The parameters start..stop - 1, in the same memory."""
         return Statistics(self.floats[:, start:stop], self._flags[:, start:stop], self.settings)
 
+    def configure(self, settings: Settings) -> None:
+        """New settings, of the whole: a slice shares them."""
+        self.settings.fill(settings)
+        self._fade.fill_(1.0)
+
     def drop_samples(self) -> None:
-        """Discard the samples; unit and gain stay."""
-        self.sums[::2].zero_()
-        self.sums[1::2].fill_(_NO_WEIGHT)
+        """Discard the samples; unit, gain and the baseline stay."""
+        self.sums[0:4:2].zero_()
+        self.sums[1:4:2].fill_(_NO_WEIGHT)
+        self.sums[6].zero_()
         self.refresh()
 
     def save(self) -> Tensor:
         """A copy in host memory, float32 [P, STATE_FIELDS]."""
-        rows = self.state.t().cpu().clone()
-        weights = rows[:, 1:4:2]
+        state = self.state.cpu().clone()
+        weights = state[1:6:2]
         weights[weights <= _NO_WEIGHT] = 0.0
-        return rows
+        return state[_SAVED].t()
 
     def load(self, rows: Tensor) -> None:
         """Restore what `save` returned."""
-        self.state.copy_(rows.t())
+        self.state.copy_(rows.t()[_LOADED])
         self.sums[1::2].clamp_min_(_NO_WEIGHT)
         self.refresh()
 
@@ -118,18 +164,30 @@ class Statistics:
 
     def update(self) -> None:
         """Update the statistics with the newest `raw_norm` of every parameter."""
-        raw, settings, sample = self.raw_norm, self.settings, self._samples[0]
+        raw, settings = self.raw_norm, self.settings
+        sample, limited, calm = self._samples[0], self._samples[4], self._samples[6]
         torch.lt(raw, _SQUARABLE, out=self.finite)  # false for NaN too
         torch.logical_not(self.finite, out=self._broken)
+        # A young baseline is infinite: no ratio, no limit.
+        torch.gt(self.sums[5], BASELINE_WEIGHT, out=self._valid)
+        torch.where(self._valid, self.baseline, settings.unknown, out=self.baseline)
+        torch.div(raw, self.baseline, out=self.spike_ratio)
+        torch.mul(self.baseline, BASELINE_LIMIT, out=limited)
+        torch.minimum(limited, raw, out=limited)
+        torch.mul(self.baseline, SPIKE_RATIO, out=calm)
         torch.gt(raw, 0.0, out=self._valid).logical_and_(self.finite)
-        torch.div(raw, self.norm_rms, out=self.spike_ratio)
         if settings.limited:
             torch.mul(self.norm_rms, settings.spike_limit, out=sample)
             torch.where(self.norm_rms > 0, sample, settings.largest, out=sample)
             torch.minimum(sample, raw, out=sample)
         else:
             sample.copy_(raw)
+        if settings.fading:  # as `rule.fade`
+            torch.maximum(self.baseline, self.norm_rms, out=self._fade)
+            self._fade.mul_(settings.fade_limit).div_(raw).clamp_max_(1.0).square_()
         torch.mul(sample, sample, out=self._samples[2])
+        torch.minimum(calm, sample, out=calm)
+        calm.mul_(calm)
         # Not a lerp: with gamma = 1e-8, 1 - gamma is 1 in float32, and a spike of 1e6 would lose its tail.
         torch.mul(self.sums, settings.decays, out=self._updated).addcmul_(self._samples, settings.sample_weights)
         torch.where(self._valid, self._updated, self.sums, out=self.sums)
@@ -137,15 +195,21 @@ class Statistics:
         self.refresh()
 
     def refresh(self) -> None:
-        """Recompute norm_mean, norm_rms and target from the sums. All are 0 where there are no samples."""
-        sums_and_weights = self.sums.view(2, 2, -1)
+        """Recompute what follows from the sums. Means and target are 0 where there are no samples, calm_share NaN."""
+        sums_and_weights = self.sums[:6].view(3, 2, -1)
         torch.div(sums_and_weights[:, 0], sums_and_weights[:, 1], out=self.moments)
         self.norm_rms.sqrt_()
         torch.add(self.norm_rms, self.settings.eps, out=self.target)
         torch.div(self.norm_mean, self.target, out=self.target)
+        torch.div(self.sums[6], self.sums[2], out=self.calm_share)
 
-    def transfer_scale(self, mode: Mode, previous: Mode) -> None:
+    def transfer_scale(self, mode: Mode, previous: Mode, *, plain: bool) -> None:
         """Bumpless transfer: carry the output scale over a change of mode. Rare, so it may allocate."""
+        if plain:
+            self.unit.fill_(1.0)
+            self.gain.fill_(1.0)
+        if plain or mode is previous:
+            return
         usable = (self.norm_rms > 0) & (self.norm_rms < torch.inf)
         if mode is Mode.STABILIZE:
             self.unit.copy_(torch.where(usable, self.gain * self.norm_rms, self.gain))
@@ -159,6 +223,8 @@ class Statistics:
             return
         # unit * target / norm where the sample is valid; 1 for a zero gradient; 0 for a non-finite one.
         torch.mul(self.unit, self.target, out=self.scale).div_(self.raw_norm)
+        if self.settings.fading:
+            self.scale.mul_(self._fade)
         torch.where(self._valid, self.scale, self.finite, out=self.scale)
 
     def pass_through_where(self, failed: Tensor, *, plain: bool) -> None:
@@ -169,5 +235,16 @@ class Statistics:
 
     def write_rows(self, out: Tensor) -> None:
         """Write RING_COLUMNS into `out`, float32 [P, columns]."""
-        columns = [self.raw_norm, self.norm_mean, self.norm_rms, self.scale, self.spike_ratio, self.target]
-        torch.stack(columns, dim=1, out=out)
+        norms = [self.raw_norm, self.norm_mean, self.norm_rms]
+        ratios = [self.scale, self.spike_ratio, self.target, self.calm_share, self._fade]
+        torch.stack([*norms, *ratios], dim=1, out=out)
+
+
+def upgraded(saved: object) -> Tensor:
+    """One parameter's saved state, float32 [STATE_FIELDS] in host memory; from older versions, without a baseline."""
+    row = torch.as_tensor(saved, dtype=torch.float32, device="cpu")
+    if row.shape == (_BEFORE_BASELINES,):  # the baseline begins afresh, and of earlier spikes nothing is known
+        row = torch.cat([row, row.new_zeros(2), row[2:3]])
+    if row.shape != (len(STATE_FIELDS),):
+        raise ValueError(f"stabilizer state must have {len(STATE_FIELDS)} numbers a parameter: got {tuple(row.shape)}.")
+    return row

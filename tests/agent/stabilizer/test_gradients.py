@@ -9,7 +9,7 @@ import torch
 
 import steadynorm
 from steadynorm import parameters
-from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.gradients import Gradients, _norms_at_once
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
 if TYPE_CHECKING:
@@ -193,25 +193,41 @@ def test_parameters_on_several_devices_have_a_stabilizer_each_and_are_recorded_a
     assert names == ["0.bias", "2.bias", "0.weight", "2.weight"]
 
 
-def test_a_model_that_is_partly_on_another_device_is_stabilized_on_each() -> None:
+def test_a_model_that_is_partly_on_another_device_is_stabilized_on_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameters, "_check_memory", lambda _: None)  # "meta" stands for a second device here
     here, there = torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(4, device="meta"))
     model = torch.nn.Module()
     model.here, model.there = here, there
     optimizer = torch.optim.SGD([there, here], lr=0.5, foreach=False)
     agent = steadynorm.attach(model, optimizer)
+    agent._boundary.began = True  # whose gradients could not be read
     here.grad, there.grad = torch.full((4,), 6.0), torch.ones(4, device="meta")
     optimizer.step()
     assert [stabilizer.device.type for stabilizer in agent.stabilizers] == ["meta", "cpu"]
     assert agent.stabilizers[1].statistics()["here"]["raw_norm"] == pytest.approx(12.0)
     assert exact_norm(here.grad) == pytest.approx(1.0)
     assert agent.counters.errors == 0
-    agent.close()
     for stabilizer in agent.stabilizers:  # a GradScaler's tensors are on one device
         stabilizer.apply(torch.tensor(2.0), torch.tensor(0.0))
     assert agent.stabilizers[1].statistics()["here"]["raw_norm"] == pytest.approx(0.5)
+    agent.close()
 
 
 def test_one_stabilizer_alone_refuses_several_devices_with_advice() -> None:
     parameters = [("p", torch.nn.Parameter(torch.ones(1))), ("q", torch.nn.Parameter(torch.ones(1, device="meta")))]
     with pytest.raises(ValueError, match="must be on one device: got cpu, meta"):
         GradientStabilizer(parameters)
+
+
+def test_on_an_accelerator_norms_are_taken_by_dtype_in_one_call_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[set[torch.dtype]] = []
+
+    def foreach_norm(gradients: list[torch.Tensor], order: float, dtype: torch.dtype) -> list[int]:
+        calls.append({gradient.dtype for gradient in gradients})
+        return [len(gradient) for gradient in gradients]
+
+    monkeypatch.setattr(torch, "_foreach_norm", foreach_norm)
+    dtypes = [torch.float32, torch.bfloat16, torch.float32, torch.float16, torch.bfloat16]
+    found = _norms_at_once([torch.empty(size, dtype=dtype, device="meta") for size, dtype in enumerate(dtypes)])
+    assert list(map(int, found)) == [0, 1, 2, 3, 4]
+    assert sorted(map(str, calls)) == sorted(str({dtype}) for dtype in set(dtypes))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from steadynorm.stabilizer.reference import ReferenceStabilizer
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.statistics import RING_COLUMNS, STATE_FIELDS
+from steadynorm.stabilizer.summary import clean_rows
 from steadynorm_contract.settings import Settings
 
 SHAPES = [(3, 4), (7,), (2, 3, 2), ()]
@@ -32,11 +34,13 @@ decays = st.one_of(st.sampled_from([0.0, 0.6, 0.7, 0.9, 0.99, 0.999]), st.floats
 changes = st.fixed_dictionaries(
     {},
     optional={
-        "mode": st.sampled_from(["off", "observe", "stabilize"]),
+        "mode": st.sampled_from(["off", "observe", "clip", "stabilize"]),
         "gamma1": decays,
         "gamma2": decays,
         "eps": st.sampled_from([1e-12, 1e-8, 1e-3]),
         "spike_limit": st.sampled_from([None, 1.5, 3.0, 10.0]),
+        "spike_fade": st.booleans(),
+        "clip_norm": st.sampled_from(["auto", 0.5, 100.0]),
         "transfer": st.sampled_from(["bumpless", "plain"]),
     },
 )
@@ -83,6 +87,8 @@ def run_both(initial: Settings, history: list[Step], dtype: torch.dtype = torch.
         gamma2=initial.gamma2,
         eps=initial.eps,
         spike_limit=initial.spike_limit,
+        spike_fade=initial.spike_fade,
+        clip_norm=initial.clip_norm,
         transfer=initial.transfer,
     )
     reference = ReferenceStabilizer(zip(names, theirs, strict=True), initial)
@@ -97,11 +103,19 @@ def run_both(initial: Settings, history: list[Step], dtype: torch.dtype = torch.
             theirs[index].grad = None if made is None else made.to(dtype, copy=True)
         fast.apply()
         reference.apply()
-        exact, quick = reference.statistics(), fast.statistics()
+        exact, quick, saved = reference.statistics(), fast.statistics(), fast.state_dict()["parameters"]
         for name, our, their in zip(names, ours, theirs, strict=True):
             for key in ("norm_mean", "norm_rms", "target", "scale", "updates", "nonfinite"):
                 assert_close(quick[name][key], exact[name][key], f"step {number} {name} {key}")
+            for key in ("baseline_sum", "baseline_weight", "calm_square_sum"):
+                quick_one = float(saved[name][STATE_FIELDS.index(key)])
+                assert_close(quick_one, getattr(reference.states[name], key), f"step {number} {name} {key}")
             if fast.settings.mode != "off":
+                ratio = float(clean_rows(fast.rows)[names.index(name), RING_COLUMNS.index("spike_ratio")])
+                assert_close(ratio, reference.outcomes[name].spike_ratio, f"step {number} {name} spike_ratio")
+                if 0 < reference.outcomes[name].raw_norm < math.inf:
+                    fade = float(fast.rows[names.index(name), RING_COLUMNS.index("fade")])
+                    assert_close(fade, reference.outcomes[name].fade, f"step {number} {name} fade")
                 for key in ("raw_norm", "stabilized_norm"):
                     assert_close(quick[name][key], exact[name][key], f"step {number} {name} {key}")
             if their.grad is None:
@@ -111,7 +125,7 @@ def run_both(initial: Settings, history: list[Step], dtype: torch.dtype = torch.
                 torch.testing.assert_close(our.grad, their.grad, rtol=TOLERANCE, atol=0.0, equal_nan=True)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(initial=changes, history=st.lists(steps, min_size=1, max_size=25))
 def test_fast_and_reference_agree_over_random_histories(initial: dict[str, object], history: list[Step]) -> None:
     run_both(Settings(**initial), history)  # type: ignore[arg-type]  # drawn per field above
@@ -124,7 +138,7 @@ def test_fast_and_reference_agree_over_a_long_history_with_every_kind_of_event()
     for number, mode in ((100, "observe"), (130, "stabilize"), (200, "off"), (230, "stabilize"), (260, "observe")):
         history[number].changes = {"mode": mode}
     history[150].changes = {"gamma1": 0.999, "gamma2": 0.9}
-    history[170].changes = {"spike_limit": 3.0}
+    history[170].changes = {"spike_limit": 3.0, "spike_fade": True}
     history[180].sizes = (1e4,) * len(SHAPES)
     history[190].reset = True
     history[300].changes = {"mode": "stabilize", "transfer": "plain"}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steadynorm.stabilizer.reference import ReferenceStabilizer
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm.stabilizer.summary import summarize
 from steadynorm_contract.rule import spike_ceiling
 from steadynorm_contract.settings import SettingsError
@@ -29,7 +31,6 @@ def set_norm(parameter: torch.nn.Parameter, norm: float) -> None:
     parameter.grad = torch.full_like(parameter, norm / math.sqrt(parameter.numel()))
 
 
-@settings(max_examples=100)
 @given(
     norm=st.floats(1e-6, 1e6),
     gammas=st.lists(st.tuples(st.floats(0, 0.9999), st.floats(0, 0.9999), st.integers(1, 40)), min_size=1, max_size=8),
@@ -170,6 +171,26 @@ def test_a_reset_forgets_the_statistics_and_keeps_the_scale() -> None:
     assert float(parameter.grad.norm()) == pytest.approx(4.0, rel=1e-5)
 
 
+def test_a_checkpoint_from_before_baselines_loads_and_one_that_fits_no_version_is_refused() -> None:
+    parameter = one_parameter()
+    stabilizer = GradientStabilizer([("p", parameter)])
+    for norm in (4.0, 2.0, 400.0):
+        set_norm(parameter, norm)
+        stabilizer.apply()
+    state = stabilizer.state_dict()
+    new = state["parameters"]["p"]
+    assert len(new) == len(STATE_FIELDS)
+    state["parameters"] = {"p": new[:8]}
+    other = GradientStabilizer([("p", one_parameter())])
+    other.load_state_dict(state)
+    assert other.statistics()["p"]["norm_rms"] == pytest.approx(stabilizer.statistics()["p"]["norm_rms"], rel=1e-6)
+    saved = dict(zip(STATE_FIELDS, other.state_dict()["parameters"]["p"].tolist(), strict=True))
+    assert (saved["baseline_weight"], saved["calm_square_sum"]) == (0.0, saved["square_sum"])
+    state["parameters"] = {"p": new[:7]}
+    with pytest.raises(ValueError, match="must have 11 numbers a parameter"):
+        other.load_state_dict(state)
+
+
 def test_a_restored_stabilizer_continues_as_if_never_stopped() -> None:
     def norms() -> list[float]:
         rng = random.Random(3)
@@ -244,7 +265,7 @@ def test_a_step_never_asks_the_device_for_a_value(mode: str) -> None:
             if step == 2:
                 parameters[1].grad = None
             if step == 3:
-                stabilizer.configure(gamma2=0.9, spike_limit=3.0)
+                stabilizer.configure(gamma2=0.9, spike_limit=3.0, spike_fade=True)
             if step == 4:
                 stabilizer.configure(mode="observe")
             stabilizer.apply()
@@ -288,6 +309,27 @@ def test_the_summary_names_the_worst_parameters() -> None:
     assert record["target_parameter"] != 2.0
 
 
+def test_the_summary_counts_the_parameters_whose_step_faded_where_it_did() -> None:
+    def faded() -> float:
+        set_norm(parameters[0], 40.0)
+        set_norm(parameters[1], 3.0)
+        set_norm(parameters[2], math.inf)
+        stabilizer.apply()
+        return float(summarize(stabilizer.rows.unsqueeze(0))[0, SCALAR_COLUMNS.index("faded")])
+
+    parameters = [one_parameter() for _ in range(3)]
+    stabilizer = GradientStabilizer([(f"p{i}", p) for i, p in enumerate(parameters)], spike_limit=3.0, spike_fade=True)
+    for _ in range(10):
+        for parameter in parameters:
+            set_norm(parameter, 3.0)
+        stabilizer.apply()
+    counted = {"stabilize": faded()}
+    for changes in ({"mode": "observe"}, {"mode": "clip"}, {"mode": "stabilize", "spike_fade": False}):
+        stabilizer.configure(**changes)
+        counted[str(changes)] = faded()
+    assert list(counted.values()) == [1.0, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("make", [GradientStabilizer, ReferenceStabilizer])
 def test_a_mode_chosen_before_the_first_step_is_no_switch(make: Any) -> None:
     parameter = one_parameter()
@@ -298,3 +340,10 @@ def test_a_mode_chosen_before_the_first_step_is_no_switch(make: Any) -> None:
     before = parameter.grad.clone()
     stabilizer.apply()
     assert torch.equal(parameter.grad, before)
+
+
+@pytest.mark.parametrize("wrong", [lambda model: model.parameters(), lambda model: model, lambda _: [("weight", None)]])
+def test_what_are_not_named_parameters_is_refused_with_what_to_pass(wrong: Callable[[torch.nn.Module], Any]) -> None:
+    model = torch.nn.Linear(3, 2)  # its weight, two rows, unpacks like a pair
+    with pytest.raises(TypeError, match=r"as model\.named_parameters\(\) returns them: got "):
+        GradientStabilizer(wrong(model))

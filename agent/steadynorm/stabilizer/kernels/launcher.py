@@ -1,37 +1,33 @@
-"""Launches the kernel for many tensors at once: tables of chunks on the device, and the plan of launches.
+"""Launches the kernels for many tensors at once: the tables on the device, and the launches of a step.
 
-Two launches per dtype as long as its gradients fit into one wave. More are split into waves, and one launch scales a
-wave while it measures the next, so that a gradient is scaled out of L2: docs/decisions/0004.
+A step is the plan's launches. Where tensors are sharded it has two parts, measuring and scaling, and between them ranks
+add up what they measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import nullcontext
-from itertools import accumulate
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.gradients import Gradients, Present
 from steadynorm.stabilizer.kernels.addresses import Addresses
-from steadynorm.stabilizer.kernels.triton import BEFORE_ROWS, BLOCK, CHUNK, OPTIONS, step_kernel
+from steadynorm.stabilizer.kernels.plan import BLOCK, WAVE_BYTES, Launch, Plan
+from steadynorm.stabilizer.kernels.triton import BEFORE_ROWS, OPTIONS, TABLES, norms_kernel, step_kernel
 from steadynorm.stabilizer.statistics import MODE_CODES, Statistics
 from steadynorm_contract.settings import Mode
 
-WAVE_BYTES = 24 * 1024 * 1024
-"""How much is measured before it is scaled: about half of the L2 of an H100 or H200; tune with gpu_step.py."""
-
 _ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-
-Launch = tuple[object, int, int, int, int]
-"""Element type; first and last + 1 of the chunks to scale; first of the chunks to measure; programs."""
+NONE: Present = ([], [])
 
 
 class MultiTensor:
     """A step of all `parameters` on `statistics`, P columns, and `rows`, float32 [P, RING_COLUMNS], all on one device.
 
-    wave_bytes: None for two launches however large the gradients are.
+    wave_bytes: None for two launches however large the gradients are. gradients: of the same parameters.
     """
 
     def __init__(
@@ -41,57 +37,61 @@ class MultiTensor:
         rows: Tensor,
         mode: Mode,
         wave_bytes: int | None = WAVE_BYTES,
+        gradients: Gradients | None = None,
     ) -> None:
         self._device = device = rows.device
-        self._parameters, self._statistics, self._rows = parameters, statistics, rows
-        self._addresses = Addresses(parameters, tuple(_ELEMENTS))
-        self._elsewhere: dict[int, Gradients] = {}  # by column: those that torch measures and scales
+        self._statistics, self._rows = statistics, rows
+        self._gradients = gradients or Gradients(list(parameters))
         self._on_gpu = device.type == "cuda"
         self._loss_scaled = False
+        shards, parts = self._gradients.shards, self._gradients.parts
 
-        # Chunks are in the order of the dtypes, so that the launches of a dtype have consecutive ones.
-        dtypes = [dtype for dtype in _ELEMENTS if any(p.dtype is dtype for p in parameters)]
+        dtypes = [dtype for dtype in _ELEMENTS if any(part.dtype is dtype for part in parts)]
         # The kernel does not read a tensor of another dtype, but decides for it: it takes part without elements.
-        of_dtype = [p.dtype if p.dtype in dtypes else dtypes[0] for p in parameters]
-        order = sorted(range(len(parameters)), key=lambda column: dtypes.index(of_dtype[column]))
-        sizes = [p.numel() if p.dtype in dtypes else 0 for p in parameters]
-        counts = [max(1, -(-size // CHUNK)) for size in sizes]
-        starts = [0, *accumulate(counts[column] for column in order)]
-        first_chunks = dict(zip(order, starts, strict=False))
-        self.launches: list[Launch] = []
-        for dtype in dtypes:
-            bounds = _wave_bounds(
-                [
-                    (first_chunks[column], sizes[column] * dtype.itemsize)
-                    for column in order
-                    if of_dtype[column] is dtype
-                ],
-                max(first_chunks[column] + counts[column] for column in order if of_dtype[column] is dtype),
-                wave_bytes,
-            )
-            self.launches += _plan(_ELEMENTS[dtype], bounds)
+        taken = [part.dtype if part.dtype in dtypes else None for part in parts]
+        sizes = [0 if dtype is None else part.numel() for part, dtype in zip(parts, taken, strict=True)]
+        self._addresses = Addresses(sizes, taken, device)
+        places = [dtypes.index(dtype) if dtype is not None else 0 for dtype in taken]
+        itemsizes = [dtype.itemsize for dtype in dtypes]
+        self.plan = plan = Plan(sizes, places, itemsizes, wave_bytes if shards is None else None)
+        self._elements = [_ELEMENTS[dtype] for dtype in dtypes]
 
-        def table(values: list[int], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+        count = len(parts)
+        no_failure = torch.zeros((), dtype=torch.bool, device=device)
+        self._modes = torch.full((count,), float(MODE_CODES[mode]), dtype=torch.float32, device=device)
+        self._norms = torch.zeros(count, dtype=torch.float32, device=device)
+        tables = {
+            "columns": torch.tensor(plan.columns, dtype=torch.int32, device=device),
+            "first_chunks": torch.tensor(plan.first_chunks, dtype=torch.int32, device=device),
+            "chunk_counts": torch.tensor(plan.chunk_counts, dtype=torch.int32, device=device),
+            "chunk_lengths": torch.tensor(plan.chunk_lengths, dtype=torch.int32, device=device),
+            "sizes": torch.tensor(sizes, dtype=torch.int64, device=device),
+            "slots": torch.zeros(len(plan.columns), dtype=torch.float32, device=device),
+            "before": torch.zeros(BEFORE_ROWS, count, dtype=torch.float32, device=device),
+            "norms": self._norms,
+            "modes": self._modes,
+            "failed": no_failure if shards is None else shards.failed,
+            "matrix": statistics.floats,
+            "finite": statistics.finite,
+            "rows": rows,
+            "values": statistics.settings.values,
+        }
+        self._tensors = [tables[name] for name in TABLES]  # held: the table has their addresses alone
+        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        self._tables = torch.tensor(addresses, dtype=torch.int64, device=device)
 
-        count = len(parameters)
-        self._tables = (
-            table(sizes, torch.int64),
-            table([first_chunks[column] for column in range(count)], torch.int32),
-            table(counts, torch.int32),
-            table([column for column in order for _ in range(counts[column])], torch.int32),
-            torch.zeros(starts[-1], device=device),  # a slot for each chunk's sum of squares
-            torch.zeros(BEFORE_ROWS, count, device=device),
-        )
-        self._modes = torch.full((count,), float(MODE_CODES[mode]), device=device)
-        self._matrices = (
-            statistics.floats,
-            statistics.finite.view(torch.uint8),
-            self._modes,
-            rows,
-            statistics.settings.values,
-            count,
-        )
+    def release(self, column: int, placeholder: Tensor) -> None:
+        """Let go of a parameter: what takes its place has no gradient."""
+        self._gradients.release(column, placeholder)
+
+    def let_go(self) -> None:
+        """Keep no parameter alive. No step follows."""
+        self._gradients = Gradients([])
+
+    @property
+    def memory(self) -> object:
+        """What launches point to. Later captures add to it."""
+        return self._tensors, self._tables, self._addresses.captured
 
     @property
     def mode(self) -> Mode:
@@ -110,66 +110,75 @@ class MultiTensor:
         scales, since the kernel does not support them.
         """
         self._copy_loss_scale(grad_scale, found_inf)
-        addresses, elsewhere = self._addresses.collect()
-        norms, others = self._statistics.raw_norm, [(column, self._gradients_of(column)) for column in elsewhere]
-        present = [
-            gradients.collect() if mode is Mode.OFF else gradients.measure(out=norms[column : column + 1])
-            for column, gradients in others
-        ]
-        with torch.cuda.device(self._device) if self._on_gpu else nullcontext():  # Triton launches on the current one
-            for element, scale_first, scale_stop, measure_first, programs in self.launches:
-                step_kernel[(programs,)](
+        if self._gradients.shards is not None:
+            others = self._step_shards(mode)
+        else:
+            addresses, elsewhere = self._addresses.collect(self._gradients.all())
+            others = self._measure_others(elsewhere, mode)
+            self._launch(addresses, self.plan.launches)
+        if scaling and others[0]:
+            stabilizing = mode is Mode.STABILIZE
+            self._gradients.scale(others, self._statistics.scale, self._statistics.finite if stabilizing else None)
+            if grad_scale is not None:
+                self._gradients.saturate(others)
+
+    def _step_shards(self, mode: Mode) -> Present:
+        addresses, others = self._addresses.table, NONE
+
+        def measure_here(norms: Tensor) -> Present:
+            nonlocal addresses, others
+            addresses, elsewhere = self._addresses.collect(self._gradients.all())
+            others = self._measure_others(elsewhere, mode)
+            self._launch(addresses, [each for each in self.plan.launches if each.measures])
+            with self._on_device():
+                norms_kernel[(len(norms),)](addresses, self._tables)
+            return others
+
+        if mode is Mode.OFF:
+            self._gradients.skip(self._norms)
+            measure_here(self._norms)  # nothing is measured, but the state is copied
+        else:
+            self._gradients.measure(self._norms, measure_here)
+        self._launch(addresses, [each for each in self.plan.launches if not each.measures], norms_given=True)
+        return others
+
+    def _measure_others(self, elsewhere: list[int], mode: Mode) -> Present:
+        """Those that the kernel does not read, in `norms`."""
+        if not elsewhere:
+            return NONE
+        others = self._gradients.collect_some(elsewhere)
+        if mode is not Mode.OFF:
+            self._gradients.measure_some(others, out=self._norms)
+        return others
+
+    def _launch(self, addresses: Tensor, launches: Iterable[Launch], *, norms_given: bool = False) -> None:
+        with self._on_device():
+            for launch in launches:
+                step_kernel[(launch.programs,)](
                     addresses,
-                    *self._tables,
-                    *self._matrices,
-                    scale_first,
-                    scale_stop,
-                    measure_first,
-                    ELEMENT=element,
-                    CHUNK=CHUNK,
+                    self._tables,
+                    len(self._norms),
+                    launch.scale_first,
+                    launch.scale_stop,
+                    launch.measure_first,
+                    int(norms_given),
+                    ELEMENT=self._elements[launch.dtype],
                     BLOCK=BLOCK,
                     **OPTIONS,
                 )
-        for (column, gradients), found in zip(others if scaling else [], present, strict=False):
-            one, stabilizing = slice(column, column + 1), mode is Mode.STABILIZE
-            gradients.scale(found, self._statistics.scale[one], self._statistics.finite[one] if stabilizing else None)
-            if grad_scale is not None:
-                gradients.saturate(found)
+
+    def _on_device(self) -> torch.cuda.device | nullcontext[None]:
+        """Triton launches on the current device."""
+        return torch.cuda.device(self._device) if self._on_gpu else nullcontext()
 
     def _copy_loss_scale(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         given = grad_scale is not None or found_inf is not None
         if not given and not self._loss_scaled:
             return
         self._loss_scaled = given
-        for at, tensor, otherwise in ((12, grad_scale, 1.0), (13, found_inf, 0.0)):
+        for at, tensor, otherwise in ((18, grad_scale, 1.0), (19, found_inf, 0.0)):
             value = self._statistics.settings.values[at]
             if tensor is None:
                 value.fill_(otherwise)
             else:
                 value.copy_(tensor.view(()), non_blocking=True)
-
-    def _gradients_of(self, column: int) -> Gradients:
-        if column not in self._elsewhere:
-            self._elsewhere[column] = Gradients([self._parameters[column]])
-        return self._elsewhere[column]
-
-
-def _wave_bounds(tensors: list[tuple[int, int]], end: int, wave_bytes: int | None) -> list[int]:
-    """First chunk of each wave, and the end. tensors: first chunk and bytes of each. A wave holds one at least."""
-    bounds, filled = [tensors[0][0]], 0
-    for first_chunk, size in tensors:
-        if wave_bytes is not None and filled and filled + size > wave_bytes:
-            bounds.append(first_chunk)
-            filled = 0
-        filled += size
-    return [*bounds, end]
-
-
-def _plan(element: object, bounds: list[int]) -> list[Launch]:
-    """One launch more than there are waves: each scales one wave and measures the next."""
-    launches: list[Launch] = []
-    scale_first = scale_stop = bounds[0]
-    for start, stop in zip(bounds, [*bounds[1:], bounds[-1]], strict=True):
-        launches.append((element, scale_first, scale_stop, start, scale_stop - scale_first + stop - start))
-        scale_first, scale_stop = start, stop
-    return launches

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from steadynorm.stabilizer.gradients import Gradients
+from steadynorm.stabilizer.sharding import is_sharded
 from steadynorm.stabilizer.statistics import Statistics
 from steadynorm_contract.settings import Mode
 
@@ -27,8 +29,12 @@ _verified: dict[torch.device, bool] = {}  # once per process and device
 _log = logging.getLogger("steadynorm")
 
 
-def choose_kernels(parameters: list[Tensor], statistics: Statistics, rows: Tensor, mode: Mode) -> MultiTensor | None:
+def choose_kernels(
+    parameters: list[Tensor], statistics: Statistics, rows: Tensor, mode: Mode, gradients: Gradients | None = None
+) -> MultiTensor | None:
     """The kernels for these parameters, or None where torch's own operations do everything.
+
+    gradients: of the same parameters, which must be given where any is sharded.
 
     May wait for the device, once per process. Raises ValueError for a switch that is invalid or needs Triton.
     """
@@ -51,12 +57,12 @@ def choose_kernels(parameters: list[Tensor], statistics: Statistics, rows: Tenso
         return None
     from steadynorm.stabilizer.kernels.launcher import MultiTensor
 
-    return MultiTensor(parameters, statistics, rows, mode)
+    return MultiTensor(parameters, statistics, rows, mode, gradients=gradients)
 
 
 def _suitable(parameters: list[Tensor]) -> bool:
-    """Whether the kernels support any of the parameters. Tensor subclasses such as DTensors are left to torch."""
-    plain = all(type(parameter) in (Tensor, torch.nn.Parameter) for parameter in parameters)
+    """Whether the kernels support any of the parameters. Tensor subclasses, but for shards, are left to torch."""
+    plain = all(type(parameter) in (Tensor, torch.nn.Parameter) or is_sharded(parameter) for parameter in parameters)
     return plain and any(parameter.dtype in KERNEL_DTYPES for parameter in parameters)
 
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,28 +17,7 @@ import torch
 from steadynorm.stabilizer.kernels import selection
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 
-COMPILE = """
-import json, re
-from triton import compile
-from triton import language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from steadynorm.stabilizer.kernels.triton import BLOCK, CHUNK, OPTIONS, step_kernel
-
-numbers = ("count", "scale_first", "scale_stop", "measure_first")
-types = {"addresses": "*i64", "sizes": "*i64", "first_chunks": "*i32", "chunk_counts": "*i32", "columns": "*i32"}
-types |= {"finite_flags": "*u8", **{name: "i32" for name in numbers}}
-types |= {name: "constexpr" for name in ("ELEMENT", "CHUNK", "BLOCK")}
-signature = {name: types.get(name, "*fp32") for name in step_kernel.arg_names}
-found = {}
-for element in (tl.float32, tl.bfloat16, tl.float16):
-    source = ASTSource(step_kernel, signature, constexprs={"ELEMENT": element, "CHUNK": CHUNK, "BLOCK": BLOCK})
-    for capability in (80, 90):
-        made = compile(source, target=GPUTarget("cuda", capability, 32), options=OPTIONS)
-        names = re.findall(r"(?:ld|st)\\.(?:global|local)[.\\w]*|atom[.\\w]*", made.asm["ptx"])
-        found[f"{element} sm_{capability}"] = [names, len(made.asm["cubin"])]
-print(json.dumps(found))
-"""
+COMPILE = Path(__file__).with_name("compile_kernels.py")
 
 
 def one_parameter() -> list[tuple[str, torch.nn.Parameter]]:
@@ -86,7 +66,7 @@ def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path)
     """No GPU is needed to compile. In a process of its own: another test may have chosen the interpreter."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE],
+        [sys.executable, str(COMPILE)],
         env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -94,13 +74,24 @@ def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path)
         check=True,
     )
     found = json.loads(done.stdout)
-    assert len(found) == 6
-    for target, (instructions, cubin_bytes) in found.items():
-        assert cubin_bytes > 1000, target
-        assert "ld.global.v4.b32" in instructions, target
-        assert "st.global.v4.b32" in instructions, target
-        # Sums are the same at every run: no atomics. And no registers are spilled.
-        assert not [name for name in instructions if name.startswith(("atom", "ld.local", "st.local"))], target
+    assert len(found) == 8
+    for target, made in found.items():
+        # Sums are the same at every run: no atomics. Nothing is spilled, and three programs fit a multiprocessor.
+        assert not [name for name in made["memory"] if name.startswith(("atom", "red", "ld.local", "st.local"))], target
+        assert made["usage"]["STACK"] == made["usage"]["LOCAL"] == 0, target
+        assert 0 < made["usage"]["REG"] <= 72, target
+        # Roots and quotients as the reference has them: to nearest, and small numbers are not flushed to zero.
+        exact = [name for name in made["rounding"] if name.startswith(("sqrt", "div"))]
+        assert exact, target
+        assert all(".rn." in name and "ftz" not in name for name in exact), target
+        if target.startswith("norms"):
+            continue
+        assert "ld.global.v4.b32" in made["memory"], target
+        assert "st.global.v4.b32" in made["memory"], target
+        # A product becomes a half by rounding to nearest, and never by cutting it off.
+        halves = [name for name in made["rounding"] if re.fullmatch(r"cvt[.\w]*[.]b?f16(x2)?[.]f32", name)]
+        assert (halves != []) == (not target.startswith("fp32")), target
+        assert all(name.startswith("cvt.rn.") for name in halves), target
 
 
 def test_the_gpu_benchmark_says_that_there_is_no_gpu_and_exits_with_2() -> None:
@@ -116,3 +107,24 @@ def test_the_gpu_benchmark_says_that_there_is_no_gpu_and_exits_with_2() -> None:
     assert done.returncode == 2, done.stderr
     assert "needs a CUDA device" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_proof_forgives_a_rounding_at_the_middle_and_no_truncation(dtype: torch.dtype) -> None:
+    verification = importlib.import_module("steadynorm.stabilizer.kernels.verification")
+    raw = torch.randn(4096, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = raw.double() * 0.7
+    rounded = exact.to(dtype)
+    # On a GPU, that is: on the CPU the interpreter's truncation is forgiven.
+    outside = (rounded.double().abs() > exact.abs()) & (rounded != 0)
+    truncated = torch.where(outside, torch.nextafter(rounded, torch.zeros_like(rounded)), rounded)
+
+    class OnGpu(torch.Tensor):
+        device = torch.device("cuda")
+
+    assert verification.gradient_error(rounded.as_subclass(OnGpu), raw, 0.7) == 0.0
+    assert verification.gradient_error(rounded.as_subclass(OnGpu), raw, 0.7 * (1 + 3e-6)) == 0.0
+    assert verification.gradient_error(truncated.as_subclass(OnGpu), raw, 0.7) > 10 * verification.TOLERANCE
+    assert verification.gradient_error(truncated, raw, 0.7) == 0.0
+    assert verification.gradient_error(torch.zeros_like(raw), raw * torch.nan, 0.0) == 0.0
+    assert verification.gradient_error(rounded, raw, 0.0) == torch.inf
