@@ -17,12 +17,25 @@ from steadynorm_contract import __version__
 if TYPE_CHECKING:
     from steadynorm.agent import Agent
     from steadynorm.attachment import attach
+    from steadynorm.recovery.orders import RollbackEvent
+    from steadynorm.recovery_options import Recovery
     from steadynorm.stabilizer.stabilizer import GradientStabilizer
     from steadynorm_contract.changes import PRESETS
     from steadynorm_contract.client import Client
     from steadynorm_contract.settings import Mode, Settings
 
-__all__ = ["PRESETS", "Agent", "Client", "GradientStabilizer", "Mode", "Settings", "__version__", "attach"]
+__all__ = [
+    "PRESETS",
+    "Agent",
+    "Client",
+    "GradientStabilizer",
+    "Mode",
+    "Recovery",
+    "RollbackEvent",
+    "Settings",
+    "__version__",
+    "attach",
+]
 
 _MODULES = {
     "Agent": "steadynorm.agent",
@@ -30,6 +43,8 @@ _MODULES = {
     "GradientStabilizer": "steadynorm.stabilizer.stabilizer",
     "Mode": "steadynorm_contract.settings",
     "PRESETS": "steadynorm_contract.changes",
+    "Recovery": "steadynorm.recovery_options",
+    "RollbackEvent": "steadynorm.recovery.orders",
     "Settings": "steadynorm_contract.settings",
     "attach": "steadynorm.attachment",
 }

@@ -1,93 +1,67 @@
-"""`Agent`, which `attach()` returns: assembles the parts, and is what a training loop calls.
-
-agent = steadynorm.attach(model, optimizer, run="gpt-small", server="http://127.0.0.1:8470")
-...
-optimizer.step()
-agent.log(loss=loss)                 # a device tensor is fine: no wait
-agent.close()                        # also a context manager, also at exit
-"""
+"""`Agent`, which `attach()` returns: assembles the parts, and is what a training loop calls."""
 
 from __future__ import annotations
 
 import logging
 import secrets
+import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm import checkpoint
+from steadynorm.agent_knobs import AgentKnobs
+from steadynorm.agent_log import AgentLog
 from steadynorm.arguments import Arguments
+from steadynorm.clip_check import steps_next
 from steadynorm.detach import DetachReport, fold_optimizer_state
 from steadynorm.distributed.exchange import Exchange
-from steadynorm.distributed.ranks import Ranks
+from steadynorm.distributed.ranks import Ranks, are_replicas
 from steadynorm.faults import ErrorState
 from steadynorm.hooks import OptimizerHooks
 from steadynorm.lifecycle import end_state
 from steadynorm.mailbox import Mailbox
-from steadynorm.parameters import ParameterTracker, assign, split_by_device
-from steadynorm.recording.recorder import Recorder
+from steadynorm.parameters import ParameterTracker, split_by_device
+from steadynorm.recording.scalars import ScalarNames
+from steadynorm.recovery.orders import RollbackEvent
+from steadynorm.self_check import SelfCheck
+from steadynorm.sink_feed import SinkFeed
+from steadynorm.sinks.base import RunInfo
+from steadynorm.skipped_steps import SkippedSteps
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
 from steadynorm.step_boundary import StepBoundary
-from steadynorm.transport.factory import build_publisher
-from steadynorm.transport.publisher import Publisher
-from steadynorm_contract.discovery import find_server
-from steadynorm_contract.settings import Settings
-from steadynorm_contract.telemetry import MAX_BATCH_ID_LENGTH, AgentCounters, RunEnd, RunFinish
-
-
-def run_url(server: str, run_id: str) -> str:
-    """Address of the run's page in the dashboard, if the server is the user's own; else of the run at the server."""
-    own = find_server()
-    if own.server == server and own.dashboard:
-        return f"{own.dashboard.rstrip('/')}/?run={run_id}"
-    return f"{server}/api/v1/runs/{run_id}"
-
-
-def loss_value(loss: object) -> float | Tensor:
-    """A number, or a 0-dim tensor that stays on its accelerator. Raises TypeError or ValueError."""
-    if isinstance(loss, Tensor):
-        if loss.numel() != 1:
-            raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
-        if loss.device.type == "cpu":
-            return float(loss.detach())  # in host memory: no wait, where copying it to a device would be one
-        return loss.detach().reshape(())
-    try:
-        return float(loss)  # type: ignore[arg-type]  # numpy's scalars and the like: float() knows
-    except (TypeError, ValueError):
-        raise TypeError(f"loss must be a number or a tensor of one element: got {type(loss).__name__}.") from None
-
-
-def validate_batch_id(batch_id: object) -> str:
-    """The batch's identifier as text. Raises TypeError or ValueError."""
-    if isinstance(batch_id, bool) or not isinstance(batch_id, str | int):
-        raise TypeError(f"batch_id must be a string or a whole number: got {type(batch_id).__name__}. Use str().")
-    text = str(batch_id)
-    if len(text) > MAX_BATCH_ID_LENGTH:
-        raise ValueError(
-            f"batch_id must have at most {MAX_BATCH_ID_LENGTH} characters: got {len(text)}. "
-            'Name where the data came from, such as "shard3:1042", not the data.'
-        )
-    return text
-
+from steadynorm.transport.factory import build_publisher, build_recovery, build_sinks
+from steadynorm_contract.codec import encodable
+from steadynorm_contract.telemetry import RunEnd, RunFinish
 
 _C = TypeVar("_C", bound=Callable[[int], object])
+_R = TypeVar("_R", bound=Callable[[RollbackEvent], object])
 _log = logging.getLogger("steadynorm")
 
 
-class Agent:
+class Agent(AgentLog, AgentKnobs):
     """What `attach()` returns. The optimizers hold it, so it lives as long as they do, even without a variable."""
 
-    def __init__(self, given: Arguments, exchange: Exchange | None = None) -> None:
-        by_device = [split_by_device(pairs) for pairs in assign(given.model, given.optimizers)]
-        together, talks_to_server = exchange is not None, exchange is None or exchange.rank == 0
-        self._given = given
+    def __init__(
+        self,
+        given: Arguments,
+        assigned: Sequence[Sequence[tuple[str, Tensor]]],
+        exchange: Exchange | None = None,
+        other_ranks: Sequence[int] = (),
+    ) -> None:
+        by_device = [split_by_device(pairs) for pairs in assigned]
+        rank, size = (0, 1) if exchange is None else (exchange.rank, exchange.size)
+        together, talks_to_server = exchange is not None, rank == 0
+        # Neither model nor optimizers are held here: the optimizers hold the agent.
+        self._optimizers = [weakref.ref(optimizer) for optimizer in given.optimizers]
+        self._server, self._run_is_given, self._observe_steps = given.server, given.run_is_given, given.observe_steps
         self._run, self._run_id = given.run, given.run_id
         self._detached: DetachReport | None = None
+        self._names = ScalarNames()
         self._stabilizers = [
             GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for parts in by_device for pairs in parts
         ]
@@ -102,22 +76,45 @@ class Agent:
             all_ranks=together,
         )
         self._errors = ErrorState(self._stabilizers, all_ranks=together)
-        self._ranks = None if exchange is None else self._join(exchange)
-        self._recorder: Recorder | None = None
-        self._publisher: Publisher | None = None
-        if talks_to_server:
-            size = 1 if exchange is None else exchange.size
-            self._recorder, self._publisher = build_publisher(given, self._stabilizers, self._mailbox, size)
+        self._check = SelfCheck(given, self._stabilizers, self._boundary, self._mailbox, (rank, size), other_ranks)
+        sends = build_publisher(given, self._stabilizers, self._mailbox, size) if talks_to_server else (None, None)
+        state = (self._stabilizers, self._boundary, self._mailbox, self._errors)
+        self._recovery, self._watch, self._recorder = build_recovery(given, *state, *sends, place=(rank, size))
+        self._publisher = sends[1]
+        self._sinks: SinkFeed | None = None
+        if rank == 0:
+            collected = (self._watch, self._recorder)
+            to = (self._mailbox, self._publisher, collected, self._check.report)
+            self._sinks, self._watch, self._recorder = build_sinks(given, self._stabilizers, *to)
+            self._config, self._tags = given.config, given.tags
+            self._describe_run()
+            if self._sinks is not None:
+                weakref.finalize(self, self._sinks.abandon).atexit = False
+        self._ranks: Ranks | None = None
+        if exchange is not None:
+            parts = (self._boundary, self._mailbox, self._errors, self._stabilizers, self._check)
+            self._ranks = Ranks(
+                exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery
+            )
+        if self._watch is not None:
+            weakref.finalize(self, self._watch.close).atexit = False
         if self._publisher is not None:
             self._errors.on_disabled = self._publisher.add_error
-            # The threads do not hold the agent; when the training code drops everything, they end by themselves.
-            self._finalizer = weakref.finalize(self, self._publisher.abandon)
-            self._finalizer.atexit = False
+            # Where the collector frees it together with the optimizers; the threads do not hold it.
+            weakref.finalize(self, self._publisher.abandon).atexit = False
+            if given.server_is_found:  # and not named by the user
+                print(f"steadynorm: run {given.run_id} is recorded at {self.url}", file=sys.stderr)
         elif talks_to_server:
             _log.warning(
-                "no server is given, so this run is stabilized but not recorded. "
-                "Start one with `steadynorm up` and pass server=... or set STEADYNORM_SERVER."
+                "no server is given, so this run is not recorded (mode=%s). "
+                "Start one with `steadynorm up` and pass server=... or set STEADYNORM_SERVER.",
+                given.settings.mode.value,
             )
+        scaler = None if given.recovery is None else given.recovery.scaler
+        self._skipped: SkippedSteps | None = None
+        if self._recovery is not None and scaler is not None:
+            around = (self._boundary, self._errors, self._ranks, self._recovery)
+            self._skipped = SkippedSteps(scaler, given.optimizers, *around)
         tracker = ParameterTracker(given.model, given.optimizers, self._stabilizers)
         places = enumerate(self._stabilizers)
         self._hooks = [
@@ -128,56 +125,44 @@ class Agent:
                 self._errors,
                 self._ranks,
                 tracker,
+                self._check,
                 [next(places) for _ in parts],
                 self._recorder,
                 self._publisher,
                 owner=self,
+                mode_is_given=given.mode_is_given,
+                recovery=self._recovery,
             )
             for index, (optimizer, parts) in enumerate(zip(given.optimizers, by_device, strict=True))
         ]
+        for hooks in self._hooks:
+            hooks.follows(self._hooks[0])
+        for optimizer in given.optimizers:
+            weakref.finalize(optimizer, _close_without_optimizers, weakref.ref(self)).atexit = False
 
     # What a training loop uses.
-
-    def log(self, *, loss: float | Tensor | None = None, batch_id: str | int | None = None) -> None:
-        """Record the loss and the batch of a step: of the last completed one, or, if that has them, of the next.
-
-        Args:
-            loss: A number, or a tensor of one element, any shape and dtype, which may stay on its device: it is copied
-                there, and nothing waits.
-            batch_id: Where the step's data came from, such as `"shard3:1042"`; at most `MAX_BATCH_ID_LENGTH`
-                characters. Sent only if the step spikes or is not finite.
-
-        Raises:
-            TypeError: An argument has the wrong type.
-            ValueError: The loss has several elements, or the identifier is too long.
-        """
-        name = None if batch_id is None else validate_batch_id(batch_id)
-        value = None if loss is None else loss_value(loss)
-        recorder = self._recorder
-        if recorder is None or self._errors.count:
-            return
-        try:
-            if name is not None:
-                recorder.put_batch_id(name)
-            if value is not None:
-                recorder.put_loss(value)
-        except Exception:
-            self._errors.record()
 
     def before_clip(self, optimizer: Optimizer | None = None) -> None:
         """Measure and stabilize now rather than in `optimizer.step()`: call it before clipping, which hides spikes.
 
         Args:
-            optimizer: The one that steps next. None: all of them. Do not call this with a GradScaler, which may skip
-                the step.
+            optimizer: The one that steps next; needed where the agent has several. Do not call this with a GradScaler
+                that is enabled: it may skip the step.
+
+        Raises:
+            TypeError: The agent has several optimizers, and none is given.
+            ValueError: The optimizer is not one of the agent's.
         """
-        for owner, hooks in zip(self._given.optimizers, self._hooks, strict=True):
-            if not self.closed and (optimizer is None or owner is optimizer):
+        attached = [reference() for reference in self._optimizers]
+        chosen = steps_next(attached, optimizer)
+        for owner, hooks in zip(attached, self._hooks, strict=False):  # there are none once the agent is closed
+            if owner is not None and any(each is owner for each in chosen):
                 hooks.before_clip(owner)
 
     @property
     def should_stop(self) -> bool:
         """Whether an operator requested a stop. The loop decides what to do; closing then reports `stopped`."""
+        self._boundary.stop_was_read = True
         return self._boundary.settings.stop
 
     def on_checkpoint(self, callback: _C) -> _C:
@@ -193,22 +178,42 @@ class Agent:
         self._boundary.checkpoint_callbacks.append(callback)
         return callback
 
+    def on_rollback(self, callback: _R) -> _R:
+        """Register a callback for rollbacks: it is called on every rank, right after the restore. Also a decorator.
+
+        Args:
+            callback: Called with a `RollbackEvent`. An exception in it is logged and counted in `callback_errors`.
+
+        Returns:
+            The callback.
+
+        Raises:
+            RuntimeError: The agent keeps no snapshots, so it would never be called.
+        """
+        if self._recovery is None:
+            raise RuntimeError("on_rollback() needs snapshots: pass recovery=steadynorm.Recovery() to attach().")
+        self._recovery.callbacks.append(callback)
+        return callback
+
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send all steps so far, the newest included: call it between steps, after `log(loss=...)`.
+        """Evaluate and send all steps so far, the newest included: call it between steps, after `log(loss=...)`.
 
         Args:
             timeout_s: Longest wait, in seconds.
 
         Returns:
-            Whether the server has stored all records.
+            Whether the server has stored all records since the last call. False also if any were dropped: see
+            `counters`.
         """
+        if self._watch is not None:
+            self._watch.look(final=True)
         return self._publisher is None or self._publisher.flush(timeout_s)
 
     def close(self, *, state: RunEnd | str | None = None, reason: str = "") -> None:
         """Send what is left, report how the run ended, and remove the hooks. Calling it again does nothing.
 
-        Takes two seconds at most when the server does not answer. Gradients are not changed afterwards: a loop that
-        continues trains with raw gradients. See `detach()`.
+        Takes two seconds at most when the server does not answer, and five for sinks that do not. Gradients are not
+        changed afterwards: a loop that continues trains with raw gradients. See `detach()`.
 
         Args:
             state: `finished`, `failed` or `stopped`. None: stopped if an operator requested it, else finished.
@@ -220,14 +225,23 @@ class Agent:
         end = RunEnd(state) if state is not None else RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED
         if self.closed:
             return
+        if end is not RunEnd.FAILED:
+            self._check.closed()
         self._boundary.closed = True
         self._mailbox.release()
         for hooks in self._hooks:
             hooks.remove()
         if self._ranks is not None:
             self._ranks.leave()
+        if self._sinks is not None:
+            self._sinks.abandon(end.value)
         if self._publisher is not None:
-            self._publisher.close(RunFinish(end, reason=reason[:500]))
+            self._publisher.close(RunFinish(end, reason=encodable(reason[:500])))
+        elif self._watch is not None:
+            self._watch.close()
+        if self._sinks is not None:
+            self._sinks.join(end.value)
+        self._let_go()
 
     def detach(self) -> DetachReport:
         """Stop stabilizing without a jump: call it between two steps, on every rank; the loop continues alone.
@@ -247,7 +261,7 @@ class Agent:
             raise RuntimeError(
                 "the agent is already closed, and gradients have been raw since. Call detach() instead of close()."
             )
-        self._detached = fold_optimizer_state(self._given.optimizers, self._hooks)
+        self._detached = fold_optimizer_state(self._living(), self._hooks)
         self.close(state=RunEnd.FINISHED, reason="detached")
         return self._detached
 
@@ -266,9 +280,10 @@ class Agent:
         """The agent's part of a training checkpoint. Waits for the device.
 
         Returns:
-            Plain values and tensors: statistics by parameter name (float32 [8]), settings, step and run.
+            Plain values and tensors: statistics by parameter name (float32 [11]), settings, step and run.
         """
-        return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers, self._recorded)
+        offset = self._mailbox.step_offset
+        return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers, self._recorded, offset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint: statistics, settings, step, and, before the first step, the run under its own id.
@@ -283,102 +298,74 @@ class Agent:
             ValueError: The state is not an agent's, and nothing was changed.
         """
         restored = checkpoint.restore(state, self._boundary, self._stabilizers)
+        if self._recovery is not None:
+            self._recovery.forget()
         if self._ranks is not None:
             self._ranks.checkpoint_loaded()
-        if self._given.observe_steps is None and self._boundary.observe_left is None:
+        if self._observe_steps is None and self._boundary.observe_left is None:
             self._boundary.observe_left = 0
         publisher = self._publisher
+        self._mailbox.step_offset = restored.step_offset
+        if self._recorder is not None and publisher is None:
+            self._recorder.step_offset = restored.step_offset
         if publisher is not None and publisher.started:
-            publisher.restart_from(restored.step, secrets.token_hex(8))
+            publisher.restart_from(restored.step, secrets.token_hex(8), restored.step_offset)
             return
-        if restored.same_table and (restored.run == self._run or not self._given.run_is_given):
+        if restored.same_table and (restored.run == self._run or not self._run_is_given):
             self._run, self._run_id = restored.run, restored.run_id
+            self._describe_run()
         if publisher is not None:
             publisher.registration.name, publisher.registration.run_id = self._run, self._run_id
             publisher.registration.step = restored.step
-
-    # State and statistics.
-
-    @property
-    def run_id(self) -> str:
-        """The run's identity at the server; known before the server has been contacted."""
-        return self._run_id
-
-    @property
-    def url(self) -> str | None:
-        """The run's page in the dashboard if that is the user's own, else the run at the server. None without one."""
-        return None if self._given.server is None else run_url(self._given.server, self._run_id)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close()` or `detach()` was called."""
-        return self._boundary.closed
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps so far, the current one included."""
-        return self._boundary.step
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-        return self._boundary.settings
-
-    @property
-    def applied_revision(self) -> int:
-        """Revision of the settings in force; 0: as attached."""
-        return self._boundary.applied[0]
-
-    @property
-    def counters(self) -> AgentCounters:
-        """Counts of records and errors: produced = acknowledged + dropped + buffered."""
-        return self._publisher.counters if self._publisher else AgentCounters(errors=self._errors.count)
-
-    @property
-    def callback_errors(self) -> int:
-        """Exceptions in callbacks of `on_checkpoint`."""
-        return self._boundary.callback_errors
-
-    @property
-    def stabilizers(self) -> tuple[GradientStabilizer, ...]:
-        """One for each optimizer and device with parameters at `attach()`, then those of parameters added later."""
-        return tuple(self._stabilizers)
-
-    def statistics(self) -> dict[str, dict[str, float]]:
-        """Statistics of the last step by parameter name, see `GradientStabilizer.statistics`. Waits for the device.
-
-        Returns:
-            By parameter name: `raw_norm`, `stabilized_norm`, `norm_mean`, `norm_rms`, `target`, `scale`, `updates` and
-            `nonfinite` as floats.
-        """
-        return {name: row for each in self._stabilizers for name, row in each.statistics().items()}
-
-    def __repr__(self) -> str:
-        return f"<Agent run_id={self._run_id!r} step={self.step} mode={self.settings.mode.value}>"
+            publisher.number_steps_from(restored.step_offset)
 
     # For attach().
 
     def _make_inert(self) -> None:
         """In a forked child: the threads do not exist here, and the connections are the parent's."""
-        if self._publisher is not None:
-            self._finalizer.detach()
-        self._publisher = self._recorder = None
+        self._publisher = self._recorder = self._sinks = None
         self._errors.on_disabled = lambda: None
         self._mailbox = self._boundary.isolate()
         if self._ranks is not None:
             self._ranks.abandon()
+        if self._skipped is not None:
+            self._skipped.remove()
         for hooks in self._hooks:
             hooks.stop_recording()
 
-    def _join(self, exchange: Exchange) -> Ranks:
-        given = self._given
-        wrapped = isinstance(given.model, torch.nn.parallel.DistributedDataParallel)
-        return Ranks(
-            exchange,
-            given.exchange_every,
-            self._boundary,
-            self._mailbox,
-            self._errors,
-            self._stabilizers,
-            replicas=wrapped or any(each.sharded for each in self._stabilizers),
-        )
+    def _describe_run(self) -> None:
+        if self._sinks is not None:
+            self._sinks.run = RunInfo(self._run_id, self._run, self.url, self._config, tags=self._tags)
+
+    def _living(self) -> list[Optimizer]:
+        return [optimizer for reference in self._optimizers if (optimizer := reference()) is not None]
+
+    def _close_without_optimizers(self) -> None:
+        """The training code dropped them. Does not wait: this is called where an object is freed, in any thread."""
+        if self.closed or self._living():
+            return
+        self._boundary.closed = self._check.without_optimizers = True
+        if self._sinks is not None:
+            self._sinks.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
+        if self._publisher is not None:
+            self._publisher.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """A closed agent may stay in a variable for long: it keeps nothing of the training alive."""
+        self._hooks.clear()
+        self._boundary.checkpoint_callbacks.clear()
+        if self._watch is not None:
+            self._watch.close()
+        if self._recovery is not None:
+            self._recovery.let_go()
+        if self._skipped is not None:
+            self._skipped.remove()
+        for stabilizer in self._stabilizers:
+            stabilizer.let_go()
+
+
+def _close_without_optimizers(reference: weakref.ref[Agent]) -> None:
+    """One of its optimizers is about to be freed."""
+    if (agent := reference()) is not None:
+        agent._close_without_optimizers()

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
 import sys
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
-from urllib3.exceptions import LocationParseError
-from urllib3.util import parse_url
 
-from steadynorm_contract.settings import SETTING_RULES, Settings, merge
-from steadynorm_contract.telemetry import MAX_NAME_LENGTH
+from steadynorm.recovery_options import Recovery
+from steadynorm.run_config import clean_config
+from steadynorm.sinks.base import Sink
+from steadynorm.sinks.choose import choose_sinks
+from steadynorm_contract.codec import encodable
+from steadynorm_contract.discovery import check_address, own_server
+from steadynorm_contract.knobs import ALL_KNOBS, KNOB_PREFIX, is_knob, knob_name_problem
+from steadynorm_contract.settings import SETTING_RULES, Mode, RecoveryMode, Settings, merge
+from steadynorm_contract.telemetry import MAX_NAME_LENGTH, MAX_TAG_NAME_LENGTH, MAX_TAGS, MAX_TEXT_LENGTH
 
 MIN_BUFFER_BYTES = 1024 * 1024
+JOB_TAGS = 2  # which the scheduler's environment may add
+
+_INNER_NAMES = ("original_optimizer", "base_optimizer", "_base_optimizer", "base", "optim", "_optimizer")
+
+_log = logging.getLogger("steadynorm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,21 +42,25 @@ class Arguments:
     run: str
     run_is_given: bool  # in the call, rather than from the environment or the program's name
     server: str | None
+    server_is_found: bool  # it is the user's own, and nobody named it
     token: str | None
     observe_steps: int | None
     allow: tuple[str, ...] | None
     tags: dict[str, str]
-    detail_every: int
     buffer_bytes: int
     exchange_every: int
     run_id: str
+    mode_is_given: bool  # rather than chosen for the optimizers
+    recovery: Recovery | None = None
+    config: dict[str, object] = field(default_factory=dict)
+    record_environment: bool = True
+    sinks: tuple[Sink, ...] = ()
 
 
 def check(
     model: object,
     optimizer: object,
     *,
-    preset: str | None,
     settings: Mapping[str, object],
     run: str | None,
     server: str | None,
@@ -53,37 +68,61 @@ def check(
     observe_steps: int | None,
     allow: Collection[str] | None,
     tags: Mapping[str, str] | None,
-    detail_every: int,
     buffer_bytes: int,
     exchange_every: int,
+    recovery: object = None,
+    config: object = None,
+    record_environment: bool = True,
+    sinks: object = None,
 ) -> Arguments:
-    """Raises TypeError, ValueError or SettingsError for the first one that is invalid."""
+    """Raises TypeError, ValueError or SettingsError for the first one that is invalid.
+
+    settings: complete, but for a mode that may be None: then it is chosen for the optimizers.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "attach() must be called outside of torch.inference_mode(): got a call within it. Tensors that are made "
+            "there cannot be changed later. Leave the block first; torch.no_grad() is fine."
+        )
     name = _run_name(run)
+    optimizers = _optimizers(optimizer)
+    mode_is_given = settings["mode"] is not None
+    if not mode_is_given:
+        settings = {**settings, "mode": _suitable_mode(optimizers)}
+    address = _server(server)
+    own = own_server() if address is None else None
     return Arguments(
         model=_model(model),
-        optimizers=_optimizers(optimizer),
-        settings=_settings(preset, settings),
+        optimizers=optimizers,
+        mode_is_given=mode_is_given,
+        settings=_with_recovery(merge(Settings(), settings), recovery),
+        recovery=recovery if isinstance(recovery, Recovery) else None,
         run=name,
         run_id=new_run_id(name),
         run_is_given=run is not None,
-        server=_server(server),
+        server=own.server if own is not None else address or None,
+        server_is_found=own is not None,
         token=_token(token),
         observe_steps=None if observe_steps is None else _whole_number("observe_steps", observe_steps, 0),
         allow=_allow(allow),
         tags=_tags(tags),
-        detail_every=_whole_number("detail_every", detail_every, 1),
+        config={} if config is None else clean_config(config),
+        record_environment=bool(record_environment),
+        sinks=choose_sinks(sinks),
         buffer_bytes=_whole_number("buffer_bytes", buffer_bytes, MIN_BUFFER_BYTES),
         exchange_every=_whole_number("exchange_every", exchange_every, 1),
     )
 
 
-def _settings(preset: str | None, given: Mapping[str, object]) -> Settings:
-    """`given` is complete: values that differ from the defaults were chosen, and take precedence over the preset."""
-    if preset is None:
-        return merge(Settings(), given)
-    defaults = Settings()
-    chosen = {name: value for name, value in given.items() if value != getattr(defaults, name)}
-    return merge(defaults, {"preset": preset, **chosen})
+def _with_recovery(settings: Settings, recovery: object) -> Settings:
+    if recovery is None:
+        return settings
+    if not isinstance(recovery, Recovery):
+        raise TypeError(
+            f"recovery must be a steadynorm.Recovery: got {type(recovery).__name__}. "
+            "Use recovery=steadynorm.Recovery(every_steps=100)."
+        )
+    return merge(settings, {"recovery": RecoveryMode(recovery.mode).value})
 
 
 def _model(model: object) -> torch.nn.Module:
@@ -96,46 +135,115 @@ def _model(model: object) -> torch.nn.Module:
     return model
 
 
+def _suitable_mode(optimizers: Sequence[Optimizer]) -> Mode:
+    """`observe` where an optimizer compares gradients of several steps, with a warning; else `stabilize`."""
+    comparing = [type(optimizer).__name__ for optimizer in optimizers if _compares_gradients(optimizer)]
+    if not comparing:
+        return Mode.STABILIZE
+    _log.warning(
+        "%s keeps gradients between steps and evaluates its closure several times, and a tensor's scale differs from "
+        "step to step: stabilized, it may diverge. So this run is attached in observe; mode='stabilize' stabilizes it.",
+        comparing[0],
+    )
+    return Mode.OBSERVE
+
+
+def _compares_gradients(optimizer: Optimizer) -> bool:
+    if any("lbfgs" in kind.__name__.lower() for kind in type(optimizer).__mro__):
+        return True
+    return any({"line_search_fn", "max_eval"} & group.keys() for group in optimizer.param_groups)
+
+
 def _optimizers(optimizers: object) -> list[Optimizer]:
     """One optimizer, or several, as a list. TypeError or ValueError."""
-    one = isinstance(optimizers, Optimizer) or not isinstance(optimizers, Iterable)
-    several: Iterable[object] = [optimizers] if one else optimizers  # type: ignore[assignment]  # `one` says so
-    listed: list[Optimizer] = []
-    for given in several:
-        optimizer = given
-        # A wrapper that is an optimizer by type, as Accelerate's: the one inside does the stepping.
-        while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-            optimizer = inner
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(optimizer).__name__}. "
-                "Pass the optimizer itself, not a wrapper such as a scheduler, a scaler or a strategy."
-            )
-        listed.append(optimizer)
+    listed = unwrap_optimizers(optimizers)
     if not listed:
         raise ValueError("optimizer must be at least one optimizer: got an empty list")
     if len({id(optimizer) for optimizer in listed}) != len(listed):
         raise ValueError("each optimizer must be given once: got one twice. Remove the duplicate.")
+    for optimizer in listed:
+        _check_steps(optimizer, listed)
     return listed
 
 
+def unwrap_optimizers(given: object) -> list[Optimizer]:
+    """The optimizers that step: those of a list or a container, and the one inside of a wrapper. TypeError."""
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
+        inner = list(given)
+        # A container may be an optimizer by type, as torchtitan's; it has no step of its own.
+        if not isinstance(given, Optimizer) or (inner and all(isinstance(each, Optimizer) for each in inner)):
+            return [optimizer for each in inner for optimizer in unwrap_optimizers(each)]
+    if isinstance(inside := getattr(given, "optimizer", None), Optimizer):  # as Accelerate's: that one steps
+        return unwrap_optimizers(inside)
+    if not isinstance(given, Optimizer):
+        name = _inner_name(given)
+        advice = (
+            f"Pass the one inside of it, which steps: attach(model, optimizer.{name})."
+            if name
+            else "Pass the optimizer itself, not a wrapper such as a scheduler, a scaler or a strategy."
+        )
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(given).__name__}. {advice}"
+        )
+    return [given]
+
+
+def _inner_name(wrapper: object) -> str:
+    """Name of the attribute that holds the optimizer which `wrapper` steps; empty if there is none."""
+    for name in _INNER_NAMES:
+        if isinstance(getattr(wrapper, name, None), Optimizer):
+            return name
+    return ""
+
+
+def _other_inner_name(optimizer: Optimizer, listed: Sequence[Optimizer]) -> str:
+    """The same under any name, if it has the same parameters. Others that it may step, for other parameters, are told.
+
+    Muon's, for example, may hold an AdamW for what is no matrix.
+    """
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, inner in vars(optimizer).items():
+        if not isinstance(inner, Optimizer) or any(inner is each for each in listed):
+            continue
+        held = [id(parameter) for group in inner.param_groups for parameter in group["params"]]
+        if not own.isdisjoint(held):
+            return name
+        _log.warning(
+            "%s holds a %s with %d other tensors, in its attribute %s: if it steps that, pass both, "
+            "attach(model, [optimizer, optimizer.%s]). Those tensors are not measured or stabilized otherwise.",
+            *(type(optimizer).__name__, type(inner).__name__, len(held), name, name),
+        )
+    return ""
+
+
+def _check_steps(optimizer: Optimizer, listed: Sequence[Optimizer]) -> None:
+    """TypeError for a wrapper that steps the optimizer inside of it: its own hooks may never be called."""
+    kind, name = type(optimizer), _inner_name(optimizer)
+    try:
+        optimizer.register_step_pre_hook(lambda *_: None).remove()
+    except AttributeError:
+        advice = f"Attach the one inside: attach(model, optimizer.{name})." if name else "Call it in its __init__."
+        raise TypeError(
+            f"optimizer must have step hooks: got a {kind.__name__} that never called Optimizer.__init__(). {advice}"
+        ) from None
+    if not name:
+        name = _other_inner_name(optimizer, listed)
+    # torch's own, such as ZeroRedundancyOptimizer, do call their hooks, and see all the parameters.
+    if name and not kind.__module__.startswith("torch."):
+        raise TypeError(
+            f"optimizer must be the one that steps: got a {kind.__name__}, which steps its {name}. Pass that: "
+            f"attach(model, optimizer.{name})."
+        )
+
+
 def _server(server: str | None) -> str | None:
-    """The address, from `$STEADYNORM_SERVER` if None, without a trailing slash; None if there is none."""
-    given = server if server is not None else os.environ.get("STEADYNORM_SERVER") or None
-    if given is None:
-        return None
+    """The address, from `$STEADYNORM_SERVER` if None, without a trailing slash. Empty: none; None: not given."""
+    given = server if server is not None else os.environ.get("STEADYNORM_SERVER")
+    if given is None or given == "":
+        return given
     if not isinstance(given, str):
         raise TypeError(f"server must be a string: got {type(given).__name__}. Use one such as http://127.0.0.1:8470.")
-    try:
-        url = parse_url(given)
-    except LocationParseError:
-        url = None
-    if url is None or url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or url.auth:
-        raise ValueError(
-            f"server must be an address such as http://127.0.0.1:8470: got {given!r}. "
-            "Use a scheme (http or https), a host and a port, without credentials or a query."
-        )
-    return given.rstrip("/")
+    return check_address(given)
 
 
 def _token(token: str | None) -> str | None:
@@ -153,7 +261,7 @@ def _run_name(run: str | None) -> str:
         raise TypeError(f"run must be a string: got {type(name).__name__}. Use a name such as 'gpt-small'.")
     if not 0 < len(name.strip()) <= MAX_NAME_LENGTH:
         raise ValueError(f"run must have 1 to {MAX_NAME_LENGTH} characters: got {len(name)}. Use a shorter name.")
-    return name.strip()
+    return encodable(name.strip())
 
 
 def new_run_id(name: str) -> str:
@@ -168,11 +276,15 @@ def _allow(allow: Collection[str] | None) -> tuple[str, ...] | None:
         return None
     if isinstance(allow, str) or not isinstance(allow, Collection):
         raise TypeError(f"allow must be a list of settings: got {allow!r}. Use allow=('gamma1', 'gamma2', 'mode').")
-    unknown = [name for name in allow if name not in SETTING_RULES]
+    unknown = [name for name in allow if name not in SETTING_RULES and not _names_knobs(name)]
     if unknown:
-        known = ", ".join(SETTING_RULES)
+        known = ", ".join([*SETTING_RULES, "knob.NAME", ALL_KNOBS])
         raise ValueError(f"allow must name settings: got {', '.join(map(repr, unknown))}. Known: {known}.")
     return tuple(allow)
+
+
+def _names_knobs(name: object) -> bool:
+    return name == ALL_KNOBS or (is_knob(name) and knob_name_problem(str(name).removeprefix(KNOB_PREFIX)) is None)
 
 
 def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
@@ -184,7 +296,14 @@ def _tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     for key, value in tags.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"tags must map strings to strings: got {key!r}: {value!r}. Use str().")
-    return dict(tags)
+        if len(key) > MAX_TAG_NAME_LENGTH or len(value) > MAX_TEXT_LENGTH:
+            raise ValueError(
+                f"tags must have names of at most {MAX_TAG_NAME_LENGTH} characters and values of at most "
+                f"{MAX_TEXT_LENGTH}: got {key[:40]!r} of {len(key)} with a value of {len(value)}. Shorten it."
+            )
+    if len(tags) > MAX_TAGS - JOB_TAGS:
+        raise ValueError(f"tags must be at most {MAX_TAGS - JOB_TAGS}: got {len(tags)}. Leave some out.")
+    return {encodable(key): encodable(value) for key, value in tags.items()}
 
 
 def _whole_number(name: str, value: object, least: int) -> int:

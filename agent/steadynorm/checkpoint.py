@@ -11,9 +11,10 @@ import msgspec
 
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
 from steadynorm.step_boundary import StepBoundary
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Settings, later_settings, merge, without_later
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)  # 1: without baselines
 
 _log = logging.getLogger("steadynorm")
 
@@ -25,11 +26,17 @@ class Restored:
     run: str
     run_id: str
     step: int
+    step_offset: int  # of the numbers under which steps are recorded
     same_table: bool
 
 
 def save(
-    run: str, run_id: str, boundary: StepBoundary, stabilizers: Sequence[GradientStabilizer], recorded: int
+    run: str,
+    run_id: str,
+    boundary: StepBoundary,
+    stabilizers: Sequence[GradientStabilizer],
+    recorded: int,
+    step_offset: int,
 ) -> dict[str, Any]:
     """What `restore` needs. recorded: how many stabilizers the run's table covers. Waits for the device."""
     states = [stabilizer.state_dict() for stabilizer in stabilizers]
@@ -39,11 +46,15 @@ def save(
         "run": run,
         "run_id": run_id,
         "step": boundary.step,
+        "step_offset": step_offset,
         "revision": revision,
-        "settings": msgspec.to_builtins(settings),
+        "settings": msgspec.to_builtins(without_later(settings)),
+        "later_settings": later_settings(settings),  # that versions of before do not have: they read the others
         "observe_steps": boundary.observe_left,
+        "keeps_snapshots": boundary.keeps_snapshots,
         "unrecorded": [name for stabilizer in stabilizers[recorded:] for name in stabilizer.names],
         "modes": [str(state["mode"]) for state in states],
+        "clip": states[0]["clip"],
         "parameters": {name: rows for state in states for name, rows in state["parameters"].items()},
     }
 
@@ -54,12 +65,17 @@ def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Seque
     `stop` and `paused` are not restored: they were meant for the process that wrote the checkpoint.
     Raises ValueError or SettingsError for a state that is not an agent's, and then changes nothing.
     """
-    if state.get("version") != VERSION:
+    if state.get("version") not in _READABLE:
         raise ValueError(
-            f"the agent's state must have version {VERSION}: got {state.get('version')!r}. "
+            f"the agent's state must have version 1 or {VERSION}: got {state.get('version')!r}. "
             "Pass what agent.state_dict() returned; if you did, upgrade steadynorm."
         )
     settings = Settings(**{**state["settings"], "stop": False, "paused": False})
+    # Without them, those in force stay: detail_every as attached.
+    settings = merge(settings, {**later_settings(boundary.settings), **state.get("later_settings", {})})
+    # Whether snapshots are kept is decided by attach(); what operators chose for them since holds.
+    if not (boundary.keeps_snapshots and state.get("keeps_snapshots")):
+        settings = msgspec.structs.replace(settings, recovery=boundary.settings.recovery)
     saved: Mapping[str, Any] = state["parameters"]
     modes: Sequence[str] = state["modes"]
     if len(modes) != len(stabilizers):
@@ -70,7 +86,8 @@ def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Seque
         own = stabilizer.state_dict()
         missing += [name for name in stabilizer.names if name not in saved]
         parameters = {name: saved.get(name, fresh) for name, fresh in own["parameters"].items()}
-        prepared.append({**own, "mode": mode, "settings": stabilizer_settings(settings), "parameters": parameters})
+        ready = {"mode": mode, "settings": stabilizer_settings(settings), "parameters": parameters}
+        prepared.append({**own, **ready, "clip": state.get("clip")})
     for stabilizer, ready in zip(stabilizers, prepared, strict=True):
         stabilizer.load_state_dict(ready)
 
@@ -81,7 +98,8 @@ def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Seque
     if unknown:
         _log.warning("the checkpoint has %d parameters that the model lacks: %s", len(unknown), _listed(unknown))
     boundary.restore(state["step"], state["revision"], settings, state["observe_steps"])
-    return Restored(state["run"], state["run_id"], state["step"], not (missing or unknown or state.get("unrecorded")))
+    same_table = not (missing or unknown or state.get("unrecorded"))
+    return Restored(state["run"], state["run_id"], state["step"], state.get("step_offset", 0), same_table)
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

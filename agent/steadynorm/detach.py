@@ -99,11 +99,11 @@ class DetachReport:
 
 def fold_optimizer_state(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> DetachReport:
     """Between two steps, hooks still registered: restore the learning rates and fold the gains into the state."""
-    scaled = [each for each in hooks if each.lr_scale != 1.0]
+    replaced = next(filter(None, (each.replaced for each in hooks)), "")
     for each in hooks:
         each.restore_rates()
-    if scaled:
-        _log.warning("detached: lr_scale was %g; the optimizer's own learning rate applies now", scaled[0].lr_scale)
+    if replaced:
+        _log.warning("detached: %s; the optimizer's own learning rate and options apply now", replaced)
     return fold_gains(optimizers, gains_of(stabilizer for each in hooks for stabilizer in each.stabilizers))
 
 

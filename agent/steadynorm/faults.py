@@ -29,6 +29,7 @@ class ErrorState:
         self.count += 1
         if self.count > 1:
             return
+        self._tell_what_moved()
         if self._all_ranks:
             _log.exception(
                 "the agent met an internal error on this rank; all ranks will turn it off at the next exchange. "
@@ -38,16 +39,39 @@ class ErrorState:
         _log.exception("the agent met an internal error and turned itself off; training continues. Please report this:")
         self._turn_off()
 
-    def disable_all_ranks(self, failed: Sequence[int]) -> None:
-        """Called on all ranks at the same boundary: the agents of the ranks `failed` met internal errors."""
-        _log.error(
-            "the agent met an internal error on rank %s, so it is turned off on all ranks; training continues. If "
-            "gradients could not be scaled there, replicas differ now: restart from a checkpoint.",
-            ", ".join(map(str, failed)),
-        )
+    def disable_all_ranks(self, failed: Sequence[int], why: str = "") -> None:
+        """Called on all ranks at the same boundary: the agents of the ranks `failed` met internal errors.
+
+        why: another reason.
+        """
+        ranks = ", ".join(map(str, failed))
+        if why:
+            _log.error("rank %s %s, so the agent is turned off on all ranks; training continues.", ranks, why)
+        else:
+            _log.error(
+                "the agent met an internal error on rank %s, so it is turned off on all ranks; training continues. If "
+                "gradients could not be scaled there, replicas differ now: restart from a checkpoint.",
+                ranks,
+            )
         self._turn_off()
         for stabilizer in self._stabilizers:
             stabilizer.stop_measuring()
+
+    def _tell_what_moved(self) -> None:
+        """The usual cause that is not the agent's."""
+        moved = [
+            (name, parameter.device, stabilizer.device)
+            for stabilizer in self._stabilizers
+            for at, (name, parameter) in enumerate(zip(stabilizer.names, stabilizer.parameters, strict=False))
+            if parameter.device != stabilizer.device and at not in stabilizer.released
+        ]
+        if moved:
+            name, device, before = moved[0]
+            _log.error(
+                "%d parameters are on another device than at attach(), such as %s on %s, then on %s: call attach() "
+                "after model.to(device). That is the likely cause of the following.",
+                *(len(moved), name, device, before),
+            )
 
     def _turn_off(self) -> None:
         self.off = True

@@ -6,6 +6,8 @@ import sys
 
 from steadynorm_contract.telemetry import RunEnd
 
+NOT_CLOSED = "whether the training was completed, or failed with an exception that was caught, is not known"
+
 
 def end_state(error: BaseException | None) -> tuple[RunEnd | None, str]:
     """State and reason of a run that ended with `error`. The state is None without one: the agent decides."""
@@ -20,8 +22,9 @@ def end_state_at_exit() -> tuple[RunEnd | None, str]:
     """State and reason of a run whose process is about to exit.
 
     The interpreter leaves the exception that ended a program in `sys.last_value`. In an interactive session that is any
-    earlier error at the prompt, and is ignored. `sys.exit(1)` leaves no trace either: use the agent as a context
-    manager to have it reported.
+    earlier error at the prompt, and is ignored. `sys.exit(1)` leaves no trace either, and an exception that the program
+    caught: use the agent as a context manager to have them reported.
     """
     interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
-    return end_state(None if interactive else getattr(sys, "last_value", None))
+    state, reason = end_state(None if interactive else getattr(sys, "last_value", None))
+    return state, reason or f"the process ended without agent.close(): {NOT_CLOSED}"

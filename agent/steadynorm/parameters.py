@@ -3,80 +3,217 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from steadynorm.parameter_names import parameter_names
 from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.telemetry import MAX_PARAMETERS
+
+FROZEN_PER_STEP = 100
+"""A hundred steps are enough for ten thousand of them."""
+
+Groups = Sequence[dict[str, Any]]
+"""An optimizer's `param_groups`."""
 
 _log = logging.getLogger("steadynorm")
 
 
 class ParameterTracker:
-    """Finds parameters that were added to an optimizer after attach(), or unfrozen, between two steps.
+    """Follows the optimizers' parameters between two steps: those that are added, unfrozen, exchanged or removed.
 
-    They get stabilizers of their own, which are added to `stabilizers`: their statistics begin with their first step,
-    and belong to checkpoints. They are not recorded: a run's table of parameters is fixed at attach().
+    Those that come get stabilizers of their own, which are added to `stabilizers`: their statistics begin with their
+    first step, and belong to checkpoints. They are not recorded: a run's table of parameters is fixed at attach().
+    Those that leave are let go of.
     """
 
     def __init__(
         self, model: torch.nn.Module, optimizers: Sequence[Optimizer], stabilizers: list[GradientStabilizer]
     ) -> None:
-        self._model, self._optimizers, self._stabilizers = model, optimizers, stabilizers
-        self._sizes = [_size(optimizer) for optimizer in optimizers]
-        self._frozen = [_frozen(optimizer) for optimizer in optimizers]
+        self._model, self._stabilizers = model, stabilizers
+        self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
+        self._recorded = tuple(stabilizers)
+        self._members: list[Members | None] = [Members(optimizer.param_groups) for optimizer in optimizers]
+        self._clip = TotalClip(stabilizers)  # of all of them together
+        for stabilizer in stabilizers:
+            stabilizer.clip = self._clip
+        self._told = False  # that parameters were exchanged, which some loops do all the time
 
-    def discover_new(self, index: int) -> list[GradientStabilizer]:
-        """Stabilizers for the parameters added to optimizer `index` since the last call; cheap where there are none."""
-        optimizer = self._optimizers[index]
-        size = _size(optimizer)
-        if size == self._sizes[index] and not any(parameter.requires_grad for parameter in self._frozen[index]):
-            return []
-        self._sizes[index], self._frozen[index] = size, _frozen(optimizer)
+    def update(self, index: int, groups: Groups, own: list[GradientStabilizer]) -> None:
+        """Bring `own`, the stabilizers of optimizer `index`, up to date with its `groups`; cheap without a change."""
+        members = self._members[index]
+        if members is not None and not members.changed(groups):
+            return
+        self._members[index] = Members(groups)
+        gone = self._release(groups, own)
+        if gone:
+            for other in range(len(self._members)):
+                if other != index:  # what has left may have moved there
+                    self._members[other] = None
+        new = self._newcomers(index)
+        own += new
+        self._tell(gone, [name for stabilizer in new for name in stabilizer.names])
+
+    def _release(self, groups: Groups, own: list[GradientStabilizer]) -> list[str]:
+        """Let go of the parameters of `own` that are in none of the groups. Returns their names."""
+        present = {id(parameter) for group in groups for parameter in group["params"]}
+        gone: list[str] = []
+        for stabilizer in list(own):
+            places = [
+                at
+                for at, parameter in enumerate(stabilizer.parameters)
+                if id(parameter) not in present and at not in stabilizer.released
+            ]
+            gone += [stabilizer.names[at] for at in places]
+            stabilizer.release(places)
+            # The recorded ones keep their place in the run's table.
+            if len(stabilizer.released) == len(stabilizer.names) and stabilizer not in self._recorded:
+                own.remove(stabilizer)
+                self._stabilizers.remove(stabilizer)
+        return gone
+
+    def _newcomers(self, index: int) -> list[GradientStabilizer]:
         known = {id(parameter) for stabilizer in self._stabilizers for parameter in stabilizer.parameters}
-        pairs = [pair for pair in assign(self._model, self._optimizers)[index] if id(pair[1]) not in known]
-        if not pairs:
-            return []
+        optimizers = [reference() for reference in self._optimizers]
+        groups = [[] if optimizer is None else optimizer.param_groups for optimizer in optimizers]
+        pairs = [
+            (name, parameter)
+            for name, parameter in _assign(self._model, groups)[index]
+            if id(parameter) not in known and not parameter.is_meta
+        ]
         # In the mode that the others are in, so that they all switch together.
         settings = stabilizer_settings(self._stabilizers[0].settings)
         new = [GradientStabilizer(part, **settings) for part in split_by_device(pairs)]
+        for stabilizer in new:
+            stabilizer.clip = self._clip
         self._stabilizers += new
-        _log.warning(
-            "%d parameters were added to an optimizer after attach(): they are stabilized, but not recorded, since the "
-            "run's table of parameters is fixed at attach(). First of them: %s",
-            len(pairs),
-            pairs[0][0],
-        )
         return new
 
+    def _tell(self, gone: list[str], new: list[str]) -> None:
+        if gone and not self._told:
+            self._told = True
+            _log.warning(
+                "%d parameters left an optimizer after attach(), and %d came: those that left are let go of, those "
+                "that came are stabilized, with statistics of their own, but not recorded, since the run's table of "
+                "parameters is fixed at attach(). First of them: %s. Further exchanges are not reported.",
+                len(gone),
+                len(new),
+                gone[0],
+            )
+        elif new and not gone:
+            _log.warning(
+                "%d parameters were added to an optimizer after attach(): they are stabilized, but not recorded, since "
+                "the run's table of parameters is fixed at attach(). First of them: %s",
+                len(new),
+                new[0],
+            )
 
-def _size(optimizer: Optimizer) -> int:
-    return sum(len(group["params"]) for group in optimizer.param_groups)
+
+class Members:
+    """Which parameters an optimizer had: to notice a change in each step, at a cost that frozen ones do not add to.
+
+    The trainable ones are compared by identity, which a stabilizer that holds them keeps unique. Of the frozen ones
+    FROZEN_PER_STEP are looked at in each step, in turns.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups: list[tuple[int, Callable[[Sequence[Tensor]], Iterable[Tensor]], list[int]]] = []
+        self._frozen: list[tuple[int, int]] = []  # group and place
+        self._next = 0
+        for index, group in enumerate(groups):
+            parameters = group["params"]
+            frozen = [at for at, parameter in enumerate(parameters) if not parameter.requires_grad]
+            self._frozen += [(index, at) for at in frozen]
+            trainable = sorted(set(range(len(parameters))) - set(frozen))
+            pick = _all if not frozen else itemgetter(*trainable) if len(trainable) > 1 else _those(trainable)
+            self._groups.append((len(parameters), pick, [*map(id, pick(parameters))]))
+
+    def changed(self, groups: Groups) -> bool:
+        """Whether the groups have other trainable parameters now."""
+        if len(groups) != len(self._groups):
+            return True
+        for group, (size, pick, identities) in zip(groups, self._groups, strict=True):
+            parameters = group["params"]
+            if len(parameters) != size or [*map(id, pick(parameters))] != identities:
+                return True
+        return bool(self._frozen) and self._thawed(groups)
+
+    def _thawed(self, groups: Groups) -> bool:
+        start, self._next = self._next, self._next + FROZEN_PER_STEP
+        if self._next >= len(self._frozen):
+            self._next = 0
+        return any(
+            groups[group]["params"][at].requires_grad for group, at in self._frozen[start : start + FROZEN_PER_STEP]
+        )
 
 
-def _frozen(optimizer: Optimizer) -> list[Tensor]:
-    return [
-        parameter for group in optimizer.param_groups for parameter in group["params"] if not parameter.requires_grad
-    ]
+def _all(parameters: Sequence[Tensor]) -> Iterable[Tensor]:
+    return parameters
+
+
+def _those(places: list[int]) -> Callable[[Sequence[Tensor]], Iterable[Tensor]]:
+    return lambda parameters: [parameters[at] for at in places]
 
 
 def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list[tuple[str, Tensor]]]:
     """Per optimizer, its trainable parameters with the model's names for them.
 
-    Prefixes that `torch.compile` and the data-parallel wrappers add to names are removed, so that a checkpoint fits
-    with and without them. A parameter that is not the model's is named by its position. One that two optimizers share
-    belongs to the first; a tied weight is one parameter. Raises ValueError for none at all, or too many.
+    The names are those of the model without wrappers, see `parameter_names`. A parameter that is not the model's is
+    named by its position. One that two optimizers share belongs to the first, with a warning; a tied weight is one
+    parameter. Raises ValueError for none at all, or too many, or one without memory.
     """
-    names = {id(parameter): name for name, parameter in _bare(model).named_parameters()}
+    assigned = _assign(model, [optimizer.param_groups for optimizer in optimizers])
+    count = sum(map(len, assigned))
+    if not 0 < count <= MAX_PARAMETERS:
+        raise ValueError(
+            f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
+            "Call attach() after unfreezing the model and creating the optimizer."
+        )
+    _check_memory(assigned)
+    _warn_about_shared(assigned, optimizers)
+    return assigned
+
+
+def _check_memory(assigned: Sequence[Sequence[tuple[str, Tensor]]]) -> None:
+    unmade = [name for pairs in assigned for name, parameter in pairs if parameter.is_meta]
+    if unmade:
+        raise ValueError(
+            f"parameters must have memory: got {len(unmade)} on the meta device, the first of them {unmade[0]}. Call "
+            "model.to_empty(device=...) and load the weights, then create the optimizer, then attach()."
+        )
+
+
+def _warn_about_shared(assigned: Sequence[Sequence[tuple[str, Tensor]]], optimizers: Sequence[Optimizer]) -> None:
+    holders: dict[int, int] = {}
+    for optimizer in optimizers:
+        for identity in {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}:
+            holders[identity] = holders.get(identity, 0) + 1
+    shared = [name for pairs in assigned for name, parameter in pairs if holders[id(parameter)] > 1]
+    if shared:
+        _log.warning(
+            "%d parameters are held by several optimizers, the first of them %s: they are measured and stabilized only "
+            "in the steps of the first optimizer that holds them, and the others get raw gradients. Attach an agent to "
+            "each optimizer instead: attach(model, first), attach(model, second).",
+            len(shared),
+            shared[0],
+        )
+
+
+def _assign(model: torch.nn.Module, optimizers: Sequence[Groups]) -> list[list[tuple[str, Tensor]]]:
+    names = parameter_names(model)
     taken: set[int] = set()
     used = set(names.values())
     assigned: list[list[tuple[str, Tensor]]] = []
-    for index, optimizer in enumerate(optimizers):
+    for index, groups in enumerate(optimizers):
         pairs = []
-        for group_index, group in enumerate(optimizer.param_groups):
+        for group_index, group in enumerate(groups):
             for place, parameter in enumerate(group["params"]):
                 if not parameter.requires_grad or id(parameter) in taken:
                     continue
@@ -85,14 +222,8 @@ def assign(model: torch.nn.Module, optimizers: Sequence[Optimizer]) -> list[list
                 while id(parameter) not in names and name in used:
                     name += "_"
                 used.add(name)
-                pairs.append((name.replace("_orig_mod.", ""), parameter))
+                pairs.append((name, parameter))
         assigned.append(pairs)
-    count = sum(map(len, assigned))
-    if not 0 < count <= MAX_PARAMETERS:
-        raise ValueError(
-            f"the optimizers must hold 1 to {MAX_PARAMETERS} parameters that require a gradient: got {count}. "
-            "Call attach() after unfreezing the model and creating the optimizer."
-        )
     return assigned
 
 
@@ -102,12 +233,3 @@ def split_by_device(pairs: Sequence[tuple[str, Tensor]]) -> list[list[tuple[str,
     for name, parameter in pairs:
         parts.setdefault(parameter.device, []).append((name, parameter))
     return list(parts.values())
-
-
-def _bare(model: torch.nn.Module) -> torch.nn.Module:
-    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
-    while True:
-        inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)  # torch.compile's
-        if not isinstance(inner, torch.nn.Module):
-            return model
-        model = inner

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.agent import StubServer, Training, wait_until
-from tests.support.ranks import RunRanks, StartedRanks, start_ranks
+from tests.support.ranks import RankServer, RunRanks, StartedRanks, rank_server
 
 
 @pytest.fixture(autouse=True)
@@ -60,13 +60,20 @@ def until() -> Callable[[Callable[[], object]], None]:
     return wait_until
 
 
-@pytest.fixture(name="start_ranks")
-def _start_ranks(tmp_path: Path) -> Iterator[Callable[..., StartedRanks]]:
+@pytest.fixture(scope="session", name="rank_server")
+def _rank_server() -> Iterator[RankServer]:
+    """The process from which ranks are forked: it takes longer to import torch than most scenarios run."""
+    with rank_server() as server:
+        yield server
+
+
+@pytest.fixture
+def start_ranks(rank_server: RankServer, tmp_path: Path) -> Iterator[Callable[..., StartedRanks]]:
     """start_ranks(world, scenario, program=..., **arguments): starts a scenario, which ends with the test."""
     started: list[StartedRanks] = []
 
-    def start(world: int, scenario: str, *, program: str = "scenarios.py", **arguments: object) -> StartedRanks:
-        started.append(start_ranks(tmp_path / f"ranks{len(started)}", world, scenario, program, arguments))
+    def start(world: int, scenario: str, *, program: str = "scenarios", **arguments: object) -> StartedRanks:
+        started.append(rank_server.start(tmp_path / f"ranks{len(started)}", world, program, scenario, arguments))
         return started[-1]
 
     yield start

@@ -13,15 +13,15 @@ from steadynorm_contract.runs import RevisionState, RunState
 
 if TYPE_CHECKING:
     from tests.support.agent import Training
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 Until = Callable[[Callable[[], object]], None]
 
 
-def test_a_run_is_changed_live_and_stored_whole(training: Training, house: RunningHouse, until: Until) -> None:
-    client = house.client
+def test_a_run_is_changed_live_and_stored_whole(training: Training, stack: RunningStack, until: Until) -> None:
+    client = stack.client
     agent = steadynorm.attach(
-        training.model, training.optimizer, run="agent and server", server=house.server, token=house.token,
+        training.model, training.optimizer, run="agent and server", server=stack.server, token=stack.token,
         tags={"kind": "test"},
     )  # fmt: skip
     with pytest.raises(NotFound):
@@ -61,48 +61,47 @@ def test_a_run_is_changed_live_and_stored_whole(training: Training, house: Runni
 
 
 def test_a_ceiling_set_by_the_owner_is_reported_as_a_rejection(
-    training: Training, house: RunningHouse, until: Until
+    training: Training, stack: RunningStack, until: Until
 ) -> None:
-    agent = steadynorm.attach(
-        training.model, training.optimizer, server=house.server, token=house.token, allow=("mode",)
-    )
+    agent = steadynorm.attach(training.model, training.optimizer, server=stack.server, token=stack.token)
     training.step()
     assert agent.flush(20)
-    house.client.change(agent.run_id, {"lr_scale": 0.0}, revision=0)
+    agent._boundary.allow = ("mode",)  # the server refuses what it knows to be forbidden
+    stack.client.change(agent.run_id, {"lr_scale": 0.0}, revision=0)
     until(lambda: agent._mailbox.seen_revision == 1)
     training.step()
-    until(lambda: house.client.run(agent.run_id).desired.state is RevisionState.REJECTED)
-    assert "lr_scale" in house.client.run(agent.run_id).desired.reason
+    until(lambda: stack.client.run(agent.run_id).desired.state is RevisionState.REJECTED)
+    assert "lr_scale" in stack.client.run(agent.run_id).desired.reason
     assert agent.settings.lr_scale == 1.0
     agent.close(state="failed", reason="enough")
-    detail = house.client.run(agent.run_id)
+    detail = stack.client.run(agent.run_id)
     assert (detail.state, detail.end_reason) == (RunState.FAILED, "enough")
 
 
-def test_a_resumed_run_continues_in_the_server(make_training: type[Training], house: RunningHouse) -> None:
+def test_a_resumed_run_continues_in_the_server(make_training: type[Training], stack: RunningStack) -> None:
     first, second = make_training(), make_training()
-    agent = steadynorm.attach(first.model, first.optimizer, run="resumed", server=house.server, token=house.token)
+    agent = steadynorm.attach(first.model, first.optimizer, run="resumed", server=stack.server, token=stack.token)
     for _ in range(12):
         first.step()
     state = agent.state_dict()
     assert agent.flush(20)
     agent.close()
-    again = steadynorm.attach(second.model, second.optimizer, server=house.server, token=house.token)
+    again = steadynorm.attach(second.model, second.optimizer, server=stack.server, token=stack.token)
     again.load_state_dict(state)
     for _ in range(5):
         second.step()
     assert again.flush(20)
     again.close()
-    detail = house.client.run(agent.run_id)
+    detail = stack.client.run(agent.run_id)
     assert (detail.step, detail.incarnation, detail.state) == (17, 2, RunState.FINISHED)
     assert detail.counters.steps == 17
     assert again.counters.dropped == again.counters.buffered == 0
 
 
 def test_a_wrong_token_is_said_once_and_training_goes_on(
-    training: Training, house: RunningHouse, until: Until, caplog: pytest.LogCaptureFixture
+    training: Training, stack: RunningStack, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
-    agent = steadynorm.attach(training.model, training.optimizer, server=house.server, token="wrong")
+    agent = steadynorm.attach(training.model, training.optimizer, server=stack.server, token="wrong")
     for _ in range(3):
         training.step()
     until(lambda: "rejects this run's data" in caplog.text)

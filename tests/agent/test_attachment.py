@@ -27,8 +27,8 @@ if TYPE_CHECKING:
         ({"optimizer": []}, ValueError, "at least one optimizer"),
         ({"gamma2": 1.0}, SettingsError, r"gamma2 must be in \[0, 1\): got 1.0. For a longer memory use 0.9999."),
         ({"gamma1": "0.6"}, SettingsError, "gamma1"),
-        ({"mode": "fast"}, SettingsError, "Use one of off, observe, stabilize"),
-        ({"spike_limit": 0.5}, SettingsError, "spike_limit must be null or greater than 1"),
+        ({"mode": "fast"}, SettingsError, "Use one of off, observe, clip, stabilize"),
+        ({"spike_limit": 0.5}, SettingsError, "spike_limit must be off or greater than 1"),
         ({"preset": "fast"}, SettingsError, "preset must be paper or robust: got 'fast'"),
         ({"server": "127.0.0.1:8470"}, ValueError, "server must be an address such as http://127.0.0.1:8470"),
         ({"server": "ftp://host"}, ValueError, "http or https"),
@@ -43,10 +43,12 @@ if TYPE_CHECKING:
         ({"allow": "mode"}, TypeError, r"Use allow=\('gamma1', 'gamma2', 'mode'\)"),
         ({"allow": ("speed",)}, ValueError, "allow must name settings: got 'speed'. Known: mode"),
         ({"tags": {"a": 1}}, TypeError, "map strings to strings: got 'a': 1"),
+        ({"tags": {"a": "x" * 501}}, ValueError, "values of at most 500: got 'a' of 1 with a value of 501"),
+        ({"tags": dict.fromkeys(map(str, range(49)), "")}, ValueError, "tags must be at most 48: got 49"),
         ({"tags": [1]}, TypeError, "tags must be a dictionary"),
         ({"observe_steps": -1}, ValueError, "observe_steps must be at least 0: got -1"),
         ({"observe_steps": True}, TypeError, "observe_steps must be a whole number"),
-        ({"detail_every": 0}, ValueError, "detail_every must be at least 1"),
+        ({"detail_every": 0}, ValueError, "detail_every must be a whole number of steps from 1 to 1000"),
         ({"buffer_bytes": 10}, ValueError, "buffer_bytes must be at least"),
     ],
 )
@@ -58,9 +60,22 @@ def test_a_wrong_argument_is_refused(
     steadynorm.attach(training.model, training.optimizer).close()  # nothing was left behind
 
 
-def test_a_preset_is_for_the_settings_that_are_left_as_they_are(training: Training) -> None:
-    agent = steadynorm.attach(training.model, training.optimizer, preset="robust", gamma1=0.7, mode="observe")
-    assert agent.settings == merge(Settings(), {**steadynorm.PRESETS["robust"], "gamma1": 0.7, "mode": "observe"})
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, steadynorm.PRESETS["robust"]),
+        ({"preset": "robust", "gamma1": 0.7}, {**steadynorm.PRESETS["robust"], "gamma1": 0.7}),
+        ({"preset": "paper"}, steadynorm.PRESETS["paper"]),
+        ({"preset": "paper", "spike_limit": 3.0}, {"spike_limit": 3.0, "spike_fade": False}),  # a default, and named
+        ({"preset": "robust", "spike_fade": False}, {"spike_limit": 3.0, "spike_fade": False}),
+        ({"preset": "robust", "spike_limit": None}, {"spike_limit": None, "spike_fade": True}),
+    ],
+)
+def test_the_default_is_robust_and_what_a_call_names_takes_precedence_over_a_preset(
+    training: Training, options: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, **options)
+    assert agent.settings == merge(Settings(), expected)
     agent.close()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import steadynorm
+from steadynorm_contract.codec import decode_batch
 
 if TYPE_CHECKING:
     from tests.support.agent import StubServer, Training
@@ -116,7 +117,8 @@ def test_an_error_while_sending_is_counted_and_what_comes_later_is_sent(
 
     def next_body() -> bytes | None:
         body = real()
-        if body is not None and (error := next(calls, None)) is not None:
+        # One with a step: a report that is lost is sent again, and loses no record.
+        if body is not None and decode_batch(body).scalars and (error := next(calls, None)) is not None:
             raise error
         return body
 
@@ -134,3 +136,22 @@ def test_an_error_while_sending_is_counted_and_what_comes_later_is_sent(
     assert counters.dropped > 0
     assert counters.produced == counters.acknowledged + counters.dropped
     assert caplog.text.count("internal error while sending") == 1
+
+
+def test_a_model_that_is_moved_after_attach_is_named_as_the_cause(
+    training: Training, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server="")
+    training.step()
+    monkeypatch.setattr(agent.stabilizers[0], "device", torch.device("cuda", 0))  # where it was, if this machine had it
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Expected all tensors to be on the same device")
+
+    monkeypatch.setattr(agent.stabilizers[0], "apply", refuse)
+    training.step()
+    (said,) = [each.getMessage() for each in caplog.records if "another device than at attach()" in each.getMessage()]
+    assert "4 parameters" in said
+    assert "0.weight on cpu, then on cuda:0" in said
+    assert agent.counters.errors == 1
+    agent.close()

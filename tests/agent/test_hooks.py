@@ -78,7 +78,7 @@ def test_observing_leaves_the_weights_bit_identical(name: str) -> None:
 def test_the_optimizer_sees_gradients_whose_norm_is_the_target(name: str) -> None:
     toy = Toy(name, **({"max_iter": 1} if name == "LBFGS" else {}))
     seen: list[list[float]] = []
-    agent = steadynorm.attach(toy.model, toy.optimizer, gamma2=0.9)
+    agent = steadynorm.attach(toy.model, toy.optimizer, mode="stabilize", gamma2=0.9)
     toy.optimizer.register_step_post_hook(lambda *_: seen.append(toy.norms()))
     before = toy.weights()
     for _ in range(12):
@@ -98,7 +98,7 @@ def test_the_optimizer_sees_gradients_whose_norm_is_the_target(name: str) -> Non
 def test_all_evaluations_of_one_step_are_scaled_alike_and_count_once(line_search: str | None) -> None:
     toy = Toy("LBFGS", line_search_fn=line_search, max_iter=6)
     raw: list[list[float]] = []
-    agent = steadynorm.attach(toy.model, toy.optimizer)
+    agent = steadynorm.attach(toy.model, toy.optimizer, mode="stabilize")
 
     def keep(parameter: torch.Tensor) -> None:
         assert parameter.grad is not None

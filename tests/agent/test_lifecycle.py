@@ -9,15 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
+import torch
 
 import steadynorm
-from steadynorm_contract.telemetry import RunEnd
+from steadynorm_contract.telemetry import Desired, RunEnd
 
 if TYPE_CHECKING:
     from tests.support.agent import StubServer, Training
+    from tests.support.interpreter import Interpreter
 
 
 @pytest.mark.parametrize(
@@ -78,21 +81,26 @@ for _ in range(5):
 """
 
 
+NOT_CLOSED = (
+    "the process ended without agent.close(): whether the training was completed, or failed with an exception that was "
+    "caught, is not known"
+)
+
+
 @pytest.mark.parametrize(
     ("last_line", "state", "reason"),
     [
-        ("", RunEnd.FINISHED, ""),
+        ("", RunEnd.FINISHED, NOT_CLOSED),
+        ("try: 1 / 0\nexcept ZeroDivisionError: pass", RunEnd.FINISHED, NOT_CLOSED),
         ("raise RuntimeError('out of data')", RunEnd.FAILED, "RuntimeError: out of data"),
         ("raise KeyboardInterrupt", RunEnd.STOPPED, "interrupted from the keyboard"),
     ],
 )
 def test_an_agent_that_nobody_closed_is_closed_at_exit(
-    stub: StubServer, last_line: str, state: RunEnd, reason: str
+    stub: StubServer, python: Interpreter, last_line: str, state: RunEnd, reason: str
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM + last_line, stub.url], capture_output=True, text=True, timeout=120
-    )
-    assert ("Traceback" in done.stderr) == bool(last_line), done.stderr
+    done = python.run("-c", PROGRAM + last_line, stub.url)
+    assert ("Traceback" in done.stderr) == (state is not RunEnd.FINISHED), done.stderr
     assert stub.run.steps == [1, 2, 3, 4, 5]
     assert stub.run.finish is not None
     assert (stub.run.finish.state, stub.run.finish.reason) == (state, reason)
@@ -127,10 +135,8 @@ print(agent.counters.produced, agent.counters.acknowledged)
 """
 
 
-def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKING, stub.url], capture_output=True, text=True, timeout=120
-    )
+def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer, python: Interpreter) -> None:
+    done = python.run("-W", "ignore", "-c", FORKING, stub.url)
     assert done.returncode == 0, done.stderr
     assert stub.run.steps == [1, 2, 3, 4, 5]
     assert len(stub.run.registrations) == 1
@@ -268,3 +274,39 @@ def test_a_process_leaves_within_two_and_a_half_seconds_when_the_server_is_gone(
     process.stdout.close()
     # 2.5 s, and what the interpreter itself takes to end where torch is loaded and the machine is busy.
     assert took_s < 2.5 + 2.0, took_s
+
+
+@pytest.mark.parametrize("where", ["hook before attach", "hook after attach", "hook after the step", "closure"])
+def test_closing_within_a_step_harms_no_step_and_no_hook_of_others(training: Training, where: str) -> None:
+    optimizer, calls = training.optimizer, []
+    agent: steadynorm.Agent | None = None
+
+    def close(*_: object) -> None:
+        calls.append("close")
+        if agent is not None and not agent.closed:
+            agent.close()
+
+    def closure() -> float:
+        close()
+        return 0.0
+
+    if where == "hook before attach":
+        optimizer.register_step_pre_hook(close)
+    agent = steadynorm.attach(training.model, optimizer, server="")
+    agent._mailbox.put(Desired(1, msgspec.structs.replace(agent.settings, lr_scale=0.5)))
+    if where == "hook after attach":
+        optimizer.register_step_pre_hook(close)
+    if where == "hook after the step":
+        optimizer.register_step_post_hook(close)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    for _ in range(3):
+        training.model(torch.ones(2, 6)).sum().backward()
+        optimizer.step(closure if where == "closure" else None)
+        assert optimizer.param_groups[0]["lr"] == 0.01
+    assert [calls.count(each) for each in ("before", "after", "close")] == [3, 3, 3]
+    assert agent.counters.errors == 0
+    assert "step" not in vars(optimizer)
+    hooks: Any = optimizer
+    ours = [*hooks._optimizer_step_pre_hooks.values(), *hooks._optimizer_step_post_hooks.values()]
+    assert len(ours) == (2 if where == "closure" else 3), "those of others"

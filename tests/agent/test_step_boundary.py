@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import steadynorm
-from steadynorm_contract.telemetry import RevisionOutcome, RunEnd
+from steadynorm import step_boundary
+from steadynorm_contract.telemetry import NoteKind, RevisionOutcome, RunEnd
 
 if TYPE_CHECKING:
     from tests.support.agent import StubServer, Training
@@ -186,6 +187,10 @@ def test_a_checkpoint_is_asked_for_between_steps_and_may_fail(
     assert "disk full" in caplog.text
     assert agent.settings.checkpoint_generation == 1
     agent.close()
+    told = [note for batch in stub.run.batches for note in batch.notes if note.kind is NoteKind.FINDING]
+    assert [(note.step, note.message.partition(". ")[0]) for note in told] == [
+        (1, "the checkpoint that was asked for failed: OSError: disk full")
+    ]
 
 
 def test_a_paused_run_waits_at_the_boundary_until_it_may_go_on(
@@ -229,6 +234,27 @@ def test_stop_tells_the_loop_even_while_paused_and_ends_the_run_as_stopped(
     agent.close()
     assert stub.run.finish is not None
     assert stub.run.finish.state is RunEnd.STOPPED
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_loop_that_does_not_read_the_stop_is_told(
+    training: Training, stub: StubServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    monkeypatch.setattr(step_boundary, "STEPS_UNTIL_STOP", 20)
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    stub.wait_for(lambda: stub.runs)
+    stub.change(stop=True)
+    while agent.applied_revision == 0:
+        training.step()
+    for _ in range(30):
+        training.step()
+        assert not reads or agent.should_stop
+    agent.close()
+    notes = [note.message for batch in stub.run.batches for note in batch.notes if note.kind == "finding"]
+    said = [text for text in notes if "has not read agent.should_stop since" in text]
+    assert len(said) == (not reads)
+    assert caplog.text.count("has not read agent.should_stop") == (not reads)
 
 
 def test_settings_arrive_with_telemetry_answers_too(

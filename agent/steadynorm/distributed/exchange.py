@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from datetime import timedelta
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
 import torch
 import torch.distributed as dist
 
-from steadynorm.mailbox import InvalidSettings, SettingsUpdate
+from steadynorm.mailbox import DesiredAtStart, InvalidSettings, SettingsUpdate
+from steadynorm.recovery.orders import News
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired
 
-BROADCAST_BYTES = 2048
+BROADCAST_BYTES = 8192
+"""The settings with as many knobs as a run may have, and a reason."""
 MAX_REASON_LENGTH = 300  # characters
-CLOSE_S = 2.0  # wait for an exchange that is in progress when the agent closes
+MAX_WAIT_S = 2.0
+"""For ranks that are late. An exchange that comes in time restores it: many small waits must not use it up."""
 
 _LENGTH = struct.Struct("<i")
-_STATUS = struct.Struct("<??xxIIdd")
+_STATUS = struct.Struct("<??xxIIIddddI")
+_IN_TIME_S = 0.005  # a wait that the machine's scheduling explains
+_POLL_S = 0.0005, 0.02  # the first interval, and the longest
 
 
 class RankStatus(NamedTuple):
@@ -32,10 +38,18 @@ class RankStatus(NamedTuple):
 
     failed: bool = False  # its agent met an internal error
     closing: bool = False  # its agent is being closed: no rank may wait any longer
-    names: int = 0  # hash of its parameters' names: only ranks with the same ones are compared by norms
+    broken_step: int = 0  # of a snapshot at which its weights were not finite; 0: none
+    names: int = 0  # hash of its parameters' names and shapes: only ranks with the same ones are compared by norms
     settings: int = 0  # hash of what is in force
     norms: float = float("nan")  # fingerprints of its newest norms and statistics; NaN: none is due
     statistics: float = float("nan")
+    weights: float = float("nan")  # fingerprint of its weights
+    weights_after: float = float("nan")  # the same one step later
+    snapshots: int = 0  # fingerprint of the good snapshots that it holds; 0: none
+
+
+class RanksApartError(RuntimeError):
+    """Other ranks did not come to the exchange in time: their numbers of steps differ, or they are gone."""
 
 
 class SettingsBroadcast(msgspec.Struct, frozen=True):
@@ -45,35 +59,40 @@ class SettingsBroadcast(msgspec.Struct, frozen=True):
     settings: Settings | None = None
     reason: str = ""
     wait: bool = False  # all ranks wait at this boundary for the next broadcast
+    recovery: News | None = None
+    at_start: bool = False  # see `DesiredAtStart`
 
     @staticmethod
-    def of(update: SettingsUpdate | None, *, wait: bool) -> SettingsBroadcast:
+    def of(update: SettingsUpdate | None, *, wait: bool, recovery: News | None = None) -> SettingsBroadcast:
         """An update as a broadcast."""
         if update is None:
-            return SettingsBroadcast(wait=wait)
+            return SettingsBroadcast(wait=wait, recovery=recovery)
         if isinstance(update, InvalidSettings):
-            return SettingsBroadcast(update.revision, None, update.reason[:MAX_REASON_LENGTH], wait)
-        return SettingsBroadcast(update.revision, update.settings, "", wait)
+            return SettingsBroadcast(update.revision, None, update.reason[:MAX_REASON_LENGTH], wait, recovery)
+        at_start = isinstance(update, DesiredAtStart)
+        return SettingsBroadcast(update.revision, update.settings, "", wait, recovery, at_start)
 
     @property
     def update(self) -> SettingsUpdate | None:
         """The broadcast as an update."""
         if self.settings is not None:
-            return Desired(self.revision, self.settings)
+            return (DesiredAtStart if self.at_start else Desired)(self.revision, self.settings)
         return InvalidSettings(self.revision, self.reason) if self.revision else None
 
 
 class Exchange:
     """One exchange at a time over `group`, a gloo group of all ranks that only the agent uses.
 
-    Its methods raise RuntimeError when the other ranks are gone.
+    Its methods raise RuntimeError when the other ranks are gone. device_is_busy: whether work that was queued on this
+    rank's accelerator before is still not done: then the training itself waits, and the exchange does not hold it up.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._group: dist.ProcessGroup | None = group
-        self._bytes = torch.zeros(BROADCAST_BYTES + self.size * _STATUS.size, dtype=torch.uint8)
+        self._bytes = torch.zeros(BROADCAST_BYTES + self.size * _STATUS.size, dtype=torch.uint8, device="cpu")
         self._work: Any = None
+        self._left_s = MAX_WAIT_S
 
     @property
     def in_progress(self) -> bool:
@@ -90,11 +109,20 @@ class Exchange:
         _STATUS.pack_into(filled, BROADCAST_BYTES + self.rank * _STATUS.size, *status)
         self._bytes.copy_(torch.frombuffer(filled, dtype=torch.uint8))
         self._work = dist.all_reduce(self._bytes, group=self._group, async_op=True)
+        self._keep(True)
 
-    def complete(self) -> tuple[SettingsBroadcast, list[RankStatus]]:
-        """Wait for the other ranks' part of the exchange that was started. Statuses are in the order of ranks."""
+    def complete(
+        self, *, device_is_busy: Callable[[], bool] = lambda: False, extra_s: float = 0.0
+    ) -> tuple[SettingsBroadcast, list[RankStatus]]:
+        """Wait for the other ranks' part of the exchange that was started. Statuses are in the order of ranks.
+
+        extra_s: a wait that is meant, and does not count. Raises RanksApartError after MAX_WAIT_S of late exchanges.
+        """
+        if not self._wait(device_is_busy, extra_s):
+            raise RanksApartError
         work, self._work = self._work, None
-        work.wait()
+        self._keep(False)
+        work.wait()  # it is done: this raises its error, if it has one
         data = ctypes.string_at(self._bytes.data_ptr(), len(self._bytes))  # numpy may not be installed
         (length,) = _LENGTH.unpack_from(data)
         broadcast = msgspec.msgpack.decode(data[_LENGTH.size : _LENGTH.size + length], type=SettingsBroadcast)
@@ -108,13 +136,43 @@ class Exchange:
         return values
 
     def close(self) -> None:
-        """Leave the group. Ranks still waiting for this one get an error instead of hanging."""
-        work, self._work = self._work, None
+        """Leave the group. Ranks still waiting for this one get an error or the end of their patience."""
         group, self._group = self._group, None
         if group is None:
             return
         try:
-            if work is not None:
-                work.wait(timedelta(seconds=CLOSE_S))
+            if self._work is not None and self._wait(lambda: False, 0.0):
+                self._work = None
+                self._keep(False, group)
         finally:
-            dist.destroy_process_group(group)  # its connections close when nothing here refers to it any more
+            dist.destroy_process_group(group)  # its connections close when nothing refers to it any more
+
+    def _wait(self, device_is_busy: Callable[[], bool], extra_s: float) -> bool:
+        """Wait within what is left. Returns whether the exchange is done."""
+        if self._work.is_completed():
+            self._left_s = MAX_WAIT_S
+            return True
+        interval_s, longest_s = _POLL_S
+        begin = last = time.monotonic()
+        while not self._work.is_completed():
+            time.sleep(interval_s)
+            interval_s = min(2 * interval_s, longest_s)
+            now = time.monotonic()
+            if now - begin > extra_s and not device_is_busy():
+                self._left_s -= now - last
+            last = now
+            if self._left_s <= 0:
+                return False
+        if last - begin < _IN_TIME_S:
+            self._left_s = MAX_WAIT_S
+        return True
+
+    def _keep(self, held: bool, group: dist.ProcessGroup | None = None) -> None:
+        """While an exchange is in progress, its group and its bytes are held by a reference that nothing drops.
+
+        Destroying the group would wait for the ranks that have not come, for half an hour, and at the interpreter's
+        exit gloo's thread must not be the one that frees a Python object.
+        """
+        change = ctypes.pythonapi.Py_IncRef if held else ctypes.pythonapi.Py_DecRef
+        for each in (group or self._group, self._bytes):
+            change(ctypes.py_object(each))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
 from steadynorm.attachment import attach
+from steadynorm.clip_check import CLIP_AFTER_STABILIZER
+from steadynorm.recovery_options import Recovery
 from steadynorm_contract.telemetry import RunEnd
-
-_log = logging.getLogger("steadynorm")
 
 
 class Session:
@@ -33,13 +33,23 @@ class Session:
         *,
         run: str | None = None,
         state: Mapping[str, Any] | None = None,
+        steps: int = 0,
+        scaler: object = None,
     ) -> Agent:
-        """Attach. run: default name of the run. state: an earlier session's, to continue from."""
+        """Attach. run: default name of the run. state: an earlier session's, to continue from. scaler: the framework's.
+
+        steps: that the framework has taken already, so that steps have its numbers where a checkpoint has no state.
+        """
         self.end(RunEnd.FAILED, "training was started again without having ended")
         options = {**self._options, "run": self._options.get("run") or run}
+        recovery = options.get("recovery")
+        if isinstance(recovery, Recovery) and recovery.scaler is None:
+            options["recovery"] = replace(recovery, scaler=scaler)
         agent = attach(model, list(optimizers), **options)
         if state is not None:
             agent.load_state_dict(state)
+        elif steps:
+            agent.log(step=steps + 1)
         agent.on_checkpoint(self._request_checkpoint)
         self.agent, self._logged, self._checkpoint_requested = agent, agent.step, False
         return agent
@@ -72,11 +82,10 @@ class Session:
         self._checkpoint_requested = True
 
 
-def warn_about_clipping(setting: str, value: object) -> None:
+def warn_about_clipping(agent: Agent, setting: str, value: object) -> None:
     """Warn, once per training, that the framework clips stabilized gradients."""
-    _log.warning(
-        "%s=%s clips the gradients to one total norm after they are stabilized, which undoes the stabilizer's scaling. "
-        "Norms are measured before clipping. Turn clipping off in stabilize mode.",
-        setting,
-        value,
+    agent._check.report(
+        CLIP_AFTER_STABILIZER,
+        f"{setting}={value} clips the gradients to one total norm after they are stabilized, which undoes the "
+        "stabilizer's scaling. Norms are measured before clipping. Turn clipping off in stabilize mode.",
     )

@@ -47,9 +47,12 @@ class SteadyNormCallback(Callback):
         return self._session.agent
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        agent = self._session.begin(pl_module, trainer.optimizers, state=self._state)
+        steps = trainer.global_step // max(1, len(trainer.optimizers))  # it counts those of all optimizers
+        agent = self._session.begin(
+            pl_module, trainer.optimizers, state=self._state, steps=steps, scaler=_scaler(trainer)
+        )
         if trainer.gradient_clip_val and not _scaler(trainer) and agent.settings.mode is Mode.STABILIZE:
-            warn_about_clipping("gradient_clip_val", trainer.gradient_clip_val)
+            warn_about_clipping(agent, "gradient_clip_val", trainer.gradient_clip_val)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.agent is not None and not _scaler(trainer):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from steadynorm.agent import Agent
 from steadynorm.integrations.base import Session, warn_about_clipping
+from steadynorm.lifecycle import end_state
 from steadynorm_contract.settings import Mode
+from steadynorm_contract.telemetry import RunEnd
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -36,6 +39,9 @@ class SteadyNormCallback(TrainerCallback):
     `callbacks=[...]` instead, it measures after the clip, and logs a warning. With fp16's loss scaling it measures when
     the optimizer steps, since such a step may be skipped.
 
+    `add_to(trainer)` also makes a `train()` that raises end the run as failed, with the reason, whether the program
+    catches the exception or not. A plain callback is not told, and cannot.
+
     Losses are those that the trainer logs: each step's with `logging_steps=1`. An operator's stop ends `train()`; a
     requested checkpoint is saved by the trainer; the agent's state is `steadynorm.pt` in each checkpoint, and is loaded
     from there on resuming.
@@ -47,12 +53,16 @@ class SteadyNormCallback(TrainerCallback):
     def __init__(self, **options: Any) -> None:
         self._session = Session(options)
         self._trainer: Trainer | None = None
+        self._train: Callable[..., Any] | None = None
         self._patched: Any = None  # the accelerator whose method was wrapped
 
     def add_to(self, trainer: Trainer) -> SteadyNormCallback:
         """Add this callback to `trainer`, and measure before it clips. Call it before `train()`."""
         self._trainer = trainer
         trainer.add_callback(self)
+        self._train = vars(trainer).get("train")  # another wrapper's
+        # A method, so that a deep copy of the trainer trains the copy.
+        trainer.train = MethodType(train, trainer)  # type: ignore[method-assign]  # of this instance
         return self
 
     @property
@@ -65,8 +75,13 @@ class SteadyNormCallback(TrainerCallback):
     ) -> None:
         run = args.run_name if args.run_name != args.output_dir else None
         saved = Path(args.output_dir or "", f"checkpoint-{state.global_step}", STATE_FILE)
-        known = torch.load(saved, weights_only=True) if state.global_step and saved.exists() else None
-        agent = self._session.begin(kwargs["model"], [_innermost(kwargs["optimizer"])], run=run, state=known)
+        known = (
+            torch.load(saved, map_location="cpu", weights_only=True) if state.global_step and saved.exists() else None
+        )
+        scaler = getattr(kwargs["optimizer"], "scaler", None)  # of Accelerate's wrapper
+        agent = self._session.begin(
+            kwargs["model"], [kwargs["optimizer"]], run=run, state=known, steps=state.global_step, scaler=scaler
+        )
         if not args.max_grad_norm:
             return
         if self._trainer is None:
@@ -78,7 +93,7 @@ class SteadyNormCallback(TrainerCallback):
         elif getattr(self._trainer.accelerator, "scaler", None) is None:
             self._measure_before_clip(self._trainer.accelerator)
             if agent.settings.mode is Mode.STABILIZE:
-                warn_about_clipping("max_grad_norm", args.max_grad_norm)
+                warn_about_clipping(agent, "max_grad_norm", args.max_grad_norm)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -107,8 +122,11 @@ class SteadyNormCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._end()
+
+    def _end(self, state: RunEnd | None = None, reason: str = "") -> None:
         self._leave_accelerator()
-        self._session.end()
+        self._session.end(state, reason)
 
     def _measure_before_clip(self, accelerator: Any) -> None:
         """`clip_grad_norm_` unscales first: what follows that comes before the clip."""
@@ -130,9 +148,13 @@ class SteadyNormCallback(TrainerCallback):
             self._patched = None
 
 
-def _innermost(optimizer: Any) -> Optimizer:
-    """What Accelerate wrapped."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    found: Optimizer = optimizer
-    return found
+def train(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+    """`trainer.train()`, whose exceptions end the run. Named as the method that it stands for, as pickle requires."""
+    callbacks = [each for each in trainer.callback_handler.callbacks if isinstance(each, SteadyNormCallback)]
+    wrapped = next((each._train for each in callbacks if each._train is not None), None)
+    try:
+        return type(trainer).train(trainer, *args, **kwargs) if wrapped is None else wrapped(*args, **kwargs)
+    except BaseException as error:
+        for each in callbacks:
+            each._end(*end_state(error))
+        raise

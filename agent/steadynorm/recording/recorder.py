@@ -7,21 +7,31 @@ import math
 import sys
 import time
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor
 
-from steadynorm.recording.ring_buffer import Mark, RingBuffer, capacity_for
+from steadynorm.recording.logged import Logged
+from steadynorm.recording.ring_buffer import NO_STEP, Mark, RingBuffer, capacity_for
+from steadynorm.recording.scalars import LoggedRecord, ScalarLog
+from steadynorm.recording.step_numbers import StepNumbers
 from steadynorm.stabilizer.statistics import NOT_MEASURED, RING_COLUMNS
 from steadynorm.stabilizer.summary import clean_rows, summarize
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS, floats_to_bytes
 
-_LOSS, _LEARNING_RATE, _RAW_NORM, _SPIKES, _NONFINITE = (
-    SCALAR_COLUMNS.index(name) for name in ("loss", "learning_rate", "raw_norm", "spikes", "nonfinite")
+_LOSS, _LOSS_NONFINITE, _LEARNING_RATE, _RAW_NORM, _SPIKES, _NONFINITE = (
+    SCALAR_COLUMNS.index(name)
+    for name in ("loss", "loss_nonfinite", "learning_rate", "raw_norm", "spikes", "nonfinite")
 )
-_ABSENT = torch.tensor([{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RING_COLUMNS])
+_ABSENT = torch.tensor(
+    [{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RING_COLUMNS], dtype=torch.float32, device="cpu"
+)
+
+LANDING_S = 1.5  # less than what `close()` waits for without a response
+_POLL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,34 +45,76 @@ class StepRecord:
     alarm: bool  # a spike or a non-finite gradient
     batch_id: str | None = None  # only with an alarm
     raw_norm: float = math.nan  # as in the scalars
+    logged_step: int | None = None  # the loop's number of the step
+    own_step: int = 0  # the agent's; set where `step` became the number under which it is recorded
+    round: int = 0  # of steps since attach(), which never goes back; of `combine`: the place in its rows
+    logged: LoggedRecord | None = None  # under names of the loop's own; its step is the recorded one
+
+
+OnCollected = Callable[[Sequence[StepRecord], Sequence[LoggedRecord], bool], None]
 
 
 class Recorder:
     """Holds each step's rows on their devices until the publisher's thread collects them.
 
     counts: parameters of each stabilizer, in the order of the registered table. devices: the stabilizers' devices.
+    Neighbours in host memory share a ring: with an optimizer for each parameter there are hundreds of them.
     """
 
     def __init__(self, counts: Sequence[int], devices: Sequence[torch.device]) -> None:
-        self.capacity = min(map(capacity_for, counts))
-        self._rings = [RingBuffer(count, self.capacity, device) for count, device in zip(counts, devices, strict=True)]
+        shared = [
+            list(places)
+            for on_host, group in groupby(range(len(counts)), lambda at: devices[at].type == "cpu")
+            for places in ([group] if on_host else ([at] for at in group))
+        ]
+        sizes = [sum(counts[at] for at in places) for places in shared]
+        self.capacity = min(map(capacity_for, sizes))
+        self._rings = [
+            RingBuffer(size, self.capacity, devices[places[0]]) for size, places in zip(sizes, shared, strict=True)
+        ]
+        # Of each stabilizer: its ring, and where its rows begin there; None: it has the ring to itself.
+        self._places: list[tuple[int, int | None]] = []
+        for ring, places in enumerate(shared):
+            starts = accumulate((counts[at] for at in places[:-1]), initial=0)
+            self._places += [(ring, start if len(places) > 1 else None) for start in starts]
+        self._begun = [0] * len(shared)  # the newest round of each shared ring
         self._newest = 0  # round of the newest record
         self._newest_ring = 0
         self._has_loss = True  # whether the newest round has one; before the first round a loss is held
         self._has_batch_id = True
         self._held_batch_id: str | None = None
+        self._has_step = True
+        self._held_step: int | None = None
+        self._logged_step: int | None = None
+        self._numbers = StepNumbers()
         self._held: float | None = None
-        self._held_tensors = [torch.zeros((), device=device) for device in devices[:1]]
+        self._held_tensors = [torch.zeros((), dtype=torch.float32, device=device) for device in devices[:1]]
         self._holds_tensor = False
         self._next = 1  # round that the reader collects next
+        self._scalars = ScalarLog()
+        self.apart: list[LoggedRecord] = []  # of the last `collect()`: scalars whose step is not among its records
+        self._newest_step = 0
+        self._scalars_lost = 0  # entries that were reported as lost
+        self.on_first: Callable[[], None] | None = None  # called at the first step, in the training thread
+        self.on_collected: OnCollected | None = None  # called with what each `collect()` returns, and `apart`
 
     # The training thread.
 
     def put(self, index: int, round_: int, step: int, rows: Tensor, learning_rate: float | Tensor) -> None:
         """Record stabilizer `index`'s rows of a step. No wait for the device."""
-        self._rings[index].put(round_, step, time.time(), rows, learning_rate)
+        at, start = self._places[index]
+        if start is None:
+            self._rings[at].put(round_, step, time.time(), rows, learning_rate)
+        else:
+            if self._begun[at] != round_:
+                self._rings[at].begin(round_, step, time.time(), learning_rate)
+                self._begun[at] = round_
+            self._rings[at].add(round_, start, rows, learning_rate)
         begins = round_ != self._newest
-        self._newest_ring, self._newest = index, round_
+        if self.on_first is not None:
+            first, self.on_first = self.on_first, None
+            first()
+        self._newest_ring, self._newest, self._newest_step = at, round_, step
         if begins:
             self._has_loss = False
             if self._holds_tensor:
@@ -74,6 +126,23 @@ class Recorder:
             if self._held_batch_id is not None:
                 held, self._held_batch_id = self._held_batch_id, None
                 self.put_batch_id(held)
+            self._has_step = False
+            if self._held_step is not None:
+                number, self._held_step = self._held_step, None
+                self.put_step(number)
+
+    def log(self, said: Logged) -> None:
+        """What the loop says about the newest step or, where that has it already, about the coming one."""
+        if said.step is not None:
+            self.put_step(said.step)
+        if said.batch_id is not None:
+            self.put_batch_id(said.batch_id)
+        if said.scalars:
+            ahead = said.loss is not None and self._has_loss  # then the loss is the coming step's, and they with it
+            put = self._scalars.put_ahead if ahead else self._scalars.put
+            put(self._newest, self._newest_step, said.scalars)
+        if said.loss is not None:
+            self.put_loss(said.loss)
 
     def put_loss(self, loss: float | Tensor) -> None:
         """The newest step's loss; if that has one already, the coming step's."""
@@ -93,6 +162,14 @@ class Recorder:
             self._rings[self._newest_ring].put_batch_id(self._newest, batch_id)
             self._has_batch_id = True
 
+    def put_step(self, step: int) -> None:
+        """The loop's number of the newest step; if that has one already, of the coming step."""
+        if not self._has_step:
+            self._rings[self._newest_ring].put_logged_step(self._newest, step)
+            self._has_step, self._logged_step = True, step
+        elif step != self._logged_step:  # else a second call for the same step
+            self._held_step = step
+
     def backlog(self) -> int:
         """Steps that are not collected yet."""
         return self._newest - self._next
@@ -103,23 +180,70 @@ class Recorder:
 
     # The publisher's thread.
 
+    @property
+    def step_offset(self) -> int:
+        """The loop's number of the newest step that was collected minus the agent's."""
+        return self._numbers.offset
+
+    @step_offset.setter
+    def step_offset(self, offset: int) -> None:
+        self._numbers.offset = offset
+
+    @property
+    def taken(self) -> int:
+        """Steps that `collect()` has taken, also where it raised then."""
+        return self._next - 1
+
     def collect(self, *, final: bool = False) -> tuple[list[StepRecord], int]:
         """Steps that are complete, and how many were overwritten before they could be read.
 
-        The newest step is left for the next call, since its loss may still come; `final` includes it.
+        The newest step is left for the next call, since its loss may still come; `final` includes it. So are steps that
+        a GPU has yet to finish; `final` gives it LANDING_S. An exception costs the steps of this call, see `taken`; the
+        next call continues behind them.
         """
+        self.apart = []
         stop = self._newest + (1 if final else 0)
         lost = max(0, stop - self.capacity - self._next)
         self._next += lost
         records: list[StepRecord] = []
+        deadline = time.monotonic() + (LANDING_S if final else 0.0)
         while self._next < stop:
-            until = min(ring.span(self._next, stop) for ring in self._rings)
-            rows, marks, overwritten = zip(*(ring.read(self._next, until) for ring in self._rings), strict=True)
+            first, span = self._next, min(ring.span(self._next, stop) for ring in self._rings)
+            self._next = self._landed(first, span, deadline)
+            if self._next == first:
+                break
+            rows, marks, overwritten = zip(*(ring.read(first, self._next) for ring in self._rings), strict=True)
             found, gone = combine(rows, marks, overwritten)
-            records += found
+            logged = {each.round: each for each in self._scalars.take(self._next)}
+            for each in found:
+                number, round_ = self._numbers.number(each.step, each.logged_step), first + each.round
+                own = logged.pop(round_, None)
+                said = None if own is None else replace(own, step=number)
+                records.append(replace(each, step=number, own_step=each.step, round=round_, logged=said))
+            self.apart += map(self._numbered, logged.values())
             lost += gone
-            self._next = until
+        if final:  # also what is of a step that has not come, and may never come
+            self._landed(self._newest + 1, self._newest + 2, deadline)
+            self.apart += map(self._numbered, self._scalars.take(sys.maxsize))
+        else:  # of steps that were collected before
+            self.apart += map(self._numbered, self._scalars.take(self._next))
+        lost += self._scalars.lost - self._scalars_lost
+        self._scalars_lost = self._scalars.lost
+        if self.on_collected is not None:
+            self.on_collected(records, self.apart, final)
         return records, lost
+
+    def _numbered(self, logged: LoggedRecord) -> LoggedRecord:
+        """Of a step that is not recorded with it: the first one was not taken yet, or it was sent before."""
+        return replace(logged, step=max(0, logged.step + self._numbers.offset))
+
+    def _landed(self, start: int, stop: int, deadline: float) -> int:
+        """The first of the rounds start..stop (exclusive) that a device has yet to write; `stop` if there is none."""
+        while True:
+            end = min(self._scalars.waiting(stop), *(ring.landed(start, stop) for ring in self._rings))
+            if end >= stop or time.monotonic() >= deadline:
+                return max(start, end)
+            time.sleep(_POLL_S)  # not an event: this thread must make no CUDA call, see `ring_buffer`
 
 
 def combine(
@@ -128,14 +252,18 @@ def combine(
     """Merge several stabilizers' rows of the same steps; and how many steps are lost.
 
     rows: of each stabilizer, float32 [steps, parameters, RING_COLUMNS]; with its marks, and which were overwritten.
-    Where a mark is None (no step of that optimizer in this round) the parameters count as absent, with NaN rows.
+    Where a mark is None, or a row is of NO_STEP (no step of that optimizer in this round), the parameters count as
+    absent, with NaN rows.
     """
+    together = torch.cat(list(rows), dim=1)
     absent = [
-        torch.tensor([mark is None for mark in each]).view(-1, 1, 1).expand(-1, part.shape[1], 1)
+        torch.tensor([mark is None for mark in each], dtype=torch.bool, device="cpu")
+        .view(-1, 1, 1)
+        .expand(-1, part.shape[1], 1)
         for part, each in zip(rows, marks, strict=True)
     ]
-    is_absent = torch.cat(absent, dim=1)  # [steps, parameters, 1]
-    everything = torch.where(is_absent, _ABSENT, torch.cat(list(rows), dim=1))
+    is_absent = torch.cat(absent, dim=1) | (together[..., :1] == NO_STEP)  # [steps, parameters, 1]
+    everything = torch.where(is_absent, _ABSENT, together)
     scalars = summarize(everything).tolist()
     sent = torch.where(is_absent, torch.nan, clean_rows(everything)[..., : len(ROW_COLUMNS)]).contiguous()
     records: list[StepRecord] = []
@@ -145,7 +273,9 @@ def combine(
         if any(each[index] for each in lost):
             gone += 1
         elif present:
-            values[_LOSS] = next((mark.loss for mark in present if not math.isnan(mark.loss)), math.nan)
+            losses = [mark.loss for mark in present if mark.loss is not None]
+            if losses:  # else NaN, as a loss that is NaN: the flag tells them apart
+                values[_LOSS], values[_LOSS_NONFINITE] = losses[0], float(not math.isfinite(losses[0]))
             values[_LEARNING_RATE] = present[0].learning_rate
             alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
             batch_id = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None
@@ -158,6 +288,8 @@ def combine(
                     alarm,
                     batch_id,
                     values[_RAW_NORM],
+                    next((mark.logged_step for mark in present if mark.logged_step is not None), None),
+                    round=index,
                 )
             )
     return records, gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import threading
 import weakref
@@ -17,13 +18,13 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from steadynorm.mailbox import InvalidSettings, SettingsUpdate
+from steadynorm.mailbox import SettingsUpdate
+from steadynorm.transport.server_version import KnownServer
 from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.discovery import find_token
 from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
-from steadynorm_contract.settings import SettingsError
-from steadynorm_contract.telemetry import Desired, RunFinish, RunRegistration
+from steadynorm_contract.telemetry import MAX_BATCH_BYTES, PACE_S, RunFinish, RunRegistration
 
 
 class _Connections:
@@ -87,6 +88,9 @@ def _shutdown(connection: HTTPConnection) -> None:
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
 
+_LONGEST_PACE_S = 10.0
+"""Whatever a server says: what is not sent is lost with the process."""
+
 _BODY_STATUSES = (400, 413, 422)  # the body itself is at fault, so sending it again cannot help
 
 _T = TypeVar("_T")
@@ -137,24 +141,31 @@ class VersionRejected(RequestRejected):
 class RegistrationState:
     """What the server knows of a run. acknowledged: the last sequence stored of this incarnation.
 
-    previous: the last one stored of the registration's `previous_instance`; None: unknown.
+    previous: the last one stored of the registration's `previous_instance`; None: unknown. max_scalars: names of
+    logged scalars that it stores; 0: it is too old to. max_knobs: 0: it is older than LATER_SETTINGS.
     """
 
     incarnation: int
     acknowledged: int
     previous: int | None = None
+    max_scalars: int = 0
+    max_knobs: int = 0
 
 
 class HttpClient:
     """Talks to one server. For one thread, except `abort()`, by which another thread ends a request in progress.
 
     server: address such as http://127.0.0.1:8470. token: None: on loopback that of the user's own server, looked up
-    each time, since that server may be started, and create its token, after the training.
+    each time, since that server may be started, and create its token, after the training. known: what another thread's
+    client of the same server learns of it, too.
     """
 
-    def __init__(self, server: str, token: str | None = None) -> None:
+    def __init__(self, server: str, token: str | None = None, known: KnownServer | None = None) -> None:
         self._root = f"{server.rstrip('/')}/api/v1"
         self._server, self._token = server, token
+        self._known = known or KnownServer()
+        self.pace_s = PACE_S
+        """Seconds between two batches, as the server said last."""
         self._connections = _Connections()
         # `retries=False` also returns redirects as responses: a server must not be able to forward the token.
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
@@ -165,9 +176,15 @@ class HttpClient:
     ) -> tuple[RegistrationState, SettingsUpdate]:
         """Register the run. Returns its state at the server, and the desired settings."""
         body = encode_json(registration)
-        response = _decode(self._request("POST", "/runs", body, "application/json", timeout_s), _Registered)
-        state = RegistrationState(response.incarnation, response.acknowledged, response.previous_acknowledged)
-        return state, _read_update(response.desired)
+        if compress := len(body) > MAX_BATCH_BYTES:  # which proxies are set to take
+            body = gzip.compress(body, compresslevel=1, mtime=0)
+        data = self._request("POST", "/runs", body, "application/json", timeout_s, encoding="gzip" if compress else "")
+        response = _decode(data, _Registered)
+        self._known.version, self._known.defaults = response.server_version, response.defaults
+        previous, scalars = response.previous_acknowledged, response.max_scalars
+        acknowledged, knobs = response.acknowledged, response.max_knobs
+        state = RegistrationState(response.incarnation, acknowledged, previous, scalars, knobs)
+        return state, self._read_update(response.desired)
 
     def send(self, run_id: str, batch: bytes, timeout_s: float = READ_TIMEOUT_S) -> tuple[int, SettingsUpdate]:
         """Send an encoded batch. Returns the acknowledged sequence and the desired settings."""
@@ -178,7 +195,8 @@ class HttpClient:
             if error.status in _BODY_STATUSES and not isinstance(error, VersionRejected):
                 raise BatchRejected(str(error), error.status) from error
             raise
-        return response.acknowledged, _read_update(response.desired)
+        self.pace_s = min(max(response.pace_s, PACE_S), _LONGEST_PACE_S)
+        return response.acknowledged, self._read_update(response.desired)
 
     def poll(self, run_id: str, after_revision: int, wait_s: int) -> SettingsUpdate | None:
         """Wait at the server for settings newer than `after_revision`; None if there are none within `wait_s`."""
@@ -186,7 +204,7 @@ class HttpClient:
         data = self._request("GET", path, None, None, wait_s + READ_TIMEOUT_S)
         if not data:
             return None
-        update = _read_update(msgspec.Raw(data))
+        update = self._read_update(data)
         return update if update.revision > after_revision else None
 
     def finish(self, run_id: str, end: RunFinish, timeout_s: float = READ_TIMEOUT_S) -> None:
@@ -202,10 +220,20 @@ class HttpClient:
         """Close idle connections."""
         self._pool.clear()
 
-    def _request(self, method: str, path: str, body: bytes | None, kind: str | None, timeout_s: float) -> bytes:
+    def _read_update(self, data: bytes | msgspec.Raw) -> SettingsUpdate:
+        try:
+            return self._known.read(bytes(data))
+        except MalformedMessage as error:
+            raise _not_ours(error) from error
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, kind: str | None, timeout_s: float, *, encoding: str = ""
+    ) -> bytes:
         headers = {"User-Agent": f"steadynorm-agent/{__version__}"}
         if kind:
             headers["Content-Type"] = kind
+        if encoding:
+            headers["Content-Encoding"] = encoding
         if token := self._token or find_token(self._server):
             headers["Authorization"] = f"Bearer {token}"
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
@@ -225,30 +253,27 @@ class _Registered(msgspec.Struct):
     acknowledged: int
     desired: msgspec.Raw
     previous_acknowledged: int | None = None
+    server_version: str = ""
+    defaults: dict[str, Any] = {}
+    max_scalars: int = 0
+    max_knobs: int = 0
 
 
 class _Acknowledged(msgspec.Struct):
     acknowledged: int
     desired: msgspec.Raw
-
-
-class _Revision(msgspec.Struct):
-    revision: int
-
-
-def _read_update(raw: msgspec.Raw) -> SettingsUpdate:
-    data = bytes(raw)
-    try:
-        return decode_json(data, Desired)
-    except (SettingsError, MalformedMessage) as error:
-        return InvalidSettings(_decode(data, _Revision).revision, f"this agent cannot read the settings: {error}")
+    pace_s: float = PACE_S
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:
     try:
         return decode_json(data, kind)
     except MalformedMessage as error:
-        raise RequestRejected(f"the response is not steadynorm's ({error}): is this another server?") from error
+        raise _not_ours(error) from error
+
+
+def _not_ours(error: MalformedMessage) -> RequestRejected:
+    return RequestRejected(f"the response is not steadynorm's ({error}): is this another server?")
 
 
 def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 
 import msgspec
 
+from steadynorm.lifecycle import NOT_CLOSED
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.clipping import ClippingDetector
 from steadynorm.recording.flight_recorder import FlightRecorder
-from steadynorm.recording.recorder import Recorder
+from steadynorm.recording.recorder import Recorder, StepRecord
+from steadynorm.transport import abandoned
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.http_client import (
@@ -32,11 +35,13 @@ from steadynorm.transport.http_client import (
 from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm.transport.settings_poller import SettingsPoller
 from steadynorm.transport.status_log import ConnectionLog
-from steadynorm_contract.telemetry import AgentCounters, RunEnd, RunFinish, RunRegistration
+from steadynorm_contract.telemetry import PACE_S, AgentCounters, RunEnd, RunFinish, RunRegistration
 
-PERIOD_S = 1.0
+PERIOD_S = PACE_S
+_HELD_BACK_BYTES = 512 * 1024  # at the most, where the server asks for batches more seldom
 CLOSE_IDLE_S = 1.5  # close() gives up after this long without an acknowledgement,
 MAX_CLOSE_S = 20.0  # and after this even with a server that keeps acknowledging
+REGISTER_S_PER_PARAMETER = 0.0003  # 30 s for MAX_PARAMETERS: a table of 15 MB through a slow line
 TAKEOVER_WINDOW_S = 60.0  # an agent that loses the run to another three times within this stops sending
 
 _log = logging.getLogger("steadynorm")
@@ -60,11 +65,17 @@ class Publisher:
         backoff: Backoff | None = None,
     ) -> None:
         self.registration = registration
+        self.observe: Callable[[StepRecord], None] | None = None  # is given each collected step
+        self.prepare: Callable[[], None] = lambda: None  # called before the run is registered
+        self.period_s = PERIOD_S  # between two looks at the recorder
+        self._sent_at = 0.0  # monotonic seconds
+        self._alarmed = False  # a step that was just collected spiked or was not finite: it is sent at once
         self._client = client
         self._poller = poller
         self._recorder = recorder
         self._mailbox = mailbox
         self._buffer = buffer
+        self._restored_offset: int | None = None
         self._flight_recorder = FlightRecorder(registration.detail_every)
         self._clipping = ClippingDetector()
         self._batches = BatchBuilder(buffer, mailbox)
@@ -72,13 +83,16 @@ class Publisher:
         self._next_attempt = 0.0  # monotonic seconds
         self._registered = False
         self._registered_as: str | None = None  # the instance that the server knows
+        self._takes_scalars = True  # the server stores what is logged under names of the loop's own
         self._takeovers: deque[float] = deque(maxlen=3)  # monotonic seconds
         self._stopped = False
+        self._in_flight = False  # whether the server may have the pending batch
         self._connection_log = ConnectionLog(server)
         self._progress = 0.0  # monotonic seconds of the last acknowledgement
         self._end: RunFinish | None = None
         self._deadline = 0.0  # monotonic seconds, once ending
         self._flush_asked = False
+        self._dropped_before = 0  # the last flush()
         self._flushed = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()
@@ -114,39 +128,58 @@ class Publisher:
         self._buffer.add_error()
         self._wake.set()
 
-    def restart_from(self, step: int, instance: str) -> None:
-        """The run continues from a checkpoint: register as its next incarnation."""
+    def restart_from(self, step: int, instance: str, step_offset: int) -> None:
+        """The run continues from a checkpoint: register as its next incarnation, and number steps anew from there."""
+        self._restored_offset = step_offset
         self.registration = msgspec.structs.replace(self.registration, step=step, instance=instance)
 
+    def number_steps_from(self, offset: int) -> None:
+        """The training loop's numbers of steps are so much larger than the agent's, see `StepNumbers`."""
+        self._mailbox.step_offset = self._recorder.step_offset = offset
+
     def flush(self, timeout_s: float) -> bool:
-        """Send everything recorded so far, the newest step included. False if it is not all stored in time."""
-        if self._thread is None or self._end is not None:
-            return self._buffer.counters.buffered == 0
-        self._flushed.clear()
-        self._flush_asked = True
-        self._wake.set()
-        return self._flushed.wait(timeout_s) and self._buffer.counters.buffered == 0
+        """Send everything recorded so far, the newest step included.
 
-    def abandon(self) -> None:
-        """The training code dropped model, optimizer and agent without closing it: end in the background."""
+        False if it is not all stored in time, and if any record was dropped since the last call.
+        """
         if self._thread is not None and self._end is None:
-            self._start_closing(RunFinish(RunEnd.FINISHED))
+            self._flushed.clear()
+            self._flush_asked = True
+            self._wake.set()
+            if not self._flushed.wait(timeout_s):
+                return False
+        counters = self.counters
+        dropped, self._dropped_before = counters.dropped - self._dropped_before, counters.dropped
+        return dropped == counters.buffered == 0 and self._recorder.backlog() < 0
 
-    def _start_closing(self, finish: RunFinish) -> None:
+    def abandon(self, end: RunEnd = RunEnd.FINISHED) -> None:
+        """The training code dropped the optimizers without closing the agent: end in the background, within a second.
+
+        Takes no lock: the garbage collector may call it in any thread, amid anything.
+        """
+        if self._thread is not None and self._end is None:
+            abandoned.publishers.add(self)
+            self._begin_to_end(RunFinish(end, reason=f"the optimizer was freed without agent.close(): {NOT_CLOSED}"))
+
+    def _begin_to_end(self, finish: RunFinish) -> None:
         self._progress = monotonic()
         self._deadline = self._progress + MAX_CLOSE_S
         self._end = finish
-        self._poller.close()
-        self._wake.set()
 
     def close(self, finish: RunFinish) -> None:
         """Send what is left and the end of the run: within CLOSE_IDLE_S of the server's last response."""
         if self._thread is None or self._end is not None:
             return
-        self._start_closing(finish)
+        self._begin_to_end(finish)
+        self.wait_until_ended()
+
+    def wait_until_ended(self) -> None:
+        """Of a publisher that is closing."""
+        self._poller.close()
+        self._wake.set()
         while (left_s := self._remaining_s()) > 0 and not self._ended.wait(min(left_s, CLOSE_IDLE_S)):
             pass
-        if not self._ended.is_set():
+        if not self._ended.is_set() and self._thread is not None:
             self._client.abort()
             self._thread.join(0.3)
 
@@ -154,66 +187,108 @@ class Publisher:
 
     def _run(self) -> None:
         while self._end is None:
-            self._wake.wait(min(PERIOD_S, max(0.0, self._next_attempt - monotonic()) or PERIOD_S))
+            woken = self._wake.wait(min(self.period_s, max(0.0, self._next_attempt - monotonic()) or PERIOD_S))
             self._wake.clear()
-            self._cycle()
-        self._finish(self._end)
-        self._ended.set()
+            self._cycle(sends=woken or monotonic() - self._sent_at >= self._pace_s())
+        try:
+            self._finish(self._end)
+        finally:
+            self._ended.set()
+            abandoned.publishers.discard(self)
 
-    def _cycle(self) -> None:
+    def _pace_s(self) -> float:
+        """Seconds between two batches: as the server said, unless more waits than should be held back, or be lost."""
+        return PERIOD_S if self._buffer.waiting_bytes > _HELD_BACK_BYTES else max(PERIOD_S, self._client.pace_s)
+
+    def _cycle(self, *, sends: bool = True) -> None:
         flushing, self._flush_asked = self._flush_asked, False
         try:
+            self._alarmed = False
             self._collect(final=flushing)
-            if not self._stopped and monotonic() >= self._next_attempt:
+            if (sends or self._alarmed) and not self._stopped and monotonic() >= self._next_attempt:
+                self._sent_at = monotonic()
                 self._exchange()
-        except TransportError as error:
-            self._schedule_retry(error)
-        except Exception:
-            self._handle_internal_error()
+        except Exception as error:
+            self._handle(error)
         if flushing:
             self._flushed.set()
 
     def _collect(self, *, final: bool = False) -> None:
-        records, lost = self._recorder.collect(final=final)
-        self._buffer.add_lost(lost)
-        for record in records:
-            self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
-            self._clipping.observe(record.raw_norm)
-            for step, rows in self._flight_recorder.admit(record.step, record.rows, record.alarm):
-                self._buffer.add_rows(step, rows)
+        """Move what is complete from the recorder to the buffer. What an exception costs counts as dropped."""
+        flight, produced, taken, due = self._flight_recorder, self._buffer.counters.produced, self._recorder.taken, 0
+        try:
+            records, lost = self._recorder.collect(final=final)
+            self._mailbox.step_offset = self._recorder.step_offset
+            logged = [each.logged for each in records if each.logged] + self._recorder.apart
+            due, taken = len(records) + len(logged) + lost, self._recorder.taken
+            self._buffer.add_lost(lost)
+            for record in records:
+                flight.every = self._mailbox.detail_every(record.round, flight.every)
+                rows = flight.admit(record.own_step, record.rows, record.alarm, record.step)
+                due += len(rows)
+                self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
+                for step, data in rows:
+                    self._buffer.add_rows(step, data)
+                self._alarmed |= record.alarm
+                self._clipping.observe(record.raw_norm)
+                if self.observe is not None:
+                    self.observe(record)
+            for each in logged:
+                self._buffer.add_logged(each.step, each.time, each.values)
+            if not self._takes_scalars and self._buffer.drop_logged():
+                self._connection_log.no_scalars()
+        finally:
+            due += self._recorder.taken - taken
+            self._buffer.add_lost(produced + due - self._buffer.counters.produced)
 
     def _exchange(self) -> None:
         if not self._registered or self._registered_as != self.registration.instance:
             self._register()
         run_id = self.registration.run_id or ""
         while (body := self._batches.next_body()) is not None:
+            timeout_s, self._in_flight = self._timeout_s(), True
             try:
-                acknowledged, update = self._client.send(run_id, body, self._timeout_s())
+                acknowledged, update = self._client.send(run_id, body, timeout_s)
             except BatchRejected as error:
+                self._in_flight = False
                 if self._handle_rejected_batch(error):
                     continue
                 return
             self._mailbox.put(update)
             if not self._batches.acknowledge(acknowledged):
                 raise ServerUnavailable(f"it acknowledged batch {acknowledged} only")
+            self._in_flight = False
             self._progress = monotonic()
             self._backoff.reset()
             self._connection_log.recovered()
 
     def _register(self) -> None:
-        registration = self.registration  # read once: restart_from() may replace it meanwhile
+        self.prepare()
+        registration = self.registration  # read once: restart_from() may replace it
         first = registration.instance != self._registered_as
-        revision, now = self._mailbox.applied
+        if first and self._restored_offset is not None:
+            self.number_steps_from(self._restored_offset)
+            self._restored_offset = None
         step = registration.step if first else max(0, self._mailbox.step - 1)
+        step = max(0, step + self._mailbox.step_offset)
         registration = msgspec.structs.replace(
-            registration, step=step, settings=now, applied_revision=revision, previous_instance=self._registered_as
+            registration, step=step, previous_instance=self._registered_as, **self._mailbox.in_force()
         )
         try:
-            state, update = self._client.register(registration, self._timeout_s())
+            timeout_s = self._timeout_s()
+            if self._end is None:  # else within what close() waits for
+                timeout_s = max(timeout_s, len(registration.parameters) * REGISTER_S_PER_PARAMETER)
+            state, update = self._client.register(registration, timeout_s)
         except RunNotFound as error:
             raise RequestRejected(f"there is no steadynorm server at this address ({error})") from error
+        self._takes_scalars = state.max_scalars > 0
+        if not self._takes_scalars and self._buffer.drop_logged():
+            self._connection_log.no_scalars()
+        self._mailbox.server_is_older = self._batches.without_later = state.max_knobs == 0
+        if self._mailbox.server_is_older and self._mailbox.knobs:
+            self._connection_log.no_knobs()
         self._batches.resume(state.incarnation, state.acknowledged, state.previous)
-        self._mailbox.reset(update, registered_revision=revision)
+        self._mailbox.reset(update, registered_revision=registration.applied_revision)
         self._registered, self._registered_as = True, registration.instance
         self._progress = monotonic()
         self._poller.resume(registration.run_id or "")
@@ -252,23 +327,48 @@ class Publisher:
         self._next_attempt = monotonic() + self._backoff.next_s()  # later batches may be accepted after a while
         return False
 
-    def _handle_internal_error(self) -> None:
-        """A defect of the agent. The pending batch may be the cause: drop it, count the error, continue."""
-        if not self._buffer.counters.sending_errors:
-            _log.exception("the agent met an internal error while sending; training continues")
-        self._buffer.add_error(sending=True)
-        self._batches.discard()
+    def _handle(self, error: Exception) -> None:
+        """Nothing may end this thread: what raises in here is counted, and handled in the next cycle."""
+        try:
+            if isinstance(error, TransportError):
+                self._schedule_retry(error)
+            else:
+                self._handle_internal_error(error)
+        except Exception as second:
+            self._next_attempt = monotonic() + self._backoff.slow_s()
+            self._buffer.add_error(sending=True)
+            _log.debug("handling an error of the connection failed", exc_info=second)
+
+    def _handle_internal_error(self, error: Exception) -> None:
+        """A defect of the agent. Count it and continue, without the pending batch, which may be the cause.
+
+        Unless the server may have that batch: then its next registration says whether it has.
+        """
         self._next_attempt = monotonic() + self._backoff.slow_s()
+        first = not self._buffer.counters.sending_errors
+        self._buffer.add_error(sending=True)
+        if self._in_flight:
+            self._registered = False
+        else:
+            self._batches.discard()
+        if first:
+            _log.error("the agent met an internal error while sending; training continues", exc_info=error)
 
     def _finish(self, finish: RunFinish) -> None:
+        self._poller.close()
         try:
-            self._collect(final=True)
-            if not self._stopped:
-                self._deliver(finish)
-        except TransportError as error:
-            self._connection_log.ended(error, self.counters.buffered)
-        except Exception:
-            self._handle_internal_error()
+            for last in (False, True):  # an internal error must not keep the run's end from the server
+                try:
+                    self._collect(final=True)
+                    if not self._stopped:
+                        self._deliver(finish)
+                except TransportError as error:
+                    self._connection_log.ended(error, self.counters.buffered)
+                except Exception as error:
+                    self._handle(error)
+                    if not last:
+                        continue
+                break
         finally:
             self._client.close()
 

@@ -23,6 +23,8 @@ class ConnectionLog:
         self._server = server
         self._last = ""
         self._last_rejection = ""
+        self._told_no_scalars = False
+        self._told_no_knobs = False
 
     def failed(self, error: TransportError) -> None:
         """A request failed; it is retried unless the log says otherwise."""
@@ -50,6 +52,25 @@ class ConnectionLog:
     def too_large(self, error: BatchRejected, chunk_bytes: int) -> None:
         """Nothing is lost: batches are smaller from now on."""
         _log.info("sending %s batches of at most %d bytes from now on: %s", self._server, chunk_bytes, error)
+
+    def no_scalars(self) -> None:
+        """The server is of a version that does not store them."""
+        if not self._told_no_scalars:
+            self._told_no_scalars = True
+            _log.warning(
+                "%s is too old to store scalars other than the loss: agent.log() drops them. Upgrade the server.",
+                self._server,
+            )
+
+    def no_knobs(self) -> None:
+        """The server is of a version that has none of them."""
+        if not self._told_no_knobs:
+            self._told_no_knobs = True
+            _log.warning(
+                "%s is too old for knobs: those of this run keep their values, and nobody can turn them. Upgrade the "
+                "server.",
+                self._server,
+            )
 
     def recovered(self) -> None:
         """A request succeeded."""

@@ -36,11 +36,13 @@ PR_SET_PDEATHSIG = 1
 BATCH = 24  # rows, which 2, 3 and 4 ranks share evenly
 CHANGES: dict[int, dict[str, Any]] = {
     6: {"mode": "observe", "gamma2": 0.9},
-    11: {"mode": "stabilize", "spike_limit": 3.0},
+    11: {"mode": "stabilize", "spike_limit": 3.0, "spike_fade": True},
     17: {"gamma1": 0.9},
     21: {"mode": "off"},
     24: {"mode": "stabilize", "spike_limit": None},
-    29: {"transfer": "plain", "eps": 1e-6},
+    26: {"mode": "clip", "clip_norm": 0.05},
+    28: {"clip_norm": "auto"},
+    29: {"mode": "stabilize", "transfer": "plain", "eps": 1e-6},
 }
 """By step, what is changed before it."""
 
@@ -220,6 +222,10 @@ def attached(
         agent.load_state_dict(torch.load(state, weights_only=True))
     asked: list[int] = []
     agent.on_checkpoint(asked.append)
+    knobs = [agent.knob("coef", 0.5, low=0, high=1)]
+    if "weight_decay" in optimizer.defaults:
+        knobs += agent.optimizer_knobs(optimizer, "weight_decay").values()
+    turned: list[list[Any]] = []  # revision, step and the knobs' values, where they changed
     share = slice(place * BATCH // parts, (place + 1) * BATCH // parts)
     history: list[tuple[int, int, str, float]] = []
     taken = 0
@@ -238,10 +244,13 @@ def attached(
             next(model.parameters()).grad.mul_(2.0)  # type: ignore[union-attr]  # it has one
         optimizer.step(*[backward] if twice else [])
         taken += 1
+        if not turned or turned[-1][2:] != [knob.value for knob in knobs]:
+            turned.append([agent.applied_revision, agent.step, *(knob.value for knob in knobs)])
         history.append((agent.step, agent.applied_revision, agent.stabilizers[0].settings.mode, agent.settings.gamma2))
     weights = [float(whole(parameter.detach()).double().norm()) for parameter in model.parameters()]
     result = {
         "history": history,
+        "turned": turned,
         "run_id": agent.run_id,
         "checkpoints": asked,
         "errors": agent.counters.errors,

@@ -21,7 +21,7 @@ def test_a_detached_run_of_several_ranks_goes_the_way_of_one_process(
     start_ranks: Callable[..., StartedRanks],
 ) -> None:
     def run(world: int, **arguments: object) -> list[dict[str, Any]]:
-        return start_ranks(world, "left", program="detach_scenarios.py", **arguments).results()
+        return start_ranks(world, "left", program="detach_scenarios", **arguments).results()
 
     (alone,) = run(1, kind="ddp")
     (unfolded,) = run(1, kind="ddp", fold=False)

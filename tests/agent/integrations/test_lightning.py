@@ -14,10 +14,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import steadynorm
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what Lightning's own imports deprecate is not ours
     from lightning.pytorch import LightningModule, Trainer, seed_everything
     from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.plugins.precision import MixedPrecision
 
     from steadynorm.integrations.lightning import SteadyNormCallback
 
@@ -149,12 +152,25 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
     assert stub.run.steps[-(25 - steps) :] == list(range(steps + 1, 26))
 
 
+def test_a_training_resumed_without_the_agents_state_keeps_the_trainers_numbers(
+    tmp_path: Path, stub: StubServer
+) -> None:
+    before = make_trainer(tmp_path, max_steps=4)
+    before.fit(Tiny())
+    before.save_checkpoint(tmp_path / "plain.ckpt")
+    callback = SteadyNormCallback(server=stub.url)
+    make_trainer(tmp_path, callback, max_steps=6).fit(Tiny(), ckpt_path=tmp_path / "plain.ckpt")
+    assert stub.run.steps == [5, 6]
+
+
 def test_an_exception_is_the_runs_end(tmp_path: Path, stub: StubServer) -> None:
     def fail() -> None:
         raise RuntimeError("out of data")
 
+    callback = SteadyNormCallback(server=stub.url)
     with pytest.raises(RuntimeError, match="out of data"):
-        make_trainer(tmp_path, SteadyNormCallback(server=stub.url), At(3, fail), max_steps=9).fit(Tiny())
+        make_trainer(tmp_path, callback, At(3, fail), max_steps=9).fit(Tiny())
+    assert callback.agent is None  # the program goes on
     assert stub.run.finish is not None
     assert (stub.run.finish.state, stub.run.finish.reason) == ("failed", "RuntimeError: out of data")
 
@@ -165,3 +181,45 @@ def test_without_the_framework_importing_the_callback_says_what_to_install(frame
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert f"pip install 'steadynorm[agent,{framework}]'" in done.stderr.splitlines()[-1]
+
+
+def test_one_argument_rolls_a_broken_fit_back(tmp_path: Path) -> None:
+    recovery = steadynorm.Recovery(
+        mode="act", every_steps=10, confirm_steps=4, detectors=["loss > 20 x median of 20 for 2 steps"]
+    )
+    callback, model = SteadyNormCallback(server="", mode="observe", recovery=recovery), Tiny()
+    head: Any = model.net[2]
+    events: list[steadynorm.RollbackEvent] = []
+
+    class Breaks(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            assert callback.agent is not None
+            if trainer.global_step == 1:
+                callback.agent.on_rollback(events.append)
+            if trainer.global_step == 35:
+                head.weight.data.mul_(1e4)
+            callback.agent.flush()  # evaluated now
+
+    make_trainer(tmp_path, callback, Breaks(), max_steps=45).fit(model)
+    (event,) = events
+    assert event.to_step == 30
+    assert float(head.weight.detach().abs().max()) < 10
+
+
+def test_one_argument_brings_nan_weights_back_under_the_trainers_scaler(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    recovery = steadynorm.Recovery(mode="act", every_steps=10, confirm_steps=4, detectors=[])
+    callback, model = SteadyNormCallback(server="", mode="observe", recovery=recovery), Tiny()
+    head: Any = model.net[2]
+
+    class Breaks(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            assert callback.agent is not None
+            callback.agent.flush()  # evaluated now
+            if trainer.global_step == 35:
+                head.weight.data.fill_(torch.nan)
+
+    make_trainer(tmp_path, callback, Breaks(), max_steps=45, plugins=[precision]).fit(model)
+    assert bool(head.weight.detach().isfinite().all())
+    assert not {"step", "update"} & set(vars(scaler))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch.utils.data import Dataset
+
+import steadynorm
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what their own imports deprecate is not ours
@@ -163,6 +167,10 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
     assert stub.run.incarnation == 2
     assert stub.run.registrations[-1].step == steps
     assert stub.run.steps[-(25 - steps) :] == list(range(steps + 1, 26))
+    (saved / "steadynorm.pt").unlink()  # as in a training that had no callback before
+    callback = SteadyNormCallback(server=stub.url, run="late")
+    make_trainer(tmp_path, callback, max_steps=steps + 2).train(resume_from_checkpoint=str(saved))
+    assert list(stub.runs.values())[-1].steps == [steps + 1, steps + 2]
 
 
 def test_training_twice_makes_two_runs_and_a_failed_one_ends_as_failed(tmp_path: Path, stub: StubServer) -> None:
@@ -182,3 +190,70 @@ def test_training_twice_makes_two_runs_and_a_failed_one_ends_as_failed(tmp_path:
     assert second.finish is not None
     assert (first.finish.state, second.finish.state) == ("failed", "finished")
     assert second.steps == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()])
+def test_a_training_whose_exception_the_program_catches_is_failed(
+    tmp_path: Path, stub: StubServer, error: BaseException
+) -> None:
+    def fail() -> None:
+        raise error
+
+    trainer = make_trainer(tmp_path, At(3, fail), max_steps=6)
+    callback = SteadyNormCallback(server=stub.url).add_to(trainer)
+    with suppress(RuntimeError, KeyboardInterrupt):  # as a search of hyperparameters does, or a notebook
+        trainer.train()
+    assert callback.agent is None
+    assert "unscale_gradients" not in vars(trainer.accelerator)
+    assert stub.run.finish is not None
+    ended = (stub.run.finish.state, stub.run.finish.reason)
+    assert ended in {("failed", "OutOfMemoryError: CUDA out of memory"), ("stopped", "interrupted from the keyboard")}
+    assert (ended[0] == "stopped") == isinstance(error, KeyboardInterrupt)
+    assert stub.run.steps == [1, 2, 3]
+
+
+def test_what_deepspeed_shards_is_refused_whatever_wraps_it(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2)
+    flat = torch.optim.AdamW(trainer.model.parameters())  # what a ZeRO optimizer steps
+    sharding = type("DeepSpeedZeroOptimizer", (), {"__module__": "deepspeed.runtime.zero", "optimizer": flat})()
+    wrapper = type("DeepSpeedOptimizerWrapper", (), {"optimizer": sharding})()
+    callback = SteadyNormCallback(server="")
+    with pytest.raises(ValueError, match=r"DeepSpeedZeroOptimizer.*flat buffer"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=wrapper)
+
+
+def test_a_deep_copy_of_the_trainer_trains_the_copy(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2)
+    SteadyNormCallback().add_to(trainer)
+    trainer.train_dataset = None  # what makes a copy slow
+    copied = copy.deepcopy(trainer)
+    assert copied.train.__self__ is copied
+    assert trainer.train.__self__ is trainer
+
+
+def test_one_argument_rolls_a_broken_training_back(tmp_path: Path) -> None:
+    recovery = steadynorm.Recovery(
+        mode="act", every_steps=10, confirm_steps=4, detectors=["loss > 2 x median of 20 for 2 steps"]
+    )
+    callback = SteadyNormCallback(server="", mode="observe", recovery=recovery)
+    model = make_model()
+    events: list[steadynorm.RollbackEvent] = []
+
+    class Breaks(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert callback.agent is not None
+            if state.global_step == 1:
+                callback.agent.on_rollback(events.append)
+            if state.global_step == 35:
+                model.lm_head.weight.data.mul_(1e3)
+
+        def on_log(self, *args: Any, **kwargs: Any) -> None:
+            if callback.agent is not None:
+                callback.agent.flush()  # evaluated now
+
+    callback.add_to(trainer := make_trainer(tmp_path, model=model, max_steps=45))
+    trainer.add_callback(Breaks())
+    trainer.train()
+    (event,) = events
+    assert event.to_step == 30
+    assert float(model.lm_head.weight.detach().abs().max()) < 10

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import steadynorm
+from steadynorm.recording.logged import validate_batch_id, validate_note
 from steadynorm.transport.batches import BatchBuilder
 from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm_contract.codec import decode_batch
@@ -15,7 +16,7 @@ from steadynorm_contract.telemetry import MAX_BATCH_BYTES, MAX_BATCH_ID_LENGTH, 
 
 if TYPE_CHECKING:
     from tests.support.agent import StubServer, Training
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 from steadynorm.mailbox import Mailbox
 from steadynorm_contract.settings import Settings
@@ -87,12 +88,17 @@ def test_names_count_towards_the_cap_and_the_size_of_a_request() -> None:
     assert small.counters.dropped > 800
 
 
-def test_an_incident_at_the_real_server_names_its_data(training: Training, house: RunningHouse) -> None:
-    agent = steadynorm.attach(training.model, training.optimizer, server=house.server, token=house.token)
+def test_an_incident_at_the_real_server_names_its_data(training: Training, stack: RunningStack) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stack.server, token=stack.token)
     for step in range(1, 81):
         agent.log(loss=training.step(spike=1e4 if step == 40 else 1.0), batch_id=f"shard3:{step}")
     agent.close()
-    spikes = [event for event in house.client.events(agent.run_id).events if event.kind == "spike"]
+    spikes = [event for event in stack.client.events(agent.run_id).events if event.kind == "spike"]
     assert [(event.step, event.batch_id) for event in spikes] == [(40, "shard3:40")]
-    rows = house.client.series(agent.run_id, ["raw_norm/0.weight"]).series["raw_norm/0.weight"]
+    rows = stack.client.series(agent.run_id, ["raw_norm/0.weight"]).series["raw_norm/0.weight"]
     assert sum(rows.count) == 64 + 2  # from 8 to 71, and 1 and 80
+
+
+def test_a_file_name_that_is_no_utf8_can_be_sent() -> None:
+    name = b"shard-\xff:7".decode("utf-8", "surrogateescape")
+    assert validate_batch_id(name) == validate_note(name) == "shard-?:7"

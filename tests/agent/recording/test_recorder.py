@@ -14,10 +14,10 @@ from steadynorm.recording.ring_buffer import Mark
 from steadynorm_contract.telemetry import SCALAR_COLUMNS, floats_from_bytes
 
 
-def combined_step(*stabilizers: steadynorm.GradientStabilizer) -> StepRecord:
+def combined_step(*stabilizers: steadynorm.GradientStabilizer, loss: float | None = None) -> StepRecord:
     """One step of all of them."""
     rows = [stabilizer.rows.unsqueeze(0) for stabilizer in stabilizers]
-    (record,), _ = combine(rows, [[Mark(1, 0.0, math.nan, 0.1)]] * len(rows), [[False]] * len(rows))
+    (record,), _ = combine(rows, [[Mark(1, 0.0, loss, 0.1)]] * len(rows), [[False]] * len(rows))
     return record
 
 
@@ -68,6 +68,19 @@ def test_unmeasured_sections_stay_unmeasured() -> None:
     assert (found["spikes"], found["nonfinite_parameter"]) == (0, -1)
 
 
+@pytest.mark.parametrize(
+    ("logged", "sent", "flag"), [(None, math.nan, 0), (math.nan, math.nan, 1), (-math.inf, -math.inf, 1), (2.5, 2.5, 0)]
+)
+def test_a_loss_that_is_not_finite_is_told_from_one_that_was_not_logged(
+    logged: float | None, sent: float, flag: int
+) -> None:
+    stabilizer = steadynorm.GradientStabilizer([("p", torch.nn.Parameter(torch.ones(2)))], mode="off")
+    stabilizer.apply()
+    found = scalars(combined_step(stabilizer, loss=logged))
+    assert found["loss"] == pytest.approx(sent, nan_ok=True)
+    assert found["loss_nonfinite"] == flag
+
+
 def fly(recorder: FlightRecorder, steps: range, alarms: set[int]) -> list[int]:
     return [kept for step in steps for kept, _ in recorder.admit(step, b"", step in alarms)]
 
@@ -86,3 +99,11 @@ def test_steps_from_long_before_an_alarm_are_not_dug_out() -> None:
     rare = FlightRecorder(2)
     assert fly(rare, range(1, 101), set()) == [1, *range(2, 101, 2)]
     assert min(kept for kept, _ in rare.admit(101, b"", True)) == 101 - STEPS_BEFORE
+
+
+def test_around_an_alarm_the_recorder_counts_steps_and_not_the_loops_numbers() -> None:
+    recorder, kept = FlightRecorder(50), []
+    for step in range(1, 201):  # a loop that counts micro-batches, eight a step
+        kept += [number for number, _ in recorder.admit(step, b"", step == 120, number=8 * step)]
+    around = range(120 - STEPS_BEFORE, 120 + STEPS_AFTER + 1)
+    assert sorted(kept) == [8 * step for step in sorted({1, 50, 100, 150, 200, *around})]

@@ -124,8 +124,8 @@ def test_an_optimizer_that_did_not_step_is_left_out() -> None:
     assert all(math.isnan(value) for value in kept[1][2 * ROW :])
 
 
-@pytest.mark.parametrize(("parameters", "least"), [(1, 16_384), (300, 2300), (5000, 139), (50_000, 128)])
+@pytest.mark.parametrize(("parameters", "least"), [(1, 16_384), (300, 2180), (5000, 131), (50_000, 128)])
 def test_capacity_follows_the_size_of_a_step(parameters: int, least: int) -> None:
     capacity = ring_buffer.capacity_for(parameters)
     assert capacity >= least
-    assert capacity == 128 or capacity * parameters * len(RING_COLUMNS) * 4 <= 16 * 1024 * 1024
+    assert capacity == 128 or capacity * parameters * len(RING_COLUMNS) * 4 <= 20 * 1024 * 1024

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.statistics import RING_COLUMNS
+from steadynorm.transport import publisher
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
@@ -50,10 +51,14 @@ class Sender:
         self._rows = torch.zeros(1, len(RING_COLUMNS))
         self.publisher.start()
 
-    def take_steps(self, count: int) -> None:
+    def take_steps(self, count: int, **values: float) -> None:
+        """values: of RING_COLUMNS."""
+        rows = self._rows.clone()
+        for name, value in values.items():
+            rows[:, RING_COLUMNS.index(name)] = value
         for _ in range(count):
             self.step += 1
-            self.recorder.put(0, self.step, self.step, self._rows, 0.1)
+            self.recorder.put(0, self.step, self.step, rows, 0.1)
 
     def settled(self) -> bool:
         counters = self.publisher.counters
@@ -169,7 +174,7 @@ def test_a_next_incarnation_whose_registration_fails_is_registered_later(stub: S
     sender.take_steps(2)
     sender.deliver()
     stub.fault = ErrorState(stub, ["503"])
-    sender.publisher.restart_from(2, "next")
+    sender.publisher.restart_from(2, "next", 0)
     sender.take_steps(2)
     sender.deliver()
     assert [each.instance for each in stub.run.registrations] == ["i", "next"]
@@ -237,3 +242,23 @@ def test_more_steps_than_a_ring_holds_arrive_a_half_at_a_time(stub: StubServer, 
         assert sender.publisher.flush(20)
     assert sender.publisher.counters.dropped == 0
     assert len(stub.run.steps) == 5 * sender.recorder.capacity
+
+
+def test_at_the_pace_of_its_server_a_spike_and_the_end_are_sent_at_once_and_nothing_else_is(
+    stub: StubServer, sender: Sender, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.pace_s = 3600.0
+    monkeypatch.setattr(publisher, "PERIOD_S", 0.01)
+    sender.publisher.period_s = 0.01  # between two looks at the recorder; the answer's 3600 s count as ten
+    sender.take_steps(5)
+    sender.deliver()
+    batches = len(stub.run.batches)
+    sender.take_steps(40)
+    until(lambda: sender.publisher.counters.buffered > 30)  # looked at, and held back
+    assert len(stub.run.batches) == batches
+    sender.take_steps(1, spike_ratio=50.0)
+    sender.take_steps(1)  # the newest step waits for its loss
+    stub.wait_for(lambda: 46 in stub.run.steps)
+    monkeypatch.setattr(publisher, "_HELD_BACK_BYTES", 0)  # more than that waits
+    sender.take_steps(20)
+    stub.wait_for(lambda: 66 in stub.run.steps)
