@@ -5,8 +5,6 @@ subscribers are woken whenever it is established; and a silent one is pinged, be
 vanished without a FIN would stay silent for ever.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from steadynorm_server.background import background
 from steadynorm_server.redis.client import RedisClient
-from steadynorm_server.redis.keys import CHANGES
+from steadynorm_server.redis.keys import CHANGES, LOOK
 
 QUIET_S = 5.0
 """A subscription that is silent for so long is pinged."""
@@ -30,6 +28,7 @@ class ChangeNotifier:
     """Wakes those who wait for changes of a run.
 
     on_waiting: called with +1 and -1 as they come and go. quiet_s, answer_s: how soon a hanging connection is noticed.
+    on_look: called with the id of a run that somebody looks at.
     """
 
     def __init__(
@@ -38,9 +37,10 @@ class ChangeNotifier:
         on_waiting: Callable[[int], object] = lambda _: None,
         quiet_s: float = QUIET_S,
         answer_s: float = ANSWER_S,
+        on_look: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._redis = redis
-        self._on_waiting = on_waiting
+        self._on_waiting, self._on_look = on_waiting, on_look
         self._quiet_s = quiet_s
         self._answer_s = answer_s
         self._subscribers: dict[str, set[asyncio.Event]] = {}
@@ -90,7 +90,10 @@ class ChangeNotifier:
                     case None:
                         continue
                     case {"type": "message", "data": bytes(run_id)}:
-                        self._wake(run_id.decode())
+                        if (name := run_id.decode()).startswith(LOOK):
+                            self._on_look(name.removeprefix(LOOK))
+                        else:
+                            self._wake(name)
                     case {"type": "subscribe"}:
                         # The first time and, since redis-py reconnects by itself, after every break.
                         await self._wake_all()

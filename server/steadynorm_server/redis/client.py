@@ -1,35 +1,44 @@
 """The Redis commands that we use, typed as the bytes that they return, and our Lua scripts."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from importlib import resources
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
-from steadynorm_server.redis.keys import PROBE
+from steadynorm_server.redis import schema
+from steadynorm_server.redis.keys import CHANGES, PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
+from steadynorm_server.redis.script_groups import Command, ScriptGroups
+from steadynorm_server.redis_errors import is_demoted, is_write_refused
 
 # RESP2 gives the same types from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
+_ENTRY = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
 _MAX_CONNECTIONS = 32
 TIMEOUT_S = 1.5
 """A Redis that hangs is a 503 within 2 s: the wait for a connection, the reply and a retry fit into this together."""
 
+_RENEW_EVERY_S = 0.25  # a store that stays read-only does not cost a new connection for each command
+
 Fields = dict[bytes, bytes]
 Script = Literal[
-    "blocks", "change", "commit", "compare_and_set", "delete_if_expired", "desired_settings", "finish", "mark_stalled",
-    "register", "trim", "webhook_append", "webhook_claim", "webhook_outcome",
+    "blocks", "budget", "change", "commit", "compare_and_set", "delete_if_expired", "desired_settings", "finish",
+    "mark_stalled", "note", "register", "reserve", "trim", "webhook_append", "webhook_audit",
+    "webhook_claim", "webhook_outcome",
 ]  # fmt: skip
 Timed = Callable[[], AbstractContextManager[None]]
 """Makes a context that times one round trip."""
@@ -37,18 +46,21 @@ Timed = Callable[[], AbstractContextManager[None]]
 
 def connection_pool(url: str, connections: int, socket_timeout_s: float | None) -> BlockingConnectionPool:
     """A pool as all our clients have it."""
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=TIMEOUT_S,
-        protocol=_PROTOCOL,
-        socket_timeout=socket_timeout_s,
-        socket_connect_timeout=1,
+    options = connection_options(socket_timeout_s)
+    return BlockingConnectionPool.from_url(url, max_connections=connections, timeout=TIMEOUT_S, **options)
+
+
+def connection_options(socket_timeout_s: float | None) -> dict[str, Any]:
+    """How each of our connections is made."""
+    return {
+        "protocol": _PROTOCOL,
+        "socket_timeout": socket_timeout_s,
+        "socket_connect_timeout": 1,
         # One retry, soon: after a restart of Redis it gets a new connection; if Redis is away, the 503 comes quickly.
-        retry=Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
-        health_check_interval=15,
-        client_name="steadynorm",
-    )
+        "retry": Retry(ExponentialBackoff(cap=0.1, base=0.02), 1),
+        "health_check_interval": 15,
+        "client_name": "steadynorm",
+    }
 
 
 @functools.cache
@@ -61,37 +73,102 @@ def _scripts() -> dict[str, tuple[str, str]]:
     }
 
 
+class Memory(NamedTuple):
+    """What one Redis server takes and may take."""
+
+    used_bytes: int
+    max_bytes: int
+    """Its `maxmemory`; without one, the memory of its machine. 0: it tells neither."""
+    policy: str
+    """Its `maxmemory-policy`."""
+
+
 class RedisClient:
-    """One Redis or Valkey. Methods raise redis-py's errors while it is away."""
+    """One Redis or Valkey. Methods raise redis-py's errors while it is away.
+
+    At a failover the address leads to another server, while connections to the demoted one stay open and answer. So one
+    that refuses a write since it is no primary is dropped, with all idle ones, and the command is tried once more.
+
+    No command is sent before the schema of what is stored is known to be one that this server reads.
+    """
+
+    _renewed_at = -math.inf  # monotonic seconds
+    _reads_schema = False
 
     def __init__(self, url: str, timed: Timed = nullcontext) -> None:
-        self._client: Any = Redis.from_pool(connection_pool(url, _MAX_CONNECTIONS, 5))  # its types allow str everywhere
-        # Subscriptions have a pool of their own: they need no socket time-out, and must not use up the connections.
-        self._subscriber: Any = Redis.from_pool(connection_pool(url, 4, None))
+        self._client, self._subscriber = self._clients(url)
         self._timed = timed
         self._limiter = ConcurrencyLimiter(_MAX_CONNECTIONS, TIMEOUT_S)
+        self._groups = ScriptGroups(self._send_group)
+
+    def _clients(self, url: str) -> tuple[Any, Any]:  # redis-py's own types allow str everywhere
+        """For commands, and for subscriptions: these need no socket time-out, and must not use up the connections."""
+        commands, subscriptions = connection_pool(url, _MAX_CONNECTIONS, 5), connection_pool(url, 4, None)
+        return Redis.from_pool(commands), Redis.from_pool(subscriptions)
 
     @asynccontextmanager
     async def _round_trip(self) -> AsyncIterator[None]:
         try:
             async with self._limiter.acquire() as remaining_s, asyncio.timeout(remaining_s):
+                if not self._reads_schema:
+                    await self._require_schema()
                 with self._timed():
                     yield
         except TimeoutError as error:
             raise RedisTimeout(f"no reply within {TIMEOUT_S:g} s") from error
 
-    async def _run(self, command: str, *args: Any, **options: Any) -> Any:
+    async def _require_schema(self) -> None:
+        """Raises NewerSchemaError, also where Redis was away when this server started."""
+        try:
+            await schema.claim(self._client)
+        except ResponseError as error:
+            if not is_write_refused(error):
+                raise
+            return  # it has none yet, and takes none now: what only reads can go on
+        self._reads_schema = True
+
+    def doubt_schema(self) -> None:
+        """Ask for it again with the next command: a later server may have begun to write."""
+        self._reads_schema = False
+
+    async def _answer(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """What `call` returns. Where a demoted server refused it, it did nothing, and is called once more."""
         async with self._round_trip():
-            return await getattr(self._client, command)(*args, **options)
+            try:
+                return await call()
+            except ResponseError as error:
+                if not is_demoted(error) or not await self._renew():
+                    raise
+            return await call()
+
+    async def _renew(self) -> bool:
+        """Drop all idle connections, the one that was just used among them. False: not again so soon."""
+        if time.monotonic() - self._renewed_at < _RENEW_EVERY_S:
+            return False
+        self._renewed_at = time.monotonic()
+        await self._client.connection_pool.disconnect(inuse_connections=False)
+        return True
+
+    async def _run(self, command: str, *args: Any, **options: Any) -> Any:
+        return await self._answer(lambda: getattr(self._client, command)(*args, **options))
+
+    async def pipeline(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies to a few commands, each as (name, key, arguments), in one round trip; not atomic."""
+        return await self._pipeline(commands)
 
     async def _pipeline(self, commands: Iterable[tuple[Any, ...]]) -> list[Any]:
         """All replies, in one round trip."""
-        async with self._client.pipeline(transaction=False) as pipe:
-            for command, *args in commands:
-                getattr(pipe, command)(*args)
-            async with self._round_trip():
+        listed = list(commands)
+
+        async def send() -> list[Any]:
+            async with self._client.pipeline(transaction=False) as pipe:
+                for command, *args in listed:
+                    getattr(pipe, command)(*args)
                 replies: list[Any] = await pipe.execute()
-        return replies
+            return replies
+
+        answered: list[Any] = await self._answer(send)
+        return answered
 
     async def close(self) -> None:
         """Close all connections."""
@@ -99,17 +176,52 @@ class RedisClient:
         await self._subscriber.aclose()
 
     async def check(self) -> None:
-        """Raises if Redis does not answer or refuses writes. Writes nothing itself."""
+        """Raises if Redis does not answer, refuses writes, holds a newer schema or lacks a permission that we need."""
+        self.doubt_schema()
         await self._run("setrange", PROBE, 0, "")  # an empty value changes nothing, but needs permission to write
+        await self.script("desired_settings", [PROBE], "0")  # of no run
+        await self._run("publish", CHANGES, "")  # of no run
 
     async def script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
         """Run one of our scripts, atomically. Its first lines document keys, arguments and reply."""
         digest, text = _scripts()[name]
-        async with self._round_trip():
+
+        async def run() -> Any:
             try:
                 return await self._client.evalsha(digest, len(keys), *keys, *args)
             except NoScriptError:  # the first time, and after a restart
                 return await self._client.eval(text, len(keys), *keys, *args)
+
+        return await self._answer(run)
+
+    async def grouped_script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
+        """As `script`, together with others that wait for the same, in one round trip."""
+        command = ("EVALSHA", _scripts()[name][0], len(keys), *keys, *args)
+        try:
+            return await self._groups.run(command, sum(len(arg) for arg in args if isinstance(arg, bytes)))
+        except NoScriptError:
+            return await self.script(name, keys, *args)
+
+    async def _send_group(self, commands: Sequence[Command]) -> list[Any]:
+        """What came of each command, in one round trip.
+
+        redis-py's own pipeline packs in Python, and sets a timer for each reply.
+        """
+        packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # it takes any length, its stub one
+
+        async def exchange() -> list[Any]:
+            pool = self._client.connection_pool
+            connection = await pool.get_connection()
+            try:
+                found: list[Any] = await connection.retry.call_with_retry(
+                    lambda: _exchange(connection, packed), lambda _: connection.disconnect()
+                )
+            finally:
+                await pool.release(connection)
+            return found
+
+        answered: list[Any] = await self._answer(exchange)
+        return answered
 
     async def get(self, key: str) -> bytes | None:
         """A string."""
@@ -133,6 +245,10 @@ class RedisClient:
         """Single fields of hashes, as (key, field), in one round trip."""
         return await self._pipeline(("hget", *place) for place in places)
 
+    async def picked(self, keys: Sequence[str], fields: Sequence[str]) -> list[list[bytes | None]]:
+        """These fields of each hash, in one round trip."""
+        return await self._pipeline(("hmget", key, fields) for key in keys)
+
     async def entries_after(self, stream: str, entry: int) -> list[Fields]:
         """Entries of a stream with numbers as ids, after number `entry`."""
         return [fields for _, fields in await self._run("xrange", stream, f"({entry}-0", "+")]
@@ -154,22 +270,34 @@ class RedisClient:
         found = await self._run("xrevrange", stream, f"({before}" if before else "+", count=limit)
         return [(entry.decode(), fields) for entry, fields in found]
 
+    async def entry(self, stream: str, entry: str) -> Fields | None:
+        """One entry of a stream; None if there is none of this id."""
+        if not _ENTRY.fullmatch(entry):
+            return None
+        found = await self._run("xrange", stream, entry, entry)
+        return found[0][1] if found else None
+
     async def newest(self, streams: Sequence[str]) -> list[Fields | None]:
         """The last entry of each stream, None of an empty one, in one round trip."""
         found = await self._pipeline(("xrevrange", stream, "+", "-", 1) for stream in streams)
         return [entries[0][1] if entries else None for entries in found]
 
-    async def index(self, key: str) -> list[str]:
-        """Members of a sorted set, highest first."""
-        return [member.decode() for member in await self._run("zrevrange", key, 0, -1)]
+    async def index(self, key: str, first: int = 0, last: int = -1) -> list[str]:
+        """Members of a sorted set, highest first, between two places."""
+        return [member.decode() for member in await self._run("zrevrange", key, first, last)]
 
-    async def add_to_index(self, key: str, scores: Mapping[str, float]) -> None:
-        """Add members to a sorted set; present ones keep their score."""
-        await self._run("zadd", key, scores, nx=True)
+    async def index_scores(self, key: str) -> dict[str, float]:
+        """Members of a sorted set with their scores, lowest first."""
+        found = await self._run("zrange", key, 0, -1, withscores=True)
+        return {member.decode(): score for member, score in found}
 
     async def remove_from_index(self, key: str, *members: str) -> None:
         """Remove members from a sorted set."""
         await self._run("zrem", key, *members)
+
+    async def set(self, key: str, value: str) -> None:
+        """Set a string."""
+        await self._run("set", key, value)
 
     async def set_if_absent(self, key: str, ms: int) -> bool:
         """Set a key that expires. Returns whether it was absent."""
@@ -182,6 +310,10 @@ class RedisClient:
     async def remove(self, *keys: str) -> None:
         """Remove keys atomically; Redis frees their memory later."""
         await self._run("unlink", *keys)
+
+    async def memory(self) -> list[Memory]:
+        """What each server takes that has a part of the data. Needs the permission for INFO."""
+        return [memory_of(await self._run("info", "memory"))]
 
     async def publish(self, channel: str, message: str) -> None:
         """Publish to all subscribers."""
@@ -198,8 +330,22 @@ class RedisClient:
         return subscription
 
 
-def is_write_refused(error: ResponseError) -> bool:
-    """Whether Redis is read-only, full or the like; any other reply of an error is a bug of ours."""
-    if isinstance(error, OutOfMemoryError | ReadOnlyError):
-        return True
-    return any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS"))
+async def _exchange(connection: Any, packed: Sequence[bytes]) -> list[Any]:
+    """Send all, read all. Raises the error of a demoted server, which refuses each of them."""
+    await connection.send_packed_command(packed)
+    replies = []
+    for _ in packed:
+        try:
+            replies.append(await connection.read_response(timeout=math.inf))  # whoever called has a deadline
+        except ResponseError as error:
+            if is_demoted(error):
+                await connection.disconnect()  # with the replies that were not read
+                raise
+            replies.append(error)
+    return replies
+
+
+def memory_of(info: Mapping[str, Any]) -> Memory:
+    """info: the section `memory` of INFO."""
+    most = int(info.get("maxmemory", 0)) or int(info.get("total_system_memory", 0))
+    return Memory(int(info["used_memory"]), most, str(info.get("maxmemory_policy", "unknown")))

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -31,7 +31,8 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as RedisAway
 
 from steadynorm_server.redis import client
-from steadynorm_server.redis.client import RedisClient, Timed, connection_pool
+from steadynorm_server.redis.address import Node, StoreAddress
+from steadynorm_server.redis.client import Memory, RedisClient, Script, Timed, connection_pool, memory_of
 from steadynorm_server.redis.keys import PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
 
@@ -42,7 +43,9 @@ _MIGRATING_S = 0.05
 _REFRESH_AFTER_S = 0.2
 """While a primary is away, the slots are read no more often than this."""
 
-Address = tuple[str, int]
+_SCHEMA_AFTER_S = 1.0
+"""While the primary that holds the schema is away, it is asked no more often than this."""
+
 _AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, ClusterDownError)
 
 
@@ -53,11 +56,11 @@ class ClusterRouter:
     Raises redis-py's ConnectionError if a slot's primary is away, or no primary owns the slot.
     """
 
-    def __init__(self, seeds: list[Address], connect: Callable[[Address], Redis]) -> None:
+    def __init__(self, seeds: list[Node], connect: Callable[[Node], Redis]) -> None:
         self._seeds = seeds
         self._connect = connect
-        self._clients: dict[Address, Any] = {}  # redis-py's own types allow str everywhere
-        self._owners: list[Address | None] = []
+        self._clients: dict[Node, Any] = {}  # redis-py's own types allow str everywhere
+        self._owners: list[Node | None] = []
         self._refreshed = 0.0
         self._refreshing = asyncio.Lock()
 
@@ -96,7 +99,7 @@ class ClusterRouter:
                     break
         raise exceptions.ConnectionError(f"the cluster does not take this now: {failure}") from failure
 
-    async def _call(self, owner: Address, call: Callable[[Any], Any]) -> Any:
+    async def _call(self, owner: Node, call: Callable[[Any], Any]) -> Any:
         try:
             return await call(self.client(owner))
         except MovedError:  # which redis-py derives from the next one
@@ -131,21 +134,21 @@ class ClusterRouter:
                 failure = error
         raise failure
 
-    async def primaries(self) -> list[Address]:
+    async def primaries(self) -> list[Node]:
         """All that own slots, in random order."""
         if not self._owners:
             await self.refresh_slots()
         return self._known_primaries()
 
-    def client(self, address: Address) -> Any:
+    def client(self, address: Node) -> Any:
         """The client of one node."""
         if (client := self._clients.get(address)) is None:
             client = self._clients[address] = self._connect(address)
         return client
 
-    async def group(self, keys: list[str]) -> dict[Address, list[int]]:
+    async def group(self, keys: list[str]) -> dict[Node, list[int]]:
         """Positions of keys by the primary that owns them."""
-        groups: dict[Address, list[int]] = {}
+        groups: dict[Node, list[int]] = {}
         for at, key in enumerate(keys):
             groups.setdefault(await self._owner(key_slot(key.encode())), []).append(at)
         return groups
@@ -161,14 +164,14 @@ class ClusterRouter:
         for each in clients:
             await each.aclose()
 
-    async def _owner(self, slot: int) -> Address:
+    async def _owner(self, slot: int) -> Node:
         if not self._owners or self._owners[slot] is None:
             await self.refresh_slots()
         if (owner := self._owners[slot]) is None:
             raise exceptions.ConnectionError(f"no primary of the cluster owns slot {slot}")
         return owner
 
-    async def refresh_slots(self, doubted: Address | None = None) -> None:
+    async def refresh_slots(self, doubted: Node | None = None) -> None:
         """Read from any node who owns what, from a doubted one last. Raises ConnectionError if none answers."""
         async with self._refreshing:
             if self._owners and time.monotonic() < self._refreshed + _REFRESH_AFTER_S:
@@ -186,12 +189,12 @@ class ClusterRouter:
                 return
             raise exceptions.ConnectionError(f"no node of the cluster answers: {failure}") from failure
 
-    def _known_primaries(self) -> list[Address]:
+    def _known_primaries(self) -> list[Node]:
         known = [address for address in dict.fromkeys(self._owners) if address is not None]
         return random.sample(known, len(known))
 
-    def _apply_slots(self, slots: list[list[Any]], source: Address) -> None:
-        owners: list[Address | None] = [None] * _SLOTS
+    def _apply_slots(self, slots: list[list[Any]], source: Node) -> None:
+        owners: list[Node | None] = [None] * _SLOTS
         for first, last, (host, port, *_), *_ in slots:
             # A node that does not know its own name reports none: it has the one by which we reached it.
             address = (host.decode() if host else source[0], int(port))
@@ -247,17 +250,10 @@ class ClusterPipeline:
             replies[at] = reply
 
 
-SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
-_DEFAULT_PORT = 6379
 _CONNECTIONS = 64
 """To each primary."""
 _SOCKET_TIMEOUT_S = 0.6
 """Of the 1.5 s of a command: after a primary that hangs there is time to find its successor and to ask that one."""
-
-
-def connect(url: str, timed: Timed = contextlib.nullcontext) -> RedisClient:
-    """A client of the Redis at `url`: a cluster if the scheme says so."""
-    return ClusterClient(url, timed) if urlsplit(url).scheme in SCHEMES else RedisClient(url, timed)
 
 
 class ClusterClient(RedisClient):
@@ -267,9 +263,13 @@ class ClusterClient(RedisClient):
     other runs are not affected.
     """
 
-    def __init__(self, url: str, timed: Timed = contextlib.nullcontext) -> None:
-        self._parts = urlsplit(url)
-        self._client: Any = ClusterRouter(_seeds(url), lambda node: self._node(node, _CONNECTIONS, _SOCKET_TIMEOUT_S))
+    _ask_schema_at = -math.inf  # monotonic seconds
+
+    def __init__(self, address: StoreAddress, timed: Timed = contextlib.nullcontext) -> None:
+        self._address = address
+        self._client: Any = ClusterRouter(
+            list(address.nodes), lambda node: self._node(node, _CONNECTIONS, _SOCKET_TIMEOUT_S)
+        )
         self._timed = timed
         # Unlimited here: each primary's pool queues its own callers, so one that hangs does not delay the others'.
         self._limiter = ConcurrencyLimiter(sys.maxsize, client.TIMEOUT_S)
@@ -278,8 +278,26 @@ class ClusterClient(RedisClient):
         """Close all connections."""
         await self._client.aclose()
 
+    async def _require_schema(self) -> None:
+        """As of one Redis. The primary that holds the schema may be away, which must not stop runs on the others."""
+        if time.monotonic() < self._ask_schema_at:
+            return
+        try:
+            await super()._require_schema()
+        except _AWAY:
+            self._ask_schema_at = time.monotonic() + _SCHEMA_AFTER_S
+
+    async def grouped_script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
+        """By itself: the runs of others are on other primaries."""
+        return await self.script(name, keys, *args)
+
+    async def _renew(self) -> bool:
+        """The router has asked the cluster anew already."""
+        return False
+
     async def check(self) -> None:
         """Raises if no primary answers and takes writes. While one does, there are runs to serve."""
+        self.doubt_schema()
         async with self._round_trip():
             await self._client.on_any_slot(PROBE, lambda node, key: node.setrange(key, 0, ""))
 
@@ -294,6 +312,12 @@ class ClusterClient(RedisClient):
             async for key in self._client.client(address).scan_iter(match=pattern, count=1000):
                 yield key.decode()
 
+    async def memory(self) -> list[Memory]:
+        """What each primary takes."""
+        async with self._round_trip():
+            nodes = [self._client.client(address) for address in await self._client.primaries()]
+            return [memory_of(info) for info in await asyncio.gather(*(node.info("memory") for node in nodes))]
+
     @contextlib.asynccontextmanager
     async def subscription(self) -> AsyncIterator[PubSub]:
         """A subscription on a connection of its own, to any primary: each passes all messages on."""
@@ -304,17 +328,9 @@ class ClusterClient(RedisClient):
         finally:
             await node.aclose()
 
-    def _node(self, address: Address, connections: int, socket_timeout_s: float | None) -> Redis:
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        credentials, at, _ = self._parts.netloc.rpartition("@")
-        url = (SCHEMES[self._parts.scheme], f"{credentials}{at}{host}:{address[1]}", "", self._parts.query, "")
-        pool = connection_pool(urlunsplit(url), connections, socket_timeout_s)
+    def _node(self, address: Node, connections: int, socket_timeout_s: float | None) -> Redis:
+        pool = connection_pool(self._address.url_of(address), connections, socket_timeout_s)
         if socket_timeout_s is not None:  # no retry after a time-out: it would take as long again
             retry = Retry(NoBackoff(), 1, supported_errors=(RedisAway,))
             pool.connection_kwargs |= {"retry": retry, "socket_connect_timeout": socket_timeout_s}
         return Redis.from_pool(pool)
-
-
-def _seeds(url: str) -> list[Address]:
-    nodes = [urlsplit(f"redis://{each}") for each in urlsplit(url).netloc.rpartition("@")[2].split(",")]
-    return [(node.hostname or "localhost", node.port or _DEFAULT_PORT) for node in nodes]

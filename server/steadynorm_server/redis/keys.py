@@ -1,19 +1,37 @@
 """All key names. A run's keys share one hash tag, so that they are in one cluster slot."""
 
-from __future__ import annotations
-
 import re
 
 INDEX = "steadynorm:runs"
 """Sorted set of run ids by start. Can be rebuilt from the runs themselves."""
 
+LIVE = "steadynorm:{steadynorm:runs}:live"
+"""Sorted set of runs that have not ended, by start. Its braces hold the name of the index: both are in one slot."""
+
+TOUCHED = "steadynorm:{steadynorm:runs}:touched"
+"""Stream of runs that began, ended or were changed by other than telemetry: processes read them again for lists."""
+
 CHANGES = "steadynorm:changes"
 """Channel on which the id of a run is published whenever its desired settings changed."""
+
+LOOK = "look:"
+"""Before the id, in that channel: somebody looks at the run."""
 
 SCAN_PATTERN = "steadynorm:{*}:run"
 
 PROBE = "steadynorm:probe"
 """Never written: the health check only asks whether it could be."""
+
+
+def quota_key(token: str) -> str:
+    """Sorted set of the runs that a token with a quota has registered, by when."""
+    return f"steadynorm:quota:{token}"
+
+
+def budget_key(token: str) -> str:
+    """Hash of the changes that a token with a budget has made today."""
+    return f"steadynorm:budget:{token}"
+
 
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _RUN_KEY = re.compile(r"steadynorm:\{([^}]*)\}:run")
@@ -35,8 +53,10 @@ class RunKeys:
 
     run         hash: description, desired and applied settings, state of its history
     parameters  string: the parameter table, as registered
+    configuration    string: what the run was started with, as JSON
     peaks       string: per parameter the largest spike ratio and the number of spikes
     events, audit    streams of JSON
+    notes       stream of JSON
     outcomes    hash: revision to the agent's report on it
     history(level)   stream of binary blocks
     """
@@ -45,9 +65,11 @@ class RunKeys:
         self._base = f"steadynorm:{{{run_id}}}:"
         self.run = self._base + "run"
         self.parameters = self._base + "parameters"
+        self.configuration = self._base + "configuration"
         self.peaks = self._base + "peaks"
         self.events = self._base + "events"
         self.audit = self._base + "audit"
+        self.notes = self._base + "notes"
         self.outcomes = self._base + "outcomes"
 
     def history(self, level: str) -> str:
@@ -60,26 +82,16 @@ class WebhookKeys:
 
     since       string: when webhooks were first sent, Unix ms; no older event is
     cursors     hash: run id to the last of its events that was appended to queues
-    sweep       string, exists until the next look at all runs is due
-    queue(name)      stream of JSON with a consumer group: the first events of each run and kind
-    counts(name)     hash: "kind run_id run's name" to how many wait in all
-    pause(name)      string, exists until the webhook's next message may be made
+    sweep       string, exists until the next look at runs of all processes is due
+    queue       of one webhook, stream of JSON with a consumer group: the first events of each run and kind
+    counts      of one webhook, hash: "kind run_id run's name" to how many wait in all
+    pause       of one webhook, string, exists until its next message may be made
     """
 
     _base = "steadynorm:webhooks:{webhooks}:"  # of no run: theirs have the braces right after the first colon
     since, cursors, sweep = _base + "since", _base + "cursors", _base + "sweep"
 
-    @classmethod
-    def queue(cls, name: str) -> str:
-        """Events of one webhook that are not delivered."""
-        return f"{cls._base}queue:{name}"
-
-    @classmethod
-    def counts(cls, name: str) -> str:
-        """Numbers of events that wait for one webhook."""
-        return f"{cls._base}counts:{name}"
-
-    @classmethod
-    def pause(cls, name: str) -> str:
-        """Whether one webhook's interval runs."""
-        return f"{cls._base}pause:{name}"
+    def __init__(self, name: str) -> None:
+        self.queue = f"{self._base}queue:{name}"
+        self.counts = f"{self._base}counts:{name}"
+        self.pause = f"{self._base}pause:{name}"

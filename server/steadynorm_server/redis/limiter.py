@@ -5,8 +5,6 @@ would fail requests whose work is done all the same, and their retries would kee
 queues for as long as Redis answers others.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,73 +1,76 @@
 """Registers agents and ends runs."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import time
 
 import msgspec
 
+from steadynorm_contract import __version__
 from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.events import Event, EventKind
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.configuration import RunConfiguration, flattened
+from steadynorm_contract.events import EventKind
+from steadynorm_contract.knobs import MAX_KNOBS
+from steadynorm_contract.scalars import MAX_SCALARS
+from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired, Registered, RunFinish, RunRegistration
+from steadynorm_server import audit_log
 from steadynorm_server.auth.principals import Principal
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
-from steadynorm_server.redis.keys import CHANGES, INDEX, RunKeys
-from steadynorm_server.runs.events import MAX_EVENTS
+from steadynorm_server.redis.keys import RunKeys
+from steadynorm_server.runs.events import MAX_EVENTS, new_event
 from steadynorm_server.runs.record import Info
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.service import change
+from steadynorm_server.telemetry.quotas import admit
 from steadynorm_server.telemetry.service import other_incarnation
-from steadynorm_server.telemetry.validation import check_registration
+from steadynorm_server.telemetry.validation import validate_registration
 
 _MAX_REASON = 500
+_MAX_SEARCHED = 2000  # characters: every process holds those of all runs
+_DEFAULTS = msgspec.to_builtins(Settings())
 
 
 async def register(
     repository: RunRepository, registration: RunRegistration, sender: Principal
 ) -> tuple[Registered, bool]:
     """Register a new run, a new incarnation of a known one, or the same agent again. Returns whether the run is new."""
-    check_registration(registration)
+    validate_registration(registration)
     sender.require_run(registration.name)
     run_id = registration.run_id or _new_run_id(registration)
+    await admit(repository, sender, run_id)
     keys, now = RunKeys(run_id), repository.clock()
     table = encode_json(registration.parameters)
-    info = Info(
-        parameters=len(registration.parameters),
-        framework=registration.framework,
-        agent_version=registration.agent_version,
-        world_size=registration.world_size,
-        host=registration.host,
-        tags=registration.tags,
-        allow=registration.allow,
-        detail_every=registration.detail_every,
-    )
+    described = {name: getattr(registration, name) for name in Info.__struct_fields__ if name != "parameters"}
+    if registration.allow is not None:
+        described["allow"] = [*registration.allow, *registration.later_allow]
+    in_force = merge(registration.settings, registration.later_settings, registration.knobs or [])
+    info = Info(parameters=len(registration.parameters), **described)
     where = f" on {registration.host}" if registration.host else ""
-    started = Event(
-        id="",
-        kind=EventKind.STARTED,
-        step=registration.step,
-        time=now,
-        message=f"an agent started at step {registration.step}{where}.",
-    )
+    message = f"an agent started at step {registration.step}{where}."
+    started = new_event(EventKind.STARTED, registration.step, now, message)
     plan = {
         "name": registration.name,
         "info": encode_json(info).decode(),
         "digest": hashlib.sha256(table).hexdigest(),
         "instance": registration.instance or "",
         "previous_instance": registration.previous_instance or "",
-        "settings": encode_json(registration.settings).decode(),
+        "settings": encode_json(in_force).decode(),
         "applied_revision": str(registration.applied_revision),
         "step": str(registration.step),
         "now": repr(now),
         "event": encode_json(started).decode(),
         "max_events": MAX_EVENTS,
+        "searched": _searched(registration),
     }
+    configuration = RunConfiguration(config=registration.config, environment=registration.environment)
     answer = await repository.redis.script(
-        "register", [keys.run, keys.parameters, keys.events], encode_json(plan), table
+        "register",
+        [keys.run, keys.parameters, keys.events, keys.configuration],
+        encode_json(plan),
+        table,
+        encode_json(configuration),
     )
     # 422 and not 409: on a 409 an agent registers again, which would not help.
     match answer:
@@ -80,15 +83,31 @@ async def register(
                 "model: use another run_id, or delete the run."
             )
             raise invalid("parameters", "must be those of the registered run", message)
-    _, incarnation, acknowledged, revision, settings, created, succeeded, previous = answer
+    _, incarnation, acknowledged, revision, settings, created, succeeded, previous, adopted = answer
+    desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
+    if b"1" in (created, succeeded, adopted):
+        began = {"incarnation": int(incarnation), "step": registration.step, "host": registration.host}
+        audit_log.record(
+            "registered", run_id, sender.name, name=registration.name,
+            entry={**began, "adopted": adopted == b"1", "revision": desired.revision, "settings": desired.settings},
+        )  # fmt: skip
     repository.dirty_runs.mark(run_id)
     # Also for a known run: the process that created it may have died before this line.
-    await repository.redis.add_to_index(INDEX, {run_id: now})
-    desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
+    await repository.index.add({run_id: now})
     if succeeded == b"1":
         desired = await clear_pause_and_stop(repository, run_id, desired)
     stored = int(previous) if previous else None
-    return Registered(run_id, int(incarnation), int(acknowledged), desired, stored), created == b"1"
+    registered = Registered(
+        run_id, int(incarnation), int(acknowledged), desired, stored, __version__, _DEFAULTS, MAX_SCALARS, MAX_KNOBS
+    )
+    return registered, created == b"1"
+
+
+def _searched(registration: RunRegistration) -> str:
+    """What the search of lists looks through, beside name and tags: `optimizer.lr=0.001`, the commit."""
+    facts = {name: value for name, value in registration.environment.items() if name == "git.commit"}
+    pairs = [*facts.items(), *flattened(registration.config)]
+    return " ".join(f"{name}={value}" for name, value in pairs if len(value) <= 100)[:_MAX_SEARCHED].lower()
 
 
 async def clear_pause_and_stop(repository: RunRepository, run_id: str, desired: Desired) -> Desired:
@@ -110,7 +129,7 @@ async def finish(repository: RunRepository, run_id: str, finish: RunFinish, send
     keys, now = RunKeys(run_id), repository.clock()
     reason = finish.reason[:_MAX_REASON]
     message = f"the run {'was ' if finish.state == 'stopped' else ''}{finish.state}{f': {reason}' if reason else '.'}"
-    event = Event(id="", kind=EventKind.ENDED, step=run.step, time=now, message=message)
+    event = new_event(EventKind.ENDED, run.step, now, message)
     incarnation = "" if finish.incarnation is None else str(finish.incarnation)
     answer = await repository.redis.script(
         "finish",
@@ -122,8 +141,9 @@ async def finish(repository: RunRepository, run_id: str, finish: RunFinish, send
             raise RunNotFound(run_id)
         case [b"incarnation", known]:
             raise other_incarnation(run_id, finish.incarnation or 0, int(known))
+    await repository.index.end(run_id)
     repository.dirty_runs.mark(run_id)
-    await repository.redis.publish(CHANGES, run_id)
+    await repository.announce(run_id)
 
 
 def _new_run_id(registration: RunRegistration) -> str:

@@ -1,14 +1,14 @@
 """Stores telemetry: reads the run, validates the batch, plans what it adds, commits the plan, runs due actions."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from steadynorm_contract.codec import encode_json
+from steadynorm_contract.events import EventKind
 from steadynorm_contract.settings import Settings
-from steadynorm_contract.telemetry import TelemetryAck, TelemetryBatch
+from steadynorm_contract.telemetry import Desired, TelemetryAck, TelemetryBatch
+from steadynorm_server import audit_log
 from steadynorm_server.auth.principals import Principal
 from steadynorm_server.automation.execution import run_due_actions
 from steadynorm_server.errors import ProblemError
@@ -20,10 +20,12 @@ from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, contention_error
 from steadynorm_server.telemetry.ingest import IngestPlan, plan_batch
-from steadynorm_server.telemetry.validation import check_batch
-from steadynorm_server.timeseries.blocks import Block, unpack
+from steadynorm_server.telemetry.pace import pace_s
+from steadynorm_server.telemetry.rollback_requests import requests
+from steadynorm_server.telemetry.validation import validate_batch
+from steadynorm_server.timeseries.blocks import Block
 from steadynorm_server.timeseries.peaks import Peaks
-from steadynorm_server.timeseries.rollups import HistoryMovedError, Resolution
+from steadynorm_server.timeseries.rollups import HistoryMovedError, Resolution, read_block
 
 
 class TelemetryService:
@@ -37,19 +39,26 @@ class TelemetryService:
     async def ingest(self, run_id: str, batch: TelemetryBatch, sender: Principal) -> TelemetryAck:
         """Store a batch once, however often it is sent. Raises RunNotFound, 409 for an old incarnation, 422."""
         cached = self._cache.take(run_id)
+        if cached and cached.run.silent_s(self._repository.clock()) > self._repository.stalled_after_s:
+            cached = None  # whether its agent polled meanwhile is in Redis only
         for _ in range(MAX_ATTEMPTS):
             cached = cached or CachedRun(await self._repository.get(run_id))
             run = cached.run
             sender.require_run(run.name)
-            check_batch(batch, run.info.parameters)
+            validate_batch(batch, run.info.parameters)
             if batch.incarnation != run.incarnation or batch.sequence != run.sequence + 1:
                 if cached.from_redis:
-                    return _acknowledge_known(run, batch)
-            elif (plan := await self._plan(cached, batch)) and await self._commit(run, batch, plan):
+                    return self._acknowledge(run, _check_known(run, batch))
+            elif (plan := await self._plan(cached, batch)) and await self._commit(run, batch, plan, sender):
                 self._cache.put(cached)
-                return TelemetryAck(batch.sequence, await run_due_actions(self._repository, run))
+                return self._acknowledge(run, await run_due_actions(self._repository, run))
             cached = None  # the run is not what it was taken for: read it again
         raise contention_error(run_id)
+
+    def _acknowledge(self, run: RunRecord, desired: Desired) -> TelemetryAck:
+        """The answer to a batch, now or earlier stored: everything up to the run's newest one is."""
+        seen, limit = self._repository.audience.looks_at(run.run_id), self._repository.stalled_after_s
+        return TelemetryAck(run.sequence, desired, pace_s(run, seen=seen, stalled_after_s=limit))
 
     async def _plan(self, cached: CachedRun, batch: TelemetryBatch) -> IngestPlan | None:
         """What the batch adds. None where the history in Redis is not the one that `cached` describes."""
@@ -59,40 +68,58 @@ class TelemetryService:
             cached.peaks = Peaks.decode(await redis.get(keys.peaks), run.info.parameters)
 
         async def read(level: Resolution, after: int) -> list[Block]:
-            return [unpack(fields[b"block"]) for fields in await redis.entries_after(keys.history(level.name), after)]
+            entries = await redis.entries_after(keys.history(level.name), after)
+            return [read_block(level, fields[b"block"], len(run.logged.columns)) for fields in entries]
 
         async def names() -> Sequence[str]:
             return await self._repository.parameter_names(run)
 
         try:
-            return await plan_batch(
-                run, batch, cached.peaks, names, read, self._repository.clock(), self._repository.stalled_after_s
-            )
+            asked = await requests(redis, run.run_id, batch)
+            now, stalled_after_s = self._repository.clock(), self._repository.stalled_after_s
+            return await plan_batch(run, batch, cached.peaks, names, read, now, stalled_after_s, asked)
         except HistoryMovedError:
             return None
 
-    async def _commit(self, run: RunRecord, batch: TelemetryBatch, plan: IngestPlan) -> bool:
+    async def _commit(self, run: RunRecord, batch: TelemetryBatch, plan: IngestPlan, sender: Principal) -> bool:
         """Store the plan if the run is still as expected, and update `run`. Returns whether it was stored."""
         keys = RunKeys(run.run_id)
-        answer = await self._repository.redis.script(
+        answer = await self._repository.redis.grouped_script(
             "commit",
-            [keys.run, keys.events, keys.outcomes, keys.peaks]
+            [keys.run, keys.events, keys.outcomes, keys.peaks, keys.notes]
             + [keys.history(append.level.name) for append in plan.appends],
-            encode_json({"expected": run.expected(), **_additions(plan, self._limits.budget_factor(run))}),
-            plan.peaks.encode() if plan.peaks else b"",
-            *(append.data for append in plan.appends),
+            *_arguments(run, plan, self._limits.budget_factor(run)),
         )
         if answer[0] != b"ok":
             return False
+        run.desired_revision = int(answer[1])
+        if answer[2] != run.stored_desired:
+            run.stored_desired, run.desired = answer[2], msgspec.json.decode(answer[2], type=Settings)
+        _audit(run, plan, sender)
+        self._repository.hear(run.run_id)
         if plan.events:
             self._repository.dirty_runs.mark(run.run_id)
+        if not run.is_live:
+            await self._repository.index.touch(run.run_id)  # the last of its queue came after its end
+        elif any(event.kind is EventKind.RESUMED for event in plan.events):
+            await self._repository.index.add({run.run_id: run.started})  # it may have been silent for days
+        if plan.notes:
+            run.notes_head = plan.notes[-1].hash
         run.sequence, run.last_seen, run.stalled = batch.sequence, plan.time, ""
-        run.desired_revision, run.desired = int(answer[1]), msgspec.json.decode(answer[2], type=Settings)
         return True
 
 
-def _acknowledge_known(run: RunRecord, batch: TelemetryBatch) -> TelemetryAck:
-    """The answer to a batch that is already stored. Raises 409 problems for one that does not follow."""
+def _audit(run: RunRecord, plan: IngestPlan, sender: Principal) -> None:
+    """What the batch did that is not of the training itself. run: with the settings after it."""
+    for note in plan.notes:
+        audit_log.record("note", run.run_id, note.author, name=run.name, entry=note)
+    if plan.adopt is not None and plan.adopt[0] == run.desired_revision:
+        entry = {"revision": run.desired_revision, "step": plan.adopt[2], "settings": run.desired}
+        audit_log.record("adopted", run.run_id, sender.name, name=run.name, entry=entry)
+
+
+def _check_known(run: RunRecord, batch: TelemetryBatch) -> Desired:
+    """The desired settings, for a batch that is already stored. Raises 409 problems for one that does not follow."""
     if batch.incarnation != run.incarnation:
         raise other_incarnation(run.run_id, batch.incarnation, run.incarnation)
     if batch.sequence > run.sequence:
@@ -103,37 +130,46 @@ def _acknowledge_known(run: RunRecord, batch: TelemetryBatch) -> TelemetryAck:
             "state. Register again, so that both know the newest settings.",
             title="Rewound",
         )
-    return TelemetryAck(run.sequence, run.desired_settings())
+    return run.desired_settings()
 
 
-def _additions(plan: IngestPlan, budget_factor: float) -> dict[str, object]:
+def _arguments(run: RunRecord, plan: IngestPlan, budget_factor: float) -> Iterator[bytes | str | int]:
     """The plan as commit.lua reads it."""
+    for fields in (run.expected() | plan.expected, plan.fields):
+        yield len(fields)
+        for pair in fields.items():
+            yield from pair
+    yield _seldom(plan)
+    yield plan.peaks.encode() if plan.peaks else b""
+    for append in plan.appends:
+        yield append.level.name
+        yield append.id
+        yield append.first
+        yield append.last
+        yield int(append.level.budget * budget_factor)
+        yield append.rolled
+        yield append.data
+
+
+def _seldom(plan: IngestPlan) -> bytes:
+    """What few batches bring, as JSON; empty where there is nothing of it."""
+    if not (plan.events or plan.notes or plan.outcomes or plan.adopt):
+        return b""
     additions: dict[str, object] = {
-        "set": [text if isinstance(text, str) else text.decode() for pair in plan.fields.items() for text in pair],
         "events": [encode_json(event).decode() for event in plan.events],
+        "notes": [encode_json(note).decode() for note in plan.notes],
         "max_events": MAX_EVENTS,
         "max_outcomes": MAX_AUDIT,
         "outcomes": [
             {"revision": str(revision), "report": encode_json(outcome).decode()}
             for revision, outcome in plan.outcomes.items()
         ],
-        "appends": [
-            {
-                "level": append.level.name,
-                "id": str(append.id),
-                "first": append.first,
-                "last": append.last,
-                "budget": int(append.level.budget * budget_factor),
-                "rolled": append.rolled,
-            }
-            for append in plan.appends
-        ],
     }
     if plan.adopt is not None:
         revision, settings, step = plan.adopt
         now = plan.fields["last_seen"]
         additions["adopt"] = {"revision": str(revision), "settings": settings.decode(), "step": str(step), "now": now}
-    return additions
+    return encode_json(additions)
 
 
 def other_incarnation(run_id: str, given: int, known: int) -> ProblemError:

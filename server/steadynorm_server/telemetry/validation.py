@@ -1,34 +1,50 @@
 """Validates what the types of agents' messages cannot express. Raises 422 problems that name field, rule and value."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 
+from steadynorm_contract.codec import encode_json
+from steadynorm_contract.configuration import MAX_CONFIG_BYTES, MAX_FACT_LENGTH, MAX_FACTS
+from steadynorm_contract.knobs import ALL_KNOBS, KNOB_PREFIX, MAX_KNOBS, is_knob, knob_name_problem
+from steadynorm_contract.scalars import (
+    MAX_SCALAR_GROUPS,
+    MAX_SCALAR_RECORDS,
+    MAX_SCALARS,
+    MAX_SENTENCE_LENGTH,
+    MAX_UNIT_LENGTH,
+    name_problem,
+)
 from steadynorm_contract.settings import SETTING_RULES, FieldError
-from steadynorm_contract.telemetry import MAX_NAME_LENGTH, MAX_PARAMETERS, RunRegistration, TelemetryBatch
+from steadynorm_contract.telemetry import (
+    MAX_NAME_LENGTH,
+    MAX_PARAMETERS,
+    MAX_TAG_NAME_LENGTH,
+    MAX_TAGS,
+    MAX_TEXT_LENGTH,
+    RunRegistration,
+    TelemetryBatch,
+)
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import is_run_id
 
 MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua represent exactly
 MAX_REPORTS = 1000
 MAX_COLUMNS = 64
-_MAX_TEXT = 500
 
 
-def check_size(body: bytes) -> None:
+def validate_size(body: bytes) -> None:
     """Raises a 422 problem for a registration with far too many parameters, before it is decoded."""
     # A parameter opens two lists, itself and its shape; a third of the brackets may be in names.
     if body.count(b"[") > 3 * MAX_PARAMETERS:
         _raise([_error("parameters", f"must be at most {MAX_PARAMETERS}", "more")], "Invalid registration")
 
 
-def check_registration(registration: RunRegistration) -> None:
+def validate_registration(registration: RunRegistration) -> None:
     """Raises a 422 problem with every field that breaks its rule."""
     _raise(list(_registration_errors(registration)), "Invalid registration")
 
 
-def check_batch(batch: TelemetryBatch, parameters: int) -> None:
+def validate_batch(batch: TelemetryBatch, parameters: int) -> None:
     """Raises a 422 problem for an invalid batch of a run with that many parameters."""
     _raise(list(_batch_errors(batch, parameters)), "Invalid telemetry")
 
@@ -66,14 +82,43 @@ def _registration_errors(run: RunRegistration) -> Iterator[FieldError]:
     yield from _whole("world_size", run.world_size, 1)
     yield from _whole("detail_every", run.detail_every, 1)
     for field in ("framework", "agent_version", "host"):
-        yield from _text(field, getattr(run, field), _MAX_TEXT)
+        yield from _text(field, getattr(run, field), MAX_TEXT_LENGTH)
     for field in ("instance", "previous_instance"):
-        yield from _text(field, getattr(run, field) or "", _MAX_TEXT)
-    if len(run.tags) > 50 or any(len(key) > 100 or len(value) > _MAX_TEXT for key, value in run.tags.items()):
+        yield from _text(field, getattr(run, field) or "", MAX_TEXT_LENGTH)
+    if len(run.tags) > MAX_TAGS or any(
+        len(key) > MAX_TAG_NAME_LENGTH or len(value) > MAX_TEXT_LENGTH for key, value in run.tags.items()
+    ):
         yield _error("tags", "must be at most 50 of at most 500 characters each", f"{len(run.tags)} tags")
-    if unknown := [name for name in run.allow or () if name not in SETTING_RULES]:
-        yield _error("allow", "must name settings", unknown[0], f"Known: {', '.join(SETTING_RULES)}.")
+    for field, allowed in (("allow", run.allow or []), ("later_allow", run.later_allow)):
+        if unknown := [name for name in allowed if name not in SETTING_RULES and not _names_knobs(name)]:
+            yield _error(field, "must name settings", unknown[0], f"Known: {', '.join(SETTING_RULES)}, knob.NAME.")
+        if len(allowed) > len(SETTING_RULES) + MAX_KNOBS + 1:
+            yield _error(field, f"must be at most {len(SETTING_RULES) + MAX_KNOBS + 1} names", len(allowed))
+    yield from _knob_errors(run)
+    if (size := len(encode_json(run.config))) > MAX_CONFIG_BYTES:
+        yield _error("config", f"must take at most {MAX_CONFIG_BYTES} bytes as JSON", size)
+    if len(run.environment) > MAX_FACTS or any(
+        len(name) > 100 or len(value) > MAX_FACT_LENGTH for name, value in run.environment.items()
+    ):
+        rule = f"must be at most {MAX_FACTS} of at most {MAX_FACT_LENGTH} characters each"
+        yield _error("environment", rule, f"{len(run.environment)} facts")
     yield from _table_errors(run)
+
+
+def _names_knobs(name: str) -> bool:
+    return name == ALL_KNOBS or (is_knob(name) and knob_name_problem(name.removeprefix(KNOB_PREFIX)) is None)
+
+
+def _knob_errors(run: RunRegistration) -> Iterator[FieldError]:
+    knobs = run.knobs or []
+    for knob in knobs:
+        if (problem := knob.problem()) is not None:
+            yield FieldError("knobs", "must be declared with a name and a range", problem)
+            return
+        yield from _text("knobs", knob.unit, MAX_UNIT_LENGTH)
+        yield from _text("knobs", knob.sentence, MAX_SENTENCE_LENGTH)
+    if len({each.name for each in knobs}) < len(knobs):
+        yield _error("knobs", "must have different names", f"{len(knobs)} knobs")
 
 
 def _table_errors(run: RunRegistration) -> Iterator[FieldError]:
@@ -81,7 +126,7 @@ def _table_errors(run: RunRegistration) -> Iterator[FieldError]:
         yield _error("parameters", f"must be at most {MAX_PARAMETERS}", f"{len(run.parameters)} parameters")
     seen = set()
     for parameter in run.parameters:
-        if not parameter.name or len(parameter.name) > _MAX_TEXT:
+        if not parameter.name or len(parameter.name) > MAX_TEXT_LENGTH:
             yield _error("parameters", "must have names of 1 to 500 characters", parameter.name)
         elif parameter.name in seen:
             yield _error("parameters", "must have different names", parameter.name)
@@ -112,6 +157,7 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         if rows.parameters != parameters:
             rule = f"must be the {parameters} of the registered table"
             yield _error("rows.parameters", rule, rows.parameters, "Register again after a change of the model.")
+    yield from _logged_errors(batch)
     if len(batch.batch_ids) > (most := len(batch.scalars.steps) if batch.scalars else 0):
         yield _error("batch_ids", f"must be at most the {most} of scalars.steps", f"{len(batch.batch_ids)} names")
     if len(batch.applied) > MAX_REPORTS:
@@ -123,13 +169,44 @@ def _batch_errors(batch: TelemetryBatch, parameters: int) -> Iterator[FieldError
         yield from _whole("notes.rank", note.rank)
         if not math.isfinite(note.time):
             yield _error("notes.time", "must be finite Unix seconds", note.time)
+    if len(batch.user_notes) > MAX_REPORTS:
+        yield _error("user_notes", f"must be at most {MAX_REPORTS} notes", f"{len(batch.user_notes)} notes")
+    for text in batch.user_notes[:MAX_REPORTS]:
+        yield from _whole("user_notes.step", text.step)
+        if not math.isfinite(text.time):
+            yield _error("user_notes.time", "must be finite Unix seconds", text.time)
     for report in batch.applied[:MAX_REPORTS]:
         yield from _whole("applied.revision", report.revision)
         yield from _whole("applied.step", report.step)
         if not math.isfinite(report.time):
             yield _error("applied.time", "must be finite Unix seconds", report.time)
-    for field in ("produced", "acknowledged", "dropped", "buffered", "errors", "sending_errors"):
+    for field in ("produced", "acknowledged", "dropped", "buffered", "errors", "sending_errors", "sinks_dropped"):
         yield from _whole(f"counters.{field}", getattr(batch.counters, field))
+
+
+def _logged_errors(batch: TelemetryBatch) -> Iterator[FieldError]:
+    if len(batch.logged) > MAX_SCALAR_GROUPS:
+        yield _error("logged", f"must be at most {MAX_SCALAR_GROUPS} groups", f"{len(batch.logged)} groups")
+        return
+    if (records := sum(len(group.steps) for group in batch.logged)) > MAX_SCALAR_RECORDS:
+        yield _error("logged", f"must be at most {MAX_SCALAR_RECORDS} records", f"{records} records")
+    names = [name for group in batch.logged for name in group.names]
+    if len(different := {*names, *batch.described}) > MAX_SCALARS:
+        yield _error("logged.names", f"must be at most {MAX_SCALARS} different ones", f"{len(different)} names")
+        return
+    for name in different:
+        if (problem := name_problem(name)) is not None:
+            yield FieldError("logged.names", "must be names of scalars", problem)
+            return  # one suffices
+    for group in batch.logged:
+        if not group.names or len(set(group.names)) < len(group.names):
+            yield _error("logged.names", "must be at least one, and different", list(group.names))
+        yield from _steps("logged.steps", group.steps)
+        if not all(map(math.isfinite, group.time_values())):
+            yield _error("logged.times", "must be finite Unix seconds", "a NaN or an infinity")
+    for about in batch.described.values():
+        yield from _text("described.unit", about.unit, MAX_UNIT_LENGTH)
+        yield from _text("described.sentence", about.sentence, MAX_SENTENCE_LENGTH)
 
 
 def _columns(field: str, columns: Sequence[str], least: int) -> Iterator[FieldError]:

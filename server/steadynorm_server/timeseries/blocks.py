@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import mul
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,64 +23,9 @@ _RAW, _UNIFORM, _NON_UNIFORM = 0, 1, 2  # uniform: all values of all steps were 
 
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(slots=True)
-class Column:
-    """One value's history: parallel arrays, one entry per record. Where `finite` is 0 the others are NaN."""
-
-    low: array[float]
-    mean: array[float]
-    high: array[float]
-    finite: array[int]
-
-    @staticmethod
-    def empty() -> Column:
-        """A column to extend."""
-        return Column(array("f"), array("f"), array("f"), array("I"))
-
-    @staticmethod
-    def raw(values: array[float]) -> Column:
-        """From one value per step; NaN and infinities count as not finite."""
-        # A float64 sum of float32 cannot overflow, so it is finite exactly if all of them are.
-        if math.isfinite(sum(values)):
-            return Column(values, values, values, array("I", [1]) * len(values))
-        finite = array("I", map(math.isfinite, values))
-        clean = array("f", (value if good else math.nan for value, good in zip(values, finite, strict=True)))
-        return Column(clean, clean, clean, finite)
-
-    def extend(self, other: Column) -> None:
-        """Append another column's records."""
-        self.low.extend(other.low)
-        self.mean.extend(other.mean)
-        self.high.extend(other.high)
-        self.finite.extend(other.finite)
-
-    def take(self, order: Sequence[int]) -> Column:
-        """The records at these indices, in this order."""
-        return Column(
-            array("f", map(self.low.__getitem__, order)),
-            array("f", map(self.mean.__getitem__, order)),
-            array("f", map(self.high.__getitem__, order)),
-            array("I", map(self.finite.__getitem__, order)),
-        )
-
-    def merge(self, start: int, stop: int) -> tuple[float, float, float, int]:
-        """Minimum, mean, maximum and number of the finite values of records start..stop-1."""
-        if stop - start == 1:
-            return self.low[start], self.mean[start], self.high[start], self.finite[start]
-        finite = self.finite[start:stop]
-        low, mean, high = self.low[start:stop], self.mean[start:stop], self.high[start:stop]
-        if not min(finite):
-            low, mean, high = (
-                array("f", (value for value, number in zip(values, finite, strict=True) if number))
-                for values in (low, mean, high)
-            )
-            finite = array("I", filter(None, finite))
-            if not finite:
-                return math.nan, math.nan, math.nan, 0
-        number = sum(finite)
-        return min(low), sum(map(mul, mean, finite)) / number, max(high), number
+Starts = Sequence[int] | NDArray[np.intp]
+Values = tuple[Floats, Floats, Floats, NDArray[np.uint32]]
+"""Minimum, mean, maximum and number of finite values, each [records, values]. Where the number is 0 they are NaN."""
 
 
 @dataclass(slots=True)
@@ -108,17 +52,44 @@ class Block:
         """Whether this holds single steps."""
         return self.finite is None
 
-    def column(self, k: int) -> Column:
-        """The history of value k."""
+    def values(self, columns: NDArray[np.int64] | slice = slice(None)) -> Values:
+        """All values, or those of some columns."""
+        shape = (len(self.steps), self.width)
+        parts = (self.low, self.mean, self.high)
+        low, mean, high = (np.frombuffer(part, np.float32).reshape(shape)[:, columns] for part in parts)
         if self.finite is None:
-            return Column.raw(self.mean[k :: self.width])
-        at = slice(k, None, self.width)
-        return Column(self.low[at], self.mean[at], self.high[at], self.finite[at])
+            return raw_values(mean)
+        return low, mean, high, np.frombuffer(self.finite, np.uint32).reshape(shape)[:, columns]
 
     def part(self, start: int, stop: int) -> Block:
         """Records start..stop-1 of a raw block."""
         values = self.mean[start * self.width : stop * self.width]
         return Block.raw(self.width, self.steps[start:stop], self.times[start:stop], values)
+
+    def widened(self, width: int) -> Block:
+        """At least `width` values a record: NaN in the columns that this block was stored without."""
+        if (more := width - self.width) <= 0:
+            return self
+
+        def wide(values: array[float]) -> array[float]:
+            table = np.frombuffer(values, np.float32).reshape(-1, self.width)
+            return array("f", np.pad(table, ((0, 0), (0, more)), constant_values=np.nan).tobytes())
+
+        mean = wide(self.mean)
+        if self.finite is None:
+            return Block(width, self.steps, self.times, self.counts, mean, mean, mean)
+        finite = np.pad(np.frombuffer(self.finite, np.uint32).reshape(-1, self.width), ((0, 0), (0, more)))
+        return Block(
+            width, self.steps, self.times, self.counts, wide(self.low), mean, wide(self.high),
+            array("I", finite.tobytes()),
+        )  # fmt: skip
+
+
+def raw_values(values: Floats) -> Values:
+    """From one value per step; NaN and infinities count as not finite."""
+    good = np.isfinite(values)
+    clean = np.where(good, values, np.float32(math.nan))
+    return clean, clean, clean, good.astype(np.uint32)
 
 
 def bucket_ranges(steps: Sequence[int], width: int) -> Iterator[tuple[int, int]]:
@@ -134,6 +105,8 @@ def split(block: Block, tile: int) -> list[Block]:
     """A raw block, cut so that no part crosses a multiple of `tile` steps."""
     if not block.steps:
         return []
+    if min(block.steps) // tile == max(block.steps) // tile:
+        return [block]
     if len(cuts := list(bucket_ranges(block.steps, tile))) == 1:
         return [block]
     return [block.part(start, stop) for start, stop in cuts]
@@ -144,54 +117,44 @@ def downsample(blocks: Sequence[Block], width: int) -> Block:
 
     A bucket that was left and entered again (a run that went back to a checkpoint) becomes two records; readers merge.
     """
-    whole = blocks[0] if len(blocks) == 1 else _joined(blocks)
+    whole = blocks[0] if len(blocks) == 1 else joined(blocks)
     places = list(bucket_ranges(whole.steps, width))
     firsts = [min(range(start, stop), key=whole.steps.__getitem__) for start, stop in places]
-    low, mean, high, finite = _merged(whole, [start for start, _ in places])
+    low, mean, high, finite = merge(whole.values(), [start for start, _ in places])
     return Block(
         whole.width,
         array("q", map(whole.steps.__getitem__, firsts)),
         array("d", map(whole.times.__getitem__, firsts)),
         array("I", (sum(whole.counts[start:stop]) for start, stop in places)),
         array("f", low.tobytes()),
-        array("f", mean.tobytes()),
+        array("f", mean.astype(np.float32).tobytes()),
         array("f", high.tobytes()),
         array("I", finite.tobytes()),
     )
 
 
-def _merged(block: Block, starts: Sequence[int]) -> tuple[Floats, Floats, Floats, NDArray[np.uint32]]:
-    """Minimum, mean, maximum and number of the finite values from each start to the next: [starts, K]."""
-    shape = (len(block.steps), block.width)
-    low, mean, high = (np.frombuffer(part, np.float32).reshape(shape) for part in (block.low, block.mean, block.high))
-    if block.finite is None:
-        good = np.isfinite(mean)
-        low = mean = high = np.where(good, mean, np.float32(math.nan))
-        finite = good.astype(np.uint32)
-    else:
-        finite = np.frombuffer(block.finite, np.uint32).reshape(shape)
+def merge(values: Values, starts: Starts) -> tuple[Floats, NDArray[np.float64], Floats, NDArray[np.uint32]]:
+    """The values of the records from each start to the next, as one: [starts, values]."""
+    low, mean, high, finite = values
     numbers = np.add.reduceat(finite, starts, axis=0, dtype=np.uint32)
     totals = np.add.reduceat(np.where(finite > 0, mean.astype(np.float64) * finite, 0.0), starts, axis=0)
     with np.errstate(invalid="ignore"):  # 0 / 0: nothing finite in a bucket is NaN
-        means = (totals / numbers).astype(np.float32)
-        return np.fmin.reduceat(low, starts, axis=0), means, np.fmax.reduceat(high, starts, axis=0), numbers
+        return np.fmin.reduceat(low, starts, axis=0), totals / numbers, np.fmax.reduceat(high, starts, axis=0), numbers
 
 
-def _joined(blocks: Sequence[Block]) -> Block:
-    raw = blocks[0].is_raw
+def joined(blocks: Sequence[Block]) -> Block:
+    """Blocks of one kind, at least one, as one block."""
     mean = array("f")
-    low, high = (mean, mean) if raw else (array("f"), array("f"))
-    joined = Block(blocks[0].width, array("q"), array("d"), array("I"), low, mean, high, None if raw else array("I"))
-    for block in blocks:
-        joined.steps.extend(block.steps)
-        joined.times.extend(block.times)
-        joined.counts.extend(block.counts)
-        joined.mean.extend(block.mean)
-        if joined.finite is not None and block.finite is not None:
-            joined.low.extend(block.low)
-            joined.high.extend(block.high)
-            joined.finite.extend(block.finite)
-    return joined
+    whole = Block(blocks[0].width, array("q"), array("d"), array("I"), mean, mean, mean)
+    names = ["steps", "times", "counts", "mean"]
+    if not blocks[0].is_raw:
+        whole.low, whole.high, whole.finite = array("f"), array("f"), array("I")
+        names += ["low", "high", "finite"]
+    for name in names:
+        values = getattr(whole, name)
+        for block in blocks:
+            values.extend(getattr(block, name))
+    return whole
 
 
 def pack(block: Block) -> bytes:
@@ -206,6 +169,12 @@ def pack(block: Block) -> bytes:
         else:
             parts.append(block.finite)
     return b"".join([_HEADER.pack(kind, len(block.steps), block.width), *(_bytes(part) for part in parts)])
+
+
+def block_width(data: bytes) -> int:
+    """Values a record of a packed block."""
+    width: int = _HEADER.unpack_from(data)[2]
+    return width
 
 
 def unpack(data: bytes) -> Block:

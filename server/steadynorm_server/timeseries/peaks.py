@@ -1,8 +1,7 @@
 """Per parameter the largest spike ratio and the number of spikes of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,12 @@ class Peaks:
     ratios: npt.NDArray[np.float32]  # [parameters]
     spikes: npt.NDArray[np.uint32]  # [parameters]
 
-    @staticmethod
-    def decode(data: bytes | None, parameters: int) -> Peaks:
+    @classmethod
+    def decode(cls, data: bytes | None, parameters: int) -> Self:
         """From Redis; zeros where nothing is stored yet."""
         if data is None:
-            return Peaks(np.zeros(parameters, np.float32), np.zeros(parameters, np.uint32))
-        return Peaks(
+            return cls(np.zeros(parameters, np.float32), np.zeros(parameters, np.uint32))
+        return cls(
             np.frombuffer(data, "<f4", parameters).astype(np.float32),
             np.frombuffer(data, "<u4", parameters, 4 * parameters).astype(np.uint32),
         )
@@ -33,6 +32,8 @@ class Peaks:
 
     def add(self, ratios: npt.NDArray[np.float32]) -> bool:
         """Add the ratios of rows [rows, parameters]. Returns whether anything changed."""
+        if not (ratios > np.minimum(self.ratios, np.float32(SPIKE_RATIO))).any():  # most batches; NaN is not greater
+            return False
         ratios = np.where(np.isfinite(ratios), ratios, np.float32(0))
         highest = np.maximum(self.ratios, ratios.max(axis=0))
         changed = not np.array_equal(highest, self.ratios)

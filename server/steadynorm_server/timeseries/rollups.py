@@ -5,17 +5,25 @@ a tile of steps is complete, its entries are rolled up into one entry of the nex
 budget of bytes and drops its oldest entries, but never one that is not yet in the next level, so only resolution is
 lost until the coarsest level is full.
 
+What a loop logs under names of its own has a third scheme, so that it takes nothing from the other two; its columns are
+the run's names, in the order in which they came.
+
 Sizes for 300 parameters (bytes per step, and steps that fit into the budget):
-    scalars  raw   12·4+16          =   64    2 MiB     32 k
-             16    (12·16+20)/16    =   13    4 MiB    310 k
-             256   (12·16+20)/256   =    0.8  4 MiB    5.1 M
-             4096  (12·16+20)/4096  =    0.05 4 MiB     81 M
+    scalars  raw   13·4+16          =   68    2 MiB     30 k
+             16    (13·16+20)/16    =   14    4 MiB    290 k
+             256   (13·16+20)/256   =    0.9  4 MiB    4.7 M
+             4096  (13·16+20)/4096  =    0.06 4 MiB     75 M
     rows     raw   300·5·4+16       = 6016    8 MiB    1394 rows (14 k steps with a row every 10)
              256   300·6·12/256     =   84   14 MiB    174 k
              4096  300·6·12/4096    =    5.3 14 MiB    2.8 M
              65536 300·6·12/65536   =    0.3  8 MiB     25 M
-A run of a million steps takes 2 + 4 + 0.8 + 0.05 + 8 + 14 + 5 + 0.3 = 34 MiB; a run of any length at most 58 MiB. The
-rows of 3,000 parameters take ten times as much: the coarsest level holds 2.5 million steps of them.
+    logged raw   64·4+16        =  272    1 MiB    3.8 k    with 64 names in every step
+             16    (64·12+20)/16  =   49    1.5 MiB   32 k
+             256   (64·12+20)/256 =    3    1.5 MiB  510 k
+             4096  (64·12+20)/4096 =   0.2  2 MiB     10 M
+A run of a million steps takes 2 + 4 + 0.8 + 0.05 + 8 + 14 + 5 + 0.3 = 34 MiB; a run of any length at most 58 MiB, and
+64 MiB with logged scalars. The rows of 3,000 parameters take ten times as much: the coarsest level holds 2.5 million
+steps of them.
 """
 
 from __future__ import annotations
@@ -29,7 +37,7 @@ import msgspec
 import numpy as np
 
 from steadynorm_contract.telemetry import ROW_COLUMNS, SCALAR_COLUMNS
-from steadynorm_server.timeseries.blocks import Block, downsample, pack, split
+from steadynorm_server.timeseries.blocks import Block, Floats, downsample, pack, split, unpack
 
 _MIB = 1024 * 1024
 
@@ -80,6 +88,31 @@ ROWS = RollupScheme(
     ),
     ROW_COLUMNS,
 )
+
+
+LOGGED = RollupScheme(
+    (
+        Resolution("logged1", 1, 256, _MIB),
+        Resolution("logged16", 16, 4096, 3 * _MIB // 2),
+        Resolution("logged256", 256, 65_536, 3 * _MIB // 2),
+        Resolution("logged4096", 4096, 65_536, 2 * _MIB),
+    ),
+    (),
+)
+"""Of each run, with the columns of its `LoggedScalars`."""
+
+SCHEMES = (SCALARS, ROWS, LOGGED)
+
+
+def read_block(level: Resolution, data: bytes, logged: int = 0) -> Block:
+    """An entry of `level`. What was stored before a scalar was added has NaN for it.
+
+    logged: columns of the run's logged scalars.
+    """
+    block = unpack(data)
+    if level in LOGGED.levels:
+        return block.widened(logged)
+    return block.widened(len(SCALAR_COLUMNS)) if level in SCALARS.levels else block
 
 
 class LevelState(msgspec.Struct, array_like=True):
@@ -181,33 +214,23 @@ async def plan(
 
     Raises HistoryMovedError when `states` do not match what is read.
     """
-    prepare = (lambda raw: with_targets(raw, eps)) if scheme is ROWS else _unchanged
+    prepare = (lambda raw: with_targets(raw, eps)) if scheme is ROWS else lambda raw: raw
     planner = _Planner(scheme, states, read, prepare, delay)
     finest = scheme.levels[0]
     await planner.add(finest, split(block, finest.tile))
     return planner.appends
 
 
-def _unchanged(block: Block) -> Block:
-    return block
-
-
 def with_targets(rows: Block, eps: float) -> Block:
     """Raw rows [records, parameters, ROW_COLUMNS] with the target as one more column."""
-    wide, narrow = len(ROLLED_ROW_COLUMNS), len(ROW_COLUMNS)
-    size = len(rows.mean) // narrow
-    values = array("f", bytes(4 * size * wide))
-    for column in range(narrow):
-        values[column::wide] = rows.mean[column::narrow]
-    values[narrow::wide] = targets(
-        rows.mean[ROW_COLUMNS.index("norm_mean") :: narrow], rows.mean[ROW_COLUMNS.index("norm_rms") :: narrow], eps
-    )
-    return Block.raw(rows.width // narrow * wide, rows.steps, rows.times, values)
+    values = np.frombuffer(rows.mean, np.float32).reshape(-1, len(ROW_COLUMNS))
+    means, rms = (values[:, ROW_COLUMNS.index(name)] for name in ("norm_mean", "norm_rms"))
+    wide = array("f", np.column_stack([values, targets(means, rms, eps)]).tobytes())
+    return Block.raw(rows.width // len(ROW_COLUMNS) * len(ROLLED_ROW_COLUMNS), rows.steps, rows.times, wide)
 
 
-def targets(means: Sequence[float], rms: Sequence[float], eps: float) -> array[float]:
+def targets(means: Floats, rms: Floats, eps: float) -> Floats:
     """Target of each pair of mean and RMS norm: `rule.target`, for many at once."""
-    mean, root = np.asarray(means, np.float64), np.asarray(rms, np.float64)
+    root = rms.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):  # in places that np.where discards
-        found = np.where(root > 0, mean / (root + eps), 1.0)
-    return array("f", found.astype(np.float32).tobytes())
+        return np.where(root > 0, means / (root + eps), 1.0).astype(np.float32)

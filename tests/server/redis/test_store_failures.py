@@ -32,13 +32,16 @@ WITHIN_S = 2.0
 READS = {
     ("GET", API + "/runs"), ("GET", API + "/fleet"), ("GET", RUN), ("GET", RUN + "/settings"), ("GET", RUN + "/series"),
     ("GET", RUN + "/heatmap"), ("GET", RUN + "/parameters"), ("GET", RUN + "/events"), ("GET", RUN + "/audit"),
-    ("GET", RUN + "/export"), ("GET", RUN + "/schedules"), ("GET", RUN + "/rules"), ("GET", RUN + "/retention"),
-    ("GET", "/metrics"),
+    ("GET", RUN + "/export"), ("GET", RUN + "/schedules"), ("GET", RUN + "/proposals"), ("GET", RUN + "/rules"),
+    ("GET", RUN + "/retention"), ("GET", RUN + "/notes"), ("GET", RUN + "/configuration"), ("GET", "/metrics"),
 }  # fmt: skip
+DECISION = ("POST", RUN + "/proposals/{proposal_id}")
 WRITES = {
     ("POST", API + "/runs"): b"",  # the registration of a new run
     ("POST", RUN + "/telemetry"): b"",  # the run's next batch
     ("POST", RUN + "/finish"): b'{"state": "finished"}',
+    ("POST", RUN + "/proposals"): b'{"revision": 1, "settings": {"gamma2": 0.7}, "reason": "tried"}',
+    DECISION: b'{"approve": false, "reason": "tried"}',
     ("PATCH", RUN + "/settings"): b'{"settings": {"gamma2": 0.5}, "reason": "tried"}',
     ("POST", API + "/settings/bulk"): b'{"select": {"name": "*"}, "settings": {"gamma2": 0.5}, "reason": "tried", '
     b'"dry_run": false, "revisions": {"tiny-1": 1, "tiny-2": 0}}',
@@ -46,6 +49,9 @@ WRITES = {
     ("DELETE", RUN + "/schedules/{schedule_id}"): b"",
     ("PUT", RUN + "/rules"): b'{"rules": []}',
     ("PUT", RUN + "/retention"): b'{"max_mib": 16}',
+    ("POST", RUN + "/notes"): b'{"text": "new data"}',
+    ("PATCH", RUN): b'{"name": "renamed"}',
+    ("POST", RUN + "/restore"): b"{}",
     ("DELETE", RUN): b"",
     ("GET", "/readyz"): b"",  # it asks whether the store can write
 }
@@ -153,23 +159,26 @@ def store_url(patient: Patient) -> str:
 
 
 class Site(NamedTuple):
-    """A server over the patient, with the runs tiny-1, which has some of everything, and tiny-2."""
+    """A server over the patient, with the runs tiny-1, which has some of everything, tiny-2, and tiny-3, deleted."""
 
     client: httpx.AsyncClient
     agent: Any
     bodies: dict[tuple[str, str], bytes]
     schedule: str
+    proposal: str
 
     async def ask(self, method: str, path: str) -> tuple[int, httpx.Response, float]:
         """Status, answer and seconds of a good request."""
-        address = path.replace("{run_id}", "tiny-1").replace("{schedule_id}", self.schedule)
+        run_id = "tiny-3" if path.endswith("/restore") else "tiny-1"
+        address = path.replace("{run_id}", run_id).replace("{schedule_id}", self.schedule)
+        address = address.replace("{proposal_id}", self.proposal)
         query = {"wait": "0"} if address.endswith("/settings") and method == "GET" else None
         began = time.monotonic()
         answer = await self.client.request(
             method,
             f"http://test{address}",
             params=query,
-            headers={"If-Match": '"1"'} if method == "PATCH" else None,
+            headers={"If-Match": '"1"'} if method == "PATCH" or (method, path) == DECISION else None,
             content=self.bodies.get((method, path), b""),
         )
         return answer.status_code, answer, time.monotonic() - began
@@ -190,21 +199,27 @@ async def site(serve: Any, make_agent: Any) -> Site:
     agent, other = make_agent(client), make_agent(client, run_id="tiny-2", instance="two")
     await agent.register()
     await other.register()
+    deleted = make_agent(client, run_id="tiny-3", instance="four")
+    await deleted.register()
+    await client.post(f"{deleted.run}/finish", json={"state": "finished"})
+    assert (await client.delete(deleted.run, params={"grace": 3600})).status_code < 300
     assert (await agent.change(0, {"gamma2": 0.9}, reason="before")).status_code == 200
     row = [[[1, 1, 1, 1, 4], [1, 1, 1, 1, 7]]]
     await agent.send(range(1, 11), rows=agent.rows([10], row), applied=[agent.applied(1, 3, gamma2=0.9)])
     made = await client.post(f"{agent.run}/schedules", json={"from_step": 5000, "settings": {"gamma2": 0.8}})
     ruled = await client.put(f"{agent.run}/rules", json={"rules": [RULE]})
-    assert (made.status_code, ruled.status_code) == (201, 200)
+    new = {"revision": 1, "settings": {"gamma2": 0.6}}
+    proposed = await client.post(f"{agent.run}/proposals", json=new)
+    assert (made.status_code, ruled.status_code, proposed.status_code) == (201, 200, 201)
     assert (await client.get(f"{agent.run}/export")).status_code == 200  # the first one loads pyarrow, which takes long
-    new = make_agent(client, run_id="new-1", instance="three").registration
+    registration = make_agent(client, run_id="new-1", instance="three").registration
     bodies = {
         **WRITES,
-        ("POST", API + "/runs"): encode_json(new),
+        ("POST", API + "/runs"): encode_json(registration),
         ("POST", RUN + "/telemetry"): encode_batch(agent.batch(2, range(11, 21))),
         ("PUT", RUN + "/rules"): encode_json({"rules": [{**RULE, "max_actions": 7}]}),
     }
-    return Site(client, agent, bodies, made.json()["id"])
+    return Site(client, agent, bodies, made.json()["id"], proposed.json()["id"])
 
 
 def test_every_route_that_asks_the_store_is_tried_here(tmp_path: Path) -> None:
@@ -283,15 +298,15 @@ async def test_a_run_that_fell_silent_is_still_shown_by_a_store_that_takes_no_wr
 
 
 async def test_a_real_agent_keeps_what_a_read_only_store_refused_and_sends_it_later(
-    house: Any, run_job: Any, eventually: Any
+    stack: Any, run_job: Any, eventually: Any
 ) -> None:
-    repository = Patient(f"unix://{house.home}/store/store.sock")
-    with contextlib.closing(repository), run_job(house, "meets-a-read-only-store") as job:
+    repository = Patient(f"unix://{stack.home}/redis/redis.sock")
+    with contextlib.closing(repository), run_job(stack, "meets-a-read-only-store") as job:
 
         def shown() -> Any:
-            return house.client.run(job.run_id)
+            return stack.client.run(job.run_id)
 
-        eventually(lambda: [run for run in house.client.runs().runs if run.run_id == job.run_id and run.step > 20])
+        eventually(lambda: [run for run in stack.client.runs().runs if run.run_id == job.run_id and run.step > 20])
         with repository.failing(READ_ONLY):
             eventually(lambda: job.agent.counters.buffered > 20)
             known = shown().step

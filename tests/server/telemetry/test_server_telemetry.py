@@ -15,6 +15,7 @@ from steadynorm_contract.codec import encode_batch
 from steadynorm_contract.problems import UNSUPPORTED_VERSION
 from steadynorm_contract.telemetry import (
     MAX_BATCH_BYTES,
+    SCALAR_COLUMNS,
     AgentCounters,
     Parameter,
     ParameterRows,
@@ -23,6 +24,8 @@ from steadynorm_contract.telemetry import (
     floats_to_bytes,
 )
 from steadynorm_server.runs.repository import RunRepository
+
+ONE_STEP = 4 * len(SCALAR_COLUMNS)  # bytes of a step's scalars
 
 
 async def everything(agent: Any) -> list[Any]:
@@ -34,11 +37,12 @@ async def everything(agent: Any) -> list[Any]:
 async def test_a_retried_batch_adds_nothing(agent: Any) -> None:
     sent = agent.batch(1, [1, 2, 3], spikes=2, spike_ratio_max=40.0)
     sent.rows = agent.rows([1], [[[1] * 5, [1, 1, 1, 1, 40]]])
-    first = await agent.post(sent)
-    assert first.json()["acknowledged"] == 1
+    first = (await agent.post(sent)).json()
+    assert (first["acknowledged"], first["pace_s"]) == (1, 5.0)
+    assert (await agent.post(sent)).json() == first
     before = await everything(agent)
     for _ in range(3):
-        assert (await agent.post(sent)).json() == first.json()
+        assert (await agent.post(sent)).json() == first | {"pace_s": 1.0}  # somebody looks at it now
     assert await everything(agent) == before
     assert before[0]["counters"]["spikes"] == 6
 
@@ -98,7 +102,7 @@ async def test_counters_of_the_agent_add_up_over_incarnations(
 
 
 def _scalars(**changes: Any) -> StepScalars:
-    good: dict[str, Any] = {"steps": [1], "times": struct.pack("<d", 1.0), "data": bytes(48)}
+    good: dict[str, Any] = {"steps": [1], "times": struct.pack("<d", 1.0), "data": bytes(ONE_STEP)}
     return StepScalars(**(good | changes))
 
 
@@ -135,12 +139,16 @@ GOOD = encode_batch(TelemetryBatch(incarnation=1, sequence=1, scalars=_scalars()
         (msgspec.msgpack.encode({"version": 2, "incarnation": 1, "sequence": 1}), "schema version 2 is not supported"),
         (msgspec.msgpack.encode({"incarnation": "one", "sequence": 1}), "incarnation"),
         (b"\x91" * 100_000, "not a telemetry batch"),
-        (GOOD.replace(bytes(48), bytes(44) + b"\xff\xff\xff\xff")[:-40], "not a telemetry batch"),
+        (GOOD.replace(bytes(ONE_STEP), bytes(ONE_STEP - 4) + b"\xff\xff\xff\xff")[:-40], "not a telemetry batch"),
         (
             msgspec.msgpack.encode(
-                {"incarnation": 1, "sequence": 1, "scalars": {"steps": [1, 2], "times": bytes(8), "data": bytes(48)}}
+                {
+                    "incarnation": 1,
+                    "sequence": 1,
+                    "scalars": {"steps": [1, 2], "times": bytes(8), "data": bytes(ONE_STEP)},
+                }
             ),
-            "expected 96 bytes",
+            f"expected {2 * ONE_STEP} bytes",
         ),
         (b"", "a body is required"),
     ],
@@ -157,7 +165,7 @@ async def test_broken_messages_are_refused_with_a_reason(agent: Any, body: bytes
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(
     ("method", "path", "size"),
-    [("POST", "/telemetry", 5_000_000), ("PATCH", "/settings", 100_000), ("POST", "", 5_000_000)],
+    [("POST", "/telemetry", 5_000_000), ("PATCH", "/settings", 100_000), ("POST", "", 34_000_000)],
 )
 async def test_a_body_too_large_is_refused_however_it_comes(
     agent: Any, chunked: bool, method: str, path: str, size: int

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steadynorm_contract.telemetry import SCALAR_COLUMNS
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries.blocks import Block, downsample, pack, unpack
-from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, LevelState, plan
+from steadynorm_server.timeseries.rollups import SCALARS, HistoryMovedError, Levels, LevelState, plan, read_block
 
 Record = tuple[int, float]  # step, value
 _numbers = itertools.count()
@@ -201,6 +202,18 @@ def test_a_block_that_was_cut_short_is_refused() -> None:
         unpack(data[:-4])
 
 
+@pytest.mark.parametrize("width", [1, 16])
+def test_what_was_stored_without_a_scalar_is_read_beside_what_has_it(width: int) -> None:
+    level = SCALARS.levels[width > 1]
+    of_then, columns = len(SCALAR_COLUMNS) - 1, len(SCALAR_COLUMNS)
+    then = Block.raw(of_then, range(16), [0.0] * 16, array("f", [2.0]) * (16 * of_then))
+    now = Block.raw(columns, range(16, 32), [0.0] * 16, array("f", [3.0]) * (16 * columns))
+    stored = [pack(each if width == 1 else downsample([each], width)) for each in (then, now)]
+    low, mean, high, finite = downsample([read_block(level, data) for data in stored], 32).values()
+    assert (low[0, 0], mean[0, 0], high[0, 0], finite[0, 0]) == (2.0, 2.5, 3.0, 32)
+    assert (low[0, -1], mean[0, -1], high[0, -1], finite[0, -1]) == (3.0, 3.0, 3.0, 16)
+
+
 class Kept:
     """A ladder's streams, kept as the store would, with every entry checked as it comes."""
 
@@ -214,7 +227,7 @@ class Kept:
 
     async def add(self, steps: Sequence[int]) -> int:
         """Add a batch of steps; answers how many tiles were rolled."""
-        block = Block.raw(12, steps, map(float, steps), array("f", [1.0]) * (12 * len(steps)))
+        block = Block.raw(13, steps, map(float, steps), array("f", [1.0]) * (13 * len(steps)))
         appends = await plan(SCALARS, self.states, block, self.read, delay=self._delay)
         for append in appends:
             assert append.rolled < append.id == max(self.stored[append.level.name], default=0) + 1

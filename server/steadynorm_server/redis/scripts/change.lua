@@ -30,5 +30,6 @@ if ARGV[9] then
   redis.call('HINCRBY', KEYS[1], 'automation_version', 1)
   redis.call('XADD', KEYS[4], 'MAXLEN', ARGV[13], '*', 'event', ARGV[12])
 end
-redis.call('PUBLISH', ARGV[5], ARGV[6])
+-- The change stands: a user without this channel must not undo it. Agents learn of it with their next batch anyway.
+redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return {'ok'}

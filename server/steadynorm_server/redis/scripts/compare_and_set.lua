@@ -1,4 +1,4 @@
--- Writes one field of the run (schedules, rules or retention), unless one of these was written since it was read.
+-- Writes one field of the run (schedules, rules, retention or lifecycle), unless one of these was written since it was read.
 -- KEYS: run, events. ARGV: expected automation_version (empty: none yet), field, its value, event (empty: none), cap.
 -- Returns 'ok', 'not_found' or 'conflict'.
 local stored = redis.call('HMGET', KEYS[1], 'name', 'automation_version')

@@ -1,7 +1,8 @@
 -- Registers an agent: a new run, a new incarnation of a known one, or the same agent again.
--- KEYS: run, parameters, events. ARGV: plan as JSON, parameter table.
+-- KEYS: run, parameters, events, configuration. ARGV: plan as JSON, parameter table, configuration.
 -- Returns {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one,
--- last sequence stored of its previous instance ('' if not known)}, {'name', stored name} for a run of another name, or
+-- last sequence stored of its previous instance ('' if not known), whether the desired settings or their number came from
+-- the agent}, {'name', stored name} for a run of another name, or
 -- {'table'} for another parameter table.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
@@ -15,6 +16,7 @@ end
 
 local same = known[1] and plan.instance ~= '' and known[2] == plan.instance
 local incarnation = known[1] or '0'
+local adopted = '0'
 if not same then
   incarnation = string.format('%d', tonumber(incarnation) + 1)
 end
@@ -28,19 +30,23 @@ if plan.previous_instance ~= '' then
     previous = known[9]
   end
 end
-redis.call('HSET', KEYS[1], 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
+redis.call('SET', KEYS[4], ARGV[3])
+redis.call('HSET', KEYS[1], 'searched', plan.searched, 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
 if not known[1] then
   redis.call('SET', KEYS[2], ARGV[2])
   redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now, 'bytes:parameters', #ARGV[2],
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
+  adopted = '1'
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   -- The agent knows a revision that Redis lost: the settings that it runs with are adopted.
   redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings,
     'rollback_step', plan.step, 'rollback_time', plan.now)
+  adopted = '1'
 elseif plan.applied_revision == known[4] and plan.applied_revision ~= '0' and plan.settings ~= known[10] then
   -- Redis was restored from a backup and reused a number that the agent knows with other settings: the newest desired
   -- settings get a number that is new to both. At revision 0 nothing was changed yet: each process has its own settings.
   redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(known[4]) + 1))
+  adopted = '1'
 end
 if not same then
   local instance, sequence = plan.previous_instance, previous
@@ -58,4 +64,4 @@ if not same or known[6] ~= 'running' then
 end
 local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
 return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1', (known[1] and not same) and '1' or '0',
-  previous}
+  previous, adopted}

@@ -3,9 +3,11 @@
 -- KEYS: cursors, since, then for each webhook its queue and its counts. ARGV: events of a run and kind, cap of a queue,
 -- then for each run a JSON list: run id, cursor that the events were read after ('': none), id of the last one, and a list
 -- of {number of the webhook, field of its counts, how many, the first of them as strings}.
--- Returns {since when webhooks are sent (ms), how many of the first events are only counted because the queue was full}.
+-- Returns {since when webhooks are sent (ms), how many of the first events are only counted because the queue was full, now
+-- (ms)}: by this clock, which numbers the events, and not by that of a server.
 local time, most, dropped = redis.call('TIME'), tonumber(ARGV[1]), 0
-redis.call('SETNX', KEYS[2], string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)))
+local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('SETNX', KEYS[2], now)
 for i = 3, #KEYS, 2 do
   redis.pcall('XGROUP', 'CREATE', KEYS[i], 'sender', '0', 'MKSTREAM') -- an error if there is one, which is as good
 end
@@ -27,4 +29,4 @@ for i = 3, #ARGV do
     end
   end
 end
-return {redis.call('GET', KEYS[2]), dropped}
+return {redis.call('GET', KEYS[2]), dropped, now}

@@ -18,6 +18,7 @@ import pytest
 from tests.support.webhooks import is_genuine
 
 from steadynorm_contract.webhooks import WebhookMessage
+from steadynorm_server.redis import schema
 from steadynorm_server.redis.keys import INDEX, RunKeys, WebhookKeys
 from steadynorm_server.retention.trimming import trim
 from steadynorm_server.runs.repository import RunRepository
@@ -98,6 +99,7 @@ async def test_a_deleted_run_leaves_no_key(agents: list[Any], api: Any, cluster:
         assert (await api.delete(each.run)).status_code == 204
         assert (await api.get(each.run)).status_code == 404
     assert (await api.get("/runs")).json()["runs"] == []
+    await api.app.state.repository.redis.remove(schema.KEY)  # of no run
     assert cluster.sizes() == [0, 0, 0]
 
 
