@@ -4,8 +4,6 @@ What is due follows from the stored run alone. The settings change, the completi
 are written by one script; if anything was changed concurrently, nothing is written and the run is read again.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 
@@ -14,7 +12,7 @@ from redis.exceptions import RedisError
 
 from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.events import EventKind
 from steadynorm_contract.schedules import Schedule, ScheduleState
 from steadynorm_contract.settings import SettingsError, merge, resolve_increments
 from steadynorm_contract.telemetry import Desired
@@ -22,9 +20,10 @@ from steadynorm_contract.watch_rules import show_condition
 from steadynorm_server.automation import rules, schedules
 from steadynorm_server.automation.rule_evaluation import StoredRule, due_rule
 from steadynorm_server.errors import ProblemError
+from steadynorm_server.runs.events import new_event
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.settings.conditional_writes import compare_and_set
+from steadynorm_server.settings.conditional_writes import check_allowed, compare_and_set
 from steadynorm_server.settings.service import AtomicSideEffect, change
 
 _MAX_ACTIONS = 64  # more than can be due at once
@@ -57,9 +56,7 @@ class DueAction:
     def event(self, time: float, outcome: str, revision: int | None = None) -> bytes:
         """The event that reports the outcome, as stored."""
         message, value = f"{self.name}: {outcome}", None if revision is None else float(revision)
-        return encode_json(
-            Event(id="", kind=EventKind.AUTOMATION, step=self.step, time=time, message=message, value=value)
-        )
+        return encode_json(new_event(EventKind.AUTOMATION, self.step, time, message, value))
 
 
 async def run_due_actions(repository: RunRepository, run: RunRecord) -> Desired:
@@ -103,16 +100,19 @@ async def execute(repository: RunRepository, run: RunRecord, action: DueAction) 
         why = "Redis was restored to a state from before its step; check whether the change was made."
     else:
         try:
-            if merge(run.desired, settings) == run.desired:
+            after = merge(run.desired, settings, run.info.knobs or [])
+            if after == run.desired:
                 outcome, why, failed = "changed nothing", "the settings already had these values.", False
-        except SettingsError as error:  # such as a counter at its maximum
+            check_allowed(run, after)
+        except (SettingsError, ProblemError) as error:  # a counter at its maximum, or a new agent that allows less
             why = str(error)
     if why:
         event = action.event(now, f"{outcome or 'did nothing'}: {why}")
         await compare_and_set(repository, run, *action.completed(run, None, why, failed), event)
         return
     revision = run.desired_revision + 1
-    values = ", ".join(f"{name} {msgspec.json.encode(value).decode()}" for name, value in settings.items())
+    shown = {name: "off" if value is None else msgspec.json.encode(value).decode() for name, value in settings.items()}
+    values = ", ".join(f"{name} {value}" for name, value in shown.items())
     event = action.event(now, f"set {values}, as revision {revision}.", revision)
     side_effect = AtomicSideEffect(*action.completed(run, revision), event)
     try:

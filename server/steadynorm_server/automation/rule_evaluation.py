@@ -4,27 +4,20 @@ The rules are what operators wrote (the hash's field `rules`). Their progress (`
 batch that it counts, so a batch that is sent twice counts once. A rule that fired is due until its action was executed.
 """
 
-from __future__ import annotations
-
 import functools
 import math
-import operator
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
+from steadynorm_contract.conditions import Comparison, Condition, scalar_warning, show_condition
+from steadynorm_contract.detectors import Detector, DetectorState
 from steadynorm_contract.settings import Mode
 from steadynorm_contract.telemetry import StepScalars
-from steadynorm_contract.watch_rules import Comparison, RuleView, WatchRule, show_condition
+from steadynorm_contract.watch_rules import RuleView, WatchRule
+from steadynorm_server.runs.logged import column
 from steadynorm_server.runs.record import RunRecord
-
-_HOLDS: dict[Comparison, Callable[[float, float], bool]] = {
-    Comparison.BELOW: operator.lt,
-    Comparison.AT_MOST: operator.le,
-    Comparison.ABOVE: operator.gt,
-    Comparison.AT_LEAST: operator.ge,
-}
+from steadynorm_server.timeseries.blocks import Block
 
 
 class StoredRule(msgspec.Struct, frozen=True):
@@ -46,14 +39,19 @@ class StoredRules(msgspec.Struct, frozen=True):
     rules: list[StoredRule] = []
 
 
-class RuleProgress(msgspec.Struct):
-    """How far one rule has counted. `fired`: actions that it called for; `step` and `time` are of the last one."""
+class RuleProgress(msgspec.Struct, omit_defaults=True):
+    """How far one rule has counted. `fired`: actions that it called for; `step` and `time` are of the last one.
+
+    count, steps, calm: as in `DetectorState`.
+    """
 
     version: str
     count: int = 0
     fired: int = 0
     step: int | None = None
     time: float = 0.0
+    steps: list[int] = []
+    calm: bytes = b""
 
 
 class _Progress(msgspec.Struct):
@@ -72,17 +70,28 @@ def _decode(rules: bytes) -> StoredRules:
     return msgspec.json.decode(rules, type=StoredRules)
 
 
-def evaluate(run: RunRecord, scalars: StepScalars | None, now: float) -> bytes:
-    """Count the steps of a batch; updates and returns `run.rule_progress`. now: Unix seconds."""
+def evaluate(run: RunRecord, scalars: StepScalars | None, logged: Block | None, now: float) -> bytes:
+    """Count the steps of a batch; updates and returns `run.rule_progress`. now: Unix seconds.
+
+    logged: what the loop logged under names of its own, with the columns of `run.logged`.
+    """
     stored, counts = rules_of(run), _counts(run)
     columns: dict[str, Sequence[float]] = {}
     for each in stored.rules:
         count = counts[each.rule.id]
-        if scalars is None or max(count.fired, each.actions) >= each.rule.max_actions or is_stopped(run, each):
+        if max(count.fired, each.actions) >= each.rule.max_actions or is_stopped(run, each):
             continue
-        if (name := each.rule.when.scalar) not in columns:
+        when = each.rule.when
+        if not when.is_built_in:
+            if logged is not None:
+                steps, values, bad = column(logged, run.logged, when.scalar)
+                _count(each, count, steps, bad if when.comparison is Comparison.IS_NAN else values, now)
+            continue
+        if scalars is None:
+            continue
+        if (name := each.rule.when.column) not in columns:
             # A small target throttles nothing unless the run is stabilized.
-            known = name != "target_min" or run.applied.mode is Mode.STABILIZE
+            known = name not in ("target_min", "throttled") or run.applied.mode is Mode.STABILIZE
             columns[name] = scalars.column(name) if known else [math.nan] * len(scalars.steps)
         _count(each, count, scalars.steps, columns[name], now)
     run.rule_progress = msgspec.json.encode(_Progress(run.incarnation, counts))
@@ -125,7 +134,16 @@ def view(run: RunRecord, each: StoredRule, now: float) -> RuleView:
         cooldown_until_time=until_time if count.step is not None and now < until_time else None,
         last_step=each.last_step,
         last_revision=each.last_revision,
+        has_value=_has_value(run, rule.when),
+        warning=scalar_warning(rule.when, run.logged.names()),
     )
+
+
+def _has_value(run: RunRecord, when: Condition) -> bool:
+    """Whether the run ever had a value of the condition's scalar. All but the loss are recorded at each step."""
+    if when.scalar == "loss":
+        return "loss" in run.progress.latest or run.progress.nonfinite_losses > 0
+    return when.is_built_in or when.scalar in run.logged.columns
 
 
 def _counts(run: RunRecord) -> dict[str, RuleProgress]:
@@ -138,37 +156,30 @@ def _counts(run: RunRecord) -> dict[str, RuleProgress]:
             count = RuleProgress(each.version)
         elif stored.incarnation != run.incarnation:
             # What was due in the previous process is not executed in this one.
-            count = RuleProgress(each.version, fired=each.actions, step=count.step, time=count.time)
+            count = RuleProgress(each.version, 0, each.actions, count.step, count.time, calm=count.calm)
         found[each.rule.id] = count
     return found
 
 
 def _count(each: StoredRule, count: RuleProgress, steps: Sequence[int], values: Sequence[float], now: float) -> None:
-    rule, when = each.rule, each.rule.when
-    if count.step is not None and now < count.time + rule.cooldown_s:
+    rule = each.rule
+    waits = count.step is not None and now < count.time + rule.cooldown_s
+    if waits and rule.when.baseline is None:
         return
-    holds, limit, needed = _HOLDS[when.comparison], _as_stored(when.value), when.needed
-    cooldown = _cooldown(rule, count)
+    detector, cooldown = (
+        Detector(rule.when, DetectorState(count.count, count.steps, count.calm)),
+        _cooldown(rule, count),
+    )
     for step, value in zip(steps, values, strict=True):
-        if math.isnan(value) or step in cooldown:
-            continue
-        if holds(value, limit):
-            count.count += 1
-        elif when.times is None:
-            count.count = 0
-        if count.count >= needed:
+        if detector.observe(step, value, counts=not waits and step not in cooldown):
             # The rest of the batch was recorded before the action can have had any effect.
-            count.count, count.fired = 0, max(count.fired, each.actions) + 1
+            count.fired = max(count.fired, each.actions) + 1
             count.step, count.time = step, now
-            return
+            break
+    left = detector.state
+    count.count, count.steps, count.calm = left.count, left.steps, left.calm
 
 
 def _cooldown(rule: WatchRule, count: RuleProgress) -> range:
     """The cooldown steps after an action. They do not bind a run that went back to an earlier step."""
     return range(0) if count.step is None else range(count.step, count.step + rule.cooldown_steps)
-
-
-def _as_stored(value: float) -> float:
-    """In float32, as the scalars are, so that 0.3 is 0.3."""
-    stored: float = struct.unpack("<f", struct.pack("<f", value))[0]
-    return stored

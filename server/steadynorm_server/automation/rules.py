@@ -1,7 +1,5 @@
 """Watch rules as operators write them: validated, replaced as a whole, listed with their progress."""
 
-from __future__ import annotations
-
 import math
 import re
 import secrets
@@ -10,8 +8,10 @@ from collections.abc import Iterator
 import msgspec
 
 from steadynorm_contract.codec import decode_json, encode_json
+from steadynorm_contract.conditions import Condition, condition_errors
 from steadynorm_contract.settings import FieldError
-from steadynorm_contract.watch_rules import MAX_RULES, WATCHED, Condition, RuleList, RuleSet, WatchRule
+from steadynorm_contract.watch_rules import MAX_RULES, RuleList, RuleSet, WatchRule
+from steadynorm_server import audit_log
 from steadynorm_server.automation.rule_evaluation import StoredRule, StoredRules, rules_of, view
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
@@ -27,7 +27,6 @@ FIELD = "rules"
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 _MAX_NUMBER = 10**6
 _MAX_REASON = 300  # the audit entry puts the condition before it
-_MAX_VALUE = 3e38
 _MAX_COOLDOWN = 10**9
 
 
@@ -73,6 +72,8 @@ async def replace(repository: RunRepository, run_id: str, requested: RuleSet, cr
             for rule in requested.rules
         ]
         if await compare_and_set(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
+            what = {"revision": known.revision + 1, "rules": requested.rules}
+            audit_log.record("rules", run_id, created_by, name=run.name, entry=what)
             return list_rules(await repository.get(run_id), repository.clock())
     raise contention_error(run_id)
 
@@ -107,25 +108,17 @@ def _errors(rules: list[WatchRule]) -> Iterator[FieldError]:
         yield error("rules", f"must be at most {MAX_RULES}", len(rules))
     seen = set()
     for each in rules[:MAX_RULES]:
-        when = each.when
         if _ID.fullmatch(each.id) is None:
             yield error("id", "must match [a-z0-9][a-z0-9_-]{0,39}", each.id)
         elif each.id in seen:
             yield error("id", "must be unique", each.id)
         seen.add(each.id)
-        if when.scalar not in WATCHED:
-            yield error("scalar", f"must be one of {', '.join(WATCHED)}", when.scalar)
-        if not abs(when.value) <= _MAX_VALUE:
-            yield error("value", "must be a number that float32 holds", when.value)
-        if when.for_steps is not None and when.times is not None:
-            yield error("times", "must not be combined with for_steps", when.times)
+        yield from condition_errors(each.when)
         for field, value, least, most in (
-            ("for_steps", when.for_steps, 1, _MAX_NUMBER),
-            ("times", when.times, 1, _MAX_NUMBER),
             ("max_actions", each.max_actions, 1, _MAX_NUMBER),
             ("cooldown_steps", each.cooldown_steps, 0, _MAX_COOLDOWN),
         ):
-            if value is not None and not least <= value <= most:
+            if not least <= value <= most:
                 yield error(field, f"must be a whole number from {least} to {most}", value)
         if not (math.isfinite(each.cooldown_s) and 0 <= each.cooldown_s <= _MAX_COOLDOWN):
             yield error("cooldown_s", f"must be seconds from 0 to {_MAX_COOLDOWN}", each.cooldown_s)

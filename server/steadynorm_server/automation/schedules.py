@@ -1,13 +1,12 @@
 """Settings changes scheduled for a step, stored in the hash's field `schedules`."""
 
-from __future__ import annotations
-
 import secrets
 
 import msgspec
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.schedules import MAX_SCHEDULES, NewSchedule, Schedule, ScheduleList, ScheduleState
+from steadynorm_server import audit_log
 from steadynorm_server.errors import ProblemError, invalid
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
@@ -41,19 +40,15 @@ async def create(repository: RunRepository, run_id: str, new: NewSchedule, creat
             rule = f"must be at most {MAX_SCHEDULES} waiting ones"
             raise invalid("schedules", rule, f"schedules {rule}: run {run_id} has that many. Delete one first.")
         made = Schedule(
-            id=secrets.token_hex(4),
-            from_step=new.from_step,
-            settings=new.settings,
-            reason=new.reason,
-            created_by=created_by,
-            created_at=repository.clock(),
+            id=secrets.token_hex(4), created_by=created_by, created_at=repository.clock(), **msgspec.structs.asdict(new)
         )
         if await compare_and_set(repository, run, FIELD, encode_json([*known, made])):
+            audit_log.record("schedule", run_id, created_by, name=run.name, entry=made)
             return made
     raise contention_error(run_id)
 
 
-async def delete(repository: RunRepository, run_id: str, schedule_id: str) -> None:
+async def delete(repository: RunRepository, run_id: str, schedule_id: str, actor: str) -> None:
     """Delete a waiting one. Raises RunNotFound, and problems: 404 for an unknown one, 409 for a completed one."""
     for _ in range(MAX_ATTEMPTS):
         run = await repository.get(run_id)
@@ -68,6 +63,7 @@ async def delete(repository: RunRepository, run_id: str, schedule_id: str) -> No
             undo = f" as revision {found.revision}; `steadynorm undo` reverts it" if found.revision else ""
             raise ProblemError(409, f"schedule {found.id} is {found.state}, at step {found.step}{undo}.")
         if await compare_and_set(repository, run, FIELD, encode_json([each for each in known if each is not found])):
+            audit_log.record("unscheduled", run_id, actor, name=run.name, entry=found)
             return
     raise contention_error(run_id)
 

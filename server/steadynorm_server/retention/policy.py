@@ -1,34 +1,31 @@
 """How much memory a run may take in Redis and how long it is retained: server defaults and per-run overrides.
 
 An ended run is deleted `keep_days` after its end. A live one is deleted after as long without telemetry and without a
-poll for settings: its process was killed and never returned. A paused live run is never deleted.
+poll for settings: its process was killed and never returned. A paused live run is never deleted. Of archived runs only
+those with a limit of their own are; a run that an operator deleted goes when its time to be restored is over.
 """
-
-from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 import msgspec
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.retention import Retention, RetentionChange, RetentionLimits, RetentionUpdate
 from steadynorm_contract.settings import FieldError
+from steadynorm_server import audit_log
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.settings.conditional_writes import (
-    MAX_ATTEMPTS,
-    check_reason,
-    compare_and_set,
-    contention_error,
-)
+from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_reason, compare_and_set, contention_error
 
 _FIELD = "retention"
-_DAY_S = 86_400.0
+DAY_S = 86_400.0
 _DEFAULT_MIB = 64.0
 _LEAST_DAYS, _MOST_DAYS = 0.1, 36_500.0
 _CHANGES_SHOWN = 20
@@ -52,11 +49,11 @@ class Limits:
     ceiling_mib: float = _DEFAULT_MIB
     keep_days: float | None = None
 
-    @staticmethod
-    def from_config(config: ServerConfig) -> Limits:
+    @classmethod
+    def from_config(cls, config: ServerConfig) -> Self:
         """The ceiling is at least the default, and equal to it where none is configured."""
         ceiling = max(config.run_mib, config.run_mib_ceiling or config.run_mib)
-        return Limits(config.run_mib, ceiling, config.retention_days)
+        return cls(config.run_mib, ceiling, config.retention_days)
 
     def mib(self, run: RunRecord) -> float:
         """The run's limit in MiB. A ceiling that was lowered applies to limits set before."""
@@ -74,10 +71,15 @@ class Limits:
 
     def expires(self, run: RunRecord) -> float | None:
         """Unix seconds at which it is deleted unless its agent is heard from. None: never."""
-        days = self.days(run)
+        if run.removes_at is not None:
+            return run.removes_at
+        # An archived run is kept: only a limit of its own removes it.
+        days = self.days(run) if run.archived_at is None else _stored(run).own.keep_days
         if days is None or (run.is_live and run.desired.paused):
             return None
-        return (max(run.last_seen, run.poll_expires_at) if run.is_live else run.last_seen) + days * _DAY_S
+        # A run that was listed again or restored is kept for as long anew.
+        touched = run.lifecycle.changes[0].time if run.lifecycle.changes else 0.0
+        return max(run.heard_at, touched) + days * DAY_S
 
 
 def retention_of(run: RunRecord, limits: Limits) -> Retention:
@@ -86,9 +88,9 @@ def retention_of(run: RunRecord, limits: Limits) -> Retention:
     return Retention(
         revision=stored.revision,
         own=stored.own,
-        in_force=RetentionLimits(limits.mib(run), limits.days(run)),
+        effective=RetentionLimits(limits.mib(run), limits.days(run)),
         ceiling_mib=limits.ceiling_mib,
-        store_bytes=run.store_bytes,
+        redis_bytes=run.redis_bytes,
         expires=limits.expires(run),
         changes=stored.changes,
     )
@@ -116,6 +118,8 @@ async def replace(
         change = RetentionChange(repository.clock(), created_by, requested.reason, known.own, own)
         changed = _Stored(known.revision + 1, own, [change, *known.changes[: _CHANGES_SHOWN - 1]])
         if await compare_and_set(repository, run, _FIELD, encode_json(changed)):
+            audit_log.record("retention", run_id, created_by, name=run.name, entry=change)
+            await repository.index.touch(run_id)
             _log.warning("run %s: its retention was set to %s by %r", run_id, _described(own), created_by)
             return retention_of(await repository.get(run_id), limits)
     raise contention_error(run_id)
@@ -128,10 +132,14 @@ async def delete_expired(repository: RunRepository, runs: Sequence[RunRecord], l
     """
     now = repository.clock()
     due = [run for run in runs if (at := limits.expires(run)) is not None and at < now]
-    gone = [run.run_id for run in due if await repository.delete_if_expired(run)]
+    gone = [run.run_id for run in due if await repository.delete_if_expired(run, partial(_record_expiry, run))]
     if gone:
-        _log.info("deleted %d runs whose retention has expired: %s", len(gone), ", ".join(gone[:10]))
+        _log.info("removed %d runs whose time has expired: %s", len(gone), ", ".join(gone[:10]))
     return gone
+
+
+def _record_expiry(run: RunRecord) -> None:
+    audit_log.record("expired", run.run_id, "retention", name=run.name, **run.audit_heads())
 
 
 def _stored(run: RunRecord) -> _Stored:
@@ -151,13 +159,7 @@ def _check(requested: RetentionUpdate, limits: Limits) -> None:
 
 def _errors(requested: RetentionUpdate, limits: Limits) -> Iterator[FieldError]:
     for field, value, least, most, advice in (
-        (
-            "max_mib",
-            requested.max_mib,
-            1.0,
-            limits.ceiling_mib,
-            "STEADYNORM_RUN_MIB_CEILING sets the maximum.",
-        ),
+        ("max_mib", requested.max_mib, 1.0, limits.ceiling_mib, "STEADYNORM_RUN_MIB_CEILING sets the maximum."),
         ("keep_days", requested.keep_days, _LEAST_DAYS, _MOST_DAYS, "Null means the server's default."),
     ):
         if value is not None and not (math.isfinite(value) and least <= value <= most):

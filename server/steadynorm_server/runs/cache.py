@@ -4,8 +4,6 @@ Entries are guesses: the commit compares them with Redis (`RunRecord.expected`).
 restored backup changed the run, the entry is dropped and the run is read.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from steadynorm_server.runs.lru_cache import LRUCache

@@ -1,12 +1,10 @@
 """Ids of runs that have new events, passed from where events are stored to where webhooks are sent."""
 
-from __future__ import annotations
-
 _MAX_RUNS = 10_000
 
 
 class DirtyRuns:
-    """Run ids in this process's memory. Only a hint: a periodic look at all runs finds what is lost here."""
+    """Run ids in this process's memory. Only a hint: a periodic look at runs finds what is lost here."""
 
     def __init__(self) -> None:
         self._runs: set[str] | None = None

@@ -4,22 +4,24 @@ One event reports a whole burst: spikes (or non-finite gradients) in consecutive
 them, also when the burst continues in the next batch, unless it doubles. Counters are exact regardless.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from steadynorm_contract.events import Event, EventKind
-from steadynorm_contract.rule import THROTTLED_TARGET
+from steadynorm_contract.rule import RECOVERED_TARGET, THROTTLED_TARGET, spike_ceiling, spike_memory
 from steadynorm_contract.runs import Health
+from steadynorm_contract.settings import Settings
 
 RECENT_STEPS = 100
 """A run's health is judged by its last steps, this many."""
 
-RECOVERED_TARGET = 1.1 * THROTTLED_TARGET
-"""Hysteresis, so that a target at the threshold is not an event every step."""
+RECOVERY_STEPS = 10
+"""A run has recovered after so many steps in a row in which no spike held an update back, and none came."""
+
+FALLING_STEPS = 100
+"""An event says that norms fall after so many steps in a row with a small target and no spike."""
 
 MAX_AUDIT = 10_000
 """Audit entries of a run, and reports of its agent on revisions; the oldest are dropped."""
@@ -39,6 +41,13 @@ class Signals(msgspec.Struct):
     spike_peak: float = 0.0  # largest ratio of its burst so far
     nonfinite_step: int | None = None  # last step with a non-finite gradient
     nonfinite_peak: float = 0.0  # most parameters in a step of its burst so far
+    cause_step: int | None = None  # of the spike that throttles the run, or would first
+    cause_ratio: float = 0.0
+    cause_until: int = 0  # the step until which it can
+    calm_steps: int = 0  # of a throttled run, see RECOVERY_STEPS
+    throttled_step: int | None = None  # last step that a spike held back
+    falling: bool = False  # see FALLING_STEPS
+    small_since: int | None = None  # first of the present steps in a row with a small target and no spike
 
 
 class Scalars(msgspec.Struct, frozen=True):
@@ -53,6 +62,14 @@ class Scalars(msgspec.Struct, frozen=True):
     spikes: Sequence[float]
     nonfinite: Sequence[float]
     nonfinite_parameter: Sequence[float]
+    throttled: Sequence[float]
+
+
+def new_event(
+    kind: EventKind, step: int, time: float, message: str, value: float | None = None, parameter: str | None = None
+) -> Event:
+    """An event that is not stored yet: its id is that of its entry in Redis."""
+    return Event(id="", kind=kind, step=step, time=time, message=message, value=value, parameter=parameter)
 
 
 def count(value: float) -> int:
@@ -62,11 +79,13 @@ def count(value: float) -> int:
 
 def is_quiet(signals: Signals, scalars: Scalars) -> bool:
     """Whether `observe` would find nothing; decided without looking at single steps."""
-    return (
-        not any(scalars.spikes)
-        and not any(scalars.nonfinite)
-        and not signals.throttled
-        and not any(target < THROTTLED_TARGET for target in scalars.target_min)
+    return not (
+        any(scalars.spikes)
+        or any(scalars.nonfinite)
+        or signals.throttled
+        or any(scalars.throttled)
+        or signals.small_since is not None
+        or any(map(THROTTLED_TARGET.__gt__, scalars.target_min))
     )
 
 
@@ -75,10 +94,15 @@ def observe(
     scalars: Scalars,
     name: Callable[[float], str | None],
     batch_ids: Mapping[int, str] | None = None,
+    settings: Settings | None = None,
+    *,
+    attributed: bool = True,
 ) -> list[Event]:
     """Events of a batch, in step order; updates `signals`.
 
-    name: looks up a parameter by its index. batch_ids: by step, the training loop's name of its data.
+    name: looks up a parameter by its index. batch_ids: by step, the training loop's name of its data. settings: in
+    force. attributed: `throttled` counts what a spike throttles; otherwise, from an older agent, whatever the cause,
+    and it counts here only while a recorded spike can be the cause.
     """
     if is_quiet(signals, scalars):
         return []
@@ -88,7 +112,12 @@ def observe(
     ]
     if batch_ids:
         alarms = [msgspec.structs.replace(event, batch_id=batch_ids.get(event.step)) for event in alarms]
-    return sorted([*alarms, *_targets(signals, scalars, name)], key=lambda event: event.step)
+    settings = settings or Settings()
+    targets = [
+        *_targets(signals, scalars, name, settings, attributed),
+        *_falling(signals, scalars, name, settings, attributed),
+    ]
+    return sorted([*alarms, *targets], key=lambda event: event.step)
 
 
 def health(signals: Signals, step: int, stalled: bool, connected: bool = True) -> Health:
@@ -143,46 +172,92 @@ def _bursts(
         parameter = name(parameters[worst])
         shown, others = parameter or "a parameter", max(count(hits[at]) for at in burst) - 1
         if kind is EventKind.SPIKE:
-            message = f"the gradient norm of {shown} was {size:.4g} times its RMS norm"
+            message = f"the gradient norm of {shown} was {size:.4g} times its baseline"
         else:
             message = f"the gradient of {shown} was NaN or infinite"
         message += f", with {others} other parameters" if others > 0 else ""
         message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
-        step, time = scalars.steps[worst], scalars.times[worst]
-        events.append(
-            Event(id="", kind=kind, step=step, time=time, message=message + ".", parameter=parameter, value=size)
-        )
+        events.append(new_event(kind, scalars.steps[worst], scalars.times[worst], message + ".", size, parameter))
     return sorted(events, key=lambda event: event.value or 0.0, reverse=True)[:MAX_EVENTS_A_BATCH]
 
 
-def _targets(signals: Signals, scalars: Scalars, name: Callable[[float], str | None]) -> list[Event]:
+def _targets(
+    signals: Signals, scalars: Scalars, name: Callable[[float], str | None], settings: Settings, attributed: bool
+) -> list[Event]:
+    """Throttled and recovered. After a spike the mean norm, and with it the target, is large for some steps."""
+    ceiling, gamma1 = spike_ceiling(settings.gamma1, settings.gamma2), settings.gamma1
+    tail = int(math.log(RECOVERED_TARGET / ceiling, gamma1)) if gamma1 > 0 and ceiling > RECOVERED_TARGET else 0
+    # As a spike is forgotten the target rises through the hysteresis in half of this. Whatever rests there for longer
+    # has another reason, such as norms that fall.
+    wait = 2 * math.log(THROTTLED_TARGET / RECOVERED_TARGET) * 2 / math.log(settings.gamma2) if settings.gamma2 else 0
+
+    def last_held(step: int) -> int:
+        if signals.throttled_step is None or signals.throttled_step > step:  # an older record, a loaded checkpoint
+            signals.throttled_step = step
+        return signals.throttled_step
+
     events = []
-    for at, target in enumerate(scalars.target_min):
-        if not signals.throttled and target < THROTTLED_TARGET:
+    for at, (step, target) in enumerate(zip(scalars.steps, scalars.target_min, strict=True)):
+        if count(scalars.spikes[at]):
+            _remember_cause(signals, step, _finite(scalars.spike_ratio_max[at]), settings.gamma2)
+            signals.calm_steps = -tail
+        elif count(scalars.throttled[at]) and (attributed or step <= signals.cause_until):
+            signals.calm_steps, signals.throttled_step = 0, step
+            if signals.throttled:
+                continue
             signals.throttled = True
-            kind, parameter = EventKind.THROTTLED, name(scalars.target_parameter[at])
+            parameter, cause = name(scalars.target_parameter[at]), signals.cause_step
+            spike = "an old spike" if cause is None else f"the spike at step {cause}, ×{signals.cause_ratio:.4g},"
             message = (
-                f"the target of {parameter or 'a parameter'} fell to {target:.3g}: an old spike throttles its update. "
-                "Reset the statistics, or set a spike_limit."
+                f"the target of {parameter or 'a parameter'} fell to {target:.3g}: {spike} holds its update back. "
+                f"Reset the statistics{', or set a spike_limit' if settings.spike_limit is None else ''}."
             )
-        elif signals.throttled and RECOVERED_TARGET <= target < math.inf:
-            signals.throttled = False
-            kind, parameter = EventKind.RECOVERED, None
-            message = f"no parameter is throttled now; the smallest target is {target:.3g}."
-        else:
-            continue
-        events.append(
-            Event(
-                id="",
-                kind=kind,
-                step=scalars.steps[at],
-                time=scalars.times[at],
-                message=message,
-                parameter=parameter,
-                value=target,
-            )
-        )
+            events.append(new_event(EventKind.THROTTLED, step, scalars.times[at], message, target, parameter))
+        elif signals.throttled and THROTTLED_TARGET <= target < RECOVERED_TARGET and step - last_held(step) <= wait:
+            signals.calm_steps = 0
+        elif signals.throttled and math.isfinite(target):
+            signals.calm_steps += 1
+            if signals.calm_steps >= RECOVERY_STEPS:
+                signals.throttled, signals.calm_steps = False, 0
+                signals.cause_step, signals.cause_until = None, 0
+                message = f"no spike holds an update back any more; the smallest target is {target:.3g}."
+                events.append(new_event(EventKind.RECOVERED, step, scalars.times[at], message, target))
     return events[-MAX_EVENTS_A_BATCH:]
+
+
+def _falling(
+    signals: Signals, scalars: Scalars, name: Callable[[float], str | None], settings: Settings, attributed: bool
+) -> list[Event]:
+    """The beginning of small targets that last and that no spike explains.
+
+    Not in a run's first 1 / (1 - gamma2) steps, in which most runs' norms fall fast.
+    """
+    events = []
+    for at, (step, target) in enumerate(zip(scalars.steps, scalars.target_min, strict=True)):
+        held = count(scalars.throttled[at]) and (attributed or step <= signals.cause_until)
+        if held or target >= RECOVERED_TARGET or (signals.small_since is not None and step < signals.small_since):
+            signals.falling, signals.small_since = False, None
+        elif target < THROTTLED_TARGET and signals.small_since is None:
+            signals.small_since = step
+        if signals.small_since is None or signals.falling or step * (1 - settings.gamma2) < 1:
+            continue
+        if step - signals.small_since + 1 >= FALLING_STEPS:
+            signals.falling = True
+            parameter = name(scalars.target_parameter[at])
+            message = (
+                f"the target of {parameter or 'a parameter'} is {target:.3g}, and below {THROTTLED_TARGET:g} since "
+                f"step {signals.small_since}: norms fall faster than gamma2 forgets, and no spike is the cause. "
+                "It may need nothing; gamma2=0.99 forgets sooner, a spike_limit does not help."
+            )
+            events.append(new_event(EventKind.FALLING, step, scalars.times[at], message, target, parameter))
+    return events[-MAX_EVENTS_A_BATCH:]
+
+
+def _remember_cause(signals: Signals, step: int, ratio: float, gamma2: float) -> None:
+    """Of several spikes, the one that can throttle the longest."""
+    until = step + math.ceil(spike_memory(ratio, gamma2, step))
+    if signals.cause_step is None or step < signals.cause_step or until >= signals.cause_until:
+        signals.cause_step, signals.cause_ratio, signals.cause_until = step, ratio, until
 
 
 def _finite(value: float) -> float:

@@ -1,7 +1,5 @@
 """A bounded cache that evicts what was used least recently."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar

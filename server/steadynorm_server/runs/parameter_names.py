@@ -1,7 +1,5 @@
 """Caches parameter names per table; fetches misses in one round trip."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import msgspec

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from steadynorm_contract.audit import AuditChain, AuditEntry, AuditList, verify
+from steadynorm_contract.configuration import RunConfiguration
 from steadynorm_contract.events import Event, EventList
 from steadynorm_contract.rule import target
 from steadynorm_contract.runs import RevisionState, RunDetail, RunList, RunSummary
@@ -20,10 +21,10 @@ from steadynorm_server.runs.pagination import RunFilter
 from steadynorm_server.runs.record import Outcome, RunRecord, StoredChange, detail, summary
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.timeseries import query
-from steadynorm_server.timeseries.blocks import Block, unpack
+from steadynorm_server.timeseries.blocks import Block, block_width, unpack
 from steadynorm_server.timeseries.peaks import Peaks
 from steadynorm_server.timeseries.query import Pick, Span
-from steadynorm_server.timeseries.rollups import ROWS, RollupScheme
+from steadynorm_server.timeseries.rollups import ROWS, RollupScheme, read_block
 
 _MAX_INLINE_SERIES = 64
 MAX_CELLS = 200_000
@@ -38,7 +39,9 @@ class RunQueries:
 
     async def runs(self, listing: RunFilter = RunFilter()) -> RunList:  # noqa: B008 # it is immutable
         """A page of the runs. Raises a 422 problem for a bad cursor."""
-        return listing.page(await self.summaries(await self._repository.list()))
+        view = await self._repository.view()
+        run_ids, cursor = listing.page(view)
+        return RunList(await self.summaries(await self._repository.get_many(run_ids)), cursor)
 
     async def summaries(self, runs: Sequence[RunRecord]) -> list[RunSummary]:
         """A row of GET /runs for each."""
@@ -52,13 +55,19 @@ class RunQueries:
         (outcome,) = await self._last_outcomes([run])
         return detail(run, outcome, self._repository.clock(), self._repository.stalled_after_s)
 
+    async def configuration(self, run_id: str) -> RunConfiguration:
+        """What the run was started with; empty where its agent did not say. Raises RunNotFound."""
+        await self._repository.get(run_id)
+        stored = await self._repository.redis.get(RunKeys(run_id).configuration)
+        return msgspec.json.decode(stored, type=RunConfiguration) if stored else RunConfiguration()
+
     async def series(
         self, run_id: str, names: Sequence[str], first: int | None, last: int | None, points: int
     ) -> SeriesResponse:
         """Series by name. Raises RunNotFound, or a 422 problem for a name that does not exist."""
         run = await self._repository.get(run_id)
         parameters: Sequence[str] = ()
-        if any("/" in name for name in names):
+        if any("/" in name and name not in run.logged.columns for name in names):
             parameters = await self._repository.parameter_names(run)
         return SeriesResponse(await self._series(run, names, parameters, first, last, points))
 
@@ -85,7 +94,8 @@ class RunQueries:
         points: int,
     ) -> dict[str, Series]:
         places = {name: at for at, name in enumerate(parameters)}
-        picks = [query.pick(name, places, run.applied.eps) for name in dict.fromkeys(names)]
+        logged = run.logged.places
+        picks = [query.pick(name, places, run.applied.eps, logged) for name in dict.fromkeys(names)]
         begin, end = run.progress.first_step, run.progress.last_step
         if begin is None or end is None or max(begin, first or 0) > (end if last is None else min(end, last)):
             return {pick.name: Series([], [], [], [], []) for pick in picks}
@@ -112,10 +122,14 @@ class RunQueries:
             *(each.name for each in levels),
         )
 
-        def bucket() -> dict[str, Series]:
-            return query.bucket(level, [unpack(data) for part in stored for data in part], picks, span)
+        width = max((block_width(data) for part in stored for data in part), default=0)
+        width = max(width, len(run.logged.columns))  # blocks may be newer than `run`, and have more columns
 
-        # A heat map of hundreds of parameters takes a third of a second, which must not block the event loop.
+        def bucket() -> dict[str, Series]:
+            blocks = [read_block(of, data, width) for of, part in zip(levels, stored, strict=True) for data in part]
+            return query.bucket(level, blocks, picks, span)
+
+        # A heat map of hundreds of parameters takes a tenth of a second, which must not block the event loop.
         return await asyncio.to_thread(bucket) if len(picks) > _MAX_INLINE_SERIES else bucket()
 
     async def parameters(self, run_id: str, limit: int | None = None, cursor: str | None = None) -> ParameterList:
@@ -159,7 +173,7 @@ class RunQueries:
         outcomes = await self._repository.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
         audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
         chain = await asyncio.to_thread(_verified, run, audited) if verify_chain and not cursor else None
-        return AuditList(audited, chain, _next(entries, limit))
+        return AuditList(audited, chain, _next(entries, limit), [] if cursor else run.lifecycle.changes)
 
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
         fields = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
@@ -204,18 +218,11 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
     applied = state is RevisionState.APPLIED
     step = outcome.step if outcome else run.applied_step
     return AuditEntry(
-        revision=change.revision,
-        time=change.time,
-        actor=change.actor,
-        reason=change.reason,
-        before=change.before,
-        after=change.after,
+        **msgspec.structs.asdict(change),
         state=state,
         applied_step=step if applied else None,
         applied_time=outcome.time if applied and outcome else None,
         rejection=outcome.reason if outcome and outcome.rejected else "",
-        hash=change.hash,
-        previous=change.previous,
     )
 
 

@@ -5,8 +5,6 @@ read again; one that does is read every few seconds, within a time limit per req
 table at once, and its sparklines as they are ready.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,21 +1,22 @@
 """Bulk settings change with a preview and per-run conflict detection."""
 
-from __future__ import annotations
-
 import asyncio
 from fnmatch import fnmatchcase
 
 import msgspec
+import numpy as np
 from redis.exceptions import RedisError
 
 from steadynorm_contract.bulk import MAX_SELECTED, Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
 from steadynorm_contract.changes import Change
-from steadynorm_contract.settings import Settings, SettingsError, merge, resolve_increments
+from steadynorm_contract.settings import Settings, SettingsError, by_name, merge, resolve_increments
+from steadynorm_server.auth.principals import Principal, is_named
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import is_run_id
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.settings.conditional_writes import check_reason, not_allowed
+from steadynorm_server.runs.view import LISTED
+from steadynorm_server.settings.conditional_writes import check_reason, is_older, not_allowed
 from steadynorm_server.settings.service import change
 
 _CONCURRENCY = 256
@@ -24,7 +25,7 @@ _GRACE_S = 3.0
 """How long after Redis failed for one run further runs are still tried."""
 
 
-async def change_many(repository: RunRepository, bulk: Bulk, actor: str) -> BulkResponse:
+async def change_bulk(repository: RunRepository, bulk: Bulk, sender: Principal) -> BulkResponse:
     """Preview a bulk change, or make it for the runs whose revision is still that of the preview.
 
     Each run is changed independently: one that cannot be changed, or for which Redis fails, gets a row that says so.
@@ -41,11 +42,11 @@ async def change_many(repository: RunRepository, bulk: Bulk, actor: str) -> Bulk
             "a bulk change needs the revisions of its preview: send it with `dry_run` true first, then with the "
             "`revisions` of that response.",
         )
-    runs = await select(repository, bulk.select)
+    runs = await select(repository, bulk.select, sender.runs)
     rows = [_preview(run, bulk) for run in runs]
     if bulk.dry_run or bulk.revisions is None:
         return BulkResponse(True, rows, _revisions(rows))
-    done = await _apply_all(repository, runs, rows, bulk, bulk.revisions, actor)
+    done = await _apply_all(repository, runs, rows, bulk, bulk.revisions, sender.name)
     known = {run.run_id for run in runs}
     gone = [
         BulkRow(run_id=run_id, name="", outcome=BulkOutcome.NOT_FOUND, why="it is no longer among the selected runs.")
@@ -55,46 +56,60 @@ async def change_many(repository: RunRepository, bulk: Bulk, actor: str) -> Bulk
     return BulkResponse(False, [*done, *gone], {})
 
 
-async def select(repository: RunRepository, selection: Selection) -> list[RunRecord]:
-    """The runs that match, newest first. Raises 422 problems for a selection of nothing or of too many."""
+async def select(
+    repository: RunRepository, selection: Selection, visible: tuple[str, ...] | None = None
+) -> list[RunRecord]:
+    """The runs that match, newest first. visible: patterns of the registered names that the sender is bound to.
+
+    Raises 422 problems for a selection of nothing or of too many.
+    """
     if selection.name is None and not selection.tags and selection.run_ids is None:
         rule = "must name runs by name, tags or run_ids"
         raise invalid("select", rule, f'select {rule}: got none. Use {{"name": "*"}} to select every run.')
-    if selection.run_ids is not None and len(selection.run_ids) > MAX_SELECTED:
-        raise _too_many(len(selection.run_ids))
-    found = [run for run in await _candidates(repository, selection) if _matches(run, selection)]
-    if len(found) > MAX_SELECTED:
-        raise _too_many(len(found))
-    return found
-
-
-async def _candidates(repository: RunRepository, selection: Selection) -> list[RunRecord]:
     if selection.run_ids is None:
-        return await repository.list()
-    return await repository.get_many([run_id for run_id in dict.fromkeys(selection.run_ids) if is_run_id(run_id)])
+        run_ids = await _matching(repository, selection, visible)
+    elif len(selection.run_ids) > MAX_SELECTED:
+        raise _too_many(len(selection.run_ids))
+    else:
+        run_ids = [each for each in dict.fromkeys(selection.run_ids) if is_run_id(each)]
+    runs = await repository.get_many(run_ids)
+    name, tags = "*" if selection.name is None else selection.name, selection.tags.items()
+    return [
+        run
+        for run in runs
+        if is_named(run.name, visible) and fnmatchcase(run.title, name) and tags <= run.info.tags.items()
+    ]
 
 
-def _matches(run: RunRecord, selection: Selection) -> bool:
-    named = selection.name is None or fnmatchcase(run.name, selection.name)
-    return named and all(run.info.tags.get(name) == value for name, value in selection.tags.items())
+async def _matching(repository: RunRepository, selection: Selection, visible: tuple[str, ...] | None) -> list[str]:
+    """Listed runs, newest first. Raises a 422 problem for too many."""
+    view = await repository.view()
+    chosen = view.named(selection.name) & view.visible(visible) & (view.visibility == LISTED)
+    for key, value in selection.tags.items():
+        chosen &= view.tagged(key, value)
+    if (number := int(chosen.sum())) > MAX_SELECTED:
+        raise _too_many(number)
+    return view.ids(view.newest_first(np.flatnonzero(chosen)))
 
 
 def _preview(run: RunRecord, bulk: Bulk) -> BulkRow:
     def row(outcome: BulkOutcome, why: str = "", **more: dict[str, object]) -> BulkRow:
         return BulkRow(
-            run_id=run.run_id, name=run.name, outcome=outcome, revision=run.desired_revision, why=why, **more
+            run_id=run.run_id, name=run.title, outcome=outcome, revision=run.desired_revision, why=why, **more
         )
 
     if not run.is_live:
         return row(BulkOutcome.ENDED, f"the run has ended ({run.state}).")
     try:
-        after = merge(run.desired, resolve_increments(bulk.settings, run.desired))
+        after = merge(run.desired, resolve_increments(bulk.settings, run.desired), run.info.knobs or [])
     except SettingsError as error:
         return row(BulkOutcome.REJECTED, str(error))
-    old, new = msgspec.to_builtins(run.desired), msgspec.to_builtins(after)
+    old, new = by_name(run.desired), by_name(after)
     changed = [name for name in old if old[name] != new[name]]
     if not changed:
         return row(BulkOutcome.UNCHANGED, "it already has these settings.")
+    if is_older(run, changed):
+        return row(BulkOutcome.REJECTED, "its agent is older than one of these settings.")
     if outside := not_allowed(run, changed):
         allowed = ", ".join(run.info.allow or ()) or "none"
         return row(

@@ -1,14 +1,21 @@
-"""Compare-and-set writes of schedules, watch rules and retention, and the checks that deferred changes share.
+"""Compare-and-set writes of schedules, rules, retention and lifecycle, and the checks that deferred changes share.
 
 The hash's field `automation_version` counts these writes. Operators' edits, executed actions and telemetry commits all
 depend on it: once a DELETE of a rule is answered, that rule has no further effect.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
-from steadynorm_contract.settings import COUNTERS, Settings, is_increment, merge, resolve_increments
+from steadynorm_contract.knobs import is_allowed, is_knob
+from steadynorm_contract.settings import (
+    COUNTERS,
+    LATER_SETTINGS,
+    Settings,
+    by_name,
+    is_increment,
+    merge,
+    resolve_increments,
+)
 from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.events import MAX_EVENTS
@@ -31,17 +38,43 @@ def validate_deferred_change(run: RunRecord, settings: Mapping[str, object], rea
         if name in settings and not is_increment(settings[name]):
             rule = 'must be an increment such as "+1"'
             raise invalid(name, rule, f"{name} {rule}: its value at that time is not known in advance.")
-    merge(Settings(), resolve_increments(settings, Settings()))
-    if outside := not_allowed(run, settings):
-        rule = "must be among those that the run's agent allows"
-        raise invalid(outside[0], rule, f"{', '.join(outside)} {rule}: {', '.join(run.info.allow or ()) or 'none'}.")
+    merge(Settings(), resolve_increments(settings, Settings()), run.info.knobs or [])
+    _require_allowed(run, settings)
     if not run.is_live:
         raise run_ended(run.run_id, run.state)
 
 
 def not_allowed(run: RunRecord, names: Iterable[str]) -> list[str]:
     """Settings among `names` that the run's agent does not let operators change."""
-    return [] if run.info.allow is None else [name for name in names if name not in run.info.allow]
+    return [name for name in names if not is_allowed(name, run.info.allow)]
+
+
+def is_older(run: RunRecord, names: Iterable[str]) -> list[str]:
+    """Settings among `names` that the run's agent is older than: it would reject them and all later revisions."""
+    return [name for name in names if run.info.knobs is None and (is_knob(name) or name in LATER_SETTINGS)]
+
+
+def check_allowed(run: RunRecord, settings: Settings) -> None:
+    """Raises a 422 problem for settings that the agent would reject, and with them every later revision.
+
+    Back to what it trains with is always possible.
+    """
+    known = (by_name(run.desired), by_name(run.applied))
+    wanted = by_name(settings).items()
+    _require_allowed(run, [name for name, value in wanted if all(each.get(name, _NONE) != value for each in known)])
+
+
+_NONE = object()
+
+
+def _require_allowed(run: RunRecord, names: Iterable[str]) -> None:
+    names = list(names)
+    if later := is_older(run, names):
+        rule = "must be a setting that the run's agent has"
+        raise invalid(later[0], rule, f"{later[0]} {rule}: it is older than this setting. Upgrade steadynorm there.")
+    if outside := not_allowed(run, names):
+        rule = "must be among those that the run's agent allows"
+        raise invalid(outside[0], rule, f"{', '.join(outside)} {rule}: {', '.join(run.info.allow or ()) or 'none'}.")
 
 
 async def compare_and_set(

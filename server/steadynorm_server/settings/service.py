@@ -1,7 +1,5 @@
 """Desired settings: agents wait for newer ones; operators change them, each change conditional on its revision."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from dataclasses import dataclass
@@ -11,15 +9,22 @@ import msgspec
 from steadynorm_contract.audit import entry_hash
 from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.settings import Settings, merge
+from steadynorm_contract.settings import Settings, by_name, merge
 from steadynorm_contract.telemetry import Desired
+from steadynorm_server import audit_log
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError, RunNotFound
 from steadynorm_server.redis.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord, StoredChange
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_reason, contention_error, run_ended
+from steadynorm_server.settings.conditional_writes import (
+    MAX_ATTEMPTS,
+    check_allowed,
+    check_reason,
+    contention_error,
+    run_ended,
+)
 
 _LONG_WAIT_S = 10.0
 
@@ -77,6 +82,8 @@ async def _current_settings(
         raise RunNotFound(run_id)
     name, revision, settings = answer
     sender.require_run(name.decode())
+    if poll_expires_at:
+        repository.hear(run_id)  # it may have been silent for days
     return Desired(int(revision), msgspec.json.decode(settings, type=Settings))
 
 
@@ -92,17 +99,19 @@ async def change(
 
     A change without any difference makes no revision. side_effect: written if `run.automation_version` still holds.
 
-    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 for another revision.
+    Raises RunNotFound, SettingsError, and problems: 409 for an ended run, 412 for another revision, 422 for what the
+    run's agent does not allow.
     """
     check_reason(requested.reason)
     if not run.is_live:
         raise run_ended(run.run_id, run.state)
     if run.desired_revision != revision:
-        raise _revision_conflict(run.run_id, revision, run.desired_revision)
-    settings = merge(run.desired, requested.settings)
+        raise revision_conflict(run.run_id, revision, run.desired_revision)
+    settings = merge(run.desired, requested.settings, run.info.knobs or [])
     if settings == run.desired:
         return run.desired_settings()
-    before, after = msgspec.to_builtins(run.desired), msgspec.to_builtins(settings)
+    check_allowed(run, settings)
+    before, after = by_name(run.desired), by_name(settings)
     changed = [name for name in before if before[name] != after[name]]
     entry = StoredChange(
         revision=revision + 1,
@@ -139,6 +148,7 @@ async def _store(
         )
         match answer:
             case [b"ok"]:
+                audit_log.record("settings", run.run_id, entry.actor, name=run.name, entry=entry)
                 return
             case [b"not_found"]:
                 raise RunNotFound(run.run_id)
@@ -147,7 +157,7 @@ async def _store(
             case [b"automation_conflict"]:
                 raise ProblemError(412, f"the schedules or rules of {run.run_id} were changed concurrently.")
             case [b"conflict", newest]:
-                raise _revision_conflict(run.run_id, expected, int(newest))
+                raise revision_conflict(run.run_id, expected, int(newest))
             case [b"audit_head", newest]:
                 head = newest.decode()
     raise contention_error(run.run_id)
@@ -156,8 +166,7 @@ async def _store(
 def _chained(run_id: str, entry: StoredChange, previous: str) -> StoredChange:
     """The entry with its place in the hash chain."""
     written = msgspec.json.decode(encode_json(entry), type=StoredChange)  # hashed as a reader of Redis decodes it
-    hashed = {name: getattr(written, name) for name in ("revision", "time", "actor", "reason", "before", "after")}
-    return msgspec.structs.replace(written, previous=previous, hash=entry_hash(previous, run_id=run_id, **hashed))
+    return msgspec.structs.replace(written, previous=previous, hash=entry_hash(previous, run_id, written))
 
 
 async def _wait_for_any(*events: asyncio.Event, timeout_s: float) -> None:
@@ -169,7 +178,8 @@ async def _wait_for_any(*events: asyncio.Event, timeout_s: float) -> None:
             task.cancel()
 
 
-def _revision_conflict(run_id: str, given: int, newest: int) -> ProblemError:
+def revision_conflict(run_id: str, given: int, newest: int) -> ProblemError:
+    """412: a change is based on a revision that is not the newest one."""
     return ProblemError(
         412,
         f"the settings of {run_id} were changed concurrently: they are at revision {newest}, not {given}. "

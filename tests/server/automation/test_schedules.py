@@ -191,6 +191,18 @@ async def test_a_setting_that_the_agent_does_not_allow_is_refused_at_once(api: A
     assert (await order(agent, 10, {"gamma1": 0.9})).status_code == 201
 
 
+async def test_a_schedule_that_a_new_agent_of_the_run_does_not_allow_fails_once(api: Any, make_agent: Any) -> None:
+    agent = make_agent(api)
+    await agent.register()
+    assert (await order(agent, 10, {"gamma2": 0.9})).status_code == 201
+    limited = make_agent(api, allow=["gamma1"])
+    await limited.register()
+    await limited.send([10])
+    (schedule,) = (await limited.get("/schedules"))["schedules"]
+    assert (schedule["state"], schedule["revision"]) == ("failed", None)
+    assert "gamma2 must be among those that the run's agent allows: gamma1." in schedule["why"]
+
+
 async def test_an_unknown_or_ended_run_takes_none(agent: Any) -> None:
     content = encode_json({"from_step": 10, "settings": {"gamma2": 0.9}})
     assert (await agent.client.post("/runs/nobody/schedules", content=content)).status_code == 404
@@ -211,3 +223,13 @@ async def test_there_is_a_most_of_those_that_wait_and_few_of_the_others_are_kept
     assert [each["from_step"] for each in listed] == list(range(229, 209, -1))
     with redis.Redis.from_url(store_url, protocol=2) as client:
         assert client.hstrlen(RUN, "schedules") < 10_000  # every batch reads it
+
+
+async def test_an_event_has_the_word_for_no_limit_that_people_type(agent: Any) -> None:
+    await agent.change(0, {"spike_limit": 10.0})
+    for at, word in enumerate(("none", "null", None)):
+        assert (await order(agent, 10 * (at + 1), {"spike_limit": word, "eps": 1e-9 * (at + 1)})).status_code == 201
+    await agent.send(range(1, 40))
+    said = [event["message"] for event in await agent.events() if event["kind"] == "automation"]
+    assert len(said) == 3
+    assert all("set spike_limit off, eps" in message for message in said), said

@@ -300,3 +300,25 @@ async def test_an_unknown_run_has_no_rules_and_an_ended_one_can_only_lose_them(a
     assert (await give(agent, {**GOOD, "max_actions": 2})).status_code == 409
     assert (await give(agent)).status_code == 200
     assert (await agent.get("/rules"))["rules"] == []
+
+
+async def test_a_rule_with_a_baseline_acts_on_what_leaves_it_and_its_baseline_outlives_the_process(
+    agent: Any, api: Any, make_agent: Any
+) -> None:
+    await give(
+        agent,
+        rule("loss > mean + 6 sigma of 100 for 3 steps", id="high", reason="jumped"),
+        rule("loss is nan for 2 steps", {"paused": True}, id="nan"),
+    )
+    for first in (1, 31, 61):  # in batches, as an agent sends them
+        await agent.send(range(first, first + 30), loss=[2 + 0.1 * math.sin(step) for step in range(30)])
+    await agent.send(range(91, 95), loss=[9, 9, 2, 9])
+    assert ((await state(agent))["count"], await resets(agent)) == (1, 0)
+    again = make_agent(api, instance="two")
+    await again.register()
+    await again.send(range(95, 98), loss=9)
+    assert await resets(agent) == 1
+    (entry,) = (await agent.get("/audit"))["entries"]
+    assert entry["reason"] == "loss > mean + 6 sigma of 100 for 3 steps: jumped"
+    answer = await again.send(range(98, 100), loss=math.nan, loss_nonfinite=1)
+    assert answer["desired"]["settings"]["paused"] is True

@@ -105,7 +105,7 @@ async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_forc
     none = {"max_mib": None, "keep_days": None}
     before = await agent.get("/retention")
     assert (before["revision"], before["own"], before["changes"]) == (0, none, [])
-    assert (before["in_force"], before["ceiling_mib"]) == ({"max_mib": 32.0, "keep_days": 30.0}, 32.0)
+    assert (before["effective"], before["ceiling_mib"]) == ({"max_mib": 32.0, "keep_days": 30.0}, 32.0)
     assert before["expires"] == clock.now + 30 * DAY_S
     with caplog.at_level(logging.WARNING, "steadynorm_server"):
         answer = await retain(agent, max_mib=16, keep_days=90, reason="a sweep's run", revision=0)
@@ -113,7 +113,7 @@ async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_forc
     assert answer.json() == before | {
         "revision": 1,
         "own": {"max_mib": 16.0, "keep_days": 90.0},
-        "in_force": {"max_mib": 16.0, "keep_days": 90.0},
+        "effective": {"max_mib": 16.0, "keep_days": 90.0},
         "expires": clock.now + 90 * DAY_S,
         "changes": [
             {"time": clock.now, "actor": "local", "reason": "a sweep's run", "before": none,
@@ -125,7 +125,7 @@ async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_forc
     assert (await retain(agent, max_mib=16, keep_days=90)).json()["revision"] == 1  # nothing changed
     assert (await retain(agent, revision=0)).status_code == 412
     back = (await retain(agent, revision=1)).json()
-    assert (back["in_force"], back["revision"]) == (before["in_force"], 2)
+    assert (back["effective"], back["revision"]) == (before["effective"], 2)
     assert [change["reason"] for change in back["changes"]] == ["", "a sweep's run"]
 
 
@@ -154,13 +154,13 @@ async def test_no_run_takes_more_than_the_ceiling_whatever_was_set_for_it(serve:
     generous = make_agent(await serve(run_mib=32, run_mib_ceiling=256))
     await generous.register()
     own = (await retain(generous, max_mib=256)).json()
-    assert (own["in_force"]["max_mib"], own["ceiling_mib"]) == (256.0, 256.0)
+    assert (own["effective"]["max_mib"], own["ceiling_mib"]) == (256.0, 256.0)
     assert (await retain(generous, max_mib=257)).status_code == 422
     run = await generous.client.app.state.repository.get("tiny-1")
     assert generous.client.app.state.limits.budget_factor(run) == 4.0
     frugal = make_agent(await serve(run_mib=32, run_mib_ceiling=128))
     now = await frugal.get("/retention")
-    assert (now["own"]["max_mib"], now["in_force"]["max_mib"]) == (256.0, 128.0)
+    assert (now["own"]["max_mib"], now["effective"]["max_mib"]) == (256.0, 128.0)
     assert Limits.from_config(ServerConfig(run_mib=32, run_mib_ceiling=16)).ceiling_mib == 32
 
 
@@ -175,12 +175,12 @@ async def test_size_and_age_follow_what_was_set_for_each_run(
             steps = range(first, first + 1000)
             rows = agent.rows(steps[::4], [[[1.0] * 5] * 2] * 250)
             await agent.send(steps, raw_norm=[99.0 if step == 77 else 1.0 for step in steps], rows=rows)
-    took = (await usual.get())["store_bytes"]
+    took = (await usual.get())["redis_bytes"]
     assert took > 1.1 * 2**20
     assert (await retain(small, max_mib=1, keep_days=3)).status_code == 200
     assert await trimming.enforce_size_limit(repository, await repository.list(), Limits()) == ["small"]
-    assert (await small.get())["store_bytes"] <= 2**20
-    assert (await usual.get())["store_bytes"] == took
+    assert (await small.get())["redis_bytes"] <= 2**20
+    assert (await usual.get())["redis_bytes"] == took
     (series,) = (await small.get("/series", name="raw_norm"))["series"].values()
     assert (sum(series["count"]), max(series["max"])) == (16_000, 99.0)
     clock.now += 4 * DAY_S
@@ -213,12 +213,12 @@ async def test_a_server_that_starts_removes_and_trims_by_these_limits(
         await agent.register()
     for first in range(1, 20_000, 2000):
         await kept.send(range(first, first + 2000))
-    large = (await kept.get())["store_bytes"]
+    large = (await kept.get())["redis_bytes"]
     assert large > 2**20
     await retain(kept, keep_days=365, max_mib=1)
     clock.now += 31 * DAY_S
     await serve(retention_days=30)
     async with asyncio.timeout(15):
-        while len(await repository.list()) > 1 or (await repository.get("kept")).store_bytes == large:  # noqa: ASYNC110
+        while len(await repository.list()) > 1 or (await repository.get("kept")).redis_bytes == large:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # nothing tells of a sweep
-    assert [(run.run_id, run.store_bytes <= 2**20) for run in await repository.list()] == [("kept", True)]
+    assert [(run.run_id, run.redis_bytes <= 2**20) for run in await repository.list()] == [("kept", True)]

@@ -46,12 +46,12 @@ async def whole(agent: Any) -> None:
 
 
 async def test_the_finest_of_the_past_goes_first_and_the_whole_remains(long: Any, repository: RunRepository) -> None:
-    before = (await long.get())["store_bytes"]
+    before = (await long.get())["redis_bytes"]
     assert before > 1_000_000
     for limit in (750_000, 200_000):
         assert await trim(repository, await repository.get("tiny-1"), limit) > 0
         run = await repository.get("tiny-1")
-        assert limit * 0.7 < run.store_bytes <= limit
+        assert limit * 0.7 < run.redis_bytes <= limit
         await whole(long)
         recent = (await long.get("/series", name="raw_norm", **{"from": STEPS - 100}))["series"]["raw_norm"]
         assert set(recent["count"]) == {1}  # single steps of the recent past
@@ -65,10 +65,10 @@ async def test_what_is_kept_is_never_less_than_what_no_coarser_level_has(long: A
     assert await trim(repository, await repository.get("tiny-1"), 0) > 0
     run = await repository.get("tiny-1")
     assert await trim(repository, run, 0) == 0
-    assert 0 < run.store_bytes < 100_000
+    assert 0 < run.redis_bytes < 100_000
     assert [level.name for level, _ in trimming._LEVELS] == [
-        *("rows1", "scalars1", "scalars16", "rows256", "scalars256", "rows4096"),
-        *("rows65536", "scalars4096"),
+        *("rows1", "logged1", "scalars1", "logged16", "scalars16", "rows256", "logged256", "scalars256", "rows4096"),
+        *("rows65536", "logged4096", "scalars4096"),
     ]
     for tail in run.levels.values():
         assert tail.rolled < tail.next
@@ -83,15 +83,15 @@ async def test_the_server_trims_what_takes_more_than_it_may(
     assert await enforce_size_limit(repository, await repository.list(), Limits(64)) == []
     assert await enforce_size_limit(repository, await repository.list(), Limits(0.5)) == ["tiny-1"]
     assert await enforce_size_limit(repository, await repository.list(), Limits(0.5)) == []
-    told = (await long.client.get("/runs")).json()["runs"][0]["store_bytes"]
-    assert told == (await long.get())["store_bytes"] <= 2**19
+    told = (await long.client.get("/runs")).json()["runs"][0]["redis_bytes"]
+    assert told == (await long.get())["redis_bytes"] <= 2**19
     with redis.Redis.from_url(store_url, protocol=2) as client:
         keys = [key for key in client.keys("steadynorm:{tiny-1}:*") if b"history" in key]
         blocks = sum(len(fields[b"block"]) for key in keys for _, fields in client.xrange(key))
         taken = sum(client.memory_usage(key, samples=0) or 0 for key in keys)
     run = await repository.get("tiny-1")
     assert run.history_bytes == blocks
-    assert taken < 1.5 * run.store_bytes
+    assert taken < 1.5 * run.redis_bytes
 
 
 async def test_each_level_has_its_part_of_what_a_run_may_take(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ async def test_a_scrape_of_200_runs_reads_each_once_in_two_round_trips(
     async with recorded_commands(store_url) as commands:
         text = (await api.get("http://test/metrics")).text
     assert text.count("steadynorm_run_step{") == 200
-    assert sent(commands) == {"zrevrange": 1, "hgetall": 200}
+    assert sent(commands) == {"zrevrange": 1, "xrevrange": 1, "hgetall": 200}
     assert round_trips == 2
 
 

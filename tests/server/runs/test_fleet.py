@@ -223,3 +223,17 @@ async def test_an_unknown_order_is_refused_with_those_that_there_are(api: httpx.
     answer = await api.get("/fleet", params={"sort": "worst"})
     assert answer.status_code == 422
     assert "severity" in answer.text
+
+
+async def test_rows_have_the_logged_scalars_that_were_asked_for(look: Look, start: Any, api: httpx.AsyncClient) -> None:
+    agent, other = await start("logs"), await start("silent")
+    sent = agent.batch(1, [1, 2])
+    sent.logged = [agent.logged([1, 2], entropy=[0.5, 0.25], **{"eval/loss": [2.0, 1.5]})]
+    assert (await agent.post(sent)).status_code == 200
+    await other.send([1])
+    answer = await look(scalar=["eval/loss", "nobody's"])
+    assert answer["scalars"] == ["entropy", "eval/loss"]
+    assert {run["name"]: run["scalars"] for run in answer["runs"]} == {"logs": {"eval/loss": 1.5}, "silent": {}}
+    assert {run["name"]: run["scalars"] for run in (await look())["runs"]} == {"logs": {}, "silent": {}}
+    many = await api.get("/fleet", params={"scalar": [str(at) for at in range(17)]})
+    assert many.status_code == 422

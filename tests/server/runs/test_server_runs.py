@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import redis
 
+from steadynorm_contract import __version__
 from steadynorm_contract.runs import RunDetail, RunList
 from steadynorm_contract.series import ParameterList
 from steadynorm_contract.settings import Settings
@@ -27,6 +28,10 @@ async def test_a_run_shows_what_its_agent_said(api: httpx.AsyncClient, make_agen
         "acknowledged": 0,
         "desired": {"revision": 0, "settings": msgspec.to_builtins(Settings())},
         "previous_acknowledged": None,
+        "server_version": __version__,
+        "defaults": msgspec.to_builtins(Settings()),
+        "max_scalars": 256,
+        "max_knobs": 64,
     }
     shown = msgspec.convert(await agent.get(), RunDetail)
     assert (shown.name, shown.state, shown.health, shown.step) == ("tiny", "running", "calm", 5)
@@ -190,7 +195,7 @@ async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, 
     await agent.change(0, {"gamma2": 0.9})
     assert (await api.delete(agent.run)).status_code == 204
     with redis.Redis.from_url(store_url, protocol=2) as client:
-        assert client.keys("*") == []
+        assert set(client.keys("*")) <= {b"steadynorm:schema"}  # of no run
     assert (await api.get("/runs")).json()["runs"] == []
     assert (await api.delete(agent.run)).status_code == 404
     answer = await agent.post(agent.batch(2, [2]))

@@ -36,7 +36,7 @@ async def test_a_preset_is_stored_as_the_settings_that_it_stands_for(agent: Any)
     answer = await agent.change(0, {"preset": "robust", "gamma1": 0.7})
     assert answer.json()["settings"] == DEFAULTS | PRESETS["robust"] | {"gamma1": 0.7}
     entry = (await agent.get("/audit"))["entries"][0]
-    assert entry["after"] == {"gamma1": 0.7, "spike_limit": PRESETS["robust"]["spike_limit"]}
+    assert entry["after"] == {"gamma1": 0.7} | {name: PRESETS["robust"][name] for name in ("spike_limit", "spike_fade")}
     refused = await agent.change(1, {"preset": "fast"})
     assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "preset")
 
@@ -95,6 +95,8 @@ BAD = [
     ("eps", "0.01"),
     ("spike_limit", "1"),
     ("spike_limit", "-Infinity"),
+    ("spike_fade", '"yes"'),
+    ("clip_norm", "-1"),
     ("transfer", '"smooth"'),
     ("lr_scale", "10.5"),
     ("lr_scale", "-1"),
@@ -105,6 +107,14 @@ BAD = [
     ("checkpoint_generation", "4294967296"),
     ("gamma3", "0.5"),
     ("\\u0000", "[[]]"),
+    ("recovery", '"on"'),
+    ("rollback_generation", "-1"),
+    ("rollback_to", '"newest"'),
+    ("lr", "-0.1"),
+    ("lr", '"auto"'),
+    ("detail_every", "0"),
+    ("detail_every", "1001"),
+    ("detail_every", "2.5"),
 ]
 
 
@@ -266,3 +276,28 @@ async def _until_watched(agent: Any) -> None:
     async with asyncio.timeout(10):  # nothing tells that a request has begun to wait
         while not (await repository.get(agent.registration.run_id)).poll_expires_at:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_what_the_agent_does_not_allow_is_refused_before_it_can_block_later_changes(
+    api: Any, make_agent: Any
+) -> None:
+    agent = make_agent(api, allow=["gamma2"])
+    await agent.register()
+    refused = await agent.change(0, {"mode": "observe", "gamma2": 0.9})
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "mode must be among those that the run's agent allows: gamma2."
+    assert (await agent.get("/audit"))["entries"] == []
+    assert (await agent.change(0, {"mode": "stabilize", "gamma2": 0.9})).status_code == 200, "mode is not changed"
+
+
+async def test_back_to_what_the_job_trains_with_is_allowed_whatever_its_agent_allows_now(
+    api: Any, make_agent: Any
+) -> None:
+    agent = make_agent(api)
+    await agent.register()
+    assert (await agent.change(0, {"lr_scale": 0.5})).status_code == 200
+    limited = make_agent(api, allow=["gamma2"])  # the job is started again, with a limit
+    await limited.register()
+    refused = await limited.change(1, {"lr_scale": 0.25})
+    assert refused.status_code == 422, refused.text
+    assert (await limited.change(1, {"lr_scale": 1.0})).status_code == 200
