@@ -4,19 +4,29 @@ ServerConfig()                        from the environment
 ServerConfig(port=0, data=folder)     arguments win over the environment
 """
 
-from __future__ import annotations
-
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from steadynorm_contract.discovery import data_dir
+from steadynorm_contract.discovery import data_dir, is_loopback, is_service_link
+from steadynorm_server.errors import StartError
+
+_IN_FILES = (
+    *(f"{role}_token{which}" for role in ("operator", "agent", "viewer") for which in ("", "_previous")),
+    "proxy_token",
+    "redis_url",
+)
+"""Secrets: each may also be in a file that the variable of this name with `_FILE` at its end names."""
 
 
 class ServerConfig(BaseSettings):
-    """Configuration of one server process. Raises pydantic's ValidationError naming the variable."""
+    """Configuration of one server process. Raises pydantic's ValidationError naming the variable, or StartError.
+
+    A token or the Redis address can be read from a file, as orchestrators mount secrets: `STEADYNORM_AGENT_TOKEN_FILE`.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="STEADYNORM_", env_ignore_empty=True, populate_by_name=True, extra="ignore"
@@ -34,7 +44,10 @@ class ServerConfig(BaseSettings):
         default=None, validation_alias=AliasChoices("STEADYNORM_REDIS_URL", "REDIS_URL", "redis_url")
     )
     """Address of your Redis or Valkey: `redis://`, `rediss://` or `unix://`; of a Redis Cluster
-    `redis+cluster://one:6379,two:6379` or `rediss+cluster://`. Unset: an embedded one is started."""
+    `redis+cluster://one:6379,two:6379` or `rediss+cluster://`; of a primary that Sentinels watch
+    `redis+sentinel://one:26379,two:26379/NAME` or `rediss+sentinel://`. Unset: an embedded one is started."""
+    root_path: str = Field(default="", pattern=r"^(/[\w.~-]+)*$")
+    """Path under which a proxy offers the server, such as `/steadynorm-api`, whether the proxy takes it away or not."""
     dashboard_url: str | None = None
     """Where people reach the dashboard, for links in webhooks, alerts, Grafana and what is printed."""
 
@@ -51,11 +64,29 @@ class ServerConfig(BaseSettings):
     viewer_token_previous: SecretStr | None = None
     """Accepted beside the present viewer token during a rotation."""
     tokens_file: Path | None = None
-    """More tokens, with names and, for agents, the run names they are valid for. Read again when it changes."""
+    """More tokens, with names and, optionally, the names of the runs they are bound to. Read again when it changes."""
+    trusted_proxy: str = ""
+    """Addresses or networks of proxies that say who has signed in, separated by commas. Nobody else's header counts:
+    [how](../security.md#sign-in-with-your-identity-provider)."""
+    proxy_token: SecretStr | None = None
+    """Token of a dashboard behind a proxy that signs people in: with it the dashboard says who asks. It is nobody by
+    itself. Give both the same."""
+    proxy_user_header: str = "X-Forwarded-Email"
+    """Header in which a trusted proxy names the person, for the audit list."""
+    proxy_groups_header: str = "X-Forwarded-Groups"
+    """Header in which it names the person's groups, separated by commas."""
+    operator_groups: str = ""
+    """Groups whose members are operators, separated by commas. `*`: everybody who has signed in."""
+    viewer_groups: str = "*"
+    """Groups whose members are viewers."""
     webhooks_file: Path | None = None
     """The webhooks that events are sent to."""
-    metrics_auth: bool = False
-    """Whether `/metrics` requires a viewer's token."""
+    metrics_auth: bool | None = None
+    """Whether `/metrics` requires a viewer's token. Unset: beyond loopback and behind a proxy it does."""
+
+    otlp: bool = False
+    """Whether the metrics of `/metrics` and the events of runs are sent by OTLP over HTTP, to where the standard
+    variables `OTEL_EXPORTER_OTLP_*` say, every `OTEL_METRIC_EXPORT_INTERVAL` ms (60,000). Needs the extra `otlp`."""
 
     tls: Literal["", "terminated"] = ""
     """`terminated`: requests from other machines pass a proxy that speaks TLS."""
@@ -77,6 +108,9 @@ class ServerConfig(BaseSettings):
     log_level: Literal["warning", "info"] = "warning"
     """`info`: a line for each request as well, with its id."""
 
+    audit_log: str = ""
+    """File of the audit stream, JSON lines that outlive their runs; `-`: standard output. Unset: none."""
+
     stalled_after_s: float = Field(default=30.0, gt=0)
     """Seconds without telemetry after which a run is stalled."""
     forget_after_s: float = Field(default=86_400.0, gt=0)
@@ -90,5 +124,53 @@ class ServerConfig(BaseSettings):
     """Largest `max_mib` that operators may set for one run. Unset: `STEADYNORM_RUN_MIB`, so they can only lower it."""
     top_parameters: int = Field(default=10, ge=0, le=1000)
     """Parameters of a run, those with the largest spike ratios, that have series of their own in `/metrics`."""
+    top_scalars: int = Field(default=16, ge=0, le=256)
+    """Scalars of a run that its loop logs under names of its own, the first ones, that have series in `/metrics`."""
+    drain_seconds: float = Field(default=0.0, ge=0, le=3600, allow_inf_nan=False)
+    """Seconds after SIGTERM in which `/readyz` answers 503 and all else is served as before: so a balancer takes the
+    server out before its port closes. A second signal ends them."""
     shutdown_after_s: int = Field(default=5, ge=1)
     """Seconds that open requests may take to finish during shutdown."""
+
+    @property
+    def metrics_need_token(self) -> bool:
+        """Whether `/metrics` requires a viewer's token."""
+        if self.metrics_auth is not None:
+            return self.metrics_auth
+        # Others reach a proxy, though this process is on loopback.
+        behind_proxy = self.trusted_proxy or self.proxy_token or self.root_path
+        return bool(self.tls or behind_proxy) or not self.is_local
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server listens on loopback only."""
+        return is_loopback(f"http://[{self.host}]" if ":" in self.host else f"http://{self.host}")
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _ignore_service_link(cls, given: object) -> object:
+        """Kubernetes sets STEADYNORM_PORT=tcp://… in every pod beside a Service of the name steadynorm."""
+        return 8470 if is_service_link(given) else given
+
+    @model_validator(mode="after")
+    def _read_secret_files(self) -> Self:
+        for name in _IN_FILES:
+            if (file := _secret_file(name)) is None:
+                continue
+            variable, path = file
+            if getattr(self, name) is not None:
+                raise StartError(f"set {variable} or {variable.removesuffix('_FILE')}, not both.")
+            try:
+                secret = Path(path).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise StartError(f"{variable} must name a readable text file: {error}.") from error
+            if not secret:
+                raise StartError(f"{variable} names {path}, which is empty. Write the secret into it.")
+            setattr(self, name, secret if name == "redis_url" else SecretStr(secret))
+        return self
+
+
+def _secret_file(name: str) -> tuple[str, str] | None:
+    """The variable that is set to a file with this secret, and the file."""
+    variables = [f"STEADYNORM_{name.upper()}_FILE", *(["REDIS_URL_FILE"] if name == "redis_url" else [])]
+    return next(((each, os.environ[each]) for each in variables if os.environ.get(each)), None)

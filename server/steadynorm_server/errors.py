@@ -1,11 +1,13 @@
 """Errors that a request can end with, below everything that raises them. api/problem_details.py renders them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from steadynorm_contract.settings import FieldError
+
+
+class StartError(Exception):
+    """The server cannot start. The text says why and how to fix it."""
 
 
 class ProblemError(Exception):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis.utils
 from tests.support.server import TOKEN, Clock, FakeAgent, Serve, client_of, emptied
 
 from steadynorm_contract.codec import encode_json
@@ -18,9 +21,18 @@ from steadynorm_server.app import create_app
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
+from steadynorm_server.metrics import scrapes
 from steadynorm_server.redis import client
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server, find_binary
+
+redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)  # reads a file for each connection
+
+
+@functools.cache
+def _config(variables: tuple[tuple[str, str], ...], settings: tuple[tuple[str, Any], ...]) -> ServerConfig:
+    """ServerConfig(**settings) under these variables: to read them takes as long as many a test."""
+    return ServerConfig(**dict(settings))
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +71,12 @@ _SHIPPED_TIMEOUT_S = client.TIMEOUT_S
 def _patience_with_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers wait longer for their store's answer than as shipped: machines of tests stand still now and then."""
     monkeypatch.setattr(client, "TIMEOUT_S", 10 * _SHIPPED_TIMEOUT_S)
+
+
+@pytest.fixture(autouse=True)
+def _each_scrape_reads_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests scrape right after what they did; test_scrapes.py is about those that are shared."""
+    monkeypatch.setattr(scrapes, "FRESH_S", 0.0)
 
 
 @pytest.fixture
@@ -102,9 +120,9 @@ async def serve(store_url: str, clock: Clock, tmp_path: Path) -> AsyncIterator[S
     async with contextlib.AsyncExitStack() as stack:
 
         async def make(tokens: Tokens | None = None, url: str | None = None, **settings: Any) -> httpx.AsyncClient:
-            app = create_app(
-                ServerConfig(data=tmp_path, **settings), url or store_url, tokens or Tokens.single(TOKEN), clock
-            )
+            variables = tuple(item for item in os.environ.items() if item[0].startswith(("STEADYNORM_", "REDIS_")))
+            config = _config(variables, tuple(settings.items())).model_copy(update={"data": tmp_path})
+            app = create_app(config, url or store_url, tokens or Tokens.single(TOKEN), clock)
             return await stack.enter_async_context(client_of(app))
 
         yield make

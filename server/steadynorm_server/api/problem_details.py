@@ -7,25 +7,27 @@ A problem's `type` is about:blank, which says no more than its status, unless a 
 others of that status: UNSUPPORTED_VERSION. A type never changes; titles and details are for people, and may.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from redis.exceptions import MovedError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, UnsupportedVersion, encode_json
 from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
 from steadynorm_contract.settings import FieldError, SettingsError
+from steadynorm_contract.versions import versions_differ
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.middleware.request_log import request_id
-from steadynorm_server.redis.client import is_write_refused
+from steadynorm_server.redis_errors import is_write_refused, misconfigured
 
 RETRY_AFTER_S = 2
+_AGENT = re.compile(r"steadynorm-agent/([0-9A-Za-z.+-]{1,40})")
 
 
 def _response(request: Request, problem: ProblemError) -> Response:
@@ -46,10 +48,8 @@ def _unavailable(detail: str) -> ProblemError:
 
 
 def _from_redis(error: RedisError) -> ProblemError:
-    if isinstance(error, MovedError):
-        return _unavailable(
-            "Redis runs as a cluster, which REDIS_URL does not say: set it to redis+cluster://HOST:PORT."
-        )
+    if (reason := misconfigured(error)) is not None:
+        return _unavailable(f"{reason} Read again before you repeat a change.")
     if isinstance(error, ResponseError) and not is_write_refused(error):
         return _unexpected()
     reason = "refuses writes now" if isinstance(error, ResponseError) else "does not answer"
@@ -77,30 +77,24 @@ def _from_validation(error: RequestValidationError) -> ProblemError:
     return ProblemError(422, " ".join(each.message for each in errors), title="Invalid parameter", errors=errors)
 
 
-def _to_problem(error: Exception) -> ProblemError:
-    match error:
-        case ProblemError():
-            return error
-        case SettingsError():
-            return ProblemError(422, str(error), title="Invalid settings", errors=error.errors)
-        case UnsupportedVersion():
-            return ProblemError(400, str(error), title="Unsupported schema version", kind=UNSUPPORTED_VERSION)
-        case MalformedMessage():
-            return ProblemError(400, str(error), title="Malformed message")
-        case RequestValidationError():
-            return _from_validation(error)
-        case HTTPException():
-            return _from_framework(error)
-        case RedisError():
-            return _from_redis(error)
-        case ClientDisconnect():
-            return ProblemError(400, "the connection was closed before the body was complete.")
-        case _:
-            return _unexpected()
-
-
 def _unexpected() -> ProblemError:
     return ProblemError(500, "internal server error; the server's log has the traceback. Please report it.")
+
+
+_PROBLEMS: dict[type[Exception], Callable[[Any], ProblemError]] = {
+    ProblemError: lambda error: error,
+    SettingsError: lambda error: ProblemError(422, str(error), title="Invalid settings", errors=error.errors),
+    UnsupportedVersion: lambda error: ProblemError(
+        400, str(error), title="Unsupported schema version", kind=UNSUPPORTED_VERSION
+    ),
+    MalformedMessage: lambda error: ProblemError(400, str(error), title="Malformed message"),
+    RequestValidationError: _from_validation,
+    HTTPException: _from_framework,
+    RedisError: _from_redis,
+    ClientDisconnect: lambda _: ProblemError(400, "the connection was closed before the body was complete."),
+    Exception: lambda _: _unexpected(),
+}
+"""How each error of a request is rendered; of several that fit, the most specific one."""
 
 
 def _methods(app: FastAPI, path: str) -> list[str]:
@@ -113,24 +107,25 @@ def _methods(app: FastAPI, path: str) -> list[str]:
     )
 
 
+async def respond(request: Request, error: Exception) -> tuple[Response, bool]:
+    """The response to an error of a request, and whether it was foreseen: another one is a defect of ours."""
+    app: FastAPI = request.app
+    kind = next(each for each in type(error).__mro__ if each in _PROBLEMS)
+    problem = _PROBLEMS[kind](error)
+    if isinstance(error, MalformedMessage | SettingsError):
+        agent = _AGENT.fullmatch(request.headers.get("user-agent", ""))
+        if advice := versions_differ(agent[1] if agent else "", __version__):
+            problem.detail = f"{problem.detail.rstrip('.')}. {advice}"
+    if problem.status == 405 and (methods := _methods(app, request.url.path.removeprefix(app.root_path))):
+        problem.headers = {**problem.headers, "Allow": ", ".join(methods)}  # the framework names one route's only
+    return _response(request, problem), kind is not Exception
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app` a problem."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        problem = _to_problem(error)
-        if problem.status == 405 and (methods := _methods(app, request.url.path)):
-            problem.headers = {**problem.headers, "Allow": ", ".join(methods)}  # the framework names one route's only
-        return _response(request, problem)
+        return (await respond(request, error))[0]
 
-    handler: Callable[[Request, Exception], Awaitable[Response]] = handle
-    for kind in (
-        ProblemError,
-        SettingsError,
-        MalformedMessage,
-        RequestValidationError,
-        HTTPException,
-        RedisError,
-        ClientDisconnect,
-        Exception,
-    ):
-        app.add_exception_handler(kind, handler)
+    for kind in _PROBLEMS:
+        app.add_exception_handler(kind, handle)

@@ -4,10 +4,9 @@ Starlette's max_body_size is not used: it replaces every response to a request t
 JSON too, by a plain text of its own (starlette/middleware/body_limit.py, send_with_limit).
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
+import zlib
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -26,17 +25,21 @@ _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _BRACKET = re.compile(rb"[][{}]")
 
 
-async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES) -> bytes:
-    """The body.
+async def read_body(
+    request: Request, kinds: tuple[str, ...], limit: int = MAX_BATCH_BYTES, *, compressed: bool = False
+) -> bytes:
+    """The body. compressed: it may be gzip, whose `limit` holds for what it expands to.
 
-    Raises problems: 415 for another media type or a compressed body, 413 beyond `limit` bytes, 408 if late, 400 if
-    empty.
+    Raises problems: 415 for another media type or compression, 413 beyond `limit` bytes, 408 if late, 400 if empty or
+    no gzip.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind and kind not in kinds:
         raise ProblemError(415, f"Content-Type must be {kinds[0]}: got {kind}.")
-    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
-        raise ProblemError(415, f"bodies must be uncompressed: got Content-Encoding {encoding}.")
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("identity", *(["gzip"] if compressed else [])):
+        accepted = "uncompressed or gzip" if compressed else "uncompressed"
+        raise ProblemError(415, f"bodies must be {accepted}: got Content-Encoding {encoding}.")
     stated = request.headers.get("content-length", "")
     if stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) > limit:
         raise _too_large(limit)
@@ -56,7 +59,7 @@ async def read_body(request: Request, kinds: tuple[str, ...], limit: int = MAX_B
         raise ProblemError(400, "a body is required. /docs shows its fields.")
     if kinds is JSON and limit <= MAX_SMALL_BYTES:
         _check_depth(bytes(body))
-    return bytes(body)
+    return _expand(bytes(body), limit) if encoding == "gzip" else bytes(body)
 
 
 async def read_json(request: Request, kind: type[_T], limit: int = MAX_SMALL_BYTES) -> _T:
@@ -67,6 +70,25 @@ async def read_json(request: Request, kind: type[_T], limit: int = MAX_SMALL_BYT
 def json_response(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A contract struct as JSON."""
     return Response(encode_json(value), status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")
+
+
+def location(request: Request, path: str) -> str:
+    """The address of what was made, below the path under which a proxy offers this server."""
+    return f"{request.scope.get('root_path', '')}/api/v1{path}"
+
+
+def _expand(data: bytes, limit: int) -> bytes:
+    """gzip, expanded to `limit` bytes at most, whatever it claims."""
+    expander = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        expanded = expander.decompress(data, limit)
+    except zlib.error as error:
+        raise ProblemError(400, f"the body is not gzip, which its Content-Encoding says: {error}.") from None
+    if expander.unconsumed_tail:
+        raise _too_large(limit)
+    if not expander.eof or expander.unused_data:
+        raise ProblemError(400, "the body must be one whole gzip member: it is cut off, or more follows.")
+    return expanded
 
 
 def _check_depth(data: bytes) -> None:
@@ -81,6 +103,5 @@ def _check_depth(data: bytes) -> None:
 
 def _too_large(limit: int) -> ProblemError:
     # The rest is not read: the connection has to go.
-    return ProblemError(
-        413, f"a body may have at most {limit} bytes. Send smaller batches.", headers={"Connection": "close"}
-    )
+    advice = "Send smaller batches." if limit == MAX_BATCH_BYTES else "Send less."
+    return ProblemError(413, f"a body may have at most {limit} bytes. {advice}", headers={"Connection": "close"})

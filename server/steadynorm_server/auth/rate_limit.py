@@ -4,8 +4,6 @@ An agent sends one batch after another, so a delay of some milliseconds holds it
 no telemetry is lost. Only a flood about one run, or with one token, gets 429 with Retry-After; agents then retry.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time

@@ -1,27 +1,33 @@
 """Bearer tokens with roles.
 
 Tokens come from STEADYNORM_OPERATOR_TOKEN, _AGENT_TOKEN, _VIEWER_TOKEN, each with a second one `…_PREVIOUS` that is
-valid beside it during a rotation, and from STEADYNORM_TOKENS_FILE, a JSON list of `{"name", "role",
-"sha256", "runs"}`, where `runs` (optional, for agents) holds patterns such as "gpt-*" of the run names that the token
-may touch. Only digests are held in memory. Without any of these, one token named "local" has every role; it is in the
-data folder (mode 0600), and the server must listen on loopback.
+valid beside it during a rotation, and from STEADYNORM_TOKENS_FILE, see `token_file`. Only digests are held in memory.
+Without any of these, one token named "local" has every role; it is in the data folder (mode 0600), and the server must
+listen on loopback.
 
     viewer    reads runs, series, events, audit
     operator  as a viewer; changes settings, deletes runs
+    proposer  as a viewer; proposes changes of settings, and makes those that fit its budget (tokens file only)
     agent     registers runs, sends telemetry, reads the settings of its run
 """
-
-from __future__ import annotations
 
 import hmac
 import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from steadynorm_server.auth.principals import Principal, Role, TokenError, roles_granted, token_digest
 from steadynorm_server.auth.token_file import TokenFile
 from steadynorm_server.config import ServerConfig
+
+SHORTEST = 16
+"""Characters of a configured token. One of the tokens file is known by its digest only."""
+
+
+_CONFIGURED = (Role.AGENT, Role.VIEWER, Role.OPERATOR)
+"""Roles with a variable of their own; a proposer is in the tokens file."""
 
 
 class Tokens:
@@ -31,29 +37,27 @@ class Tokens:
         self._entries = list(entries)
         self._file = file
 
-    @staticmethod
-    def single(token: str) -> Tokens:
+    @classmethod
+    def single(cls, token: str) -> Self:
         """One token with every role, named "local"."""
-        return Tokens([(token_digest(token), Principal("local", frozenset(Role)))])
+        return cls([(token_digest(token), Principal("local", frozenset(_CONFIGURED)))])
 
-    @staticmethod
-    def configured(settings: ServerConfig) -> Tokens | None:
+    @classmethod
+    def configured(cls, settings: ServerConfig) -> Self | None:
         """The tokens of the environment and the tokens file; None when there are none. Raises TokenError."""
         entries = [
             (token_digest(secret.get_secret_value()), Principal(role.value, roles_granted(role)))
-            for role, secret in (
-                (Role.OPERATOR, settings.operator_token),
-                (Role.OPERATOR, settings.operator_token_previous),
-                (Role.AGENT, settings.agent_token),
-                (Role.AGENT, settings.agent_token_previous),
-                (Role.VIEWER, settings.viewer_token),
-                (Role.VIEWER, settings.viewer_token_previous),
-            )
+            for role in _CONFIGURED
+            for secret in (getattr(settings, f"{role}_token"), getattr(settings, f"{role}_token_previous"))
             if secret is not None
         ]
+        proxy = settings.proxy_token
+        named = [] if proxy is None else [(token_digest(proxy.get_secret_value()), Principal("proxy", frozenset()))]
+        _require_distinct([*entries, *named])
+        _require_long(settings)
         file = TokenFile(settings.tokens_file) if settings.tokens_file is not None else None
         # An empty file is a configuration too: tokens may be added later, and until then all requests are rejected.
-        return Tokens(entries, file) if entries or file is not None else None
+        return cls(entries, file) if entries or file is not None else None
 
     def find(self, token: str) -> Principal | None:
         """The holder of this token; None for an unknown one. Takes equally long for both."""
@@ -62,6 +66,29 @@ class Tokens:
             if hmac.compare_digest(known, given):
                 found = holder
         return found
+
+
+def _require_long(settings: ServerConfig) -> None:
+    """Raises TokenError for a token that could be guessed."""
+    made_for = {f"{role}_token{which}": role for role in _CONFIGURED for which in ("", "_previous")}
+    for name, role in {**made_for, "proxy_token": Role.OPERATOR}.items():
+        secret = getattr(settings, name)
+        if secret is not None and len(secret.get_secret_value()) < SHORTEST:
+            raise TokenError(
+                f"STEADYNORM_{name.upper()} must have at least {SHORTEST} characters, so that nobody guesses it: "
+                f"got {len(secret.get_secret_value())}. `steadynorm token new {role} --role {role}` makes one."
+            )
+
+
+def _require_distinct(entries: Sequence[tuple[bytes, Principal]]) -> None:
+    """Raises TokenError where two roles have the same token: its holder would have both."""
+    seen: dict[bytes, str] = {}
+    for digest, holder in entries:
+        if seen.setdefault(digest, holder.name) != holder.name:
+            raise TokenError(
+                f"the tokens of {seen[digest]} and {holder.name} are the same: give each role one of its own. "
+                "`steadynorm token new` makes them."
+            )
 
 
 def local_token(data: Path) -> str:

@@ -1,10 +1,8 @@
 """Limits on concurrent exports of one process, and the response that sends a temporary file."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
-import tempfile
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import BinaryIO
 
@@ -91,9 +89,10 @@ def disk_problems() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        folder = os.environ.get("TMPDIR") or "/tmp"  # gettempdir() raises where there is none
         raise ProblemError(
             503,
-            f"the export cannot be written to {tempfile.gettempdir()} on the server ({error.strerror or error}). "
+            f"the export cannot be written to {folder} on the server ({error.strerror or error}). "
             "Free some space there, or start the server with TMPDIR set to another folder.",
             title="No room for the export",
             headers={"Retry-After": "60"},

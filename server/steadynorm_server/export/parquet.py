@@ -1,6 +1,6 @@
 """Parquet files for notebooks: a run's step scalars, or its per-parameter rows. Imports pyarrow on first use.
 
-Both tables have one row per record, oldest first:
+All tables have one row per record, oldest first:
 
     step, count, time     first step of the record, number of steps recorded in it, time of the first one
     resolution            steps per bucket; in single steps (1) minimum and maximum equal the value
@@ -8,6 +8,8 @@ Both tables have one row per record, oldest first:
 
 `steps` has the step scalars; parameter indices become names, null where a bucket holds several.
 `parameters` is long: each record has a row for every parameter, in model order, with the column `parameter`.
+`scalars` is long too: a row for each value that the training loop logged under a name of its own, with its `name`,
+`value`, `value_min` and `value_max`; `count` is how many values a bucket holds, and `nonfinite` how many were none.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadynorm_contract import signals
+from steadynorm_contract.scalars import NONFINITE_PREFIX
 from steadynorm_server.export.snapshot import LevelSnapshot
 from steadynorm_server.timeseries.blocks import Block
-from steadynorm_server.timeseries.rollups import ROWS, SCALARS, RollupScheme, with_targets
+from steadynorm_server.timeseries.rollups import LOGGED, ROWS, SCALARS, RollupScheme, with_targets
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Table = Literal["steps", "parameters"]
-SCHEMES: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS}
+Table = Literal["steps", "parameters", "scalars"]
+SCHEMES: dict[Table, RollupScheme] = {"steps": SCALARS, "parameters": ROWS, "scalars": LOGGED}
 
 _GROUP_ROWS = 65_536
 """Of a row group, the unit that is held in memory."""
@@ -41,6 +44,7 @@ _BUCKET_COLUMNS: Mapping[str, tuple[str, str]] = {
     "time": ("UTC", "when the first of them was"),
     "resolution": ("steps", "width of the bucket; 1: a single step"),
     "parameter": ("", "name of the parameter, as registered"),
+    "name": ("", "name under which the training loop logged the values"),
 }
 """Unit and description of the columns that describe a bucket; its values have those of the catalogue of signals."""
 
@@ -55,8 +59,8 @@ def write(
 ) -> None:
     """Write the history in `parts` to `file`, in row groups. Takes seconds: call it in a thread.
 
-    names: of the parameters. eps: the setting, for targets of raw rows. about: of the run; stored in
-    the schema's metadata under `steadynorm`, and where pandas finds its `attrs`.
+    names: of the parameters, or, for `scalars`, the columns of the run's logged ones. eps: the setting, for targets of
+    raw rows. about: of the run; stored in the schema's metadata under `steadynorm`, and where pandas finds its `attrs`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -71,7 +75,7 @@ def write(
         file, schema, compression="zstd", use_dictionary=texts, write_statistics=True, store_schema=True
     ) as writer:
         for group in _groups(_records(table, parts, eps), _GROUP_VALUES):
-            columns = _steps(group, labels) if table == "steps" else _rows(group, labels)
+            columns = {"steps": _steps, "parameters": _rows, "scalars": _scalars}[table](group, labels)
             writer.write_batch(pa.record_batch(columns, schema=schema), row_group_size=_GROUP_ROWS)
 
 
@@ -85,6 +89,7 @@ class _Records(msgspec.Struct):
     low: NDArray[np.float32]
     mean: NDArray[np.float32]
     high: NDArray[np.float32]
+    finite: NDArray[np.uint32]
 
 
 def _records(table: Table, parts: Sequence[LevelSnapshot], eps: float) -> Iterator[_Records]:
@@ -94,14 +99,9 @@ def _records(table: Table, parts: Sequence[LevelSnapshot], eps: float) -> Iterat
 
 
 def _arrays(block: Block, part: LevelSnapshot, owned: NDArray[np.bool_]) -> _Records:
-    shape = (len(block.steps), block.width)
-    low, mean, high = (
-        np.frombuffer(values, np.float32).reshape(shape)[owned] for values in (block.low, block.mean, block.high)
-    )
-    if block.is_raw:
-        low = mean = high = np.where(np.isfinite(mean), mean, np.float32(np.nan))
     steps, times = np.frombuffer(block.steps, np.int64)[owned], np.frombuffer(block.times, np.float64)[owned]
-    return _Records(part.level.width, steps, times, np.frombuffer(block.counts, np.uint32)[owned], low, mean, high)
+    counts, (low, mean, high, finite) = np.frombuffer(block.counts, np.uint32)[owned], block.values()
+    return _Records(part.level.width, steps, times, counts, low[owned], mean[owned], high[owned], finite[owned])
 
 
 def _groups(records: Iterable[_Records], most: int) -> Iterator[list[_Records]]:
@@ -114,7 +114,7 @@ def _groups(records: Iterable[_Records], most: int) -> Iterator[list[_Records]]:
             at = slice(start, start + step)
             piece = _Records(
                 each.resolution, each.steps[at], each.times[at], each.counts[at],
-                each.low[at], each.mean[at], each.high[at],
+                each.low[at], each.mean[at], each.high[at], each.finite[at],
             )  # fmt: skip
             if group and size + 3 * piece.mean.size > most:
                 yield group
@@ -136,7 +136,14 @@ def _schema(table: Table) -> pa.Schema:
     kinds = {"step": pa.int64(), "count": pa.uint32(), "time": pa.timestamp("us", "UTC"), "resolution": pa.uint32()}
     if table == "parameters":
         kinds["parameter"] = text
+    if table == "scalars":
+        kinds["name"] = text
     fields = [field(name, kind, *_BUCKET_COLUMNS[name]) for name, kind in kinds.items()]
+    if table == "scalars":
+        for suffix, what in (("", "mean"), ("_min", "smallest"), ("_max", "largest")):
+            fields.append(field(f"value{suffix}", pa.float32(), "as logged", f"{what} of the finite values"))
+        fields.append(field("nonfinite", pa.uint32(), "records", "how many were NaN or infinite"))
+        return pa.schema(fields)
     for each in signals.SCALARS if table == "steps" else signals.PARAMETER_SIGNALS:
         if each.is_index:
             fields.append(field(each.name, text, each.unit, each.description))
@@ -170,6 +177,32 @@ def _rows(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
     for at in range(wide):
         columns += [_floats(each[:, at]) for each in values]
     return columns
+
+
+def _scalars(group: Sequence[_Records], labels: pa.Array) -> list[Any]:
+    """A row for each name of a record that has a value, or had one that was not finite."""
+    import pyarrow as pa
+
+    columns: list[str] = labels.to_pylist()
+    places = {name: at for at, name in enumerate(columns)}
+    names = [name for name in columns if not name.startswith(NONFINITE_PREFIX)]
+    at = np.array([places[name] for name in names], np.int64)
+    low, mean, high, finite = (
+        np.concatenate([getattr(each, name) for each in group]) for name in ("low", "mean", "high", "finite")
+    )
+    bad = np.zeros((len(mean), len(names)), np.uint32)
+    for place, name in enumerate(names):
+        if (flag := places.get(NONFINITE_PREFIX + name)) is not None:  # its mean is the share of 1 in its values
+            bad[:, place] = np.round(np.nan_to_num(mean[:, flag]) * finite[:, flag])
+    rows, cells = np.nonzero((finite[:, at] > 0) | (bad > 0))
+    leading = [column.take(pa.array(rows)) for column in _leading_columns(group, 1)]
+    leading[1] = pa.array(finite[rows, at[cells]] + bad[rows, cells], pa.uint32())
+    return [
+        *leading,
+        pa.DictionaryArray.from_arrays(pa.array(cells.astype(np.int32)), pa.array(names, pa.string())),
+        *(_floats(values[rows, at[cells]]) for values in (mean, low, high)),
+        pa.array(bad[rows, cells]),
+    ]
 
 
 def _leading_columns(group: Sequence[_Records], repeated: int) -> list[Any]:

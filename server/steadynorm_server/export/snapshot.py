@@ -5,8 +5,6 @@ take longer. Each level is copied after the finer one, because an entry is in th
 run that drops entries before they are copied raises `SnapshotOverrun`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -17,8 +15,8 @@ from numpy.typing import NDArray
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
-from steadynorm_server.timeseries.blocks import Block, unpack
-from steadynorm_server.timeseries.rollups import LevelState, Resolution, RollupScheme
+from steadynorm_server.timeseries.blocks import Block
+from steadynorm_server.timeseries.rollups import LevelState, Resolution, RollupScheme, read_block
 
 _FEW_BYTES, _MANY_BYTES = 2**20, 4 * 2**20
 """Of one reply of Redis: the next request is for more entries below, for fewer coarser."""
@@ -36,6 +34,7 @@ class LevelSnapshot:
     file: BinaryIO
     rolled: int  # id of the last entry that the coarser level contains
     entries: list[tuple[int, int, int]] = field(default_factory=list)  # id, offset in the file, bytes
+    logged: int = 0  # columns of the run's logged scalars
     trimmed: int = -1  # last step that may have been dropped
     begin: int = 0  # this level provides the steps begin..end-1
     end: int | None = None
@@ -44,7 +43,7 @@ class LevelSnapshot:
         """The blocks that this level provides steps of, each with which of its records it owns: bool [records]."""
         for entry, place, size in self.entries:
             self.file.seek(place)
-            block = unpack(self.file.read(size))
+            block = read_block(self.level, self.file.read(size), self.logged)
             steps = np.frombuffer(block.steps, np.int64)
             # What no coarser level contains is provided here, however old: a run went back to a checkpoint.
             owned = np.ones(len(steps), np.bool_) if entry > self.rolled else steps >= self.begin
@@ -63,7 +62,7 @@ async def copy(repository: RunRepository, run: RunRecord, scheme: RollupScheme, 
     for level in scheme.levels:
         state = run.levels.get(level.name, LevelState())
         top = scheme.coarser(level) is None
-        part = LevelSnapshot(level, file, state.next - 1 if top else state.rolled)
+        part = LevelSnapshot(level, file, state.next - 1 if top else state.rolled, logged=len(run.logged.columns))
         await _copy_level(repository, RunKeys(run.run_id), part, state.next - 1)
         parts.append(part)
     begins = serves_from(scheme, [part.trimmed for part in parts])

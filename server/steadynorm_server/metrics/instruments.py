@@ -1,7 +1,5 @@
 """The server's own metrics: requests, telemetry, Redis round trips, processes."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -13,9 +11,11 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics_format
 from redis.exceptions import RedisError
 
 from steadynorm_contract import __version__
+from steadynorm_server.metrics.store import StoreMetrics
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -44,12 +44,23 @@ class ServerMetrics:
             ("kind",),
             registry=registry,
         )
+        self.ignored_identities = Counter(
+            "steadynorm_server_ignored_identities",
+            "Requests whose header named a person without coming from a trusted proxy.",
+            registry=registry,
+        )
+        self.unwritten_audit_lines = Counter(
+            "steadynorm_server_unwritten_audit_lines",
+            "Lines of the audit stream (STEADYNORM_AUDIT_LOG) that could not be written.",
+            registry=registry,
+        )
         self.waiting = Gauge(
             "steadynorm_server_waiting_requests",
             "Long-polls waiting for a settings change.",
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.store = StoreMetrics(registry)
         self._omitted = Gauge(
             "steadynorm_server_omitted_series",
             "Per-parameter series left out of this scrape (STEADYNORM_TOP_PARAMETERS).",
@@ -90,9 +101,13 @@ class ServerMetrics:
         self._rows.inc(rows)
         self._bytes.inc(size)
 
-    def exposition(self, omitted: int) -> bytes:
-        """All metrics in Prometheus' text format. omitted: series left out of this scrape."""
+    def exposition(self, omitted: int, *, openmetrics: bool = False) -> bytes:
+        """All metrics in Prometheus' text format, or as OpenMetrics with its end. omitted: series left out of this
+        scrape."""
         self._omitted.set(omitted)
+        if openmetrics:
+            body: bytes = openmetrics_format.generate_latest(self.registry)  # type: ignore[no-untyped-call] # as it is
+            return body
         return generate_latest(self.registry)
 
     @contextlib.contextmanager

@@ -4,8 +4,6 @@ The id is the client's X-Request-ID or a new one; it is in the response, in prob
 outermost middleware, so that a response of the last error handler has it too.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import secrets

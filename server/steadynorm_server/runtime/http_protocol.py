@@ -5,8 +5,6 @@ headers and of a body that no route reads, and accepts headers of any size. Here
 unread bodies have the same deadline. A body that a route reads has its own, in `api/requests`.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

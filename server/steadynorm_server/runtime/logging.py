@@ -5,8 +5,6 @@ STEADYNORM_LOG_LEVEL=warning|info    info: also one line for each request
 Tokens are never logged: neither headers nor query strings are.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from datetime import UTC, datetime

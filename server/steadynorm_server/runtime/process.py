@@ -1,7 +1,5 @@
 """Child processes: logged to a file, ended in order, never left behind."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

@@ -8,8 +8,6 @@ Uvicorn's own supervisor is not used: all its workers accept from one socket, so
 connections, and they outlive a killed parent.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -22,7 +20,9 @@ from multiprocessing.connection import Connection, wait
 
 from prometheus_client import multiprocess
 
+from steadynorm_server import audit_log
 from steadynorm_server.config import ServerConfig
+from steadynorm_server.errors import StartError
 from steadynorm_server.runtime import logging
 from steadynorm_server.runtime.process import die_with_parent
 
@@ -37,7 +37,7 @@ Work = Callable[[ServerConfig, str, Callable[[], None]], None]
 """Serves, given the configuration, the address of Redis and what to call when it is ready. A function of a module."""
 
 
-class WorkersError(Exception):
+class WorkersError(StartError):
     """The workers cannot start. The text says why."""
 
 
@@ -57,7 +57,7 @@ def supervise(work: Work, config: ServerConfig, redis_url: str, ready: Callable[
     """
     with _metrics_folder(), contextlib.ExitStack() as stack:
         workers: list[_Worker] = []
-        stack.callback(_end, workers)
+        stack.callback(_end, workers, _STOP_S + config.drain_seconds)
         workers.extend(_Worker(number, work, config, redis_url) for number in range(1, config.workers + 1))
         for worker in workers:
             worker.await_ready()
@@ -80,6 +80,7 @@ class _Worker:
         self._ready_receiver, ready_sender = _SPAWN.Pipe(duplex=False)
         name = f"steadynorm-worker-{self._number}"
         self.process = _SPAWN.Process(target=_run, args=(os.getpid(), ready_sender, *self._args), name=name)
+        self.process.daemon = True  # one that a signal kept from being counted here does not hold our end up
         self.process.start()
         self._started = time.monotonic()
         ready_sender.close()  # ours: so that the pipe ends with the process
@@ -104,11 +105,12 @@ class _Worker:
         self._start()
 
 
-def _end(workers: list[_Worker]) -> None:
+def _end(workers: list[_Worker], within_s: float) -> None:
     for worker in workers:
         worker.process.terminate()
+    deadline = time.monotonic() + within_s
     for worker in workers:
-        worker.process.join(_STOP_S)
+        worker.process.join(max(0.0, deadline - time.monotonic()))
         if worker.process.exitcode is None:
             worker.process.kill()
             worker.process.join()
@@ -117,7 +119,14 @@ def _end(workers: list[_Worker]) -> None:
 @contextlib.contextmanager
 def _metrics_folder() -> Iterator[None]:
     """The folder of the workers' metrics; prometheus_client reads the variable when a worker imports it."""
-    with tempfile.TemporaryDirectory(prefix="steadynorm-metrics-") as folder:
+    try:
+        made = tempfile.TemporaryDirectory(prefix="steadynorm-metrics-")
+    except OSError as error:
+        raise StartError(
+            f"several workers need a folder for temporary files: {error.strerror or error}. Mount one at /tmp (a "
+            "container: tmpfs, an emptyDir), or set TMPDIR."
+        ) from error
+    with made as folder:
         os.environ[_DIRECTORY] = folder
         try:
             yield
@@ -130,4 +139,5 @@ def _run(parent: int, ready_sender: Connection, work: Work, config: ServerConfig
     os.setsid()  # a Ctrl-C is for the parent, which ends us in order
     die_with_parent(parent)
     logging.configure(config.log, config.log_level)
+    audit_log.configure(config.audit_log)
     work(config, redis_url, lambda: ready_sender.send_bytes(b"ready"))

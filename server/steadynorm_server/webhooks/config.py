@@ -13,6 +13,12 @@
     url_file = "/run/secrets/slack-url"                 # for an address that is a secret itself
     interval_s = 30                                     # at most one message in so many seconds; default 10
 
+    [[webhook]]
+    name = "siem"
+    audit = true                                        # lines of the audit stream in place of events
+    url = "https://siem.example.org/steadynorm"
+    secret_file = "/run/secrets/siem"
+
 A secret is `whsec_` and the key in base64, the format of Standard Webhooks (`echo "whsec_$(openssl rand -base64 32)"`).
 Any other line is the key itself, byte for byte: `openssl rand -hex 32` makes a key of 64 bytes, the hexadecimal digits,
 which a receiver passes to the library as bytes. White space around a secret, as the newline at the end of the file,
@@ -20,8 +26,6 @@ does not belong to it.
 
 Only who runs the server writes the file: no request can name an address. docs/webhooks.md describes each key.
 """
-
-from __future__ import annotations
 
 import base64
 import ipaddress
@@ -37,6 +41,7 @@ import msgspec
 from steadynorm_contract.discovery import is_loopback
 from steadynorm_contract.events import EventKind
 from steadynorm_server.config import ServerConfig
+from steadynorm_server.errors import StartError
 
 _METADATA = {
     "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
@@ -63,14 +68,14 @@ def is_blocked_host(host: str) -> bool:
     return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
-DEFAULT_KINDS = frozenset(EventKind) - {EventKind.STARTED, EventKind.RECOVERED}
+DEFAULT_KINDS = frozenset(EventKind) - {EventKind.STARTED, EventKind.RECOVERED, EventKind.FALLING}
 MAX_WEBHOOKS = 20
 _MIN_KEY_BYTES = 16
 _SECRET_PREFIX = b"whsec_"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
-class WebhookError(Exception):
+class WebhookError(StartError):
     """The webhooks file cannot be used. The text says why and how to fix it."""
 
 
@@ -84,13 +89,14 @@ class Webhook(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     format: Literal["json", "slack"] = "json"
     runs: tuple[str, ...] = ("*",)
     kinds: frozenset[EventKind] = DEFAULT_KINDS
+    audit: bool = False
     interval_s: float = 10.0
     timeout_s: float = 10.0
     plain_http: bool = False
 
     def matches(self, run: str, kind: EventKind) -> bool:
         """Whether it is sent events of this kind of a run with this name."""
-        return kind in self.kinds and any(fnmatchcase(run, pattern) for pattern in self.runs)
+        return not self.audit and kind in self.kinds and any(fnmatchcase(run, pattern) for pattern in self.runs)
 
     def keys(self) -> list[bytes]:
         """The keys that sign its messages, read from the file each time. Raises WebhookError."""
@@ -145,6 +151,8 @@ def _checked(entry: Webhook) -> Webhook:
         lines = _lines(entry.name, entry.url_file)
         entry = msgspec.structs.replace(entry, url=lines[0].decode("utf-8", "replace") if lines else "")
     _check_url(entry)
+    if entry.audit and entry.kinds != DEFAULT_KINDS:
+        raise WebhookError(f"webhook {entry.name}: kinds are of events, which one with audit = true is not sent.")
     if entry.format == "json" and entry.secret_file is None:
         raise WebhookError(
             f"webhook {entry.name}: its receiver must be able to verify its messages. Give it a secret_file."

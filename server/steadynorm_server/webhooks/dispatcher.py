@@ -1,12 +1,11 @@
-"""Sends events to webhooks. Every server process runs one dispatcher; they share the work through `queue`.
+"""Sends events, and lines of the audit stream, to webhooks.
 
-Each process appends new events of runs to the webhooks' queues: at once those that it stored, and in turns those that a
-process stored and did not append before it died. Whichever process claims a webhook's next message sends it until its
-receiver answers 2xx, with growing intervals, for about an hour. A message keeps its id, so that a receiver recognizes
-the rare one that comes twice: when a process dies between the receiver's answer and the acknowledgement.
+Every server process runs one dispatcher; they share the work through `queue`. Each process appends new events of runs
+to the webhooks' queues: at once those that it stored, and in turns those that a process stored and did not append
+before it died. Whichever process claims a webhook's next message sends it until its receiver answers 2xx, with growing
+intervals, for about an hour. A message keeps its id, so that a receiver recognizes the rare one that comes twice: when
+a process dies between the receiver's answer and the acknowledgement.
 """
-
-from __future__ import annotations
 
 import asyncio
 import contextlib
@@ -21,9 +20,10 @@ from prometheus_client import CollectorRegistry
 
 from steadynorm_server.background import background
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.webhooks.audit import AuditLines
 from steadynorm_server.webhooks.config import Webhook
 from steadynorm_server.webhooks.metrics import WebhookMetrics
-from steadynorm_server.webhooks.payload import build_payload, to_webhook_event
+from steadynorm_server.webhooks.payload import build_audit_payload, build_payload, to_webhook_event
 from steadynorm_server.webhooks.queue import DeliveryQueue, Message
 
 _MAX_AGE_S = 86_400.0
@@ -37,7 +37,7 @@ class DispatchIntervals(msgspec.Struct, frozen=True):
     """How often and how long, in seconds."""
 
     poll_s: float = 0.5  # between looks for new events that this process stored
-    sweep_s: float = 15.0  # between looks at all runs, by one process
+    sweep_s: float = 15.0  # between looks at runs of all processes, by one process
     merge_s: float = 0.5  # from a first event to its message, for others to join it
     claim_margin_s: float = 5.0  # a claim expires this long after the webhook's time-out
     retry_s: float = 1.0  # after a first failure; doubles with each
@@ -68,6 +68,8 @@ class WebhookDispatcher:
         self._intervals = intervals
         self._clock = clock
         self._appended = {name: asyncio.Event() for name in self._webhooks}
+        audited = [each for each in webhooks if each.audit]
+        self._audit = AuditLines(self._queue, audited, self._appended)
         self._attempts: set[asyncio.Task[None]] = set()
         self._done: dict[str, str] = {}  # by webhook, its last message that is done, whether or not Redis recorded it
 
@@ -85,6 +87,7 @@ class WebhookDispatcher:
             for each in self._webhooks.values():
                 await stack.enter_async_context(background(f"webhook {each.name}", partial(self._deliver, each)))
             await stack.enter_async_context(background("webhooks", self._collect))
+            await stack.enter_async_context(self._audit.running())
             yield
 
     async def update_waiting_metric(self) -> None:
@@ -93,6 +96,8 @@ class WebhookDispatcher:
         now = self._clock()
         for name in self._webhooks:
             self._metrics.oldest.labels(name).set(max(0.0, now - oldest.get(name, now)))
+        if self._webhooks:
+            self._metrics.lines_dropped.set(self._audit.dropped)
 
     async def _finish_attempts(self) -> None:
         """What is being sent would otherwise be sent again by another process."""
@@ -103,15 +108,22 @@ class WebhookDispatcher:
         """Append new events to the queues."""
         next_sweep = 0.0
         while True:
-            run_ids, sweeps = self._new_events.drain(), False
-            if time.monotonic() >= next_sweep:
-                next_sweep = time.monotonic() + self._intervals.sweep_s
-                sweeps = await self._queue.start_sweep(self._intervals.sweep_s)
-            if run_ids or sweeps:
-                oldest = max((await self._queue.append([])).since, round((self._clock() - _MAX_AGE_S) * 1000))
-                run_ids = await self._queue.all_runs(oldest) if sweeps else run_ids
-                for first in range(0, len(run_ids), _RUNS_AT_ONCE):
-                    await self._append(run_ids[first : first + _RUNS_AT_ONCE], oldest)
+            hinted, sweeps = self._new_events.drain(), False
+            try:
+                if time.monotonic() >= next_sweep:
+                    next_sweep = time.monotonic() + self._intervals.sweep_s
+                    sweeps = await self._queue.start_sweep(self._intervals.sweep_s)
+                if hinted or sweeps:
+                    known = await self._queue.append([])
+                    oldest = max(known.since, known.now - round(_MAX_AGE_S * 1000))
+                    swept = await self._queue.sweep_runs(oldest) if sweeps else []
+                    run_ids = list(dict.fromkeys([*hinted, *swept]))
+                    for first in range(0, len(run_ids), _RUNS_AT_ONCE):
+                        await self._append(run_ids[first : first + _RUNS_AT_ONCE], oldest)
+            except Exception:
+                for run_id in hinted:  # the next pass takes them
+                    self._new_events.mark(run_id)
+                raise
             await asyncio.sleep(self._intervals.poll_s)
 
     async def _append(self, run_ids: Sequence[str], oldest: int) -> None:
@@ -150,7 +162,10 @@ class WebhookDispatcher:
     async def _attempt(self, webhook: Webhook, message: Message) -> None:
         name, deliveries = webhook.name, self._metrics.deliveries
         if self._done.get(name) != message.id:  # else Redis did not answer when this should have been recorded
-            body = build_payload(webhook, message.id, message.events, message.counts)
+            if webhook.audit:
+                body = build_audit_payload(webhook, message.id, message.lines)
+            else:
+                body = build_payload(webhook, message.id, message.events, message.counts)
             result = await self._sender.send(webhook, message.id, body)
             if not result.delivered and not result.gone and message.attempts < self._intervals.max_attempts:
                 wait_s = self._intervals.retry_s * 2 ** (message.attempts - 1) * random.uniform(0.5, 1)

@@ -1,7 +1,5 @@
 """Metrics of webhooks: deliveries by outcome, and how long the oldest event has been waiting."""
 
-from __future__ import annotations
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 
@@ -21,6 +19,12 @@ class WebhookMetrics:
             "steadynorm_webhook_events_dropped",
             "Events that messages count but do not show because the queue was full; the runs' own lists have them.",
             registry=registry,
+        )
+        self.lines_dropped = Gauge(
+            "steadynorm_webhook_audit_lines_dropped",
+            "Lines of the audit stream that webhooks lack, since too many waited; STEADYNORM_AUDIT_LOG has them.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.oldest = Gauge(
             "steadynorm_webhook_oldest_undelivered_seconds",

@@ -1,36 +1,31 @@
 """The body of a message about many events: JSON for programs, Slack's text for people. Pure functions."""
 
-from __future__ import annotations
-
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.events import Event
-from steadynorm_contract.webhooks import WebhookEvent, WebhookMessage
+from steadynorm_contract.webhooks import AuditMessage, WebhookEvent, WebhookMessage
 from steadynorm_server.webhooks.config import Webhook
 
 _EVENTS = 50
 _LINES = 20
 _LINE = 400
+_LIVE = re.compile(r"(?<=<)[!@#]|@(?=\S)|:(?=//)|\bwww(?=\.)|\](?=\()", re.IGNORECASE)
+"""After these a chat takes what follows for a mention or an address: Slack by its `<…>`, Discord and Mattermost, which
+take Slack's format, by plain `@everyone`, `https://…` and `[words](address)`."""
+_WORD_JOINER = "\u2060"
 
 
 def to_webhook_event(run_id: str, run: str, event: Event, dashboard_url: str | None) -> WebhookEvent:
     """An event in the form that receivers get."""
-    return WebhookEvent(
-        run_id=run_id,
-        run=run,
-        id=event.id,
-        kind=event.kind,
-        step=event.step,
-        time=event.time,
-        message=event.message,
-        parameter=event.parameter,
-        value=event.value,
-        batch_id=event.batch_id,
-        url=f"{dashboard_url.rstrip('/')}/?run={quote(run_id)}" if dashboard_url else None,
-    )
+    url = f"{dashboard_url.rstrip('/')}/?run={quote(run_id)}" if dashboard_url else None
+    return WebhookEvent(run_id=run_id, run=run, url=url, **msgspec.structs.asdict(event))
 
 
 def build_payload(
@@ -51,6 +46,30 @@ def build_payload(
         omitted=total - len(shown),
     )
     return encode_json(message)
+
+
+def build_audit_payload(webhook: Webhook, message_id: str, lines: Sequence[bytes]) -> bytes:
+    """The body of a message with lines of the audit stream, at least one, in the order in which they came."""
+    entries = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
+    runs = len({entry["run_id"] for entry in entries})
+    text = f"{_did(entries[0])}" if len(entries) == 1 else f"{len(entries)} audit entries of {runs} runs"
+    if webhook.format == "json":
+        return encode_json(AuditMessage(id=message_id, text=text, entries=entries))
+    shown = [_escaped(_did(entry)[:_LINE]) for entry in entries[:_LINES]]
+    if omitted := len(entries) - len(shown):
+        shown.append(f"… and {omitted} more")
+    return encode_json({"text": "\n".join(shown if len(entries) == 1 else [f"*{text}*", *shown])})
+
+
+def _did(entry: Mapping[str, Any]) -> str:
+    """One line of the audit stream for people."""
+    what = entry.get("entry") or {}
+    after = what.get("after") or what.get("settings") if entry["kind"] in ("settings", "lifecycle", "adopted") else None
+    changed = ", ".join(f"{name}={value}" for name, value in after.items()) if isinstance(after, dict) else ""
+    why = what.get("reason") or what.get("text") or entry.get("reason") or ""
+    about = " ".join(part for part in (changed, f"({why})" if why else "") if part)
+    named = f"{entry.get('name') or entry['run_id']} ({entry['run_id']})"
+    return f"{entry['actor']}: {entry['kind']} of {named}{': ' if about else ''}{about}"
 
 
 def _shown(events: Sequence[WebhookEvent], limit: int) -> list[WebhookEvent]:
@@ -91,5 +110,6 @@ def _slack(events: Sequence[WebhookEvent], counts: Mapping[tuple[str, str], int]
 
 
 def _escaped(text: str) -> str:
-    """Slack interprets `<!channel>` and `<https://…|words>`: a run's name must not notify a channel."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+    """As it is written, and nothing else: a run's or a parameter's name must wake no channel and lead nowhere."""
+    defused = _LIVE.sub(lambda found: found[0] + _WORD_JOINER, text)
+    return defused.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")

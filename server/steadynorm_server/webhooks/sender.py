@@ -1,12 +1,11 @@
 """One signed POST to a webhook, and its result."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Self
 
 import httpx
 import msgspec
@@ -47,7 +46,7 @@ class WebhookSender:
         # Redirects are not followed: where a message may go was checked for the address that is configured.
         self._client = httpx.AsyncClient(follow_redirects=False, timeout=None)
 
-    async def __aenter__(self) -> WebhookSender:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

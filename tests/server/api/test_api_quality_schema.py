@@ -13,7 +13,7 @@ def test_schemathesis_finds_nothing(empty_valkey: str, tmp_path: Path, root: Pat
     """In requests that stand alone, and in sequences of them that make runs, use them and delete them."""
     checked = subprocess.run(
         [sys.executable, root / "benchmarks" / "openapi.py", "--phases", "fuzzing,stateful", "--examples", "10"],
-        capture_output=True, text=True, timeout=150, cwd=tmp_path, env={**os.environ, "REDIS_URL": empty_valkey},
+        capture_output=True, text=True, timeout=600, cwd=tmp_path, env={**os.environ, "REDIS_URL": empty_valkey},
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout[-6000:] + checked.stderr[-2000:]
     told = json.loads(checked.stdout.splitlines()[-1])

@@ -20,6 +20,8 @@ BOUNDED = {
     "TokenInfo": "a token has three roles and the patterns of its entry",
     "ScheduleList": "20 that wait, and the last ones that were done",
     "RuleList": "20 rules",
+    "ProposalList": "20 open ones, and the last 20 that were decided",
+    "RunDetail": "50 incidents that were taken, and the newest findings of the agent's check of its loop, each once",
     "Retention": "the last 20 changes of it",
     "FleetResponse": "as many runs as `limit` says, 1,000 at most, and how many more there are",
     "Heatmap": "its cells are bounded: more parameters get fewer buckets",
@@ -48,7 +50,7 @@ def test_every_list_that_can_be_long_comes_in_pages() -> None:
         assert "next" in properties, f"{name} of {path}: say in BOUNDED why {', '.join(lists)} cannot be long"
         assert {"limit", "cursor"} <= {each["name"] for each in operation["parameters"]}, path
         paged.add(name)
-    assert paged == {"RunList", "EventList", "AuditList", "ParameterList"}
+    assert paged == {"RunList", "EventList", "AuditList", "ParameterList", "NoteList"}
 
 
 async def test_parameters_come_in_pages(api: httpx.AsyncClient, make_agent: Any) -> None:

@@ -100,10 +100,12 @@ def test_what_is_remembered_does_not_grow_with_invented_runs() -> None:
 
 async def test_a_slowed_agent_loses_nothing(serve: Any, tmp_path: Path, make_agent: Any) -> None:
     tokens = Tokens.configured(
-        ServerConfig(data=tmp_path, agent_token=SecretStr("fast"), viewer_token=SecretStr("see"))
+        ServerConfig(
+            data=tmp_path, agent_token=SecretStr("a-fast-agents-own"), viewer_token=SecretStr("viewers-of-tests")
+        )
     )
     client = await serve(tokens, rate_per_run=40.0)
-    client.headers["Authorization"] = "Bearer fast"
+    client.headers["Authorization"] = "Bearer a-fast-agents-own"
     agent = make_agent(client)
     await agent.register()
     began = time.monotonic()
@@ -114,7 +116,7 @@ async def test_a_slowed_agent_loses_nothing(serve: Any, tmp_path: Path, make_age
     refused = [answer for answer in responses if answer.status_code == 429]
     assert refused
     assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
-    shown = await client.get("/runs/tiny-1", headers={"Authorization": "Bearer see"})
+    shown = await client.get("/runs/tiny-1", headers={"Authorization": "Bearer viewers-of-tests"})
     assert shown.json()["counters"]["steps"] == 100
 
 

@@ -68,11 +68,13 @@ def turn(operation: tuple[str, str, dict[str, Any]]) -> int:
 
 
 async def test_every_request_that_is_shown_works_as_it_stands(api: httpx.AsyncClient) -> None:
-    schedule = ""
+    schedule = proposal = ""
     for method, path, operation in sorted(OPERATIONS, key=turn):
         examples = {each["name"]: (each["in"], each["example"]) for each in operation.get("parameters", ())}
         if schedule and "schedule_id" in examples:
             examples["schedule_id"] = ("path", schedule)  # the server made it
+        if proposal and "proposal_id" in examples:
+            examples["proposal_id"] = ("path", proposal)
         address, query, headers = path, {}, {}
         for name, (where, value) in examples.items():
             if where == "path":
@@ -97,7 +99,10 @@ async def test_every_request_that_is_shown_works_as_it_stands(api: httpx.AsyncCl
             jsonschema_rs.Draft202012Validator(schema).validate(answer.json())
         if path.endswith("/schedules") and method == "post":
             schedule = answer.json()["id"]
+        if path.endswith("/proposals") and method == "post":
+            proposal = answer.json()["id"]
     assert schedule
+    assert proposal
 
 
 def test_the_examples_are_the_same_run_throughout() -> None:

@@ -38,9 +38,11 @@ BAD_QUERIES = {
     "events": "limit=0",
     "parameters": "limit=0",
     "audit": "limit=0",
+    "notes": "limit=0",
     "settings": "wait=-1",
     "runs": "limit=0",
     "fleet": "limit=0",
+    "{run_id}": "grace=-1",
 }
 SENDS = {"POST", "PATCH", "PUT"}
 DOCUMENT = create_app(ServerConfig(data=Path("/nowhere")), "redis://nowhere", Tokens.single("x")).openapi()
@@ -95,7 +97,7 @@ class Asker:
     ) -> httpx.Response:
         """Ask well, but for what is given. Without a token: as the first role that is let in."""
         method, path = route
-        address = path.replace("{run_id}", run).replace("{schedule_id}", schedule)
+        address = path.replace("{run_id}", run).replace("{schedule_id}", schedule).replace("{proposal_id}", schedule)
         sent = self.bodies.get(route, b"") if body is None else body
         given = {"If-Match": '"0"', **{name.replace("_", "-"): value for name, value in headers.items()}}
         for role in [token] if token is not None else ROLES[:3]:
@@ -136,8 +138,13 @@ async def asker(serve: Any, make_agent: Any, tmp_path: Path) -> Asker:
             ("PATCH", f"{RUN}/settings"): b'{"settings": {"gamma2": 0.9}}',
             ("POST", "/api/v1/settings/bulk"): b'{"select": {"name": "*"}, "settings": {"gamma2": 0.9}}',
             ("POST", f"{RUN}/schedules"): b'{"from_step": 9, "settings": {"gamma2": 0.9}}',
+            ("POST", f"{RUN}/proposals"): b'{"revision": 0, "settings": {"gamma2": 0.9}}',
+            ("POST", f"{RUN}/proposals/{{proposal_id}}"): b'{"approve": false}',
+            ("POST", f"{RUN}/notes"): b'{"text": "new data"}',
             ("PUT", f"{RUN}/rules"): encode_json({"rules": [rule]}),
             ("PUT", f"{RUN}/retention"): b'{"max_mib": 16}',
+            ("PATCH", RUN): b'{"name": "tiny"}',
+            ("POST", f"{RUN}/restore"): b"{}",
         },
         {
             ("POST", "/api/v1/runs"): encode_json(msgspec.structs.replace(agents[0].registration, name="")),
@@ -147,8 +154,13 @@ async def asker(serve: Any, make_agent: Any, tmp_path: Path) -> Asker:
             ("PATCH", f"{RUN}/settings"): b'{"settings": {"gamma2": 2}}',
             ("POST", "/api/v1/settings/bulk"): b'{"select": {"name": "*"}, "settings": {"gamma2": 2}}',
             ("POST", f"{RUN}/schedules"): b'{"from_step": 9, "settings": {"gamma2": 2}}',
+            ("POST", f"{RUN}/proposals"): b'{"revision": 0, "settings": {"gamma2": 2}}',
+            ("POST", f"{RUN}/proposals/{{proposal_id}}"): encode_json({"approve": False, "reason": "x" * 501}),
+            ("POST", f"{RUN}/notes"): b'{"text": ""}',
             ("PUT", f"{RUN}/rules"): encode_json({"rules": [rule | {"settings": {"gamma2": 2}}]}),
             ("PUT", f"{RUN}/retention"): b'{"max_mib": 0}',
+            ("PATCH", RUN): b'{"name": " "}',
+            ("POST", f"{RUN}/restore"): encode_json({"reason": "x" * 501}),
         },
     )
 
@@ -164,6 +176,13 @@ async def done_schedule(asker: Asker) -> str:
     made = await asker.ask(("POST", f"{RUN}/schedules"), body=b'{"from_step": 1, "settings": {"gamma2": 0.9}}')
     assert made.status_code == 201, made.text
     assert (await asker.ask(("POST", f"{RUN}/telemetry"))).status_code == 200
+    return str(made.json()["id"])
+
+
+async def proposal(asker: Asker) -> str:
+    """An open one."""
+    made = await asker.ask(("POST", f"{RUN}/proposals"), token="operator")
+    assert made.status_code == 201, made.text
     return str(made.json()["id"])
 
 
@@ -185,8 +204,26 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
             return await asker.ask(route, run="unknown")
         case 408:
             return await asker.ask(route, body=slow())
+        case 409 if route == ("DELETE", RUN):
+            return await asker.ask(route, query="grace=60")
+        case 409 if route == ("PATCH", RUN):
+            return await asker.ask(route, body=b'{"archived": true}')
         case 409 if method == "DELETE":
             return await asker.ask(route, schedule=await done_schedule(asker))
+        case 409 if path.endswith("{proposal_id}"):
+            made = await proposal(asker)
+            await asker.ask(route, schedule=made)
+            return await asker.ask(route, schedule=made)
+        case 412 if path.endswith("{proposal_id}"):
+            return await asker.ask(route, schedule=await proposal(asker), body=b'{"approve": true}', If_Match='"7"')
+        case 412 if path.endswith("/proposals"):
+            return await asker.ask(route, body=b'{"revision": 7, "settings": {"gamma2": 0.9}}')
+        case 409 if path.endswith("/notes"):
+            event = (await asker.ask(("GET", f"{RUN}/events"))).json()["events"][0]["id"]
+            for name in ("ada", "bob"):
+                body = encode_json({"action": "take", "event": event, "to": name})
+                answer = await asker.ask(route, token="operator", body=body)
+            return answer
         case 409 if path.endswith("/telemetry"):
             body = msgspec.msgpack.decode(asker.bodies[route])
             return await asker.ask(route, body=msgspec.msgpack.encode(body | {"incarnation": 9}))
@@ -201,7 +238,7 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
         case 412:
             return await asker.ask(route, If_Match='"7"')
         case 413:
-            return await asker.ask(route, body=b" " * (4 * 2**20 + 1))
+            return await asker.ask(route, body=b" " * (32 * 2**20 + 1))
         case 415:
             return await asker.ask(route, Content_Type="text/plain")
         case 422 if method in SENDS:

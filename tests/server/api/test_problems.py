@@ -53,7 +53,7 @@ async def test_an_unknown_address_or_method_is_a_problem_too(api: Any) -> None:
     answer = await api.put("/runs")
     assert "does not take that method" in problem(answer, 405).detail
     assert answer.headers["allow"] == "GET, POST"
-    assert (await api.post("/runs/any")).headers["allow"] == "DELETE, GET"
+    assert (await api.post("/runs/any")).headers["allow"] == "DELETE, GET, PATCH"
 
 
 REGISTRATIONS: list[tuple[bytes, int, str]] = [
@@ -105,7 +105,7 @@ async def test_a_bad_end_is_refused(agent: Any, body: bytes) -> None:
 async def test_a_store_that_is_away_is_said_soon_and_comes_back(
     serve: Any, tmp_path: Path, make_agent: Any, body_of: Any
 ) -> None:
-    folder = tmp_path / "store"
+    folder = tmp_path / "redis"
     with embedded_redis_server(folder) as url:
         client = await serve(url=url)
         agent = make_agent(client)

@@ -18,8 +18,8 @@ from steadynorm_server.app import create_app
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 
-AGENT, VIEWER, OPERATOR = "agent", "viewer", "operator"
-PEOPLE = frozenset({VIEWER, OPERATOR})
+AGENT, VIEWER, OPERATOR, PROPOSER = "agent", "viewer", "operator", "proposer"
+PEOPLE = frozenset({VIEWER, OPERATOR, PROPOSER})
 PUBLIC = None
 """Open to everybody: says nothing about runs."""
 
@@ -37,12 +37,17 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/api/v1/runs"): frozenset({AGENT}),
     ("GET", "/api/v1/runs/{run_id}"): PEOPLE,
     ("DELETE", "/api/v1/runs/{run_id}"): frozenset({OPERATOR}),
+    ("PATCH", "/api/v1/runs/{run_id}"): frozenset({OPERATOR}),
+    ("POST", "/api/v1/runs/{run_id}/restore"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/audit"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/events"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/export"): PEOPLE,
     ("POST", "/api/v1/runs/{run_id}/finish"): frozenset({AGENT}),
     ("GET", "/api/v1/runs/{run_id}/heatmap"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/notes"): PEOPLE,
+    ("POST", "/api/v1/runs/{run_id}/notes"): frozenset({AGENT, OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/parameters"): PEOPLE,
+    ("GET", "/api/v1/runs/{run_id}/configuration"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/retention"): PEOPLE,
     ("PUT", "/api/v1/runs/{run_id}/retention"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/rules"): PEOPLE,
@@ -50,6 +55,9 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/api/v1/runs/{run_id}/schedules"): PEOPLE,
     ("POST", "/api/v1/runs/{run_id}/schedules"): frozenset({OPERATOR}),
     ("DELETE", "/api/v1/runs/{run_id}/schedules/{schedule_id}"): frozenset({OPERATOR}),
+    ("GET", "/api/v1/runs/{run_id}/proposals"): PEOPLE,
+    ("POST", "/api/v1/runs/{run_id}/proposals"): frozenset({PROPOSER, OPERATOR}),
+    ("POST", "/api/v1/runs/{run_id}/proposals/{proposal_id}"): frozenset({OPERATOR}),
     ("GET", "/api/v1/runs/{run_id}/series"): PEOPLE,
     ("GET", "/api/v1/runs/{run_id}/settings"): PEOPLE | {AGENT},
     ("PATCH", "/api/v1/runs/{run_id}/settings"): frozenset({OPERATOR}),
@@ -59,8 +67,16 @@ RULES: dict[tuple[str, str], frozenset[str] | None] = {
 
 ENTRIES = [
     {"name": role, "role": role, "sha256": hashlib.sha256(f"{role}-token".encode()).hexdigest()}
-    for role in (AGENT, VIEWER, OPERATOR)
-] + [{"name": "bound", "role": AGENT, "sha256": hashlib.sha256(b"bound-token").hexdigest(), "runs": ["gpt-*"]}]
+    for role in (AGENT, VIEWER, OPERATOR, PROPOSER)
+] + [
+    {
+        "name": f"bound {role}",
+        "role": role,
+        "sha256": hashlib.sha256(f"bound-{role}-token".encode()).hexdigest(),
+        "runs": ["gpt-*"],
+    }
+    for role in (AGENT, VIEWER, OPERATOR, PROPOSER)
+]
 
 
 @dataclass
@@ -94,6 +110,9 @@ async def guarded(serve: Any, tmp_path: Path, make_agent: Any) -> Guarded:
             ("POST", "/api/v1/runs"): encode_json(agent.registration),
             ("POST", "/api/v1/runs/{run_id}/telemetry"): encode_batch(agent.batch(1, [1])),
             ("POST", "/api/v1/runs/{run_id}/finish"): b'{"state": "finished"}',
+            ("POST", "/api/v1/runs/{run_id}/notes"): b'{"text": "new data"}',
+            ("POST", "/api/v1/runs/{run_id}/proposals"): b'{"revision": 0, "settings": {"gamma2": 0.9}}',
+            ("POST", "/api/v1/runs/{run_id}/proposals/{proposal_id}"): b'{"approve": true}',
             ("PATCH", "/api/v1/runs/{run_id}/settings"): b'{"settings": {"gamma2": 0.9}}',
         },
     )
@@ -140,7 +159,7 @@ async def test_a_route_opens_to_its_roles_and_to_nobody_else(guarded: Guarded, m
         if allowed is not None:
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert answer.headers["content-type"] == "application/problem+json"
-    for role in (AGENT, VIEWER, OPERATOR):
+    for role in (AGENT, VIEWER, OPERATOR, PROPOSER):
         answer = await guarded.ask(method, path, f"Bearer {role}-token")
         assert (answer.status_code == 403) == (allowed is not None and role not in allowed), (role, answer.text)
         assert answer.status_code != 401
@@ -148,25 +167,69 @@ async def test_a_route_opens_to_its_roles_and_to_nobody_else(guarded: Guarded, m
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [rule for rule, roles in RULES.items() if roles and AGENT in roles and rule[1] != "/api/v1/me"]
+    ("role", "method", "path"),
+    [
+        (role, *rule)
+        for rule, roles in RULES.items()
+        for role in sorted(roles or ())
+        if "{run_id}" in rule[1] or (rule == ("POST", "/api/v1/runs"))
+    ],
 )
-async def test_an_agent_bound_to_other_runs_is_refused_where_agents_are_let_in(
-    guarded: Guarded, method: str, path: str
+async def test_a_token_bound_to_other_runs_is_refused_on_every_route_of_a_run(
+    guarded: Guarded, role: str, method: str, path: str
 ) -> None:
-    answer = await guarded.ask(method, path, "Bearer bound-token")
+    before = (await guarded.ask("GET", "/api/v1/runs/{run_id}", "Bearer viewer-token")).json()
+    answer = await guarded.ask(method, path, f"Bearer bound-{role}-token")
     assert answer.status_code == 403
-    assert "'bound' is bound to runs named gpt-*: 'tiny' is not among them" in answer.json()["detail"]
-    assert (await guarded.ask(method, path, "Bearer agent-token")).status_code < 400
+    assert f"'bound {role}' is bound to runs named gpt-*: 'tiny' is not among them" in answer.json()["detail"]
+    after = (await guarded.ask("GET", "/api/v1/runs/{run_id}", "Bearer viewer-token")).json()
+    assert after["desired"] == before["desired"]
+
+
+async def test_a_token_bound_to_other_runs_sees_none_of_them_in_lists(guarded: Guarded) -> None:
+    bound, free = "Bearer bound-operator-token", "Bearer operator-token"
+    for path, count in (
+        ("/api/v1/runs", lambda told: len(told["runs"])),
+        ("/api/v1/fleet", lambda told: (told["total"], told["matching"], sum(told["states"].values()))),
+    ):
+        assert count((await guarded.ask("GET", path, bound)).json()) in (0, (0, 0, 0))
+        assert count((await guarded.ask("GET", path, free)).json()) in (1, (1, 1, 1))
+    for asked in ("?visibility=listed", "?name=tiny", "?search=tiny"):
+        assert (await guarded.ask("GET", f"/api/v1/fleet{asked}", bound)).json()["runs"] == []
+    assert 'run_id="tiny-1"' not in (await guarded.ask("GET", "/metrics", "Bearer bound-viewer-token")).text
+    assert 'run_id="tiny-1"' in (await guarded.ask("GET", "/metrics", "Bearer viewer-token")).text
+    for select in ({"name": "*"}, {"run_ids": ["tiny-1"]}):
+        body = encode_json({"select": select, "settings": {"gamma2": 0.9}, "dry_run": True})
+        guarded.bodies["POST", "/api/v1/settings/bulk"] = body
+        assert (await guarded.ask("POST", "/api/v1/settings/bulk", bound)).json()["runs"] == []
+        assert len((await guarded.ask("POST", "/api/v1/settings/bulk", free)).json()["runs"]) == 1
+
+
+async def test_a_bound_token_reads_and_changes_its_own_runs(serve: Any, tmp_path: Path, make_agent: Any) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps(ENTRIES))
+    client = await serve(Tokens.configured(ServerConfig(data=tmp_path, tokens_file=file)))
+    client.headers["Authorization"] = "Bearer bound-agent-token"
+    agent = make_agent(client, name="gpt-small", run_id="own")
+    await agent.register()
+    client.headers["Authorization"] = "Bearer bound-operator-token"
+    assert [run["run_id"] for run in (await client.get("/runs")).json()["runs"]] == ["own"]
+    changed = await client.patch("/runs/own/settings", json={"settings": {"gamma2": 0.9}}, headers={"If-Match": '"0"'})
+    assert changed.status_code == 200
+    # The name that counts is the agent's: a rename gives nobody a run, and takes none away.
+    assert (await client.patch("/runs/own", json={"name": "other"})).status_code == 200
+    assert [run["name"] for run in (await client.get("/runs")).json()["runs"]] == ["other"]
+    assert (await client.get("/runs/own")).status_code == 200
 
 
 async def test_a_token_is_told_what_it_is(guarded: Guarded) -> None:
     told = {
         name: (await guarded.ask("GET", "/api/v1/me", f"Bearer {name}-token")).json()
-        for name in (AGENT, VIEWER, OPERATOR, "bound")
+        for name in (AGENT, VIEWER, OPERATOR, "bound-viewer")
     }
     assert told == {
         AGENT: {"name": "agent", "roles": ["agent"], "runs": None},
         VIEWER: {"name": "viewer", "roles": ["viewer"], "runs": None},
         OPERATOR: {"name": "operator", "roles": ["operator", "viewer"], "runs": None},
-        "bound": {"name": "bound", "roles": ["agent"], "runs": ["gpt-*"]},
+        "bound-viewer": {"name": "bound viewer", "roles": ["viewer"], "runs": ["gpt-*"]},
     }

@@ -16,16 +16,17 @@ from steadynorm_server.auth.tokens import Tokens, local_token
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.runs.repository import RunRepository
 
-OPERATOR, AGENT, VIEWER = ({"Authorization": f"Bearer {name}"} for name in ("op-secret", "ag-secret", "vi-secret"))
+SECRETS = ("op-secret-16-long", "ag-secret-16-long", "vi-secret-16-long")
+OPERATOR, AGENT, VIEWER = ({"Authorization": f"Bearer {secret}"} for secret in SECRETS)
 
 
 @pytest.fixture
 def configured(tmp_path: Path) -> ServerConfig:
     return ServerConfig(
         data=tmp_path,
-        operator_token=SecretStr("op-secret"),
-        agent_token=SecretStr("ag-secret"),
-        viewer_token=SecretStr("vi-secret"),
+        operator_token=SecretStr("op-secret-16-long"),
+        agent_token=SecretStr("ag-secret-16-long"),
+        viewer_token=SecretStr("vi-secret-16-long"),
     )
 
 
@@ -108,7 +109,7 @@ def test_the_local_token_is_made_once_and_kept_private(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["token"]
     found = Tokens.single(token).find(token)
     assert found is not None
-    assert (found.name, found.roles) == ("local", frozenset(Role))
+    assert (found.name, found.roles) == ("local", frozenset({Role.AGENT, Role.VIEWER, Role.OPERATOR}))
 
 
 def test_a_broken_local_token_is_explained(tmp_path: Path) -> None:

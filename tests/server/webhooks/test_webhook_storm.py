@@ -24,8 +24,8 @@ async def happen(sending: Dispatching, run_id: str, kind: EventKind, number: int
         pipe.hset(RunKeys(run_id).run, "name", run_id)
         for _ in range(number):
             pipe.xadd(RunKeys(run_id).events, {"event": event})
+        pipe.zadd(INDEX, {run_id: 0.0})
         await pipe.execute()
-    await sending.repository.redis.add_to_index(INDEX, {run_id: 0.0})
 
 
 async def read_to_the_end(sending: Dispatching, run_id: str) -> None:

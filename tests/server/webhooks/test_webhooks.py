@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import msgspec
@@ -173,7 +174,7 @@ async def test_slack_gets_text_in_which_no_name_can_wake_a_channel(
     assert "webhook-signature" not in post.headers
     body = msgspec.json.decode(post.body)
     assert list(body) == ["text"]
-    name = "&lt;!channel&gt; &amp; &lt;https://evil.example|here&gt;"
+    name = "&lt;!\u2060channel&gt; &amp; &lt;https:\u2060//evil.example|here&gt;"
     assert body["text"].startswith(f"<https://dash.example.org/?run=evil|{name}> `nonfinite` at step 3: ")
 
 
@@ -200,3 +201,15 @@ async def test_new_events_cost_ingest_no_command(
             return number
 
     assert await ingested(listens=False, sequence=1) == await ingested(listens=True, sequence=2) > 0
+
+
+@pytest.mark.parametrize("ahead_s", [2 * 86_400.0, -2 * 86_400.0])
+async def test_a_servers_clock_that_is_wrong_by_days_holds_no_event_back(
+    agent: Any, receiver: Any, webhook: Any, send: Any, clock: Any, ahead_s: float
+) -> None:
+    sending = await send(webhook())
+    clock.now += ahead_s
+    sending.dispatcher._clock = lambda: time.time() + ahead_s
+    await agent.send([1], nonfinite=1, nonfinite_parameter=0)
+    kinds = [event.kind for event in (await receiver.next()).message.events]
+    assert kinds[-1] == "nonfinite"  # a jump ahead looks like a silence, too

@@ -1,7 +1,5 @@
 """/docs: Swagger UI over /openapi.json, with a Content-Security-Policy of its own."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 
@@ -10,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 _CDN = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5"
 _SCRIPT = (
-    "SwaggerUIBundle({url: '/openapi.json', dom_id: '#swagger-ui', deepLinking: true, layout: 'BaseLayout', "
+    "SwaggerUIBundle({url: 'openapi.json', dom_id: '#swagger-ui', deepLinking: true, layout: 'BaseLayout', "
     "presets: [SwaggerUIBundle.presets.apis, SwaggerUIBundle.SwaggerUIStandalonePreset]})"
 )
 _PAGE = f"""<!DOCTYPE html>

@@ -1,7 +1,5 @@
 """/openapi.json from the contract's structs, examples.json, and the errors that each route declares."""
 
-from __future__ import annotations
-
 from http import HTTPStatus
 from importlib import resources
 from typing import Any
@@ -16,7 +14,7 @@ ACCESS = (401, 403, 429, 503)
 """Errors of a route that requires a role and reads Redis."""
 RUN = (*ACCESS, 404)
 """Errors of a route about one run."""
-BODY = (400, 408, 413, 415)
+_BODY = (400, 408, 413, 415)
 """Errors of a route with a request body; 422 where its values have rules."""
 
 _RULE = "gamma2 must be in [0, 1): got 1.5. For a longer memory use 0.9999."
@@ -90,9 +88,10 @@ def file_response(media_type: str, *statuses: int) -> dict[int | str, dict[str, 
     }
 
 
-def body(kind: type, media_type: str = "application/json") -> dict[str, Any]:
-    """`openapi_extra` of a route that takes a `kind`."""
-    return {"requestBody": {"required": True, "content": _content(kind, media_type)}}
+def takes(body: type, kind: type | None, *statuses: int, media_type: str = "application/json") -> dict[str, Any]:
+    """`responses` as above, and `openapi_extra`, of a route with a `body`, whose own errors are among them."""
+    request = {"requestBody": {"required": True, "content": _content(body, media_type)}}
+    return {"responses": responses(kind, *statuses, *_BODY), "openapi_extra": request}
 
 
 def _any_json(kind: type) -> dict[str, Any]:
@@ -146,6 +145,8 @@ def install(app: FastAPI) -> None:
             for path, item in document["paths"].items():
                 for operation in item.values():
                     _complete(path, operation, examples)
+            if app.root_path:
+                document["servers"] = [{"url": app.root_path}]
             app.openapi_schema = document
         return app.openapi_schema
 

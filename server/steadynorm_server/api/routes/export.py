@@ -1,7 +1,5 @@
 """Download of a run's history as Parquet."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import hashlib
@@ -28,16 +26,13 @@ _ATTEMPTS = 3
 
 
 @router.get(
-    "/runs/{run_id}/export",
-    dependencies=VIEWER,
-    response_class=Response,
-    responses=file_response(PARQUET, *RUN, 422),
+    "/runs/{run_id}/export", dependencies=VIEWER, response_class=Response, responses=file_response(PARQUET, *RUN, 422)
 )
 async def export_run(
     run_id: str,
     request: Request,
     repository: RepositoryOf,
-    table: Annotated[Table, Query(description="steps: the step scalars; parameters: a row for each")] = "steps",
+    table: Annotated[Table, Query(description="steps: the step scalars; the others: a row for each")] = "steps",
     if_none_match: Annotated[str | None, Header(description="ETag of the file that you have")] = None,
 ) -> Response:
     """A run's history as a Parquet file: each step once, at the finest resolution that is still stored.
@@ -50,7 +45,7 @@ async def export_run(
         etag = _etag(run, table, about)
         if etag in re.findall(r'"[^"]*"', if_none_match or ""):
             return Response(status_code=304, headers={"ETag": etag})
-        names = await repository.parameter_names(run)
+        names = run.logged.columns if table == "scalars" else await repository.parameter_names(run)
         exports: ExportLimits = request.app.state.exports
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(exports.file())
@@ -80,7 +75,7 @@ def _about(run: RunRecord) -> dict[str, object]:
     """The run's description in the file's metadata."""
     return {
         "run_id": run.run_id,
-        "name": run.name,
+        "name": run.title,
         "state": run.state,
         "started": run.started,
         "step": run.step,
@@ -89,6 +84,7 @@ def _about(run: RunRecord) -> dict[str, object]:
         "framework": run.info.framework,
         "world_size": run.info.world_size,
         "tags": run.info.tags,
+        "scalars": msgspec.to_builtins(run.logged.described),
         "applied": {
             "revision": run.applied_revision,
             "step": run.applied_step,

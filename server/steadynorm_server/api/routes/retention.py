@@ -1,12 +1,10 @@
 """Retention of a run: how much data it may have and how long it is kept."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.retention import Retention, RetentionUpdate
 from steadynorm_server.api.dependencies import VIEWER, LimitsOf, Operator, RepositoryOf
-from steadynorm_server.api.openapi.schema import BODY, RUN, body, responses
+from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import json_response, read_json
 from steadynorm_server.retention import policy
 
@@ -19,11 +17,7 @@ async def show_retention(run_id: str, repository: RepositoryOf, limits: LimitsOf
     return json_response(policy.retention_of(await repository.get(run_id), limits))
 
 
-@router.put(
-    "/runs/{run_id}/retention",
-    responses=responses(Retention, *RUN, *BODY, 412, 422),
-    openapi_extra=body(RetentionUpdate),
-)
+@router.put("/runs/{run_id}/retention", **takes(RetentionUpdate, Retention, *RUN, 412, 422))
 async def replace_retention(
     run_id: str, request: Request, sender: Operator, repository: RepositoryOf, limits: LimitsOf
 ) -> Response:

@@ -1,12 +1,10 @@
 """Watch rules: conditions on a run's scalars that change its settings, within limits."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.watch_rules import RuleList, RuleSet
 from steadynorm_server.api.dependencies import VIEWER, Operator, RepositoryOf
-from steadynorm_server.api.openapi.schema import BODY, RUN, body, responses
+from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body
 from steadynorm_server.automation import rules
 
@@ -19,11 +17,7 @@ async def list_rules(run_id: str, repository: RepositoryOf) -> Response:
     return json_response(rules.list_rules(await repository.get(run_id), repository.clock()))
 
 
-@router.put(
-    "/runs/{run_id}/rules",
-    responses=responses(RuleList, *RUN, *BODY, 409, 412, 422),
-    openapi_extra=body(RuleSet),
-)
+@router.put("/runs/{run_id}/rules", **takes(RuleSet, RuleList, *RUN, 409, 412, 422))
 async def replace_rules(run_id: str, request: Request, sender: Operator, repository: RepositoryOf) -> Response:
     """Replace the run's rules by these. Unchanged ones keep their counts and their remaining actions.
 

@@ -1,21 +1,19 @@
-"""Runs: list, detail, series, heat map, parameters, events, audit, delete."""
+"""Runs: list, detail, series, heat map, parameters, events, audit."""
 
-from __future__ import annotations
-
-import logging
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 
 from steadynorm_contract.audit import AuditList
+from steadynorm_contract.configuration import RunConfiguration
 from steadynorm_contract.events import EventList
+from steadynorm_contract.lifecycle import Visibility
 from steadynorm_contract.runs import Health, RunDetail, RunList, RunState
 from steadynorm_contract.series import HEATMAP_SIGNALS, Heatmap, ParameterList, SeriesResponse
-from steadynorm_server.api.dependencies import VIEWER, Operator, QueriesOf, RepositoryOf
+from steadynorm_server.api.dependencies import VIEWER, QueriesOf, RepositoryOf, Viewer
 from steadynorm_server.api.openapi.schema import ACCESS, RUN, responses
 from steadynorm_server.api.requests import json_response
 from steadynorm_server.errors import invalid
-from steadynorm_server.middleware.request_log import request_id
 from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter, Sort
 
 router = APIRouter(tags=["runs"])
@@ -46,39 +44,51 @@ async def show_heatmap(
 
 MAX_SERIES = 64
 DEFAULT_SERIES = "loss,learning_rate,raw_norm,stabilized_norm,target_min,spike_ratio_max,spikes,nonfinite"
-_log = logging.getLogger(__name__)
 Entry = Annotated[
     str | None,
     Query(pattern=r"^[1-9][0-9]{0,17}-[0-9]{1,18}$", description="`next` of the previous page, for older ones"),
 ]
 
 
-@router.get("/runs", dependencies=VIEWER, responses=responses(RunList, *ACCESS, 422))
+@router.get("/runs", responses=responses(RunList, *ACCESS, 422))
 async def list_runs(
+    sender: Viewer,
     queries: QueriesOf,
     state: Annotated[list[RunState], Query(description="Any of these")] = [],  # noqa: B006
     health: Annotated[list[Health], Query(description="Any of these")] = [],  # noqa: B006
     name: Annotated[str | None, Query(max_length=200, description="Pattern of the whole name: * and ?")] = None,
     tag: Annotated[list[str], Query(max_length=16, description="KEY or KEY=VALUE; all of them")] = [],  # noqa: B006
+    visibility: Annotated[list[Visibility], Query(description="Any of these; none: listed ones")] = [],  # noqa: B006
     sort: Sort = "-started",
     limit: Annotated[int | None, Query(ge=1, le=MAX_RUNS, description="Runs per page; else all")] = None,
     cursor: Annotated[str | None, Query(max_length=500, description="`next` of the previous page")] = None,
 ) -> Response:
     """Runs, newest first unless `sort` says otherwise, all at once or in pages."""
-    listing = RunFilter(tuple(state), tuple(health), name, tuple(tag), sort, limit, cursor)
+    listing = RunFilter(
+        tuple(state), tuple(health), name, tuple(tag), tuple(visibility), sort, limit, cursor, sender.runs
+    )
     return json_response(await queries.runs(listing))
 
 
 @router.get("/runs/{run_id}", dependencies=VIEWER, responses=responses(RunDetail, *RUN))
-async def show_run(run_id: str, queries: QueriesOf) -> Response:
+async def show_run(run_id: str, queries: QueriesOf, repository: RepositoryOf) -> Response:
     """One run: state, health, desired and applied settings, newest scalars."""
-    return json_response(await queries.run(run_id))
+    found = await queries.run(run_id)
+    await repository.audience.look(run_id)
+    return json_response(found)
+
+
+@router.get("/runs/{run_id}/configuration", dependencies=VIEWER, responses=responses(RunConfiguration, *RUN))
+async def show_configuration(run_id: str, queries: QueriesOf) -> Response:
+    """What the run was started with: the user's configuration, and facts that its process found by itself."""
+    return json_response(await queries.configuration(run_id))
 
 
 @router.get("/runs/{run_id}/series", dependencies=VIEWER, responses=responses(SeriesResponse, *RUN, 422))
 async def show_series(
     run_id: str,
     queries: QueriesOf,
+    repository: RepositoryOf,
     name: Annotated[list[str], Query(description="A series: raw_norm, or raw_norm/PARAMETER; may be repeated")] = [],  # noqa: B006
     names: Annotated[list[str], Query(description="The same, comma-separated, for names without commas")] = [],  # noqa: B006
     first: FirstStep = None,
@@ -95,7 +105,9 @@ async def show_series(
             f"names must be 1 to {MAX_SERIES} series: got {len(requested)}.",
         )
     _check_range(first, last)
-    return json_response(await queries.series(run_id, requested, first, last, points))
+    found = await queries.series(run_id, requested, first, last, points)
+    await repository.audience.look(run_id)
+    return json_response(found)
 
 
 @router.get("/runs/{run_id}/parameters", dependencies=VIEWER, responses=responses(ParameterList, *RUN, 422))
@@ -129,19 +141,6 @@ async def show_audit(
 ) -> Response:
     """Who changed which settings, when, why, and with which result, newest first; `chain` is null unless verified."""
     return json_response(await queries.audit(run_id, limit, cursor, verify))
-
-
-@router.delete("/runs/{run_id}", status_code=204, responses=responses(None, 204, *RUN))
-async def delete_run(
-    run_id: str,
-    request: Request,
-    sender: Operator,
-    repository: RepositoryOf,
-) -> Response:
-    """Delete a run with its data and its audit log. The server's log says who did it."""
-    await repository.delete(run_id)
-    _log.warning("run %s was deleted by %r", run_id, sender.name, extra={"request_id": request_id(request.scope)})
-    return Response(status_code=204)
 
 
 def _check_range(first: int | None, last: int | None) -> None:

@@ -1,9 +1,8 @@
 """Desired settings: agents poll them, operators change them."""
 
-from __future__ import annotations
-
 import json
 import re
+from math import isfinite
 from typing import Annotated
 
 import msgspec
@@ -16,12 +15,12 @@ from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.dependencies import Operator, RepositoryOf, StoppingOf
-from steadynorm_server.api.openapi.schema import ACCESS, BODY, RUN, body, responses
+from steadynorm_server.api.openapi.schema import ACCESS, RUN, responses, takes
 from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body, read_json
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.settings import service
-from steadynorm_server.settings.bulk import change_many
+from steadynorm_server.settings.bulk import change_bulk
 
 router = APIRouter(tags=["settings"])
 
@@ -30,14 +29,14 @@ _MAX_BULK_BYTES = 512 * 1024  # a thousand run ids, with their revisions
 _ETAG = re.compile(r'"([0-9]{1,16})"|([0-9]{1,16})')
 
 
-@router.post("/settings/bulk", responses=responses(BulkResponse, *ACCESS, *BODY, 422, 428), openapi_extra=body(Bulk))
+@router.post("/settings/bulk", **takes(Bulk, BulkResponse, *ACCESS, 422, 428))
 async def bulk_change_settings(request: Request, sender: Operator, repository: RepositoryOf) -> Response:
     """Preview a change of all selected runs; with `dry_run` false and the preview's `revisions`, make it.
 
     A run whose settings were changed since the preview is not changed. Every change is in its run's audit log.
     """
     requested = await read_json(request, Bulk, _MAX_BULK_BYTES)
-    return json_response(await change_many(repository, requested, sender.name))
+    return json_response(await change_bulk(repository, requested, sender))
 
 
 @router.get("/runs/{run_id}/settings", responses=responses(Desired, *RUN, 422))
@@ -53,11 +52,7 @@ async def show_settings(
     return _with_etag(await service.wait_for_settings(repository, run_id, sender, after_revision, wait, stopping))
 
 
-@router.patch(
-    "/runs/{run_id}/settings",
-    responses=responses(Desired, *RUN, *BODY, 409, 412, 422, 428),
-    openapi_extra=body(Change),
-)
+@router.patch("/runs/{run_id}/settings", **takes(Change, Desired, *RUN, 409, 412, 422, 428))
 async def change_settings(
     run_id: str,
     request: Request,
@@ -68,7 +63,7 @@ async def change_settings(
     """Change the settings of a run if If-Match names their newest revision."""
     data = await read_body(request, JSON, MAX_SMALL_BYTES)
     run = await repository.get(run_id)  # an unknown run is reported first, whatever else is wrong
-    revision = _revision(if_match)
+    revision = revision_of(if_match)
     return _with_etag(await service.change(repository, run, _decode_change(data), revision, sender.name))
 
 
@@ -76,7 +71,8 @@ def _with_etag(found: Desired) -> Response:
     return json_response(found, headers={"ETag": f'"{found.revision}"'})
 
 
-def _revision(if_match: str | None) -> int:
+def revision_of(if_match: str | None) -> int:
+    """The revision that If-Match names. Raises 400 and 428 problems."""
     if if_match is None:
         raise ProblemError(
             428, 'If-Match with the revision is required, as in `If-Match: "3"`. GET settings has the newest.'
@@ -93,18 +89,11 @@ def _decode_change(data: bytes) -> Change:
     except MalformedMessage:
         # Many clients write NaN and Infinity, which are not JSON. If nothing else is wrong, the setting's rule is the
         # better message; no setting may be NaN or infinite, so nothing of this is ever accepted.
-        with_nan = _decode_leniently(data)
-        if with_nan is not None:
-            merge(Settings(), {name: value for name, value in with_nan.items() if value != value or _infinite(value)})
+        try:
+            given = msgspec.convert(json.loads(data), Change).settings
+        except (ValueError, RecursionError, msgspec.ValidationError):
+            given = {}
+        merge(
+            Settings(), {name: each for name, each in given.items() if isinstance(each, float) and not isfinite(each)}
+        )
         raise
-
-
-def _decode_leniently(data: bytes) -> dict[str, object] | None:
-    try:
-        return msgspec.convert(json.loads(data), Change).settings
-    except (ValueError, RecursionError, msgspec.ValidationError):
-        return None
-
-
-def _infinite(value: object) -> bool:
-    return isinstance(value, float) and abs(value) == float("inf")

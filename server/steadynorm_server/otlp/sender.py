@@ -1,0 +1,149 @@
+"""Sends metrics and events in turns that the server processes of one Redis share: in each, one of them sends.
+
+A receiver that hangs holds one thread, which nothing waits for, and no request. What it does not take of the metrics is
+gone, as a scrape that failed; events are sent again with the next turn, for an hour. An event may be sent twice: its
+`steadynorm.event_id` is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter
+
+from steadynorm_contract.events import Event
+from steadynorm_server.background import background
+from steadynorm_server.redis.keys import LIVE, RunKeys
+from steadynorm_server.runs.repository import RunRepository
+
+_INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
+_TURN, _UNTIL = "steadynorm:otlp:turn", "steadynorm:otlp:until"
+_SETTLED_MS = 2_000
+"""Events younger than this wait for the next turn: clocks of a cluster's primaries may differ so much."""
+_MAX_AGE_MS = 3_600_000
+_AT_ONCE = 100  # events of one run in one turn, and runs in one read
+_RUNS_TOUCHED = 1000
+_WITHIN_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class OtlpSender:
+    """Of one process. read_metrics: what /metrics shows, as text. clock: Unix seconds."""
+
+    def __init__(
+        self,
+        repository: RunRepository,
+        read_metrics: Callable[[], Awaitable[bytes]],
+        registry: CollectorRegistry,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository, self._read_metrics, self._clock = repository, read_metrics, clock
+        self._interval_s = float(os.environ.get(_INTERVAL_MS) or 60_000) / 1000
+        self._since_ns = int(clock() * 1e9)
+        self._busy: set[str] = set()  # signals that a thread is sending
+        self._exports = Counter(
+            "steadynorm_otlp_exports",
+            "Sent by OTLP by this process: metrics and events, delivered or failed.",
+            ("signal", "outcome"),
+            registry=registry,
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Send during the block."""
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+        from opentelemetry.sdk.resources import Resource
+
+        self._resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "steadynorm"})
+        self._metrics_to, self._events_to = OTLPMetricExporter(), OTLPLogExporter()
+        try:
+            async with background("otlp", self._send_in_turns):
+                yield
+        finally:  # what tries again in a thread ends
+            self._metrics_to.shutdown()
+            self._events_to.shutdown()  # type: ignore[no-untyped-call]  # theirs has no types
+
+    async def _send_in_turns(self) -> None:
+        while True:
+            if await self._repository.redis.set_if_absent(_TURN, max(1, round(900 * self._interval_s))):
+                await asyncio.gather(self._send_metrics(), self._send_events())
+            await asyncio.sleep(self._interval_s)
+
+    async def _send_metrics(self) -> None:
+        from steadynorm_server.otlp.encoding import metrics_data
+
+        text = await self._read_metrics()
+        await self._in_thread(
+            "metrics", lambda: self._metrics_to.export(metrics_data(text, self._resource, self._since_ns))
+        )
+
+    async def _send_events(self) -> None:
+        from steadynorm_server.otlp.encoding import log_record
+
+        redis, now = self._repository.redis, round(self._clock() * 1000)
+        known, until = int(await redis.get(_UNTIL) or 0), now - _SETTLED_MS
+        since = max(known or self._since_ns // 10**6, now - _MAX_AGE_MS)  # the first time: since this process began
+        found = await self._events(since, until)
+        if found:
+            records = [log_record(*each, self._resource) for each in found]
+            if not await self._in_thread("events", lambda: self._events_to.export(records)):
+                return
+            until = min(until, self._complete_until)
+        await redis.set(_UNTIL, str(until))
+
+    async def _events(self, since: int, until: int) -> Sequence[tuple[str, str, Event]]:
+        """(run id, run's name, event) of all runs in [since, until), Unix ms; of each run the first ones."""
+        repository, found = self._repository, []
+        self._complete_until = until
+        lately = await repository.index.lately(_RUNS_TOUCHED)
+        run_ids = list(dict.fromkeys([*await repository.redis.index(LIVE), *lately]))
+        for first in range(0, len(run_ids), _AT_ONCE):
+            some = run_ids[first : first + _AT_ONCE]
+            # After the last possible entry of the millisecond before.
+            places = [(RunKeys(run_id).events, f"{since - 1}-{2**60}") for run_id in some]
+            read = await repository.redis.entries_of(places, _AT_ONCE)
+            names = await repository.redis.fields([(RunKeys(run_id).run, "name") for run_id in some])
+            for run_id, entries, name in zip(some, read, names, strict=True):
+                if len(entries) == _AT_ONCE:
+                    self._complete_until = min(self._complete_until, int(entries[-1][0].partition("-")[0]))
+                for at, fields in entries if name is not None else ():
+                    if int(at.partition("-")[0]) < until:
+                        event = msgspec.json.decode(fields[b"event"], type=Event)
+                        found.append((run_id, name.decode(), msgspec.structs.replace(event, id=at)))  # type: ignore[union-attr] # not None, see above
+        return found
+
+    async def _in_thread(self, signal: str, export: Callable[[], Any]) -> bool:
+        """Whether the receiver took it. At most one thread of each signal: one that hangs is not joined by others."""
+        if signal in self._busy:
+            self._exports.labels(signal, "failed").inc()
+            return False
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+        outcome: list[bool] = []
+        self._busy.add(signal)
+
+        def work() -> None:
+            try:
+                outcome.append(export().name == "SUCCESS")
+            except Exception as error:
+                _log.warning("OTLP: %s are not sent: %r", signal, error)
+            finally:
+                self._busy.discard(signal)
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=work, name=f"otlp-{signal}", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), _WITHIN_S)
+        delivered = outcome == [True]
+        self._exports.labels(signal, "delivered" if delivered else "failed").inc()
+        return delivered
