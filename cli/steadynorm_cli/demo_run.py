@@ -1,15 +1,15 @@
-"""The demo's training run: a small GPT in a process of its own; halfway a client changes gamma2 live.
+"""The demo's training runs: small GPTs in processes of their own, as the server reports them.
 
     with Training(stack, steps=200) as training:
         for run in training.watch():        # the run as the server reports it, about ten times a second
             ...
     training.result()
 
+Halfway a client changes gamma2 live. `PoisonedTraining` is the second act: a run that meets garbage batches.
+
 Everything shown comes from the server, as an operator would see it; only the run's id is read from the training's
 output.
 """
-
-from __future__ import annotations
 
 import importlib.util
 import math
@@ -26,6 +26,7 @@ import msgspec
 from steadynorm_cli.errors import CommandError
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client, Conflict, NotFound
+from steadynorm_contract.events import EventKind
 from steadynorm_contract.runs import RevisionState, RunDetail, RunState
 from steadynorm_contract.series import Series
 from steadynorm_server.runtime.process import ManagedProcess
@@ -58,31 +59,46 @@ class Result(msgspec.Struct, kw_only=True):
     dashboard: str
 
 
-def example() -> Path:
-    """Path of the training script, in the checkout or installed. Raises CommandError if it or torch is missing."""
+class Rollback(msgspec.Struct):
+    """One of a run's rollbacks: the step at which it was made, that of the snapshot, and why."""
+
+    step: int
+    to_step: int
+    message: str
+
+
+class PoisonedResult(msgspec.Struct, kw_only=True):
+    """One run through the garbage batches. `last_loss`: mean of the last tenth of its steps."""
+
+    run_id: str
+    last_loss: float
+    rollbacks: list[Rollback]
+
+
+def example(name: str = "char_gpt.py") -> Path:
+    """Path of a training script, in the checkout or installed. Raises CommandError if it or torch is missing."""
     if importlib.util.find_spec("torch") is None:
         raise CommandError("the demo trains with torch: pip install 'steadynorm[demo]'")
     here = Path(__file__).resolve()
-    for path in (here.parents[2] / "examples" / "char_gpt.py", here.parent / "examples" / "char_gpt.py"):
+    for path in (here.parents[2] / "examples" / name, here.parent / "examples" / name):
         if path.is_file():
             return path
-    raise CommandError("the demo's training script char_gpt.py is missing. Reinstall steadynorm.")
+    raise CommandError(f"the demo's training script {name} is missing. Reinstall steadynorm.")
 
 
-class Training:
-    """The training process and its run on the server."""
+class _Process:
+    """A training process and its run on the server. argv: the script and its arguments without the server's."""
 
-    def __init__(self, stack: LocalStack, steps: int) -> None:
+    def __init__(self, stack: LocalStack, steps: int, argv: list[str]) -> None:
         self._stack = stack
         self._steps = steps
+        self._argv = argv
         self._client: Client = stack.client()
         self.run_id = ""
-        self.change: Change | None = None
         self._ended: float | None = None  # when the process was first seen to have ended
 
     def __enter__(self) -> Self:
-        argv = [sys.executable, str(example()), "--steps", str(self._steps), "--run", "demo"]
-        argv += ["--server", self._stack.server]
+        argv = [sys.executable, *self._argv, "--steps", str(self._steps), "--server", self._stack.server]
         environment = {**self._stack.environment(), "PYTHONUNBUFFERED": "1"}  # so that its first line arrives at once
         environment.pop("STEADYNORM_RUN", None)
         # Server, dashboard and browser need cores too, and OpenMP's threads spin while they wait for a late one: on two
@@ -97,7 +113,7 @@ class Training:
     def watch(self) -> Iterator[RunDetail]:
         """The run, repeatedly, until the process has ended and all of its telemetry arrived.
 
-        Makes the change when half of the steps are recorded. Raises CommandError when the training or the stack fails.
+        Raises CommandError when the training or the stack fails.
         """
         self.run_id = self._await_run_id()
         while True:
@@ -114,27 +130,6 @@ class Training:
             if status == 0:
                 self._check_patience()
             time.sleep(POLL_S)
-
-    def result(self) -> Result:
-        """The result as the server recorded it. Raises CommandError when the change was not applied."""
-        series = self._client.series(self.run_id, ["loss"], points=max(self._steps, 2)).series.get("loss")
-        losses = _finite(series) if series else []
-        if series is None or not losses:
-            raise CommandError(f"the server recorded no loss of {self.run_id}: see {self._stack.logs / 'demo.log'}")
-        if self.change is None or self.change.step is None:
-            raise CommandError(
-                f"the run ended before the change of gamma2 was applied. Use more steps: got --steps {self._steps}."
-            )
-        return Result(
-            run_id=self.run_id,
-            steps=sum(series.count),
-            first_loss=losses[0],
-            last_loss=losses[-1],
-            applied_revision=self.change.revision,
-            applied_step=self.change.step,
-            server=self._stack.server,
-            dashboard=self._stack.dashboard,
-        )
 
     def _await_run_id(self) -> str:
         deadline = time.monotonic() + START_S
@@ -156,6 +151,48 @@ class Training:
             return None
 
     def _steer(self, run: RunDetail) -> None:
+        """Called with each reading of the run, before it is shown."""
+
+    def _losses(self) -> tuple[Series, list[float]]:
+        """The recorded loss, and its finite values. Raises CommandError where nothing was recorded."""
+        series = self._client.series(self.run_id, ["loss"], points=max(self._steps, 2)).series.get("loss")
+        losses = [value for value in series.mean if value is not None and math.isfinite(value)] if series else []
+        if series is None or not losses:
+            raise CommandError(f"the server recorded no loss of {self.run_id}: see {self._stack.logs / 'demo.log'}")
+        return series, losses
+
+    def _check_patience(self) -> None:
+        self._ended = self._ended or time.monotonic()
+        if time.monotonic() - self._ended > LAST_TELEMETRY_S:
+            raise CommandError(f"the training ended, but its run {self.run_id} never finished on {self._stack.server}.")
+
+
+class Training(_Process):
+    """The first act: a run that is changed when half of its steps are recorded."""
+
+    def __init__(self, stack: LocalStack, steps: int) -> None:
+        super().__init__(stack, steps, [str(example()), "--run", "demo"])
+        self.change: Change | None = None
+
+    def result(self) -> Result:
+        """The result as the server recorded it. Raises CommandError when the change was not applied."""
+        series, losses = self._losses()
+        if self.change is None or self.change.step is None:
+            raise CommandError(
+                f"the run ended before the change of gamma2 was applied. Use more steps: got --steps {self._steps}."
+            )
+        return Result(
+            run_id=self.run_id,
+            steps=sum(series.count),
+            first_loss=losses[0],
+            last_loss=losses[-1],
+            applied_revision=self.change.revision,
+            applied_step=self.change.step,
+            server=self._stack.server,
+            dashboard=self._stack.dashboard,
+        )
+
+    def _steer(self, run: RunDetail) -> None:
         if self.change is None and run.state is RunState.RUNNING and 2 * run.step >= self._steps:
             try:
                 desired = self._client.change(
@@ -169,11 +206,22 @@ class Training:
                 if entry.revision == self.change.revision and entry.state is RevisionState.APPLIED:
                     self.change.step = entry.applied_step
 
-    def _check_patience(self) -> None:
-        self._ended = self._ended or time.monotonic()
-        if time.monotonic() - self._ended > LAST_TELEMETRY_S:
-            raise CommandError(f"the training ended, but its run {self.run_id} never finished on {self._stack.server}.")
 
+class PoisonedTraining(_Process):
+    """The second act: a run that meets garbage batches halfway. recovers: whether its agent rolls it back."""
 
-def _finite(series: Series) -> list[float]:
-    return [value for value in series.mean if value is not None and math.isfinite(value)]
+    def __init__(self, stack: LocalStack, steps: int, *, recovers: bool) -> None:
+        mode, name = ("act", "demo-recovered") if recovers else ("off", "demo-poisoned")
+        super().__init__(stack, steps, [str(example("poisoned_gpt.py")), "--run", name, "--recovery", mode])
+
+    def rollbacks(self) -> list[Rollback]:
+        """What the server knows of, oldest first."""
+        events = self._client.events(self.run_id).events
+        found = [event for event in reversed(events) if event.kind is EventKind.ROLLBACK]
+        return [Rollback(event.step, int(event.value or 0), event.message) for event in found]
+
+    def result(self) -> PoisonedResult:
+        """The result as the server recorded it. Raises CommandError where nothing was recorded."""
+        _, losses = self._losses()
+        last = losses[-max(1, len(losses) // 10) :]
+        return PoisonedResult(run_id=self.run_id, last_loss=sum(last) / len(last), rollbacks=self.rollbacks())

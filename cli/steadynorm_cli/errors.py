@@ -1,7 +1,5 @@
 """The error that ends a command with one sentence."""
 
-from __future__ import annotations
-
 
 class CommandError(Exception):
     """A command cannot do what was requested. The text says why and what to do; `code` is the exit code."""

@@ -3,23 +3,25 @@
 `check_server` and `check_redis` connect and never raise: no answer is a failed check. The others judge plain values.
 """
 
-from __future__ import annotations
-
+import re
 import shutil
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import msgspec
 import urllib3
 
 from steadynorm_contract import __version__
 from steadynorm_contract.client import Client, ClientError, Unauthorized
+from steadynorm_contract.problems import Problem
+from steadynorm_contract.runs import RunDetail
 
 _TIMEOUT_S = 5.0
+_LOOP = "training loop"
 _SLOW_S = 0.5
 _MAX_CLOCK_DIFFERENCE_S = 2.0
 _MEMORY_WARNING = 0.8  # of maxmemory
@@ -80,22 +82,54 @@ def check_server(client: Client) -> list[Check]:
                 )
             ]
     return [
-        _check_readiness(client.server, answer.status, after - before),
+        _check_readiness(client.server, answer.status, after - before, answer.data),
         check_version(_version_of(described.data)),
         _check_token(client),
         check_clock(answer.headers.get("Date"), before, after),
+        *_check_store(client),
     ]
 
 
-def _check_readiness(server: str, status: int, took_s: float) -> Check:
+def _check_readiness(server: str, status: int, took_s: float, problem: bytes) -> Check:
     detail = f"{server} answered {status} in {took_s * 1000:.0f} ms"
     if status == 503:
-        return _fail("server", detail, "its Redis does not answer: check Redis and the server's log")
+        try:
+            reason = msgspec.json.decode(problem, type=Problem).detail
+        except msgspec.MsgspecError:
+            reason = "its Redis does not answer"
+        return _fail("server", f"{detail}: {reason}", "check Redis and the server's log")
     if status != 200:
         return _fail("server", detail, "this is no steadynorm server, or a proxy blocks /readyz")
     if took_s > _SLOW_S:
         return _warn("server", detail, "the server, its Redis or the network is busy: check their load")
     return _ok("server", detail)
+
+
+def _check_store(client: Client) -> list[Check]:
+    try:
+        return check_store(client.metrics())
+    except ClientError as error:
+        return [_warn("store memory", f"unknown: {error}", "give doctor a viewer's or operator's token")]
+
+
+def check_store(metrics: str) -> list[Check]:
+    """metrics: /metrics of the server, which knows the memory of its Redis and what its runs may come to."""
+    known = {
+        name: float(value)
+        for name, value in re.findall(r"^steadynorm_store_(\w+) (\S+)$", metrics, re.MULTILINE)
+        if value != "NaN"
+    }
+    if "memory_bytes" not in known:
+        return [_warn("store memory", "the server does not know it", "permit its Redis user `+info`")]
+    used, most = int(known["memory_bytes"]), int(known.get("memory_max_bytes", 0))
+    checks = [msgspec.structs.replace(_check_memory(used, most), check="store memory")]
+    if known.get("evicts"):
+        fix = "set `maxmemory-policy noeviction`"
+        checks.append(_fail("store eviction", "when full, the server's Redis removes runs", fix))
+    if missing := int(known.get("shortfall_bytes", 0)):
+        fix = "give Redis more memory, lower STEADYNORM_RUN_MIB, or set STEADYNORM_RETENTION_DAYS"
+        checks.append(_warn("store size", f"live runs may outgrow it by {_size(missing)}", fix))
+    return checks
 
 
 def _version_of(data: bytes) -> str | None:
@@ -143,40 +177,45 @@ def check_clock(date: str | None, before: float, after: float) -> Check:
     return _ok("clock", "agrees with the server's")
 
 
+def check_run(run: RunDetail) -> list[Check]:
+    """What the run's agent found out about its training loop."""
+    if not run.self_check and not run.findings:
+        return [_ok(_LOOP, "the agent has reported nothing yet: it does so at its second step")]
+    return [_ok(_LOOP, run.self_check or "see below"), *(_warn(_LOOP, finding, "") for finding in run.findings)]
+
+
 def check_redis(url: str) -> list[Check]:
-    """Check the Redis at `url` (redis://, rediss://, unix://, redis+cluster://). Needs redis-py."""
+    """Check the Redis at `url`. Needs the server's packages."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from steadynorm_server.redis.address import RedisAddressError, StoreAddress
+    from steadynorm_server.redis_errors import explain
+
+    patience: dict[str, Any] = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+    patience["retry"] = Retry(NoBackoff(), 0)
     try:
-        node, shown, is_cluster = _first_node(url)
-        with redis.Redis.from_url(
-            node, protocol=2, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-        ) as client:
+        address = StoreAddress.parse(url)
+    except RedisAddressError as error:
+        return [_fail("redis", str(error), "see docs/deploying.md")]
+    try:
+        node = None
+        if address.kind == "sentinel":  # the primary is checked
+            options = {**patience, **address.sentinel_options()}
+            sentinels: Any = redis.Sentinel(address.nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+            node = sentinels.discover_master(address.service)
+        # Of a cluster the first node is; the others usually have the same configuration.
+        with redis.Redis.from_url(address.url_of(node), protocol=2, **patience) as client:
             info: dict[str, object] = client.info()
             try:
                 asked = ("append*", "maxmemory*", "save", "stop-writes-on-bgsave-error")
                 config = {str(key): str(value) for key, value in client.config_get(*asked).items()}
             except redis.ResponseError:  # managed services forbid CONFIG
                 config = {}
-    except ValueError:  # its text may contain a part of the password
-        return [_fail("redis", "REDIS_URL is not a Redis address", "use redis://HOST:PORT; see docs/deploying.md")]
-    except redis.RedisError as error:
-        return [_fail("redis", f"{shown} does not answer: {error}", "start it, or correct REDIS_URL")]
-    return check_redis_info(info, config, expect_cluster=is_cluster)
-
-
-def _first_node(url: str) -> tuple[str, str, bool]:
-    """The address to connect to, the same without secrets, and whether it is a cluster. Raises ValueError."""
-    parts = urlsplit(url)
-    scheme = parts.scheme.removesuffix("+cluster")
-    is_cluster = scheme != parts.scheme
-    if is_cluster:  # the first node is checked; the others usually have the same configuration
-        parts = parts._replace(scheme=scheme, netloc=parts.netloc.partition(",")[0])
-        url = urlunsplit(parts)
-    shown = f"{scheme}://{parts.hostname or parts.path}" + (f":{parts.port}" if parts.port else "")
-    return url, shown, is_cluster
+    except (redis.RedisError, OSError) as error:
+        return [_fail("redis", f"{address.shown}: {explain(error)}", "start it, permit it, or correct REDIS_URL")]
+    return check_redis_info(info, config, expect_cluster=address.kind == "cluster")
 
 
 def check_redis_info(

@@ -8,27 +8,21 @@ The server starts its own Redis. The dashboard is stopped first and the server l
 kernel ends both.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Self
 
-import msgspec
 import urllib3
 
 from steadynorm_cli.errors import CommandError
 from steadynorm_cli.ports import choose_port
 from steadynorm_contract.client import Client
-from steadynorm_contract.discovery import ServerAddress
-from steadynorm_dashboard import launch
+from steadynorm_contract.discovery import listener_url, read_address
+from steadynorm_dashboard import launch, owner_link
 from steadynorm_server.runtime.process import ManagedProcess
 
 SERVER_PORT = 8470
@@ -39,53 +33,20 @@ _CONFIGURED_TOKENS = (
     "STEADYNORM_AGENT_TOKEN",
     "STEADYNORM_VIEWER_TOKEN",
     "STEADYNORM_TOKENS_FILE",
+    "STEADYNORM_OPERATOR_TOKEN_FILE",
+    "STEADYNORM_AGENT_TOKEN_FILE",
+    "STEADYNORM_VIEWER_TOKEN_FILE",
 )
 """With any of them set, the server accepts only those tokens, and not the one in the data folder."""
 
 
-class Stopped(Exception):
-    """This process received SIGINT (Ctrl-C), SIGTERM or SIGHUP."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP inside raises Stopped in the main thread; a second one acts as usual."""
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {signum: signal.getsignal(signum) for signum in signals}
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-    def stop(signum: int, _frame: FrameType | None) -> None:
-        restore()
-        raise Stopped(signum)
-
-    for signum in signals:
-        signal.signal(signum, stop)
-    try:
-        yield
-    finally:
-        restore()
-
-
-def dashboard_command(*, host: str, port: int, server: str | None) -> list[str]:
+def dashboard_command(
+    *, host: str, port: int, server: str | None, base_path: str = "", allowed_hosts: Sequence[str] = ()
+) -> list[str]:
     """The command that runs the dashboard. Raises CommandError where Streamlit is not installed."""
     if importlib.util.find_spec("streamlit") is None:
         raise CommandError("the dashboard needs streamlit: pip install 'steadynorm[dashboard]'")
-    return launch.command(host=host, port=port, server=server)
-
-
-def _running_server(data: Path) -> ServerAddress | None:
-    try:
-        address = msgspec.json.decode((data / "server.json").read_bytes(), type=ServerAddress)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return address if _answers(f"{address.server}/healthz") else None
+    return launch.command(host=host, port=port, server=server, base_path=base_path, allowed_hosts=allowed_hosts)
 
 
 def _answers(url: str) -> bool:
@@ -162,6 +123,15 @@ class LocalStack:
             return Client(self.server, self._environ.get("STEADYNORM_OPERATOR_TOKEN"))
         return Client(self.server, (self.data / "token").read_text("ascii").strip())
 
+    def link(self, run_id: str | None = None) -> str:
+        """A link to the dashboard, or to a run's page, that signs its user in, once and within ten minutes.
+
+        Where tokens are configured it signs nobody in.
+        """
+        if any(name in self._environ for name in _CONFIGURED_TOKENS) or not self.dashboard:
+            return launch.link(self.dashboard, run_id)
+        return owner_link.make_link(self.dashboard, (self.data / "token").read_text("ascii").strip(), run_id)
+
     def check(self) -> None:
         """Raises CommandError with the end of its log if server or dashboard ended."""
         for child in self._children:
@@ -183,7 +153,9 @@ class LocalStack:
     def _start(self) -> None:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(mode=0o700, exist_ok=True)
-        present = _running_server(self.data)
+        present = read_address(self.data)
+        if present is not None and not _answers(f"{present.server}/healthz"):
+            present = None
         if present is not None and not self._reuse_running:
             where = f", its dashboard at {present.dashboard}" if present.dashboard else ""
             raise CommandError(
@@ -192,18 +164,20 @@ class LocalStack:
             )
         self.reused = present is not None
         port = 0 if present is not None else choose_port(self._host, self._port, SERVER_PORT, self._on_message)
-        self.server = present.server if present is not None else _address(self._host, port)
+        self.server = present.server if present is not None else listener_url(self._host, port)
         command: list[str] = []
         if present is not None and present.dashboard is not None:
             self.dashboard = present.dashboard
         elif self._with_dashboard:
             dashboard_port = choose_port(self._host, self._dashboard_port, DASHBOARD_PORT, self._on_message, taken=port)
             command = dashboard_command(host=self._host, port=dashboard_port, server=self.server)
-            self.dashboard = _address(self._host, dashboard_port)
+            self.dashboard = listener_url(self._host, dashboard_port)
         if present is None:
             argv = [sys.executable, "-m", "steadynorm_cli", "server"]
             argv += ["--host", self._host, "--port", str(port), "--data", str(self.data)]
-            links = {"STEADYNORM_DASHBOARD_URL": self.dashboard} if self.dashboard else {}
+            links = {"STEADYNORM_DRAIN_SECONDS": "0"}  # no balancer is in front of it
+            if self.dashboard:
+                links["STEADYNORM_DASHBOARD_URL"] = self.dashboard
             self._start_child("server", argv, links, f"{self.server}/readyz")
         if command:
             self._start_child("dashboard", command, {}, self.dashboard + launch.HEALTH_PATH)
@@ -220,9 +194,3 @@ class LocalStack:
                     f"the {name} does not answer at {health} after {START_S:.0f} s:\n{self._children[-1].tail()}"
                 )
             time.sleep(0.05)
-
-
-def _address(host: str, port: int) -> str:
-    """The address at which this machine reaches a program that listens on `host`."""
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{reachable}:{port}"

@@ -4,18 +4,18 @@ Imports nothing of an extra before it is needed: a training image that has only 
 `steadynorm runs` starts without FastAPI, Streamlit or torch.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
 from steadynorm_cli.errors import CommandError
-from steadynorm_contract.client import ClientError, InvalidChange
+from steadynorm_contract.client import ClientError, InvalidChange, OutcomeUnknown
+from steadynorm_contract.discovery import is_service_link
 
 EXTRA_OF = {
     "fastapi": "server",
     "hiredis": "server",
     "httpx": "server",
+    "mcp": "mcp",
     "prometheus_client": "server",
     "pyarrow": "server",
     "pydantic": "server",
@@ -32,7 +32,9 @@ EXTRA_OF = {
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 success, 1 failure, 2 usage error; more in `commands.set` and `audit`."""
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 usage error; more in `set`, `outcome`, `audit`."""
+    if is_service_link(os.environ.get("STEADYNORM_PORT")):
+        del os.environ["STEADYNORM_PORT"]  # Kubernetes' word about a Service of our name, not the user's
     try:
         from steadynorm_cli.commands import app
 
@@ -44,6 +46,8 @@ def main() -> None:
         _fail(f"this command needs the package {error.name}, which is not installed: pip install 'steadynorm[{extra}]'")
     except InvalidChange as error:
         _fail("; ".join(one.message for one in error.errors) or str(error))
+    except OutcomeUnknown as error:
+        _fail(str(error), 7)
     except ClientError as error:
         _fail(str(error))
     except CommandError as error:

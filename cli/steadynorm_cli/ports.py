@@ -1,7 +1,5 @@
 """Ports to listen on: the requested one, the default, or any free one."""
 
-from __future__ import annotations
-
 import random
 import socket
 from collections.abc import Callable

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from steadynorm_cli.health_checks import Verdict, check_clock, check_redis_info, check_version
+from steadynorm_cli.health_checks import (
+    Verdict,
+    check_clock,
+    check_redis,
+    check_redis_info,
+    check_run,
+    check_store,
+    check_version,
+)
+from steadynorm_contract.runs import RunDetail
 
 DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
 
@@ -78,3 +88,45 @@ def test_a_snapshot_that_failed_matters_as_much_as_it_stops_writes() -> None:
 def test_a_store_that_forbids_config_leaves_the_sync_open() -> None:
     checks = check_redis_info(SOUND | {"maxmemory_policy": "noeviction"}, {})
     assert [each.check for each in checks if each.verdict is not Verdict.OK] == ["appendfsync"]
+
+
+STORE = """# TYPE steadynorm_store_memory_bytes gauge
+steadynorm_store_memory_bytes 5.36870912e+08
+steadynorm_store_memory_max_bytes 1.073741824e+09
+steadynorm_store_evicts 0.0
+steadynorm_store_shortfall_bytes 0.0
+"""
+
+
+def test_what_the_server_knows_of_its_store_is_judged() -> None:
+    (sound,) = check_store(STORE)
+    assert (sound.verdict, sound.detail) == (Verdict.OK, "512.0 MiB of 1.0 GiB used")
+    wrong = STORE.replace("evicts 0.0", "evicts 1.0").replace("shortfall_bytes 0.0", "shortfall_bytes 2.147483648e+09")
+    assert [(each.check, each.verdict) for each in check_store(wrong)] == [
+        ("store memory", Verdict.OK),
+        ("store eviction", Verdict.FAIL),
+        ("store size", Verdict.WARN),
+    ]
+    assert "2.0 GiB" in check_store(wrong)[2].detail
+    (unknown,) = check_store("steadynorm_store_memory_bytes NaN\n")
+    assert (unknown.verdict, unknown.fix) == (Verdict.WARN, "permit its Redis user `+info`")
+
+
+def test_a_password_with_a_comma_does_not_hide_the_nodes_of_a_cluster() -> None:
+    (found,) = check_redis("redis+cluster://ada:se,cret@127.0.0.1:1,127.0.0.1:2")
+    assert found.detail.startswith("redis+cluster://127.0.0.1:1,127.0.0.1:2: Redis does not answer")
+    assert "connecting to 127.0.0.1:1" in found.detail
+    assert "cret" not in found.detail
+
+
+def test_what_an_agent_found_in_its_loop_is_a_warning_each(pytestconfig: pytest.Config) -> None:
+    golden = pytestconfig.rootpath / "tests" / "contract" / "golden" / "run.json"
+    run = msgspec.json.decode(golden.read_bytes(), type=RunDetail)
+    checks = check_run(run)
+    assert [(each.verdict, each.detail) for each in checks] == [
+        (Verdict.OK, "2 of 2 tensors"),
+        (Verdict.WARN, "a finding."),
+    ]
+    (nothing,) = check_run(msgspec.structs.replace(run, self_check="", findings=[]))
+    assert nothing.verdict is Verdict.OK
+    assert "second step" in nothing.detail

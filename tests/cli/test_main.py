@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -32,8 +33,35 @@ def test_version() -> None:
 
 def test_help_lists_every_command() -> None:
     shown = call("--help").stdout
-    for command in ("up", "server", "dashboard", "runs", "show", "set", "demo"):
-        assert f"\n  {command} " in shown
+    for command in ("up", "server", "dashboard", "runs", "show", "set", "demo", "note", "archive", "token"):
+        assert f"\n│ {command} " in shown
+    assert re.findall(r"╭─ (.+?) ─", shown) == [
+        "Options",
+        "Start",
+        "Look",
+        "Change",
+        "Archive and delete",
+        "Run a server",
+    ]
+    assert "…" not in shown
+
+
+def test_help_names_values_rather_than_types() -> None:
+    for command in ("rules", "set", "runs"):
+        shown = call(command, "--help").stdout
+        usage = next(line for line in shown.splitlines() if "Usage:" in line)
+        assert not re.search(r"[{}]|\[\[", usage), usage
+        assert not re.search(r"--\S+ +<|<int|<bool|…", shown)
+
+
+def test_what_is_no_address_is_one_sentence() -> None:
+    for command, address in (("runs", "nonsense"), ("dashboard", "127.0.0.1:8470")):
+        ended = call(command, "--server", address)
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(
+            f"error: server must be an address such as http://127.0.0.1:8470: got {address!r}."
+        )
+        assert ended.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ import redis
 import urllib3
 
 from steadynorm_cli.commands.options import find_run
-from steadynorm_cli.commands.runs import show
 from steadynorm_cli.commands.set import set_
+from steadynorm_cli.commands.show import show
 from steadynorm_cli.errors import CommandError
-from steadynorm_contract.client import Client
+from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import Parameter, RunRegistration
 
 if TYPE_CHECKING:
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 RUNS = 200
 
@@ -26,8 +26,8 @@ RUNS = 200
 class Counting(Client):
     """A client that notes each request."""
 
-    def __init__(self, house: RunningHouse) -> None:
-        super().__init__(house.server, house.token)
+    def __init__(self, stack: RunningStack) -> None:
+        super().__init__(stack.server, stack.token)
         self.requests: list[str] = []
 
     def _open(self, method: str, path: str, **options: object) -> urllib3.BaseHTTPResponse:
@@ -36,27 +36,27 @@ class Counting(Client):
 
 
 @pytest.fixture(scope="module")
-def fleet(house: RunningHouse) -> None:
+def fleet(stack: RunningStack) -> None:
     """200 runs called counted-0 to counted-199, of which the ids end otherwise."""
-    with urllib3.PoolManager(headers={"Authorization": f"Bearer {house.token}"}) as pool:
+    with urllib3.PoolManager(headers={"Authorization": f"Bearer {stack.token}"}) as pool:
         for at in range(RUNS):
             body = RunRegistration(
                 name=f"counted {at}", run_id=f"counted-{at}-id", parameters=[Parameter("w", (2,), "float32")]
             )
-            answer = pool.request("POST", f"{house.server}/api/v1/runs", body=encode_json(body))
+            answer = pool.request("POST", f"{stack.server}/api/v1/runs", body=encode_json(body))
             assert answer.status in (200, 201), answer.data
 
 
 @pytest.fixture
-def client(house: RunningHouse, fleet: None) -> Counting:
+def client(stack: RunningStack, fleet: None) -> Counting:
     """A client that counts."""
-    return Counting(house)
+    return Counting(stack)
 
 
 @pytest.fixture
-def store(house: RunningHouse) -> Iterator[redis.Redis]:
+def store(stack: RunningStack) -> Iterator[redis.Redis]:
     """The server's Redis."""
-    with redis.Redis.from_url(f"unix://{house.home}/store/store.sock", protocol=2) as connection:
+    with redis.Redis.from_url(f"unix://{stack.home}/redis/redis.sock", protocol=2) as connection:
         yield connection
 
 
@@ -90,16 +90,26 @@ def test_the_prefix_of_an_id_is_found_and_an_ambiguous_one_named(client: Countin
 def test_show_and_set_of_an_id_read_one_run(
     client: Counting, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("steadynorm_cli.commands.runs.Client", lambda _: client)
+    monkeypatch.setattr("steadynorm_cli.commands.show.Client", lambda _: client)
     monkeypatch.setattr("steadynorm_cli.commands.set.Client", lambda _: client)
     show("counted-77-id")
     assert [each.partition("?")[0] for each in client.requests] == [
-        "GET /runs/counted-77-id", "GET /runs/counted-77-id/audit", "GET /runs/counted-77-id/events"
+        "GET /runs/counted-77-id", "GET /runs/counted-77-id/configuration", "GET /runs/counted-77-id/audit",
+        "GET /runs/counted-77-id/events",
     ]  # fmt: skip
     client.requests.clear()
     set_("counted-77-id", ["gamma2=0.5"], no_wait=True)
     assert client.requests == ["GET /runs/counted-77-id", "PATCH /runs/counted-77-id/settings"]
     assert "revision 1: gamma2 0.999 → 0.5" in capsys.readouterr().out
+
+    with monkeypatch.context() as older:  # a server of before runs had a configuration
+
+        def missing(_run_id: str) -> None:
+            raise NotFound("there is no such route")
+
+        older.setattr(client, "configuration", missing)
+        show("counted-77-id")
+        assert "CHANGES" in capsys.readouterr().out
 
     reads = []
     for _ in range(3):

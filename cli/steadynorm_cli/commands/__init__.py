@@ -1,29 +1,39 @@
 """The commands of `steadynorm`, one file each. Needs typer and rich; everything else is imported when needed."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from steadynorm_cli.commands import (
     audit,
+    backup,
     demo,
     doctor,
     events,
     export,
+    healthcheck,
+    lifecycle,
+    link,
+    mcp,
+    note,
+    proposals,
     retention,
+    rollback,
     rules,
     runs,
     schedules,
     serve,
     set_many,
+    show,
     token,
     undo,
     watch,
     webhook_test,
+    whoami,
 )
 from steadynorm_cli.commands import set as set_command
+from steadynorm_cli.commands.help import Command
 from steadynorm_contract import __version__
 
 app = typer.Typer(
@@ -31,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
 
@@ -50,23 +60,21 @@ def _options(
     del version  # its callback did the work
 
 
-app.command("up")(serve.up)
-app.command("server")(serve.server)
-app.command("dashboard")(serve.dashboard)
-app.command("runs")(runs.runs)
-app.command("show")(runs.show)
-app.command("set")(set_command.set_)
-app.command("set-many")(set_many.set_many)
-app.command("schedule")(schedules.schedule)
-app.command("schedules")(schedules.schedules)
-app.command("rules")(rules.rules)
-app.command("retain")(retention.retain)
-app.command("watch")(watch.watch)
-app.command("undo")(undo.undo)
-app.command("events")(events.events)
-app.command("audit")(audit.audit)
-app.command("export")(export.export)
-app.command("doctor")(doctor.doctor)
-app.command("webhook-test")(webhook_test.webhook_test)
-app.command("demo")(demo.demo)
-app.add_typer(token.app, name="token")
+_SERVE = "Run a server"
+_panels: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start": (serve.up, serve.server, serve.dashboard, demo.demo),
+    "Look": (runs.runs, show.show, watch.watch, events.events, audit.audit, note.notes, export.export,
+             rollback.recovery, whoami.whoami, link.link, mcp.mcp),
+    "Change": (
+        set_command.set_, set_many.set_many, undo.undo, schedules.schedule, schedules.schedules, rules.rules, note.note,
+        proposals.proposals, rollback.rollback, retention.retain,
+    ),
+    "Archive and delete": (
+        lifecycle.archive, lifecycle.unarchive, lifecycle.rename, lifecycle.delete, lifecycle.restore,
+    ),
+    _SERVE: (backup.backup, doctor.doctor, healthcheck.healthcheck, webhook_test.webhook_test),
+}  # fmt: skip
+for _panel, _commands in _panels.items():
+    for _command in _commands:
+        app.command(_command.__name__.rstrip("_").replace("_", "-"), cls=Command, rich_help_panel=_panel)(_command)
+app.add_typer(token.app, name="token", rich_help_panel=_SERVE)

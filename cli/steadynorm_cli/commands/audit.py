@@ -1,7 +1,5 @@
 """`steadynorm audit`: the changes of a run's settings, for people or as JSON lines, verified locally on request."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 
@@ -13,11 +11,14 @@ from steadynorm_cli.commands.output import change, plain, timestamp
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.audit import verify as verify_chain
-from steadynorm_contract.client import Client
+from steadynorm_contract.client import Client, NotFound
+from steadynorm_contract.lifecycle import LifecycleChange, lifecycle_words, verify_lifecycle
+from steadynorm_contract.notes import Note, action_words, verify_notes
 
 BROKEN = 6
 """Exit code: the chain of hashes does not verify."""
 ALL = 10_000  # as many as a server stores
+ALL_NOTES = 2000
 
 
 def audit(
@@ -28,15 +29,23 @@ def audit(
     ] = None,
     server: Server = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per line, oldest first: an export that can be verified.")
+        bool, typer.Option("--json", help="One JSON object per line, changes only, oldest first: can be verified.")
     ] = False,
 ) -> None:
-    """Print the changes of a run's settings. Exit code 6: --verify found entries changed, removed or inserted."""
+    """Print who did what, with settings, notes, incidents and the run. Exit code 6: --verify found alterations."""
     client = Client(server)
     run_id = find_run(client, run).run_id
-    entries = client.audit(run_id, limit=ALL).entries
-    for entry in reversed(entries):
-        typer.echo(msgspec.json.encode({"run_id": run_id, **msgspec.to_builtins(entry)}) if as_json else _line(entry))
+    listed = client.audit(run_id, limit=ALL)
+    entries = listed.entries
+    notes = _notes(client, run_id)
+    if as_json:
+        for entry in reversed(entries):
+            typer.echo(msgspec.json.encode({"run_id": run_id, **msgspec.to_builtins(entry)}))
+    else:
+        lines = [(each.time, _line(each)) for each in entries] + [(each.time, _note_line(each)) for each in notes]
+        lines += [(each.time, _lifecycle_line(each)) for each in listed.lifecycle]
+        for _, line in sorted(lines):
+            typer.echo(line)
     if not verify and head is None:
         return
     chain = verify_chain(run_id, entries)
@@ -44,12 +53,41 @@ def audit(
         raise CommandError(
             f"the audit list of {run_id} was tampered with: its chain breaks at revision {chain.broken_at}.", BROKEN
         )
-    if head is not None and head not in {entry.hash for entry in entries}:
+    if not verify_lifecycle(run_id, listed.lifecycle):
+        raise CommandError(f"what was done with {run_id} as a whole was tampered with: its chain breaks.", BROKEN)
+    if not verify_notes(run_id, notes).verified:
+        raise CommandError(f"the notes of {run_id} were tampered with: their chain breaks.", BROKEN)
+    known = {each.hash for each in entries} | {each.hash for each in notes} | {each.hash for each in listed.lifecycle}
+    if head is not None and head not in known:
         raise CommandError(
             f"the audit list of {run_id} does not contain the hash {head[:80]!r}: it was rewritten or truncated.",
             BROKEN,
         )
     print(f"{len(entries)} entries verified; the newest hash is {chain.head or 'none yet'}", file=sys.stderr)
+    if listed.lifecycle:
+        newest = listed.lifecycle[0].hash or "none yet"
+        print(f"{len(listed.lifecycle)} entries of the run as a whole verified; newest hash {newest}", file=sys.stderr)
+    if notes:
+        print(f"{len(notes)} notes verified; the newest hash is {notes[0].hash}", file=sys.stderr)
+
+
+def _notes(client: Client, run_id: str) -> list[Note]:
+    """All notes, newest first; none of a server that knows no notes."""
+    try:
+        return client.notes(run_id, ALL_NOTES).notes
+    except NotFound:
+        return []
+
+
+def _note_line(note: Note) -> str:
+    said = ": ".join(filter(None, (action_words(note), plain(note.text))))
+    return f" note  {timestamp(note.time)}  {plain(note.author)}  step {note.step}: {said}  {note.hash[:12]}"
+
+
+def _lifecycle_line(entry: LifecycleChange) -> str:
+    reason = f"  ({plain(entry.reason)})" if entry.reason else ""
+    words = plain(lifecycle_words(entry))
+    return f"  run  {timestamp(entry.time)}  {plain(entry.actor)}  {words}{reason}  {entry.hash[:12]}"
 
 
 def _line(entry: AuditEntry) -> str:

@@ -1,19 +1,21 @@
 """`steadynorm doctor`: checks the server, its Redis and this machine, and says what to fix."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec
 import typer
 
-from steadynorm_cli.commands.options import AsJson, Server
+from steadynorm_cli.commands.options import AsJson, Server, find_run
 from steadynorm_cli.commands.output import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import data_dir, is_loopback
 
 
 def doctor(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Also what the agent of this run found out about its training loop."),
+    ] = None,
     server: Server = None,
     redis: Annotated[
         str | None,
@@ -25,19 +27,21 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check server, version, token, clock and Redis, and say what to fix. Exit code 1 if a check fails."""
-    from steadynorm_cli.health_checks import Verdict, check_disk, check_redis, check_server
+    """Check server, version, token, clock, Redis and a run, and say what to fix. Exit code 1 if a check fails."""
+    from steadynorm_cli.health_checks import Verdict, check_disk, check_redis, check_run, check_server
 
     client = Client(server)
     checks = check_server(client)
     data = data_dir()
     if is_loopback(client.server) and (disk := check_disk(data)) is not None:
         checks.append(disk)
-    embedded = data / "store" / "store.sock"
+    embedded = data / "redis" / "redis.sock"
     if redis is None and is_loopback(client.server) and embedded.is_socket():
         redis = f"unix://{embedded}"
     if redis is not None:
         checks += check_redis(redis)
+    if run is not None and not any(each.verdict is Verdict.FAIL for each in checks):
+        checks += check_run(client.run(find_run(client, run).run_id))
     if as_json:
         typer.echo(msgspec.json.encode({"server": client.server, "checks": checks}))
     else:

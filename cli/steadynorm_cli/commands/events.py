@@ -1,7 +1,5 @@
 """`steadynorm events`: the events of a run, oldest first, and new ones as they happen."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -17,11 +15,12 @@ from steadynorm_contract.events import Event, EventKind
 PAGE = 2000
 """As many as the server returns at once."""
 EVERY_S = 1.0
+_KINDS = f"Only events of this kind; repeatable. One of {', '.join(EventKind)}."
 
 
 def events(
     run: Run,
-    kind: Annotated[list[EventKind] | None, typer.Option(help="Only events of this kind; repeatable.")] = None,
+    kind: Annotated[list[EventKind] | None, typer.Option(metavar="KIND", help=_KINDS)] = None,
     limit: Annotated[int, typer.Option(min=0, help="At most this many of the newest.")] = 50,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new events until the run ends, or Ctrl-C.")

@@ -1,7 +1,5 @@
 """`steadynorm export`: a run's history as a Parquet file, for notebooks."""
 
-from __future__ import annotations
-
 import contextlib
 import enum
 import sys
@@ -20,13 +18,17 @@ class Table(enum.StrEnum):
 
     STEPS = "steps"
     PARAMETERS = "parameters"
+    SCALARS = "scalars"
 
 
 def export(
     run: Run,
     table: Annotated[
         Table,
-        typer.Option(help="steps: loss, norms and counts of every step. parameters: the rows of every parameter."),
+        typer.Option(
+            help="steps: loss, norms and counts of every step. parameters: the rows of every parameter. "
+            "scalars: what the loop logs under names of its own."
+        ),
     ] = Table.STEPS,
     output: Annotated[
         Path | None,

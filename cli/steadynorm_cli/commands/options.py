@@ -1,9 +1,8 @@
 """Options that several commands share, and how a run is named on the command line."""
 
-from __future__ import annotations
-
 import glob
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,16 @@ import typer
 
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, NotFound
+from steadynorm_contract.discovery import check_address
 from steadynorm_contract.runs import RunSummary
+
+
+def _checked(server: str | None) -> str | None:
+    try:
+        return check_address(server) if server else server
+    except ValueError as error:
+        raise CommandError(str(error), 2) from None
+
 
 Host = Annotated[str, typer.Option(envvar="STEADYNORM_HOST", help="Address to listen on.")]
 Data = Annotated[
@@ -23,25 +31,35 @@ Data = Annotated[
 ]
 Server = Annotated[
     str | None,
-    typer.Option(envvar="STEADYNORM_SERVER", help="Address of the server. Default: your own, if one is running."),
+    typer.Option(
+        envvar="STEADYNORM_SERVER",
+        metavar="URL",
+        callback=_checked,
+        help="Address of the server. Default: your own, if one is running.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Id or name of a run, or a unique prefix of one.")]
 Changes = Annotated[
     list[str],
     typer.Argument(
-        metavar="NAME=VALUE...", help="For example gamma2=0.99 spike_limit=null preset=robust reset_generation=+1"
+        metavar="NAME=VALUE...",
+        help="For example gamma2=0.99 spike_limit=off preset=robust reset_generation=+1",
     ),
 ]
 Reason = Annotated[str, typer.Option(help="The reason, for the run's audit list.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until the job has applied the change.")]
+Wait = Annotated[
+    float, typer.Option(metavar="SECONDS", min=0, help="Seconds to wait until the job has applied the change.")
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait.")]
 
 _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def find_run(client: Client, named: str) -> RunSummary:
+def find_run(client: Client, named: str, visibility: Sequence[str] = ()) -> RunSummary:
     """The run with this id, else with this name, else with a name and then an id that begin so.
+
+    visibility: of those that are looked for by name, see `Visibility`; none: `listed`.
 
     Where several match and one of them is live, it is that one. Raises CommandError, ClientError.
     """
@@ -50,10 +68,12 @@ def find_run(client: Client, named: str) -> RunSummary:
             return client.run(named)
         except NotFound:
             pass
-    found = client.runs(name=f"{glob.escape(named)}*").runs if named else []
+    found = client.runs(name=f"{glob.escape(named)}*", visibility=visibility).runs if named else []
     matches = [run for run in found if run.name == named] or found
     if not matches and named:
-        matches = [run for run in client.fleet(search=named).runs if run.run_id.startswith(named)]
+        matches = [
+            run for run in client.fleet(search=named, visibility=visibility).runs if run.run_id.startswith(named)
+        ]
     live = [run for run in matches if run.state.is_live]
     for candidates in (matches, live):
         if len(candidates) == 1:

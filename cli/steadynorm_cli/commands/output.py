@@ -1,7 +1,6 @@
 """How values, times, changes and tables are printed."""
 
-from __future__ import annotations
-
+import math
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,14 +9,31 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from steadynorm_contract.runs import Health, RunState
+
 
 def number(measured: float | None) -> str:
     """A measured number; a dash where there is none."""
     return "-" if measured is None else f"{measured:.4g}"
 
 
+def number_column(measured: Sequence[float | None]) -> list[str]:
+    """The numbers of one column in one notation, so that their digits are compared at a glance.
+
+    With three digits of each number and at most four decimals, or with exponents in all of them.
+    """
+    known = [abs(each) for each in measured if each is not None and each != 0]
+    if not known or not (min(known) >= 1e-2 and max(known) < 1e6):
+        shown = "{:.2e}" if known else "{:.0f}"
+    else:
+        shown = f"{{:.{max(0, 2 - math.floor(math.log10(min(known))))}f}}"
+    return ["-" if each is None else shown.format(each) for each in measured]
+
+
 def value(setting: object) -> str:
     """A setting's value as it is typed on the command line."""
+    if setting is None:
+        return "off"
     return msgspec.json.encode(setting).decode().strip('"')
 
 
@@ -53,6 +69,27 @@ def ago(moment: float) -> str:
 def count_runs(count: int) -> str:
     """`1 run`, `2 runs`."""
     return "1 run" if count == 1 else f"{count} runs"
+
+
+_STYLE: dict[str, str] = {
+    RunState.RUNNING: "green",
+    RunState.STALLED: "yellow",
+    RunState.FAILED: "red",
+    Health.NONFINITE: "red",
+    Health.SPIKING: "yellow",
+    Health.THROTTLED: "yellow",
+    Health.DISCONNECTED: "yellow",
+}
+
+
+def style_of(word: str) -> str:
+    """The color of a state or a health."""
+    return _STYLE.get(word, "")
+
+
+def styled(word: str) -> str:
+    """A state or a health in its color, as markup."""
+    return f"[{style_of(word)}]{word}[/]" if style_of(word) else word
 
 
 def table(*columns: str, fixed: Sequence[str] = (), right: Sequence[str] = ()) -> Table:

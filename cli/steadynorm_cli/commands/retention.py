@@ -1,15 +1,13 @@
 """`steadynorm retain`: shows and sets how much of Redis a run may use and how long it is stored."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec
 import typer
 
 from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
+from steadynorm_cli.commands.outcome import CONFLICT, confirmed
 from steadynorm_cli.commands.output import plain, timestamp
-from steadynorm_cli.commands.set import CONFLICT
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.retention import Retention, RetentionLimits, RetentionUpdate
@@ -27,7 +25,7 @@ def retain(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a run's retention limits, or set those that are given. Exit code 3: conflict."""
+    """Print a run's retention limits, or set those that are given. Exit codes: 3 conflict, 7 unknown."""
     client = Client(server)
     run_id = find_run(client, run).run_id
     known = client.retention(run_id)
@@ -39,7 +37,7 @@ def retain(
             revision=known.revision,
         )
         try:
-            known = client.set_retention(run_id, update)
+            known = confirmed(lambda: client.set_retention(run_id, update))
         except Conflict as error:
             raise CommandError(f"nothing was changed: {error}", CONFLICT) from None
     if as_json:
@@ -58,8 +56,8 @@ def _limit(option: str, given: str | None, known: float | None) -> float | None:
 
 
 def _print(run_id: str, known: Retention) -> None:
-    now, own = known.in_force, known.own
-    used = known.store_bytes / 2**20
+    now, own = known.effective, known.own
+    used = known.redis_bytes / 2**20
     typer.echo(
         f"{run_id} uses {used:.1f} of {now.max_mib:g} MiB{_origin(own.max_mib)}; the maximum is {known.ceiling_mib:g}"
     )

@@ -1,7 +1,5 @@
 """`steadynorm schedule` and `steadynorm schedules`: changes that are made once a run reaches a step."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec
@@ -9,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Run, Server, find_run
+from steadynorm_cli.commands.outcome import confirmed
 from steadynorm_cli.commands.output import assignments, console, plain, table
 from steadynorm_cli.commands.set import parse_changes
 from steadynorm_contract.client import Client
@@ -28,7 +27,8 @@ def schedule(
     """Change a run's settings once it reaches a step. `steadynorm schedules` lists and cancels such changes."""
     client = Client(server)
     found = find_run(client, run)
-    made = client.schedule(found.run_id, from_step, parse_changes(changes), reason=reason)
+    parsed = parse_changes(changes)
+    made = confirmed(lambda: client.schedule(found.run_id, from_step, parsed, reason=reason))
     if as_json:
         typer.echo(msgspec.json.encode(made))
         return
@@ -46,7 +46,7 @@ def schedules(
     client = Client(server)
     run_id = find_run(client, run).run_id
     if remove is not None:
-        client.unschedule(run_id, remove)
+        confirmed(lambda: client.unschedule(run_id, remove))
         if not as_json:
             typer.echo(f"{run_id}: schedule {remove} is cancelled")
             return

@@ -1,7 +1,5 @@
 """`steadynorm up`, `server` and `dashboard`: start the long-running processes."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path
@@ -11,8 +9,10 @@ import typer
 
 from steadynorm_cli.commands.options import Data, Host, Server
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, Stopped, dashboard_command, stop_signals
-from steadynorm_contract.discovery import data_dir
+from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, dashboard_command
+from steadynorm_cli.stop_signals import Stopped, stop_signals
+from steadynorm_contract.discovery import data_dir, find_server, find_token, is_loopback, listener_url
+from steadynorm_dashboard.owner_link import make_link
 
 Port = Annotated[
     int | None,
@@ -23,12 +23,7 @@ DashboardPort = Annotated[
 ]
 
 
-def up(
-    host: Host = "127.0.0.1",
-    port: Port = None,
-    dashboard_port: DashboardPort = None,
-    data: Data = None,
-) -> None:
+def up(host: Host = "127.0.0.1", port: Port = None, dashboard_port: DashboardPort = None, data: Data = None) -> None:
     """Start Redis, server and dashboard. Ctrl-C stops them all."""
     folder = data or data_dir()
     try:
@@ -46,7 +41,8 @@ def up(
 def _banner(stack: LocalStack) -> str:
     lines = [
         "steadynorm is up. Ctrl-C stops it.",
-        f"  dashboard  {stack.dashboard}",
+        f"  dashboard  {stack.link()}",
+        "             (this link signs you in once, within ten minutes; `steadynorm link` prints another)",
         f"  server     {stack.server}",
         f"  data       {stack.data}  (logs in {stack.logs})",
     ]
@@ -71,8 +67,9 @@ def server(
     from pydantic import ValidationError
 
     from steadynorm_server.config import ServerConfig
+    from steadynorm_server.errors import StartError
     from steadynorm_server.runtime import logging
-    from steadynorm_server.runtime.serve import ServeError, serve
+    from steadynorm_server.runtime.serve import serve
 
     given: dict[str, Any] = {"host": host, "port": port, "data": data and data.expanduser().absolute()}
     given |= {"tls_cert": tls_cert, "tls_key": tls_key, "workers": workers}
@@ -86,7 +83,7 @@ def server(
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise CommandError(f"the server's configuration is invalid: {problems}") from None
-    except ServeError as error:
+    except StartError as error:
         raise CommandError(str(error)) from None
 
 
@@ -94,7 +91,21 @@ def dashboard(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = DASHBOARD_PORT,
     server: Server = None,
+    base_path: Annotated[
+        str,
+        typer.Option(
+            envvar="STEADYNORM_DASHBOARD_BASE_PATH", help="Path under which a proxy offers the dashboard: /steadynorm."
+        ),
+    ] = "",
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A host name by which the dashboard may be called. May be repeated.")
+    ] = None,
 ) -> None:
     """Start the dashboard of a running server, in the foreground."""
-    argv = dashboard_command(host=host, port=port, server=server)
+    argv = dashboard_command(host=host, port=port, server=server, base_path=base_path, allowed_hosts=allow_host or ())
+    address = server or find_server().server
+    if (token := find_token(address)) is not None and is_loopback(address) and is_loopback(f"http://{host}"):
+        front = listener_url(host, port) + (f"/{base_path.strip('/')}" if base_path.strip("/") else "")
+        typer.echo(f"Sign in, once and within ten minutes: {make_link(front, token)}")
+        sys.stdout.flush()
     os.execv(argv[0], argv)  # one process, so signals and exit status are the dashboard's own

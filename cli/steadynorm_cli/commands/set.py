@@ -1,24 +1,23 @@
 """`steadynorm set`: changes a run's settings while it trains, and waits until the job reports the step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 import typer
 
 from steadynorm_cli.commands import output
+from steadynorm_cli.commands.foretell import foretell
 from steadynorm_cli.commands.options import AsJson, Changes, NoWait, Reason, Run, Server, Wait, find_run
+from steadynorm_cli.commands.outcome import CONFLICT, confirmed
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.changes import parse_assignments
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.runs import RevisionState, RunSummary
-from steadynorm_contract.settings import resolve_increments
+from steadynorm_contract.settings import by_name, resolve_increments
 
-CONFLICT = 3
-"""Exit code: the settings were changed concurrently."""
 REJECTED = 4
 """Exit code: the job rejected the change."""
 NOT_YET = 5
@@ -33,14 +32,20 @@ def set_(
     reason: Reason = "",
     wait: Wait = 30.0,
     no_wait: NoWait = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing: show what would follow from now on.")
+    ] = False,
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a running job. Exit codes: 3 conflict, 4 rejected by the job, 5 not applied in time."""
+    """Change settings of a running job. Exit codes: 3 conflict, 4 rejected by it, 5 not applied in time, 7 unknown."""
     parsed = parse_changes(changes)
     client = Client(server)
     found = find_run(client, run)
     resolved = resolve_increments(parsed, found.desired.settings)
+    if dry_run:
+        foretell(client, found.run_id, resolved, as_json=as_json)
+        return
     send(client, found, resolved, reason=reason, wait=None if no_wait else wait, as_json=as_json)
 
 
@@ -53,7 +58,7 @@ def send(
     """
     present = run.desired
     try:
-        desired = client.change(run.run_id, changes, revision=present.revision, reason=reason)
+        desired = confirmed(lambda: client.change(run.run_id, changes, revision=present.revision, reason=reason))
     except Conflict as error:
         raise CommandError(
             f"the settings of {run.run_id} were changed concurrently, so nothing was changed. See them with "
@@ -69,8 +74,9 @@ def send(
         typer.echo(msgspec.json.encode(record) if as_json else unchanged)
         return
     if not as_json:
-        changed = output.change(msgspec.to_builtins(present.settings), changes)
-        typer.echo(f"{run.run_id}: revision {desired.revision}: {changed}")
+        before, after = by_name(present.settings), by_name(desired.settings)
+        changed = {name: value for name, value in after.items() if value != before.get(name)}  # as in the audit list
+        typer.echo(f"{run.run_id}: revision {desired.revision}: {output.change(before, changed)}")
     entry = None if wait is None else _await_outcome(client, run.run_id, desired.revision, wait)
     if as_json:
         outcome = {"state": entry.state, "applied_step": entry.applied_step} if entry else {"state": "pending"}

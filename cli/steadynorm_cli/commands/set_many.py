@@ -1,7 +1,5 @@
 """`steadynorm set-many`: a bulk settings change, with a preview and an outcome for each run."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated
 
@@ -10,8 +8,9 @@ import typer
 from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Server
+from steadynorm_cli.commands.outcome import CONFLICT, NOT_DONE, confirmed
 from steadynorm_cli.commands.output import change, console, count_runs, plain, table
-from steadynorm_cli.commands.set import CONFLICT, parse_changes
+from steadynorm_cli.commands.set import parse_changes
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.bulk import Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
 from steadynorm_contract.client import Client
@@ -38,7 +37,7 @@ def set_many(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bulk change of the selected runs, after a preview. Exit code 3: a run changed since the preview."""
+    """Bulk change of the selected runs, after a preview. Exit codes: 3 a run changed since the preview, 7 unknown."""
     if name is None and not tag and not run_id:
         raise CommandError('missing --name, --tag or --run. --name "*" selects every run.', 2)
     wanted = Bulk(
@@ -59,16 +58,23 @@ def set_many(
             runs = count_runs(len(preview.revisions))
             raise CommandError(f"nothing was changed: use --yes to change {runs} without confirmation.", 2)
         typer.confirm(f"Change {count_runs(len(preview.revisions))}?", abort=True)
-    done = client.bulk_change(msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions))
+    change_them = msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions)
+    done = confirmed(lambda: client.bulk_change(change_them))
     _print(done, as_json)
     unknown = [row for row in done.runs if row.outcome is BulkOutcome.UNKNOWN]
-    missed = [row for row in done.runs if row not in unknown and _missed(row, preview)]
+    not_made = [row for row in done.runs if row.outcome is BulkOutcome.CHANGE]
+    missed = [row for row in done.runs if row not in unknown and row not in not_made and _missed(row, preview)]
     skipped = f"{count_runs(len(missed))} changed after the preview and {'was' if len(missed) == 1 else 'were'} skipped"
     if unknown:
         raise CommandError(
             f"Redis did not answer for {count_runs(len(unknown))}, which may have been changed: {_ids(unknown)}. "
             "Check with `steadynorm show`, then repeat the command for the others."
             + (f" {skipped}: {_ids(missed)}." if missed else "")
+        )
+    if not_made:
+        skipped = f" {skipped}: {_ids(missed)}." if missed else ""
+        raise CommandError(
+            f"{count_runs(len(not_made))} not changed: {_ids(not_made)}.{skipped} Repeat the command.", NOT_DONE
         )
     if missed:
         raise CommandError(f"{skipped}: {_ids(missed)}. Repeat the command for a new preview.", CONFLICT)

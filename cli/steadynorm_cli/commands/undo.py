@@ -1,16 +1,16 @@
 """`steadynorm undo`: restores the settings of an earlier revision, as a new change."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
 from steadynorm_cli.commands.options import AsJson, NoWait, Reason, Run, Server, Wait, find_run
-from steadynorm_cli.commands.set import CONFLICT, changes_since, send
+from steadynorm_cli.commands.outcome import CONFLICT
+from steadynorm_cli.commands.set import changes_since, send
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.audit import revert_to
 from steadynorm_contract.client import Client
+from steadynorm_contract.runs import RevisionState
 
 PAGE = 10_000
 """As many as the server returns at once."""
@@ -20,7 +20,11 @@ def undo(
     run: Run,
     to: Annotated[
         int | None,
-        typer.Option(min=0, metavar="REVISION", help="0: as registered. Default: before the newest change."),
+        typer.Option(
+            min=0,
+            metavar="REVISION",
+            help="0: as registered. Default: before the newest change; after a rejected one what the job trains with.",
+        ),
     ] = None,
     reason: Reason = "",
     wait: Wait = 30.0,
@@ -34,7 +38,9 @@ def undo(
     run_id, present = found.run_id, found.desired
     if to is None and present.revision == 0:
         raise CommandError(f"{run_id} has its settings as registered: there is no change to undo.")
-    earlier = present.revision - 1 if to is None else to
+    # Each revision holds all settings, so those after a rejected one were rejected with it.
+    newest = found.applied.revision if present.state is RevisionState.REJECTED else present.revision - 1
+    earlier = newest if to is None else to
     if earlier > present.revision:
         raise CommandError(f"--to must be at most {present.revision}, the newest revision: got {earlier}.", 2)
     entries = changes_since(client, run_id, earlier, PAGE)

@@ -1,7 +1,5 @@
 """`steadynorm watch`: a run in the terminal, refreshed once a second."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -15,10 +13,12 @@ from rich.text import Text
 
 from steadynorm_cli.commands.events import event_line
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import console, number, plain
+from steadynorm_cli.commands.output import console, number, plain, style_of
+from steadynorm_cli.commands.runs import health_of
 from steadynorm_contract.client import Client
-from steadynorm_contract.events import Event
+from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.scalars import ScalarView
 from steadynorm_contract.series import Series
 from steadynorm_contract.signals import signal
 
@@ -27,7 +27,21 @@ STEPS = 240
 """Steps that a sparkline reaches back."""
 WIDTH = 60
 EVENTS = 8
+SCALARS = 12
+"""Logged scalars that are shown, the first ones."""
 EVERY_S = 1.0
+_STYLE = {
+    EventKind.SPIKE: "yellow",
+    EventKind.THROTTLED: "yellow",
+    EventKind.STALLED: "yellow",
+    EventKind.NONFINITE: "red",
+    EventKind.ROLLBACK: "yellow",
+    EventKind.ROLLBACK_ADVISED: "yellow",
+    EventKind.UNRECOVERABLE: "red",
+    EventKind.AGENT_ERROR: "red",
+    EventKind.RANK_FAILED: "red",
+    EventKind.RANK_MISMATCH: "red",
+}
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -36,7 +50,7 @@ def watch(
     once: Annotated[bool, typer.Option("--once", help="Print the present state and exit.")] = False,
     server: Server = None,
 ) -> None:
-    """Watch a run until it ends, or Ctrl-C: speed, loss, norms, health, settings and the newest events."""
+    """Watch a run until it ends, or Ctrl-C: speed, loss, norms, its own scalars, health, settings, newest events."""
     client = Client(server)
     run_id = find_run(client, run).run_id
     screen = console()
@@ -53,7 +67,8 @@ def watch(
 
 def _look(client: Client, run_id: str) -> tuple[RunDetail, Group]:
     detail = client.run(run_id)
-    series = client.series(run_id, SERIES, start=max(0, detail.step - STEPS), points=WIDTH).series
+    logged = [each.name for each in detail.scalars[:SCALARS] if each.step is not None]
+    series = client.series(run_id, [*SERIES, *logged], start=max(0, detail.step - STEPS), points=WIDTH).series
     return detail, _picture(detail, series, client.events(run_id, limit=EVENTS).events)
 
 
@@ -63,15 +78,33 @@ def _picture(run: RunDetail, series: dict[str, Series], events: Sequence[Event])
     facts.add_column(justify="right", no_wrap=True)
     facts.add_column(no_wrap=True)
     speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g} steps/s"
+    health = Text.assemble("health ", (health_of(run), style_of(health_of(run)))) if run.state.is_live else Text()
+    facts.add_row("run", Text(plain(run.run_id)), Text(plain(run.name)))
+    facts.add_row("state", Text(run.condition, style_of(run.condition)), health)
     for name, value, more in (
-        ("run", plain(run.run_id), plain(run.name)),
-        ("state", str(run.state), f"health {run.health}"),
         ("step", str(run.step), speed),
         *((signal(name).title, number(getattr(run, name)), _drawn(series, name)) for name in (*SERIES, "target_min")),
+        *((_label(each), _newest(each), _drawn(series, each.name)) for each in run.scalars[:SCALARS]),
         ("settings", f"r{run.applied.revision}", _settings(run)),
     ):
-        facts.add_row(name, Text(value), Text(more))
-    return Group(facts, Text(), *(Text(event_line(event), overflow="ellipsis", no_wrap=True) for event in events))
+        facts.add_row(Text(name), Text(value), Text(more))
+    if (others := len(run.scalars) - SCALARS) > 0:
+        facts.add_row("", "", Text(f"and {others} more logged scalars", "dim"))
+    return Group(facts, Text(), *(_event(event) for event in events))
+
+
+def _label(scalar: ScalarView) -> str:
+    return plain(f"{scalar.name} ({scalar.unit})" if scalar.unit else scalar.name)
+
+
+def _newest(scalar: ScalarView) -> str:
+    bad = f" ({scalar.nonfinite} not finite)" if scalar.nonfinite else ""
+    return f"{number(scalar.value)}{bad}"
+
+
+def _event(event: Event) -> Text:
+    """The whole message, in as many lines as it takes, in the color of what happened."""
+    return Text(event_line(event), overflow="fold", style=_STYLE.get(event.kind, ""))
 
 
 def _settings(run: RunDetail) -> str:
@@ -82,7 +115,9 @@ def _settings(run: RunDetail) -> str:
 
 
 def _drawn(series: dict[str, Series], name: str) -> str:
-    return sparkline(series[name].max, log=signal(name).scale == "log") if name in series else ""
+    if name not in series:
+        return ""
+    return sparkline(series[name].max, log=name in SERIES and signal(name).scale == "log")
 
 
 def sparkline(values: Sequence[float | None], *, log: bool = False) -> str:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from steadynorm_cli.errors import CommandError
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 def webhook_test(
     name: Annotated[str | None, typer.Argument(help="A webhook of the file. Default: all of them.")] = None,
     file: Annotated[
-        Path | None,
-        typer.Option(envvar="STEADYNORM_WEBHOOKS_FILE", help="The webhooks file.", show_envvar=True),
+        Path | None, typer.Option(envvar="STEADYNORM_WEBHOOKS_FILE", help="The webhooks file.", show_envvar=True)
     ] = None,
 ) -> None:
     """Send a test message to the webhooks and print each result. Exit code 1 if one was not delivered."""
@@ -41,7 +41,7 @@ def webhook_test(
 async def _send(webhooks: list[Webhook]) -> bool:
     from steadynorm_contract.events import EventKind
     from steadynorm_contract.webhooks import WebhookEvent
-    from steadynorm_server.webhooks.payload import build_payload
+    from steadynorm_server.webhooks.payload import build_audit_payload, build_payload
     from steadynorm_server.webhooks.sender import WebhookSender
 
     event = WebhookEvent(
@@ -53,11 +53,16 @@ async def _send(webhooks: list[Webhook]) -> bool:
         time=time.time(),
         message="this is a test of the webhook; nothing happened.",
     )
+    line = {"time": event.time, "kind": "note", "run_id": event.run_id, "actor": "webhook-test", "name": event.run}
+    line |= {"entry": {"text": event.message}}
     good = True
     async with WebhookSender() as sender:
         for webhook in webhooks:
             message_id = secrets.token_hex(16)
-            body = build_payload(webhook, message_id, [event], {(event.kind, event.run): 1})
+            if webhook.audit:
+                body = build_audit_payload(webhook, message_id, [msgspec.json.encode(line)])
+            else:
+                body = build_payload(webhook, message_id, [event], {(event.kind, event.run): 1})
             result = await sender.send(webhook, message_id, body)
             good &= result.delivered
             typer.echo(f"{'ok' if result.delivered else 'fail':<4}  {webhook.name}  {result.detail}")

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import re
 from typing import Any
 
 import msgspec
 import pytest
+from tests.support.commands import Command
 
 from steadynorm_contract.audit import AuditEntry, verify
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import RunRegistration
 
 
-def call(house: Any, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "steadynorm_cli", *arguments],
-        capture_output=True, text=True, timeout=60, check=False, env=house.environment,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def run_id(house: Any) -> str:
+def run_id(stack: Any) -> str:
     """A run with three changes."""
     import urllib3
 
     registration = RunRegistration(name="audited", run_id="audited-1")
-    headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
-    made = urllib3.request("POST", f"{house.server}/api/v1/runs", body=encode_json(registration), headers=headers)
+    headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
+    made = urllib3.request("POST", f"{stack.server}/api/v1/runs", body=encode_json(registration), headers=headers)
     assert made.status in (200, 201)
     for revision, reason in enumerate(("first", "\x1b[31mred", "<b>last</b>\n")):
-        house.client.change("audited-1", {"gamma2": 0.9 + revision / 100}, revision=revision, reason=reason)
+        stack.client.change("audited-1", {"gamma2": 0.9 + revision / 100}, revision=revision, reason=reason)
     return "audited-1"
 
 
-def test_people_get_a_line_a_change_without_control_sequences(house: Any, run_id: str) -> None:
-    ended = call(house, "audit", run_id)
+def test_people_get_a_line_a_change_without_control_sequences(steadynorm: Command, stack: Any, run_id: str) -> None:
+    ended = steadynorm("audit", run_id)
     lines = ended.stdout.splitlines()
     assert (ended.returncode, len(lines)) == (0, 3)
     assert "gamma2 0.999 → 0.9" in lines[0]
@@ -46,8 +39,8 @@ def test_people_get_a_line_a_change_without_control_sequences(house: Any, run_id
     assert "[31mred" in lines[1]
 
 
-def test_the_export_is_json_lines_that_verify_by_themselves(house: Any, run_id: str) -> None:
-    ended = call(house, "audit", run_id, "--json", "--verify")
+def test_the_export_is_json_lines_that_verify_by_themselves(steadynorm: Command, stack: Any, run_id: str) -> None:
+    ended = steadynorm("audit", run_id, "--json", "--verify")
     assert ended.returncode == 0, ended.stderr
     exported = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [each["reason"] for each in exported] == ["first", "\x1b[31mred", "<b>last</b>\n"]
@@ -57,9 +50,31 @@ def test_the_export_is_json_lines_that_verify_by_themselves(house: Any, run_id: 
     assert f"3 entries verified; the newest hash is {entries[0].hash}" in ended.stderr
 
 
-def test_a_hash_that_was_kept_is_looked_for(house: Any, run_id: str) -> None:
-    kept = house.client.audit(run_id).entries[1].hash
-    assert call(house, "audit", run_id, "--verify", "--head", kept).returncode == 0
-    ended = call(house, "audit", run_id, "--verify", "--head", "0" * 64)
+def test_a_hash_that_was_kept_is_looked_for(steadynorm: Command, stack: Any, run_id: str) -> None:
+    kept = stack.client.audit(run_id).entries[1].hash
+    assert steadynorm("audit", run_id, "--verify", "--head", kept).returncode == 0
+    ended = steadynorm("audit", run_id, "--verify", "--head", "0" * 64)
     assert ended.returncode == 6
     assert "it was rewritten or truncated" in ended.stderr
+
+
+def test_notes_and_incidents_are_written_listed_and_verified_with_the_changes(
+    steadynorm: Command, stack: Any, run_id: str
+) -> None:
+    assert steadynorm("note", run_id).returncode == 2
+    assert steadynorm("note", run_id, "x", "--take").returncode == 2
+    missing = steadynorm("note", run_id, "x", "--incident", "77")
+    assert (missing.returncode, "has no event at step '77'" in missing.stderr) == (1, True)
+    written = steadynorm("note", run_id, "shard \x1b[31m6", "--step", "7")
+    assert written.returncode == 0, written.stderr
+    assert re.fullmatch(rf"{run_id}: \S+ \S+Z  step +7  \S+  shard \\x1b\[31m6\n", written.stdout)
+    taken = steadynorm("note", run_id, "--incident", "0", "--hand-over", "bob", "--json")
+    assert json.loads(taken.stdout)["action"] == "hand_over"
+    listed = steadynorm("notes", run_id).stdout.splitlines()
+    assert listed[0].endswith(r"shard \x1b[31m6")
+    assert listed[1].endswith("hands the incident over to bob")
+    assert listed[2] == "the incident at step 0 is taken by bob"
+    audited = steadynorm("audit", run_id, "--verify")
+    lines = audited.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["1", "2", "3", "note", "note"]
+    assert "2 notes verified; the newest hash is" in audited.stderr

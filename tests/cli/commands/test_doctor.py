@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import torch
+
+import steadynorm
 
 if TYPE_CHECKING:
-    from tests.support.local_server import RunningHouse
+    from tests.support.commands import Command
+    from tests.support.local_server import RunningStack
     from tests.support.waiting import Eventually
 
 
-def doctor(house: RunningHouse, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "steadynorm_cli", "doctor", *arguments],
-        env={**house.environment, **variables}, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+@pytest.fixture
+def doctor(steadynorm: Command) -> Command:
+    """doctor(...) -> what `steadynorm doctor ...` did."""
+    return functools.partial(steadynorm, "doctor")
 
 
 def checks_of(ended: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
@@ -57,8 +60,8 @@ def careless(tmp_path: Path, eventually: Eventually) -> Iterator[str]:
         process.wait()
 
 
-def test_a_house_as_it_comes_fails_no_check(house: RunningHouse) -> None:
-    ended = doctor(house, "--json")
+def test_a_stack_as_it_comes_fails_no_check(doctor: Command, stack: RunningStack) -> None:
+    ended = doctor("--json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     checks = checks_of(ended)
     for check in ("server", "version", "token", "clock", "redis", "appendonly", "appendfsync", "maxmemory-policy"):
@@ -67,8 +70,27 @@ def test_a_house_as_it_comes_fails_no_check(house: RunningHouse) -> None:
     assert {"append-only file", "memory", "role", "cluster", "disk"} <= checks.keys()
 
 
-def test_a_careless_store_fails_and_each_line_says_what_to_mend(house: RunningHouse, careless: str) -> None:
-    ended = doctor(house, REDIS_URL=careless)
+def test_a_run_is_judged_by_what_its_agent_found(doctor: Command, stack: RunningStack) -> None:
+    model, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    with steadynorm.attach(model, optimizer, run="doctored", server=stack.server, token=stack.token) as agent:
+        for _ in range(3):
+            other(torch.ones(2)).sum().backward()
+            optimizer.step()
+        assert agent.flush(20)
+    ended = doctor("doctored")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    told = [line for line in ended.stdout.splitlines() if "training loop" in line]
+    assert told[0].startswith("ok")
+    assert "2 of 2 tensors, steps seen, hooks once" in told[0]
+    assert told[1].startswith("warn")
+    assert "none of the parameters of SGD is in the model" in told[1]
+
+
+def test_a_careless_store_fails_and_each_line_says_what_to_mend(
+    doctor: Command, stack: RunningStack, careless: str
+) -> None:
+    ended = doctor(REDIS_URL=careless)
     assert ended.returncode == 1
     failed = [line for line in ended.stdout.splitlines() if line.startswith("fail")]
     assert [line.split()[1] for line in failed] == ["appendonly", "maxmemory-policy"]
@@ -78,49 +100,53 @@ def test_a_careless_store_fails_and_each_line_says_what_to_mend(house: RunningHo
 
 
 def test_a_store_that_loses_a_second_is_a_warning_and_one_that_loses_more_a_failure(
-    house: RunningHouse, careless: str
+    doctor: Command, stack: RunningStack, careless: str
 ) -> None:
     with redis.Redis.from_url(careless, protocol=2) as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("appendonly", "yes")
         client.config_set("appendfsync", "everysec")
-        ended = doctor(house, "--redis", careless, "--json")
+        ended = doctor("--redis", careless, "--json")
         assert ended.returncode == 0, ended.stdout
         assert checks_of(ended)["appendfsync"]["verdict"] == "warn"
         client.config_set("appendfsync", "no")
-    ended = doctor(house, "--redis", careless, "--json")
+    ended = doctor("--redis", careless, "--json")
     assert ended.returncode == 1
     assert checks_of(ended)["appendfsync"]["verdict"] == "fail"
 
 
-def test_a_wrong_token_a_store_that_is_away_and_no_server_are_failures(house: RunningHouse, tmp_path: Path) -> None:
-    ended = doctor(house, "--redis", f"unix://{tmp_path}/none", "--json", STEADYNORM_TOKEN="unknown")
+def test_a_wrong_token_a_store_that_is_away_and_no_server_are_failures(
+    doctor: Command, stack: RunningStack, tmp_path: Path
+) -> None:
+    ended = doctor("--redis", f"unix://{tmp_path}/none", "--json", STEADYNORM_TOKEN="unknown")
     assert ended.returncode == 1
     checks = checks_of(ended)
     assert checks["token"]["verdict"] == checks["redis"]["verdict"] == "fail"
     assert checks["server"]["verdict"] == "ok"
-    ended = doctor(house, "--server", "http://127.0.0.1:9")
+    ended = doctor("--server", "http://127.0.0.1:9")
     assert ended.returncode == 1
     assert ended.stdout.startswith("fail  server")
     assert "steadynorm up" in ended.stdout
 
 
-def test_a_stores_password_is_not_printed(house: RunningHouse) -> None:
-    ended = doctor(house, REDIS_URL="redis://me:hush@127.0.0.1:9/0")
+def test_a_stores_password_is_not_printed(doctor: Command, stack: RunningStack) -> None:
+    ended = doctor(REDIS_URL="redis://me:hush@127.0.0.1:9/0")
     assert ended.returncode == 1
     assert "127.0.0.1:9" in ended.stdout
     assert "hush" not in ended.stdout + ended.stderr
-    ended = doctor(house, REDIS_URL="redis://me:hush/hush@127.0.0.1:9/0")
+    ended = doctor(REDIS_URL="redis://me:hush/hush@127.0.0.1:9/0")
     assert ended.returncode == 1
     assert "hush" not in ended.stdout + ended.stderr
 
 
-def test_a_store_that_is_no_cluster_though_its_address_says_so_is_a_failure(house: RunningHouse, careless: str) -> None:
+def test_a_store_that_is_no_cluster_though_its_address_says_so_is_a_failure(
+    doctor: Command, stack: RunningStack, careless: str
+) -> None:
     with redis.Redis.from_url(careless, protocol=2) as client:
         client.config_set("port", str(port := _free_port()))
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
-    ended = doctor(house, "--redis", f"redis+cluster://127.0.0.1:{port},127.0.0.1:9", "--json")
+    ended = doctor("--redis", f"redis+cluster://127.0.0.1:{port},127.0.0.1:9", "--json")
     assert ended.returncode == 1
     failed = [check for check, each in checks_of(ended).items() if each["verdict"] == "fail"]
     assert failed == ["cluster"]

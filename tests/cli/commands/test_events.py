@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.support.commands import Command
     from tests.support.jobs import Job
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 
-def kinds(house: RunningHouse, job: Job) -> set[str]:
+def kinds(stack: RunningStack, job: Job) -> set[str]:
     """The kinds of all events of a job so far."""
-    return {str(event.kind) for event in house.client.events(job.run_id).events}
+    return {str(event.kind) for event in stack.client.events(job.run_id).events}
 
 
 def test_events_are_told_oldest_first_and_by_kind(
-    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
+    steadynorm: Command, stack: RunningStack, job: Job, eventually: Any
 ) -> None:
     job.poison.set()
-    eventually(lambda: "nonfinite" in kinds(house, job))
+    eventually(lambda: "nonfinite" in kinds(stack, job))
     job.spike.set()
-    eventually(lambda: "spike" in kinds(house, job))
+    eventually(lambda: "spike" in kinds(stack, job))
     told = [json.loads(line) for line in steadynorm("events", job.run_id, "--json").stdout.splitlines()]
     order = [event["kind"] for event in told]
     assert order[0] == "started"
@@ -42,10 +42,10 @@ def test_an_unknown_kind_is_wrong_usage(steadynorm: Command, job: Job) -> None:
     assert "rank_mismatch" in refused.stderr, "it says which there are"
 
 
-def test_events_are_followed_until_the_run_ends(house: RunningHouse, job: Job, eventually: Any) -> None:
+def test_events_are_followed_until_the_run_ends(stack: RunningStack, job: Job, eventually: Any) -> None:
     following = subprocess.Popen(
         [sys.executable, "-u", "-m", "steadynorm_cli", "events", job.run_id, "--follow", "--json"],
-        env=house.environment, stdout=subprocess.PIPE, text=True,
+        env=stack.environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     too_late = threading.Timer(60, following.kill)
     too_late.start()
@@ -53,7 +53,7 @@ def test_events_are_followed_until_the_run_ends(house: RunningHouse, job: Job, e
         assert following.stdout is not None
         assert json.loads(following.stdout.readline())["kind"] == "started", "told, so the rest is followed"
         job.poison.set()
-        eventually(lambda: "nonfinite" in kinds(house, job))
+        eventually(lambda: "nonfinite" in kinds(stack, job))
         job.end()
         rest = [json.loads(line)["kind"] for line in following.stdout]
     too_late.cancel()

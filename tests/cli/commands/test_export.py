@@ -29,10 +29,10 @@ SPIKE = 250
 
 
 @pytest.fixture(scope="module")
-def run_id(house: Any) -> str:
+def run_id(stack: Any) -> str:
     """A run of 500 steps and two parameters, of which one spikes."""
-    headers = {"Authorization": f"Bearer {house.token}"}
-    base = f"{house.server}/api/v1/runs"
+    headers = {"Authorization": f"Bearer {stack.token}"}
+    base = f"{stack.server}/api/v1/runs"
     parameters = [Parameter("head,weight", (4, 4), "float32"), Parameter("head.bias", (4,), "float32")]
     registration = RunRegistration(name="exported", run_id="exported-1", parameters=parameters)
     assert urllib3.request("POST", base, body=encode_json(registration), headers=headers).status == 201
@@ -70,6 +70,10 @@ def test_what_the_documentation_does_with_an_export_works(
     assert (names["worst"].iloc[0]["step"], names["worst"].iloc[0]["raw_norm_max"]) == (SPIKE, 64.0)
     assert names["norms"].loc[SPIKE].to_dict() == {"head,weight": 64.0, "head.bias": 1.0}
     assert set(names["spiked"]["step"]) == {1, SPIKE}
+    names = runpy.run_path(str(root / "docs" / "snippets" / "notebook_polars.py"))
+    assert names["loss"]["loss"].to_list() == [2.0]
+    assert names["worst"].row(0)[::2] == (SPIKE, 64.0)
+    assert set(names["spiked"]["step"]) == {1, SPIKE}
 
 
 def test_where_no_file_can_be_written_the_command_says_so(steadynorm: Any, run_id: str, tmp_path: Path) -> None:
@@ -78,20 +82,20 @@ def test_where_no_file_can_be_written_the_command_says_so(steadynorm: Any, run_i
     assert "No such file or directory. Choose another with --output." in ended.stderr
 
 
-def test_a_client_writes_into_any_file(house: Any, run_id: str) -> None:
+def test_a_client_writes_into_any_file(stack: Any, run_id: str) -> None:
     whole = io.BytesIO()
-    assert house.client.export(run_id, whole) == len(whole.getvalue())
+    assert stack.client.export(run_id, whole) == len(whole.getvalue())
     assert pq.read_table(whole)["step"].to_pylist() == list(STEPS)
 
 
-def test_a_name_with_a_comma_has_its_series(house: Any, run_id: str) -> None:
-    found = house.client.series(run_id, ["raw_norm/head,weight", "loss"]).series
+def test_a_name_with_a_comma_has_its_series(stack: Any, run_id: str) -> None:
+    found = stack.client.series(run_id, ["raw_norm/head,weight", "loss"]).series
     assert max(found["raw_norm/head,weight"].max) == 64.0
     assert set(found["loss"].mean) == {2.0}
 
 
-def test_a_run_that_is_not_there_leaves_no_file(house: Any, steadynorm: Any, tmp_path: Path) -> None:
+def test_a_run_that_is_not_there_leaves_no_file(stack: Any, steadynorm: Any, tmp_path: Path) -> None:
     ended = steadynorm("export", "nobody", "--output", str(tmp_path / "x.parquet"))
     assert (ended.returncode, list(tmp_path.iterdir())) == (1, [])
     with pytest.raises(NotFound):
-        house.client.export("nobody", io.BytesIO())
+        stack.client.export("nobody", io.BytesIO())

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.support.commands import Command
     from tests.support.jobs import StartJob
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 
 def test_a_run_is_meant_by_a_unique_beginning_and_two_are_asked_back(
-    steadynorm: Command, house: RunningHouse, start_job: StartJob, eventually: Any
+    steadynorm: Command, stack: RunningStack, start_job: StartJob, eventually: Any
 ) -> None:
-    first, second = start_job(house, "twins-a"), start_job(house, "twins-b")
-    eventually(lambda: {first.run_id, second.run_id} <= {run.run_id for run in house.client.runs().runs})
+    first, second = start_job(stack, "twins-a"), start_job(stack, "twins-b")
+    eventually(lambda: {first.run_id, second.run_id} <= {run.run_id for run in stack.client.runs().runs})
     assert json.loads(steadynorm("show", "twins-a", "--json").stdout)["run_id"] == first.run_id
     ambiguous = steadynorm("show", "twins")
     assert ambiguous.returncode == 1
     assert first.run_id in ambiguous.stderr
     assert second.run_id in ambiguous.stderr
     first.end()
-    eventually(lambda: house.client.run(first.run_id).state == "finished")
+    eventually(lambda: stack.client.run(first.run_id).state == "finished")
     assert json.loads(steadynorm("show", "twins", "--json").stdout)["run_id"] == second.run_id, "one is running"
 
 

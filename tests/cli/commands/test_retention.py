@@ -17,24 +17,24 @@ from steadynorm_contract.telemetry import Parameter, RunRegistration
 
 if TYPE_CHECKING:
     from tests.support.commands import Command
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 
 @pytest.fixture
-def run_id(house: RunningHouse) -> str:
+def run_id(stack: RunningStack) -> str:
     """A run that is registered and no more."""
     registration = RunRegistration(
         name="retained", run_id="retained-1", instance="one", parameters=[Parameter("w", (1,), "float32")]
     )
     answer = urllib3.request(
-        "POST", f"{house.server}/api/v1/runs", body=msgspec.json.encode(registration),
-        headers={"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"},
+        "POST", f"{stack.server}/api/v1/runs", body=msgspec.json.encode(registration),
+        headers={"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"},
     )  # fmt: skip
     assert answer.status in (200, 201)
     return "retained-1"
 
 
-def test_size_and_age_are_set_shown_and_put_back(steadynorm: Command, house: RunningHouse, run_id: str) -> None:
+def test_size_and_age_are_set_shown_and_put_back(steadynorm: Command, stack: RunningStack, run_id: str) -> None:
     done = steadynorm("retain", run_id, "--max-mib", "16", "--keep-days", "90", "--reason", "one of a \x1b[31msweep")
     assert done.returncode == 0, done.stderr
     first, second, third, change = done.stdout.splitlines()
@@ -44,17 +44,17 @@ def test_size_and_age_are_set_shown_and_put_back(steadynorm: Command, house: Run
     assert change.endswith(r"default, default → 16 MiB, 90 days by local: one of a \x1b[31msweep")
     partly = steadynorm("retain", run_id, "--max-mib", "default", "--json")
     assert json.loads(partly.stdout)["own"] == {"max_mib": None, "keep_days": 90.0}
-    assert house.client.retention(run_id).own == RetentionLimits(None, 90.0)
+    assert stack.client.retention(run_id).own == RetentionLimits(None, 90.0)
     refused = steadynorm("retain", run_id, "--max-mib", "65")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "max_mib must be null or from 1 to 64: got 65." in refused.stderr
 
 
 def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
-    house: RunningHouse, run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stack: RunningStack, run_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("steadynorm_cli.commands.retention.Client", lambda _: house.client)
-    before = house.client.retention(run_id)
+    monkeypatch.setattr("steadynorm_cli.commands.retention.Client", lambda _: stack.client)
+    before = stack.client.retention(run_id)
     with pytest.raises(CommandError, match="--keep-days must be a number or default: got 'x'") as wrong:
         retain(run_id, keep_days="x")
     assert wrong.value.code == 2
@@ -67,6 +67,6 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     assert late.value.code == 3
     monkeypatch.undo()
     with pytest.raises(Conflict):
-        house.client.set_retention(run_id, RetentionUpdate(max_mib=8, revision=stale.revision))
-    assert house.client.retention(run_id) == before
+        stack.client.set_retention(run_id, RetentionUpdate(max_mib=8, revision=stale.revision))
+    assert stack.client.retention(run_id) == before
     assert capsys.readouterr().out == ""

@@ -63,7 +63,7 @@ class Up:
 
 @pytest.fixture
 def up(tmp_path: Path, eventually: Any) -> Iterator[Up]:
-    """A house that is up, with all of its parts."""
+    """A stack that is up, with all of its parts."""
     started = Up(tmp_path / "home")
     try:
         eventually(lambda: "Ctrl-C" in started.text() or started.process.poll() is not None)
@@ -85,7 +85,7 @@ def test_one_signal_ends_all_of_it_in_order(up: Up, signum: signal.Signals, even
     parts = descendants(up.process.pid)
     assert part(parts, "streamlit")
     assert part(parts, "steadynorm_cli server")
-    assert part(parts, "store.sock")
+    assert part(parts, "redis.sock")
     second = subprocess.run(up.command, env=up.environment, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == 1
     assert "already runs on" in second.stderr

@@ -15,7 +15,7 @@ from steadynorm_contract.client import Client
 if TYPE_CHECKING:
     from tests.support.commands import Command
     from tests.support.jobs import Job, StartJob
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
     from steadynorm_contract.bulk import Bulk
 
@@ -28,21 +28,21 @@ def many(steadynorm: Command) -> Command:
 
 @pytest.fixture
 def jobs(
-    house: RunningHouse, start_job: StartJob, eventually: Any, request: pytest.FixtureRequest
+    stack: RunningStack, start_job: StartJob, eventually: Any, request: pytest.FixtureRequest
 ) -> tuple[Job, Job, Job]:
     """Two jobs of team nlp and one of team vision, tagged with the test's own name."""
     tags = {"test": request.node.name}
     started = (
-        start_job(house, "many-gpt-small", tags={**tags, "team": "nlp"}),
-        start_job(house, "many-gpt-large", tags={**tags, "team": "nlp"}),
-        start_job(house, "many-vit", tags={**tags, "team": "vision"}),
+        start_job(stack, "many-gpt-small", tags={**tags, "team": "nlp"}),
+        start_job(stack, "many-gpt-large", tags={**tags, "team": "nlp"}),
+        start_job(stack, "many-vit", tags={**tags, "team": "vision"}),
     )
-    eventually(lambda: {job.run_id for job in started} <= {run.run_id for run in house.client.runs().runs})
+    eventually(lambda: {job.run_id for job in started} <= {run.run_id for run in stack.client.runs().runs})
     return started
 
 
 def test_nothing_changes_without_a_yes_and_the_preview_is_shown(
-    many: Command, house: RunningHouse, jobs: tuple[Job, Job, Job], request: pytest.FixtureRequest
+    many: Command, stack: RunningStack, jobs: tuple[Job, Job, Job], request: pytest.FixtureRequest
 ) -> None:
     asked = many("--name", "many-*", "--tag", f"test={request.node.name}", "gamma2=0.99")
     assert asked.returncode == 2
@@ -50,11 +50,11 @@ def test_nothing_changes_without_a_yes_and_the_preview_is_shown(
     for job in jobs:
         row = next(line for line in asked.stdout.splitlines() if line.startswith(job.run_id))
         assert "gamma2 0.999 → 0.99" in row
-        assert house.client.settings(job.run_id).revision == 0
+        assert stack.client.settings(job.run_id).revision == 0
 
 
 def test_the_selected_runs_change_and_no_other(
-    many: Command, house: RunningHouse, jobs: tuple[Job, Job, Job], eventually: Any, request: pytest.FixtureRequest
+    many: Command, stack: RunningStack, jobs: tuple[Job, Job, Job], eventually: Any, request: pytest.FixtureRequest
 ) -> None:
     tags = ("--tag", f"test={request.node.name}", "--tag", "team=nlp")
     done = many(*tags, "mode=observe", "reset_generation=+1", "--reason", "all of nlp", "--yes")
@@ -62,11 +62,11 @@ def test_the_selected_runs_change_and_no_other(
     assert "changed 2 runs" in done.stdout
     small, large, vit = jobs
     for job in (small, large):
-        eventually(lambda job=job: house.client.run(job.run_id).applied.revision == 1)
-        applied = house.client.run(job.run_id).applied.settings
+        eventually(lambda job=job: stack.client.run(job.run_id).applied.revision == 1)
+        applied = stack.client.run(job.run_id).applied.settings
         assert (applied.mode, applied.reset_generation) == ("observe", 1)
-        assert house.client.audit(job.run_id).entries[0].reason == "all of nlp"
-    assert house.client.settings(vit.run_id).revision == 0
+        assert stack.client.audit(job.run_id).entries[0].reason == "all of nlp"
+    assert stack.client.settings(vit.run_id).revision == 0
 
     again = json.loads(many(*tags, "mode=observe", "--yes", "--json").stdout)
     assert {row["outcome"] for row in again["runs"]} == {"unchanged"}
@@ -77,28 +77,28 @@ def test_the_selected_runs_change_and_no_other(
 
 
 def test_a_run_that_moved_meanwhile_is_left_and_the_exit_code_says_so(
-    house: RunningHouse, jobs: tuple[Job, Job, Job], monkeypatch: pytest.MonkeyPatch,
+    stack: RunningStack, jobs: tuple[Job, Job, Job], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     small, large, _ = jobs
-    monkeypatch.setenv("STEADYNORM_TOKEN", house.token)
+    monkeypatch.setenv("STEADYNORM_TOKEN", stack.token)
     ask = Client.bulk_change
 
     def ask_and_lose_time(client: Client, bulk: Bulk) -> BulkResponse:
         """The real request; after the preview, somebody else is faster on one run."""
         answer = ask(client, bulk)
         if bulk.dry_run:
-            house.client.change(large.run_id, {"gamma1": 0.5}, revision=0)
+            stack.client.change(large.run_id, {"gamma1": 0.5}, revision=0)
         return answer
 
     monkeypatch.setattr(Client, "bulk_change", ask_and_lose_time)
     with pytest.raises(CommandError) as raised:
-        set_many(["gamma2=0.9"], tag=[f"test={request.node.name}", "team=nlp"], yes=True, server=house.server)
+        set_many(["gamma2=0.9"], tag=[f"test={request.node.name}", "team=nlp"], yes=True, server=stack.server)
     assert raised.value.code == 3
     assert f"1 run changed after the preview and was skipped: {large.run_id}" in str(raised.value)
     assert "changed" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith(small.run_id))
-    assert house.client.settings(small.run_id).settings.gamma2 == 0.9
-    assert house.client.settings(large.run_id).settings.gamma2 == 0.999
+    assert stack.client.settings(small.run_id).settings.gamma2 == 0.9
+    assert stack.client.settings(large.run_id).settings.gamma2 == 0.999
 
 
 def test_runs_of_which_the_store_did_not_say_are_named(

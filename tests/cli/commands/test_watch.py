@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.support.commands import Command
     from tests.support.jobs import Job
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 
-def kinds(house: RunningHouse, job: Job) -> set[str]:
+def kinds(stack: RunningStack, job: Job) -> set[str]:
     """The kinds of all events of a job so far."""
-    return {str(event.kind) for event in house.client.events(job.run_id).events}
+    return {str(event.kind) for event in stack.client.events(job.run_id).events}
 
 
 def test_watch_draws_a_run_and_its_newest_events(
-    steadynorm: Command, house: RunningHouse, job: Job, eventually: Any
+    steadynorm: Command, stack: RunningStack, job: Job, eventually: Any
 ) -> None:
     job.poison.set()
-    eventually(lambda: "nonfinite" in kinds(house, job))
+    eventually(lambda: "nonfinite" in kinds(stack, job))
     with ThreadPoolExecutor() as pool:
         watching = pool.submit(steadynorm, "watch", job.run_id, "--once")
         while not watching.done():  # a run's health forgets after a hundred steps, which take a second
@@ -37,9 +37,9 @@ def test_watch_draws_a_run_and_its_newest_events(
     assert "nonfinite" in seen.stdout
 
 
-def test_watch_ends_with_the_run(steadynorm: Command, house: RunningHouse, job: Job, eventually: Any) -> None:
+def test_watch_ends_with_the_run(steadynorm: Command, stack: RunningStack, job: Job, eventually: Any) -> None:
     job.end()
-    eventually(lambda: house.client.run(job.run_id).state == "finished")
+    eventually(lambda: stack.client.run(job.run_id).state == "finished")
     seen = steadynorm("watch", job.run_id)
     assert seen.returncode == 0, seen.stderr
     assert "finished" in seen.stdout
