@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from steadynorm_contract.changes import parse_assignments
 from steadynorm_contract.events import EventKind
 from steadynorm_contract.runs import Health
 
@@ -13,11 +15,13 @@ ALERTS: dict[str, str] = {
     Health.SPIKING: "SteadynormSpikeStorm",
     Health.THROTTLED: "SteadynormThrottled",
     Health.NONFINITE: "SteadynormNonfinite",
-    Health.STALLED: "SteadynormStalled",
+    Health.STALLED: "SteadynormNotStepping",
     Health.DISCONNECTED: "SteadynormStalled",
     EventKind.SPIKE: "SteadynormSpikeStorm",
     EventKind.REJECTED: "SteadynormChangeNotApplied",
     EventKind.RANK_MISMATCH: "SteadynormRankMismatch",
+    EventKind.ROLLBACK: "SteadynormRolledBack",
+    EventKind.UNRECOVERABLE: "SteadynormUnrecoverable",
     EventKind.RANK_FAILED: "SteadynormAgentFailed",
     EventKind.AGENT_ERROR: "SteadynormAgentFailed",
 }
@@ -26,6 +30,7 @@ ALERTS: dict[str, str] = {
 
 _HERE = Path(__file__).resolve().parent
 _PLACES = (_HERE / "operations.md", _HERE.parents[1] / "docs" / "operations.md")  # in the wheel; in the checkout
+_COMMAND = re.compile(r"`(steadynorm [^`]+)`")
 _RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 
 
@@ -45,6 +50,27 @@ def find(alert: str, run_id: str | None = None) -> str | None:
     return re.sub(r"`[^`]*`", lambda code: re.sub(r"\bRUN\b", run_id, code[0]), section)
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A part of a section, such as one numbered remedy: its Markdown, and the commands in it."""
+
+    text: str
+    commands: tuple[str, ...]
+
+
+def items(alert: str, run_id: str | None = None) -> list[Item]:
+    """The section's parts in order, each with its `steadynorm` commands. Empty: there is no such section."""
+    section = find(alert, run_id) or ""
+    parts = [part.strip() for part in re.split(r"^(?=\d+\. |\*\*It worked)", section, flags=re.MULTILINE)]
+    return [Item(part, tuple(dict.fromkeys(_COMMAND.findall(part)))) for part in parts if part]
+
+
+def changes_of(command: str) -> dict[str, object]:
+    """What a `steadynorm set` command changes, with increments as they are; empty for other commands."""
+    words = command.partition(" --")[0].split()  # without its options, such as the reason
+    return parse_assignments(" ".join(words[3:])) if words[:2] == ["steadynorm", "set"] and len(words) > 3 else {}
+
+
 @cache
 def _sections() -> dict[str, str]:
     text = next(place for place in _PLACES if place.is_file()).read_text("utf-8")
@@ -54,5 +80,5 @@ def _sections() -> dict[str, str]:
 
 def _without_links(body: str) -> str:
     """Replaces links by text: one section is shown alone, and the dashboard does not serve the other pages of docs/."""
-    body = re.sub(r"\[([^\]]+)\]\(#\w+\)", r"**\1**", body)
-    return re.sub(r"\[([^\]]+)\]\(([\w-]+\.md)\)", r"\1 (docs/\2)", body)
+    body = re.sub(r"\[([^\]]+)\]\(#[\w-]+\)", r"**\1**", body)
+    return re.sub(r"\[([^\]]+)\]\(([\w-]+\.md(?:#[\w-]+)?)\)", r"\1 (docs/\2)", body)

@@ -16,14 +16,14 @@ from steadynorm_cli.local_stack import LocalStack
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A server that the tests of a file share, with a dashboard for those that use a browser."""
-    with local_stack(tmp_path_factory.mktemp("house"), dashboard=True) as running:
+    with local_stack(tmp_path_factory.mktemp("stack"), dashboard=True) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """The same without a dashboard of its own, which takes seconds to start."""
-    with local_stack(tmp_path_factory.mktemp("house"), dashboard=False) as running:
+    with local_stack(tmp_path_factory.mktemp("stack"), dashboard=False) as running:
         yield running
 
 

@@ -35,6 +35,17 @@ def test_it_listens_where_it_was_told_and_sends_no_statistics() -> None:
     assert argv[-3:] == ["--", "--server", "http://127.0.0.1:8470"]
 
 
+def test_the_names_by_which_it_may_be_called_are_settable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_URL", "https://steadynorm.example.org/norms/")
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_HOSTS", "one.example, two.example")
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_BASE_PATH", "/norms/")
+    argv = launch.command(host="0.0.0.0", allowed_hosts=["three.example"])
+    named = [option.partition("=")[2] for option in argv if "allowedHosts" in option]
+    assert named[3:] == ["three.example", "one.example", "two.example", "steadynorm.example.org"]
+    assert "--server.baseUrlPath=norms" in argv
+    assert "--server.baseUrlPath=other" in launch.command(base_path="other")
+
+
 def test_an_open_dashboard_may_be_called_by_any_name() -> None:
     assert not [option for option in launch.command(host="0.0.0.0") if "allowedHosts" in option]
     assert "--" not in launch.command(server=None)
@@ -51,10 +62,22 @@ def test_an_open_dashboard_may_be_called_by_any_name() -> None:
         ("http://127.0.0.1.evil.example", "127.0.0.1", False),
     ],
 )
-def test_the_users_own_token_is_lent_only_where_nobody_else_can_come(
-    server: str, bound_to: str | None, lends: bool
+def test_the_users_own_token_is_lent_to_everybody_only_on_loopback_and_where_that_is_said(
+    server: str, bound_to: str | None, lends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not uses_home_token(server, bound_to)
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_SIGN_IN", "never")
     assert uses_home_token(server, bound_to) is lends
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "x-forwarded-proto", "Forwarded", "Via", "X-Real-IP"])
+def test_who_comes_through_a_proxy_signs_in(header: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_SIGN_IN", "never")
+    assert uses_home_token(
+        "http://127.0.0.1:8470", "127.0.0.1", {"Host": "localhost:8501", "Origin": "x", "Cookie": "x"}
+    )
+    assert not uses_home_token("http://127.0.0.1:8470", "127.0.0.1", {"Host": "localhost:8501", header: "x"})
+    assert not uses_home_token("http://127.0.0.1:8470", "127.0.0.1", {"Host": "steadynorm.example.org"})
 
 
 def test_where_several_people_use_a_machine_everybody_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts.axis import Axis, unit_of
 from steadynorm_dashboard.charts.colors import LINE_STYLES
 from steadynorm_dashboard.charts.figure import Figure, Trace
-from steadynorm_dashboard.charts.panels import Panel, band, layout, line
+from steadynorm_dashboard.charts.panels import Panel, band, layout, line, with_steps_on_top
+from steadynorm_dashboard.charts.view import AS_RECORDED, View
 from steadynorm_dashboard.formatting import escaping
 
 COMPARED_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "spike_ratio_max")
@@ -19,8 +20,8 @@ COMPARED_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "spike_r
 MAX_RUNS = len(LINE_STYLES)
 """Runs that can be distinguished in one figure."""
 
-_PANELS = (
-    Panel.of(0.80, 1.0, "loss"),
+PANELS = (
+    Panel.of(0.815, 1.0, "loss"),
     Panel.of(0.59, 0.755, "raw_norm"),
     Panel.of(0.38, 0.545, "stabilized_norm"),
     Panel.of(0.19, 0.335, "target_min"),
@@ -29,7 +30,7 @@ _PANELS = (
 _HEIGHT_PX = 900
 _OPACITY = 0.14  # bands overlap
 _POINTS = 4000
-_POINTS_PER_BUCKET = 11  # three bands of three, two lines
+_POINTS_PER_BUCKET = 11  # three bands of three, or three lines and their averages; two lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,14 @@ def unit(runs: Sequence[ComparedRun]) -> tuple[str, float]:
     )
 
 
-def comparison_figure(runs: Sequence[ComparedRun], x_axes: Sequence[Axis], *, revision: str) -> Figure | None:
+def comparison_figure(
+    runs: Sequence[ComparedRun], x_axes: Sequence[Axis], *, revision: str, view: View = AS_RECORDED
+) -> Figure | None:
     """Five panels with one x axis per run; None where no run has a step yet. A shorter run's lines end earlier."""
     traces: list[Trace] = []
     for run, x_axis, (color, dash) in zip(runs, x_axes, LINE_STYLES, strict=False):
         name = escaping.plotly(run.label, 60)
-        style: dict[str, Any] = {"label": name, "group": run.label, "dash": dash, "x_axis": x_axis}
+        style: dict[str, Any] = {"label": name, "group": run.label, "dash": dash, "x_axis": x_axis, "view": view}
         traces += [
             *band(run.series, "loss", color, "y", legend=True, opacity=_OPACITY, **style),
             *band(run.series, "raw_norm", color, "y2", opacity=_OPACITY, **style),
@@ -69,9 +72,8 @@ def comparison_figure(runs: Sequence[ComparedRun], x_axes: Sequence[Axis], *, re
     if not traces:
         return None
     first = next(axis for run, axis in zip(runs, x_axes, strict=True) if any(one.step for one in run.series.values()))
-    figure = Figure(traces, layout(_PANELS, first.layout(), height=_HEIGHT_PX, revision=revision))
-    # Names may be long: they get rows of their own above the first panel's title. The hover shows one panel at a time.
+    figure = Figure(traces, layout(PANELS, first.layout(), height=_HEIGHT_PX, revision=revision, view=view))
+    # Names may be long: they get rows of their own above the first panel's title.
     figure.layout["margin"]["t"] = 40 + 20 * -(-len(runs) // 3)
     figure.layout["legend"] |= {"x": 0, "xanchor": "left", "y": 1.03}
-    figure.layout["hoversubplots"] = "overlaying"
-    return figure
+    return with_steps_on_top(figure)

@@ -9,9 +9,11 @@ from typing import Any
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.series import Heatmap
 from steadynorm_contract.signals import signal
+from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import BAD, QUIET
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.layers import Layer, block_of, layers, worst_rows
+from steadynorm_dashboard.charts.panels import MAP_LEFT_PX, RIGHT_PX, STEPS
 from steadynorm_dashboard.formatting import escaping
 
 SIGNALS = {signal(f"{name}/").title: name for name in ("spike_ratio", "raw_norm")}
@@ -20,7 +22,7 @@ SIGNALS = {signal(f"{name}/").title: name for name in ("spike_ratio", "raw_norm"
 COLUMNS = 160
 """Buckets requested from the server: narrower cells cannot be distinguished."""
 
-# From transparent over blue to orange, which starts where a norm is a spike (10 times its RMS). The page's background
+# From transparent over blue to orange, which starts where a norm is a spike (10 times its baseline). The background
 # shows through where a run is calm; the step from blue to orange is visible with any kind of color vision.
 _RATIO_SCALE = [
     [0.0, "rgba(123,135,148,0.10)"],
@@ -32,20 +34,22 @@ _RATIO_SCALE = [
 ]
 _RATIO_RANGE = (0.0, 2.0)  # log10: 1 to 100 times
 _NORM_SCALE = "Cividis"
-_ROW_PX, _FEWEST_PX = 14, 200
-_LABEL_CHARACTERS = 34
+_ROW_PX, _FEWEST_PX = 14, 210
+_LABEL_CHARACTERS = 20  # as many as fit into MAP_LEFT_PX
 
 
 def heatmap_figure(
-    heat: Heatmap, events: Iterable[Event] = (), *, revision: str, block: str | None = None
+    heat: Heatmap, events: Iterable[Event] = (), *, revision: str, block: str | None = None, x_axis: Axis | None = None
 ) -> Figure | None:
     """The map of `heat`, of spike_ratio or raw_norm; None where no row was recorded. `customdata` is the parameter.
 
     block: show only the parameters of this block, see `layers.block_of`. Crosses mark non-finite gradients.
+    x_axis: of the charts above it, which it follows; None: it has its own, by step, and its own zoom.
     """
     chosen = [at for at, name in enumerate(heat.parameters) if block is None or block_of(name) == block]
     if not heat.step or not chosen:
         return None
+    along = x_axis or STEPS
     names = [heat.parameters[at] for at in chosen]
     rows = layers(names)
     values, holders = worst_rows(rows, [heat.extreme[at] for at in chosen])
@@ -56,7 +60,7 @@ def heatmap_figure(
     shown = [escaping.plotly(name, 200) for name in names]
     trace: Trace = {
         "type": "heatmap",
-        "x": _edges(heat),
+        "x": [along.x(edge) for edge in _edges(heat)],
         "y": list(range(len(rows))),
         "z": logs,
         "customdata": [[names[at] for at in row] for row in holders],
@@ -71,39 +75,40 @@ def heatmap_figure(
         "xgap": 0,
         "ygap": 1,
         "colorbar": {
-            "title": {"text": "norm / RMS norm" if ratio else "L2 norm", "side": "right"},
+            "title": {"text": "norm / its baseline" if ratio else "L2 norm", "side": "top"},
             "tickvals": ticks,
-            "ticktext": [_power(power) for power in ticks],
-            "thickness": 12,
+            "ticktext": _powers(ticks),
+            "thickness": 8,
             "outlinewidth": 0,
+            # Above the map, so that the right edge is that of the charts.
+            "orientation": "h",
+            "len": 0.45,
+            "x": 1,
+            "xanchor": "right",
+            "xpad": 0,
+            "y": 1,
+            "yanchor": "bottom",
         },
     }
-    crosses = _crosses(rows, names, heat, events)
+    crosses = _crosses(rows, names, heat, events, along)
     return Figure(
         [trace, *([crosses] if crosses else [])],
         {
             "height": max(_FEWEST_PX, 104 + _ROW_PX * len(rows)),
-            "margin": {
-                "l": 210,
-                "r": 12,
-                "t": 30,
-                "b": 42,
-            },  # the mode bar gets room above, or it would cover the color bar
+            "margin": {"l": MAP_LEFT_PX, "r": RIGHT_PX, "t": 58, "b": 42},
             "uirevision": revision,
-            "dragmode": "zoom",
+            "meta": {
+                "names": [_label(row, whole=True) for row in rows]
+            },  # a narrow map has its own way to shorten them
+            "dragmode": "zoom" if x_axis is None else False,
             "shapes": _borders(rows),
-            "xaxis": {
-                "title": {"text": "optimizer step"},
-                "tickformat": ",d",
-                "showgrid": False,
-                "zeroline": False,
-                "autorangeoptions": {"clipmin": heat.step[0]},
-            },
+            "xaxis": along.layout(heat.step[0], heat.step[-1]) | {"showgrid": False, "fixedrange": x_axis is not None},
             "yaxis": {
                 "autorange": "reversed",  # the model's first layer on top
                 "tickvals": list(range(len(rows))),
                 "ticktext": [_label(row) for row in rows],
-                "tickfont": {"size": 11},
+                "tickfont": {"size": 10},
+                "fixedrange": x_axis is not None,
                 "showgrid": False,
                 "zeroline": False,
             },
@@ -129,18 +134,25 @@ def _range(logs: Sequence[Sequence[float | None]]) -> tuple[float, float]:
     return low, max(high, low + 0.5)
 
 
-def _power(power: int) -> str:
-    return f"{10**power:,}" if 0 <= power <= 3 else f"10<sup>{power}</sup>"
+def _powers(ticks: Sequence[int]) -> list[str]:
+    """All in one notation."""
+    if all(-3 <= power <= 3 for power in ticks):
+        return [f"{10.0**power:,g}" for power in ticks]
+    return [f"10<sup>{power}</sup>" for power in ticks]
 
 
 def _hover(name: str, value: float | None, step: int, ratio: bool) -> str:
-    what = "not finite" if value is None else f"{value:.3g} × its RMS norm" if ratio else f"norm {value:.4g}"
+    what = "not finite" if value is None else f"{value:.3g} × its baseline" if ratio else f"norm {value:.4g}"
     return f"{name}<br>{what}, from step {step:,}"
 
 
-def _label(row: Layer) -> str:
+def _label(row: Layer, *, whole: bool = False) -> str:
     more = f" ({len(row.members)})" if len(row.members) > 1 else ""
-    name = row.name if len(row.name) <= _LABEL_CHARACTERS else "…" + row.name[1 - _LABEL_CHARACTERS :]
+    name = row.name
+    if len(name) > _LABEL_CHARACTERS and not whole:
+        name = name.removesuffix(".weight")  # what distinguishes the rows comes before it
+    if len(name) > _LABEL_CHARACTERS and not whole:
+        name = "…" + name[1 - _LABEL_CHARACTERS :]
     return escaping.plotly(name + more)
 
 
@@ -164,7 +176,9 @@ def _borders(rows: Sequence[Layer]) -> list[dict[str, Any]]:
     ]
 
 
-def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event]) -> Trace | None:
+def _crosses(
+    rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events: Iterable[Event], along: Axis
+) -> Trace | None:
     places = {names[at]: y for y, row in enumerate(rows) for at in row.members}
     found = [
         event
@@ -174,7 +188,7 @@ def _crosses(rows: Sequence[Layer], names: Sequence[str], heat: Heatmap, events:
     if not found:
         return None
     return scatter(
-        x=[event.step for event in found],
+        x=along.xs(event.step for event in found),
         y=[places[event.parameter or ""] for event in found],
         customdata=[event.parameter for event in found],
         mode="markers",

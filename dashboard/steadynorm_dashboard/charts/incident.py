@@ -37,12 +37,12 @@ def incident_figure(
             "line": {"color": color, "dash": dash, "width": 1.8},
         }
         traces += [
-            scatter(x=norms.step, y=[value or None for value in values], hovertemplate="%{y:.4g}", **style),
+            scatter(x=norms.step, y=[value or None for value in values], hoverinfo="skip", **style),
             scatter(
                 x=targets.step,
                 y=targets.extreme[one.place],
                 yaxis="y2",
-                hovertemplate="%{y:.3g}",
+                hoverinfo="skip",
                 showlegend=False,
                 **style,
             ),

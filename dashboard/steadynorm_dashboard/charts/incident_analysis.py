@@ -72,8 +72,8 @@ def affected_rows(affected: Sequence[AffectedParameter], step: int, *, ordered: 
     steps = [one.step for one in affected]
     return [
         {
-            "order": steps.index(one.step) + 1 if ordered else None,
             "parameter": escaping.visible(one.name, 200),
+            "order": steps.index(one.step) + 1 if ordered else None,
             "first bad step": one.step,
             "from the event": f"{one.step - step:+d}" if one.step != step else "same step",
             "what": "not finite" if one.nonfinite else "spike",

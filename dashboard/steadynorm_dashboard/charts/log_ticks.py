@@ -1,4 +1,4 @@
-"""Tick labels of logarithmic axes: powers of ten where the values span one, so that those of low panels fit."""
+"""Tick labels of logarithmic axes: each is a whole number of its own, as many as fit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Any
 
 _LABEL_PX = 20
 """Height of one label."""
-_PLAIN = (1e-3, 1e5)
-"""Within this range a plain number is shorter than a power of ten, which plotly draws larger than other labels."""
+_FORMAT = ",~g"
+"""0.0005, 0.2, 50, 20,000, 1e-7. Without a format plotly writes only the digits 2 and 5 between powers of ten, which
+leaves open of which."""
 _PADDED = 1.12
 """The range of the axis over that of the values: plotly adds a margin."""
 
 
 def set_ticks(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) -> None:
-    """Give each logarithmic y axis of `layout` as many labels as fit.
-
-    By default plotly also labels the digits 2 to 9 between powers of ten, whatever `nticks` is.
-    """
+    """Give each logarithmic y axis of `layout` as many labels as fit."""
     values: dict[str, list[float]] = {}
     for trace in traces:
         name = f"yaxis{trace.get('yaxis', 'y')[1:]}"
@@ -30,8 +28,7 @@ def set_ticks(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) ->
     for name, ends in values.items():
         axis = layout[name]
         decades = _PADDED * (math.log10(max(ends)) - math.log10(min(ends)))
-        if _PLAIN[0] <= min(ends) and max(ends) < _PLAIN[1]:
-            axis |= {"exponentformat": "none", "separatethousands": True}
+        axis["tickformat"] = _FORMAT
         low, high = axis.get("domain", (0.0, 1.0))
         room = max(2, int(layout["height"] * (high - low) / _LABEL_PX))
         if decades < 1:

@@ -1,4 +1,4 @@
-"""Markers on the charts: spikes, non-finite gradients, and the steps at which settings changed."""
+"""Markers on the charts: spikes, non-finite gradients, causes of small targets, steps at which settings changed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from dataclasses import dataclass
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.events import Event, EventKind
+from steadynorm_contract.notes import Note
 from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.formatting.changes import change_words
+from steadynorm_dashboard.formatting.timeline import author, said
 
 INCIDENT, CHANGE, STEPS = "incident", "change", "steps"
 """What a click on a marker opens: the part of its key before the colon."""
 
 MAX_MARKERS = 40
 """Markers of each kind in a figure."""
+_NOTE_CHARACTERS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,7 @@ class StepMarker:
     """Something that happened at a step, or within the bucket that starts there. `text` is not escaped."""
 
     step: int
-    height: float  # the raw norm, at which the marker is drawn
+    height: float  # the raw norm, or the target, at which the marker is drawn
     text: str
     key: str  # returned on a click: `incident:` and the event's id, else `steps:` and the bucket's first and last step
 
@@ -101,6 +104,64 @@ def nonfinite(series: Mapping[str, Series], events: Iterable[Event]) -> list[Ste
         text = f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}"
         found.append(StepMarker(step, height, text, _key(_worst(known, step, last), step, last)))
     return found[-MAX_MARKERS:]
+
+
+def nonfinite_losses(series: Mapping[str, Series]) -> list[StepMarker]:
+    """The newest buckets with NaN or infinite losses, in step order, at the largest loss that is drawn."""
+    flags, losses = series.get("loss_nonfinite"), series.get("loss")
+    if flags is None or losses is None:
+        return []
+    height = max((loss for loss in losses.max if loss is not None), default=1.0)
+    found = []
+    for index, (step, most) in enumerate(zip(flags.step, flags.max, strict=True)):
+        if not most:
+            continue
+        last = _last_step(flags, index)
+        number = round((flags.mean[index] or 0.0) * flags.count[index]) or 1
+        where = f"step {step}" if step == last else f"steps {step} to {last}"
+        text = f"{number:,} non-finite {'loss' if number == 1 else 'losses'}, {where}"
+        found.append(StepMarker(step, height, text, _key(None, step, last)))
+    return found[-MAX_MARKERS:]
+
+
+_SMALL = {
+    EventKind.THROTTLED: "throttled by a spike",
+    EventKind.FALLING: "norms fall faster than gamma2 forgets: no spike",
+}
+"""Why a target is small, by the event that tells of it."""
+
+
+def small_targets(series: Mapping[str, Series], events: Iterable[Event]) -> list[StepMarker]:
+    """The newest events that say why targets are small, in step order, at the height of the target."""
+    targets = series.get("target_min")
+    if targets is None or not targets.step:
+        return []
+    first, last = targets.step[0], _last_step(targets, len(targets.step) - 1)
+    found = [
+        StepMarker(event.step, event.value, f"{_SMALL[event.kind]}, step {event.step}", f"{INCIDENT}:{event.id}")
+        for event in events
+        if event.kind in _SMALL and event.value is not None and first <= event.step <= last
+    ]
+    return sorted(sorted(found, key=lambda marker: -marker.step)[:MAX_MARKERS], key=lambda marker: marker.step)
+
+
+def notes(series: Mapping[str, Series], notes: Iterable[Note]) -> list[StepMarker]:
+    """The newest notes whose steps are shown, in step order. A click opens the incident that a note is about."""
+    norms = series.get("raw_norm")
+    if norms is None or not norms.step:
+        return []
+    first, last = norms.step[0], _last_step(norms, len(norms.step) - 1)
+    found = [
+        StepMarker(
+            note.step,
+            height,
+            f"{said(note)[:_NOTE_CHARACTERS]} ({author(note)}), step {note.step}",
+            f"{INCIDENT}:{note.event}" if note.event else "",
+        )
+        for note in notes
+        if first <= note.step <= last and (height := _raw_norm_at(series, note.step)) is not None
+    ]
+    return sorted(found[:MAX_MARKERS], key=lambda marker: marker.step)
 
 
 def _last_step(series: Series, index: int) -> int:

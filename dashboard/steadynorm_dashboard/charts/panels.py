@@ -6,7 +6,7 @@ They are one figure instead of several charts, so that zooming one panel zooms a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steadynorm_contract.series import Series
@@ -14,10 +14,15 @@ from steadynorm_contract.signals import Signal, signal
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import QUIET, TARGET, translucent
-from steadynorm_dashboard.charts.figure import Trace, scatter
+from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
+from steadynorm_dashboard.charts.view import AS_RECORDED, View, moving_average
 from steadynorm_dashboard.formatting import escaping
 
 STEPS = Axis()
+LEFT_PX, RIGHT_PX = 50, 12
+MAP_LEFT_PX = 124
+"""Left margin of charts that have the map of layers below them, whose rows have names: they share one x axis."""
+_FAINT = 0.35
 _TALL = 0.15
 """Share of the figure's height above which a log axis has room for more than three labels."""
 _CLEARANCE = 0.17
@@ -29,34 +34,54 @@ _ABOVE_TITLE_PX = 20
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel: its range in shares of the figure's height, its title, its y axis, and a threshold to draw."""
+    """One panel: its range in shares of the figure's height, its signal, and what differs from the catalogue of those.
+
+    title: in place of the signal's own title and subtitle. axis: more properties of plotly's y axis.
+    """
 
     low: float
     high: float
-    title: str
-    axis: Mapping[str, Any]
     signal: Signal
+    title: str | None = None
+    axis: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, low: float, high: float, name: str, title: str | None = None, **axis: Any) -> Panel:
-        """A panel with the title, scale and threshold of the signal `name` in the catalogue.
+        """The panel of the signal `name`."""
+        return cls(low, high, signal(name), title, axis)
 
-        title: in place of the signal's own title and subtitle. axis: more properties of plotly's y axis.
-        """
-        of = signal(name)
-        words = [title or f"<b>{of.title}</b> {of.subtitle}"]
-        if of.scale == "log":
+    def words(self, view: View = AS_RECORDED) -> str:
+        """Its title: what is drawn, on which scale, and where the threshold is."""
+        of = self.signal
+        words = [self.title or f"<b>{of.title}</b> {of.subtitle}"]
+        if view.is_log(of):
             words.append("log scale")
-            axis = {"type": "log", "exponentformat": "power", "nticks": 5 if high - low > _TALL else 3} | axis
-        elif name != "loss":
-            axis = {"rangemode": "tozero"} | axis
         if of.threshold is not None:
-            words.append(
-                f"shaded: throttled (below {of.threshold:g})"
-                if of.worst == "min"
-                else f"line: spike ({of.threshold:g})"
-            )
-        return cls(low, high, ", ".join(words), axis, of)
+            small = f"{'line' if view.is_log(of) else 'shaded'}: too small (below {of.threshold:g})"
+            words.append(small if of.worst == "min" else f"line: spike ({of.threshold:g})")
+        return ", ".join(words)
+
+    def y_axis(self, view: View = AS_RECORDED) -> dict[str, Any]:
+        """Plotly's properties of its y axis."""
+        axis: dict[str, Any] = {"domain": [self.low, self.high], "zeroline": False, "automargin": False}
+        if not view.is_log(self.signal):
+            return axis | ({} if self.signal.name == "loss" else {"rangemode": "tozero"}) | dict(self.axis)
+        own = {name: value for name, value in self.axis.items() if name not in ("range", "rangemode", "exponentformat")}
+        return axis | {"type": "log", "nticks": 5 if self.high - self.low > _TALL else 3} | own
+
+
+def pinned_first(panels: Sequence[Panel], pinned: Sequence[str]) -> Sequence[Panel]:
+    """`panels` with those of the signals `pinned` on top, in their own order and heights, at equal distances."""
+    if not pinned:
+        return panels
+    order = sorted(panels, key=lambda one: one.signal.name not in pinned)
+    heights = [one.high - one.low for one in order]
+    gap = (1 - sum(heights)) / (len(order) - 1)
+    tops = [1 - sum(heights[:at]) - at * gap for at in range(len(order))]
+    return [
+        replace(one, low=max(0.0, top - height), high=top)
+        for one, top, height in zip(order, tops, heights, strict=True)
+    ]
 
 
 def layout(
@@ -68,27 +93,28 @@ def layout(
     legend_above: int = 0,
     shapes: Iterable[dict[str, Any]] = (),
     notes: Iterable[dict[str, Any]] = (),
+    view: View = AS_RECORDED,
+    left_px: int = LEFT_PX,
 ) -> dict[str, Any]:
     """A figure's layout. Panels from top to bottom have the y axes y, y2, y3, ...
 
     x_axis: see `Axis.layout`. revision: zoom and hidden traces persist while it stays the same. legend_above: the
-    panel above which the legend is placed.
+    panel above which the legend is placed. left_px: margin for the labels of the y axes.
+
+    Only markers have a hover label of plotly's; the values at the pointer are shown beside the panels' titles, with a
+    line through all charts of a page, see `live_chart`.
     """
     names = ["y", *(f"y{at}" for at in range(2, len(panels) + 1))]
-    axes = {
-        f"yaxis{name[1:]}": {"domain": [one.low, one.high], "zeroline": False, "automargin": False} | dict(one.axis)
-        for name, one in zip(names, panels, strict=True)
-    }
+    axes = {f"yaxis{name[1:]}": one.y_axis(view) for name, one in zip(names, panels, strict=True)}
     thresholds = [
-        _threshold(name, one.signal.threshold, one.signal.worst)
+        _threshold(name, one.signal.threshold, shaded=one.signal.worst == "min" and not view.is_log(one.signal))
         for name, one in zip(names, panels, strict=True)
         if one.signal.threshold is not None
     ]
     return {
         "height": height,
-        "margin": {"l": 50, "r": 12, "t": 64, "b": 44},  # room for the mode bar above the labels of changes
-        "hovermode": "x unified",
-        "hoversubplots": "axis",
+        "margin": {"l": left_px, "r": RIGHT_PX, "t": 40, "b": 44},  # above the title, the labels of changes
+        "hovermode": "closest",
         "legend": {
             "orientation": "h",
             "x": 1,
@@ -99,32 +125,42 @@ def layout(
         "uirevision": revision,
         "dragmode": "zoom",
         "shapes": [*thresholds, *shapes],
-        "annotations": [*(_title(one) for one in panels), *notes],
+        "annotations": [*(_title(one, view, left_px) for one in panels), *notes],
         "xaxis": {"anchor": names[-1]} | dict(x_axis),
         **axes,
     }
 
 
-def _title(panel: Panel) -> dict[str, Any]:
+def with_steps_on_top(figure: Figure) -> Figure:
+    """The same with labels of the x axis below its first panel too, since the last one may be out of sight."""
+    for trace in figure.data:
+        if trace.get("yaxis", "y") == "y":
+            trace["xaxis"] = "x2"
+    first = {name: value for name, value in figure.layout["xaxis"].items() if name != "title"}
+    figure.layout["xaxis2"] = first | {"anchor": "y", "matches": "x"}
+    return figure
+
+
+def _title(panel: Panel, view: View, left_px: int) -> dict[str, Any]:
     """A panel's title, horizontal above it instead of along the y axis."""
     return {
         "xref": "paper",
         "x": 0,
         "xanchor": "left",
-        "xshift": -48,
+        "xshift": 2 - left_px,
         "yref": "paper",
         "y": panel.high,
         "yanchor": "bottom",
         "showarrow": False,
-        "text": panel.title,
+        "text": panel.words(view),
         "font": {"size": 13},
     }
 
 
-def _threshold(y_axis: str, at: float, worst: str) -> dict[str, Any]:
-    """A shaded zone below the threshold where small values are bad, else a line at it."""
+def _threshold(y_axis: str, at: float, *, shaded: bool) -> dict[str, Any]:
+    """A shaded zone from 0 to the threshold, else a line at it: a logarithmic axis has no 0."""
     shape: dict[str, Any] = {"xref": "paper", "x0": 0, "x1": 1, "yref": y_axis, "y1": at}
-    if worst == "min":
+    if shaded:
         zone = {"type": "rect", "y0": 0, "fillcolor": translucent(TARGET), "line": {"width": 0}, "layer": "below"}
         return shape | zone
     return shape | {"type": "line", "y0": at, "line": {"color": QUIET, "width": 1, "dash": "dash"}}
@@ -141,29 +177,37 @@ def line(
     x_axis: Axis = STEPS,
     dash: str = "solid",
     group: str | None = None,
+    view: View = AS_RECORDED,
+    of: Signal | None = None,
 ) -> list[Trace]:
     """One value of each bucket of the signal `name`: its worst one where the signal has a threshold, else the mean.
 
-    label: in place of the signal's title. group: traces that are hidden and shown together.
+    label: in place of the signal's title. group: traces that are hidden and shown together. of: a signal that is not in
+    the catalogue. Two lines of a signal that
+    `view` smooths: its own, faint, and its moving average.
     """
-    found, of = series.get(name), signal(name)
+    found, of = series.get(name), of or signal(name)
     if found is None or not found.step:
         return []
     values = found.mean if of.threshold is None else found.min if of.worst == "min" else found.max
-    positive = of.scale == "log"
-    return [
-        scatter(
-            x=x_axis.xs(found.step),
-            y=[value if not positive or (value or 0) > 0 else None for value in values],
-            name=label or of.title,
-            yaxis=y_axis,
-            mode="lines" if len(found.step) > 1 else "markers",
-            line={"color": color, "width": 1.6, "dash": dash},
-            hovertemplate="%{y:.4g}",
-            showlegend=legend,
-            legendgroup=group,
-        )
-    ]
+    log, title = view.is_log(of), label or of.title
+    drawn = scatter(
+        x=x_axis.xs(found.step),
+        y=[value if not log or (value or 0) > 0 else None for value in values],
+        name=title,
+        yaxis=y_axis,
+        mode="lines" if len(found.step) > 1 else "markers",
+        line={"color": color, "width": 1.6, "dash": dash},
+        hoverinfo="skip",
+        showlegend=legend,
+        legendgroup=group,
+    )
+    if not view.smooths(of):
+        return [drawn]
+    together = group or title
+    average = moving_average(drawn["y"], view.smoothing, log=log)
+    smooth = drawn | {"y": average, "name": f"{title}, smoothed", "legendgroup": together}
+    return [drawn | {"opacity": _FAINT, "showlegend": False, "legendgroup": together}, smooth]
 
 
 def band(
@@ -172,22 +216,26 @@ def band(
     color: str,
     y_axis: str,
     *,
-    label: str | None = None,
-    legend: bool = False,
     x_axis: Axis = STEPS,
-    dash: str = "solid",
+    label: str | None = None,
     group: str | None = None,
     opacity: float = 0.22,
+    view: View = AS_RECORDED,
+    of: Signal | None = None,
+    **style: Any,
 ) -> list[Trace]:
-    """The mean as a line over a band from each bucket's smallest to its largest value, so that no spike is lost."""
-    middle = line(series, name, color, y_axis, label=label, legend=legend, x_axis=x_axis, dash=dash, group=group)
-    found, of = series.get(name), signal(name)
-    if found is None or all(count <= 1 for count in found.count):
+    """The mean as a line over a band from each bucket's smallest to its largest value, so that no spike is lost.
+
+    style: more arguments of `line`.
+    """
+    middle = line(series, name, color, y_axis, x_axis=x_axis, label=label, group=group, view=view, of=of, **style)
+    found, of = series.get(name), of or signal(name)
+    if not view.bands or found is None or all(count <= 1 for count in found.count):
         return middle
     extremes = [
         (x, low, high)
         for x, low, high in zip(x_axis.xs(found.step), found.min, found.max, strict=True)
-        if low is not None and high is not None and (low > 0 or of.scale != "log")
+        if low is not None and high is not None and (low > 0 or not view.is_log(of))
     ]
     outline = scatter(
         x=[x for x, _, _ in extremes] + [x for x, _, _ in reversed(extremes)],
@@ -229,7 +277,7 @@ def _change_label(place: float, together: Sequence[markers.ChangeMarker], x_axis
     newest, oldest = together[0], together[-1]
     label = newest.label if newest is oldest else f"r{oldest.revision}–r{newest.revision}"
     return {
-        "x": x_axis.x(newest.step),
+        "x": x_axis.note_x(newest.step),
         "yref": "paper",
         "y": 1,
         "yshift": _ABOVE_TITLE_PX,

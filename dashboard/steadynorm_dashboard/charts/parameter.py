@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.series import Series
@@ -13,13 +14,14 @@ from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import MEAN, QUIET, RAW, RMS, TARGET
 from steadynorm_dashboard.charts.figure import Figure, Trace
-from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line
+from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line, with_steps_on_top
+from steadynorm_dashboard.charts.view import AS_RECORDED, View
 
 COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale", "spike_ratio", "target")
 """The series of a parameter, each called COLUMN/NAME on the server."""
 
-_PANELS = (
-    Panel.of(0.62, 1.0, "raw_norm", "<b>gradient norm</b> L2 of this tensor"),
+PANELS = (
+    Panel.of(0.635, 1.0, "raw_norm", "<b>gradient norm</b> L2 of this tensor"),
     Panel.of(0.40, 0.56, "target"),
     Panel.of(0.20, 0.34, "spike_ratio"),
     Panel.of(0.0, 0.14, "scale"),
@@ -29,26 +31,41 @@ _BINS = 40
 
 
 def parameter_figure(
-    series: Mapping[str, Series], audit: Sequence[AuditEntry], *, revision: str, x_axis: Axis = STEPS
+    series: Mapping[str, Series],
+    audit: Sequence[AuditEntry],
+    *,
+    revision: str,
+    x_axis: Axis = STEPS,
+    view: View = AS_RECORDED,
 ) -> Figure | None:
     """Four panels over `x_axis`; None before the first recorded row. `series`: by column."""
     norms = series.get("raw_norm")
     if norms is None or not norms.step:
         return None
     first, last = norms.step[0], norms.step[-1] + norms.count[-1] - 1
+    style: dict[str, Any] = {"x_axis": x_axis, "view": view}
     traces = [
-        *band(series, "raw_norm", RAW, "y", legend=True, x_axis=x_axis),
-        *line(series, "norm_mean", MEAN, "y", legend=True, x_axis=x_axis),
-        *line(series, "norm_rms", RMS, "y", legend=True, x_axis=x_axis),
-        *line(series, "target", TARGET, "y2", x_axis=x_axis),
-        *line(series, "spike_ratio", RAW, "y3", x_axis=x_axis),
-        *line(series, "scale", QUIET, "y4", x_axis=x_axis),
+        *band(series, "raw_norm", RAW, "y", legend=True, **style),
+        *line(series, "norm_mean", MEAN, "y", legend=True, **style),
+        *line(series, "norm_rms", RMS, "y", legend=True, **style),
+        *line(series, "target", TARGET, "y2", **style),
+        *line(series, "spike_ratio", RAW, "y3", **style),
+        *line(series, "scale", QUIET, "y4", **style),
     ]
     shapes, notes = change_lines(markers.changes(audit, first, last), first, last, x_axis)
-    return Figure(
+    figure = Figure(
         traces,
-        layout(_PANELS, x_axis.layout(first, last), height=_HEIGHT_PX, revision=revision, shapes=shapes, notes=notes),
+        layout(
+            PANELS,
+            x_axis.layout(first, last),
+            height=_HEIGHT_PX,
+            revision=revision,
+            shapes=shapes,
+            notes=notes,
+            view=view,
+        ),
     )
+    return with_steps_on_top(figure)
 
 
 def histogram(norms: Series) -> Figure | None:

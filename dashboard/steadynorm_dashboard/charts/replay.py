@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from steadynorm_contract.clipping import RecentNorms, clip_factor
 from steadynorm_contract.rule import THROTTLED_TARGET, TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
 
@@ -24,13 +25,17 @@ _FEWEST = 3
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Rows of one parameter, one per recorded step. A norm that was not finite is None."""
+    """Rows of one parameter, one per recorded step. A norm that was not finite is None.
+
+    totals: the norms of all tensors together at those steps, which a clip goes by; None where unknown.
+    """
 
     steps: Sequence[int]
     norms: Sequence[float | None]
     means: Sequence[float | None]
     rms: Sequence[float | None]
     scales: Sequence[float | None]
+    totals: Sequence[float | None] = ()
 
     @property
     def stabilized(self) -> list[float | None]:
@@ -56,7 +61,7 @@ def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
         (
             at
             for at, each in enumerate(zip(rows.norms, rows.means, rows.rms, rows.scales, strict=True))
-            if all(value is not None and value > 0 for value in each)
+            if all(value is not None and value > 0 for value in each) and not _may_be_faded(each[0], each[2], was)
         ),
         None,
     )
@@ -64,10 +69,11 @@ def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
         return None
     norm, mean, rms, scale = (values[first] or 0.0 for values in (rows.norms, rows.means, rows.rms, rows.scales))
     state = TensorState(norm_sum=mean, norm_weight=1.0, square_sum=rms * rms, square_weight=1.0)
+    clip, clipped = _Clip(draft.clip_norm), _Clip(was.clip_norm).factor(rows, first) if was.mode is Mode.CLIP else 1.0
     if was.mode is Mode.STABILIZE:
         state.unit = scale * norm / (mean / (rms + was.eps))
     else:
-        state.gain = scale
+        state.gain = scale / (clipped or 1.0)
     mode, by_gap = was.mode, dict[int, Settings]()
     done = Replay([], [], [])
     for before, at in zip(range(first, len(rows.steps)), range(first + 1, len(rows.steps)), strict=False):
@@ -76,12 +82,39 @@ def replay(rows: Recorded, was: Settings, draft: Settings) -> Replay | None:
             gammas = {"gamma1": draft.gamma1**gap, "gamma2": draft.gamma2**gap}
             by_gap[gap] = msgspec.structs.replace(draft, **gammas)
         value = rows.norms[at]
-        outcome = advance(state, math.nan if value is None else value, by_gap[gap], mode)
+        factor = clip.factor(rows, at) if draft.mode is Mode.CLIP else 1.0
+        usual = clipped if was.mode is Mode.CLIP else factor
+        outcome = advance(state, math.nan if value is None else value, by_gap[gap], mode, factor, usual or 1.0)
         mode = draft.mode
         done.steps.append(rows.steps[at])
         done.stabilized.append(None if value is None else outcome.stabilized_norm)
         done.targets.append(outcome.target)
     return done
+
+
+class _Clip:
+    """The factor of mode `clip`, row by row; 1 where the total norm is not known."""
+
+    def __init__(self, clip_norm: float | str) -> None:
+        self._limit = clip_norm
+        self._recent = RecentNorms()
+
+    def factor(self, rows: Recorded, at: int) -> float:
+        total = rows.totals[at] if at < len(rows.totals) else None
+        if total is None:
+            return 1.0
+        limit = self._recent.limit(total) if isinstance(self._limit, str) else self._limit
+        factor = clip_factor(total, limit)
+        self._recent.add(total * factor)
+        return factor
+
+
+def _may_be_faded(norm: float | None, rms: float | None, was: Settings) -> bool:
+    """Whether `spike_fade` may have reduced a row's scale, which then does not tell the output scale."""
+    if not was.spike_fade or was.spike_limit is None or norm is None or rms is None:
+        return False
+    before = rms / math.sqrt(was.gamma2 + (1 - was.gamma2) * was.spike_limit**2)  # if the sample was limited
+    return norm > was.spike_limit * before * (1 + 1e-6)
 
 
 def throttled_share(targets: Sequence[float | None]) -> float:

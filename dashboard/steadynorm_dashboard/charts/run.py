@@ -7,15 +7,30 @@ from typing import Any
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.events import Event
+from steadynorm_contract.notes import Note
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.colors import BAD, LOSS, QUIET, RAW, STABILIZED, TARGET
 from steadynorm_dashboard.charts.figure import Figure, scatter
-from steadynorm_dashboard.charts.panels import STEPS, Panel, band, change_lines, layout, line
+from steadynorm_dashboard.charts.panels import (
+    LEFT_PX,
+    STEPS,
+    Panel,
+    band,
+    change_lines,
+    layout,
+    line,
+    pinned_first,
+    with_steps_on_top,
+)
+from steadynorm_dashboard.charts.view import AS_RECORDED, View
 from steadynorm_dashboard.formatting import escaping
 
-RUN_SERIES = ("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max", "nonfinite")
+RUN_SERIES = (
+    *("loss", "raw_norm", "stabilized_norm", "target_min", "learning_rate", "spike_ratio_max"),
+    *("nonfinite", "loss_nonfinite"),
+)
 """The series that the figure is drawn from."""
 
 MAX_POINTS = 2000
@@ -24,8 +39,8 @@ MAX_POINTS = 2000
 RUN_BUCKETS = 140
 """Points requested of each series. A bucket's band shows its smallest and largest value, so no spike is lost."""
 
-_PANELS = (
-    Panel.of(0.835, 1.0, "loss"),
+PANELS = (
+    Panel.of(0.845, 1.0, "loss"),
     Panel.of(0.60, 0.79, "raw_norm", "<b>gradient norm</b> L2 over all parameters"),
     Panel.of(0.43, 0.555, "target_min"),
     Panel.of(0.28, 0.385, "spike_ratio_max"),
@@ -42,10 +57,13 @@ def run_figure(
     *,
     revision: str,
     x_axis: Axis = STEPS,
+    view: View = AS_RECORDED,
+    left_px: int = LEFT_PX,
+    notes: Sequence[Note] = (),
 ) -> Figure | None:
     """The six panels over `x_axis`. None before the first step.
 
-    revision: zoom and hidden traces persist while it stays the same.
+    revision: zoom and hidden traces persist while it stays the same. left_px: see `panels.layout`.
     """
     recorded = [one for one in series.values() if one.step]
     if not recorded:
@@ -53,30 +71,40 @@ def run_figure(
     first = min(one.step[0] for one in recorded)
     last = max(one.step[-1] + one.count[-1] - 1 for one in recorded)
     series = {**series, "steps_per_s": _speed(recorded[0])}
+    panels = pinned_first(PANELS, view.pinned)
+    axes = {one.signal.name: f"y{at}" if at > 1 else "y" for at, one in enumerate(panels, 1)}
+    norm = axes["raw_norm"]
+    style: dict[str, Any] = {"x_axis": x_axis, "view": view}
     traces = [
-        *band(series, "loss", LOSS, "y", x_axis=x_axis),
-        *band(series, "raw_norm", RAW, "y2", legend=True, x_axis=x_axis),
-        *band(series, "stabilized_norm", STABILIZED, "y2", legend=True, x_axis=x_axis),
-        *line(series, "target_min", TARGET, "y3", x_axis=x_axis),
-        *line(series, "spike_ratio_max", RAW, "y4", x_axis=x_axis),
-        *line(series, "learning_rate", QUIET, "y5", x_axis=x_axis),
-        *line(series, "steps_per_s", LOSS, "y6", label="steps/s", x_axis=x_axis),
-        _points(markers.spikes(series, events), "spike", RAW, "triangle-down", x_axis),
-        _points(markers.nonfinite(series, events), "non-finite", BAD, "x", x_axis),
+        *band(series, "loss", LOSS, axes["loss"], **style),
+        *band(series, "raw_norm", RAW, norm, legend=True, **style),
+        *band(series, "stabilized_norm", STABILIZED, norm, legend=True, **style),
+        *line(series, "target_min", TARGET, axes["target_min"], **style),
+        *line(series, "spike_ratio_max", RAW, axes["spike_ratio_max"], **style),
+        *line(series, "learning_rate", QUIET, axes["learning_rate"], **style),
+        *line(series, "steps_per_s", LOSS, axes["steps_per_s"], label="steps/s", **style),
+        *_note_marks(series, notes, x_axis, norm),  # below those of spikes
+        _points(markers.spikes(series, events), "spike", RAW, "triangle-down", x_axis, norm),
+        _points(markers.nonfinite(series, events), "non-finite", BAD, "x", x_axis, norm),
+        *_small_target_marks(series, events, x_axis, axes["target_min"]),
+        _points(markers.nonfinite_losses(series), "non-finite loss", BAD, "x", x_axis, axes["loss"]),
     ]
-    shapes, notes = change_lines(markers.changes(audit, first, last), first, last, x_axis)
-    return Figure(
+    shapes, labels = change_lines(markers.changes(audit, first, last), first, last, x_axis)
+    figure = Figure(
         traces,
         layout(
-            _PANELS,
+            panels,
             x_axis.layout(first, last),
             height=_HEIGHT_PX,
             revision=revision,
-            legend_above=1,
+            legend_above=list(axes).index("raw_norm"),
             shapes=shapes,
-            notes=notes,
+            view=view,
+            left_px=left_px,
+            notes=labels,
         ),
     )
+    return with_steps_on_top(figure)
 
 
 def _speed(series: Series) -> Series:
@@ -89,15 +117,29 @@ def _speed(series: Series) -> Series:
     return Series(steps[: len(mean)], series.count[: len(mean)], mean, mean, mean)
 
 
-def _points(at: Sequence[markers.StepMarker], name: str, color: str, symbol: str, x_axis: Axis) -> dict[str, Any]:
+def _note_marks(series: Mapping[str, Series], notes: Sequence[Note], x_axis: Axis, y_axis: str) -> list[dict[str, Any]]:
+    marked = markers.notes(series, notes)
+    return [_points(marked, "note", QUIET, "diamond", x_axis, y_axis)] if marked else []
+
+
+def _small_target_marks(
+    series: Mapping[str, Series], events: Sequence[Event], x_axis: Axis, y_axis: str
+) -> list[dict[str, Any]]:
+    marked = markers.small_targets(series, events)
+    return [_points(marked, "small target", TARGET, "triangle-down", x_axis, y_axis)] if marked else []
+
+
+def _points(
+    at: Sequence[markers.StepMarker], name: str, color: str, symbol: str, x_axis: Axis, y_axis: str
+) -> dict[str, Any]:
     return scatter(
         x=x_axis.xs(each.step for each in at),
         y=[each.height for each in at],
         name=name,
-        yaxis="y2",
+        yaxis=y_axis,
         mode="markers",
         marker={"color": color, "symbol": symbol, "size": 10, "line": {"width": 1, "color": "white"}},
-        text=[escaping.plotly(each.text) for each in at],
+        text=[escaping.plotly(each.text + (" (click)" if each.key else ""), 200) for each in at],
         customdata=[each.key for each in at],
-        hovertemplate="%{text} (click)<extra></extra>",
+        hovertemplate="%{text}<extra></extra>",
     )

@@ -3,24 +3,11 @@
 // Names, tags and reasons are untrusted: they become text nodes and attributes, never HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
-const NUMBERS = new Set(["step", "speed", "target", "seen", "loss", "norm"]);
-const chosen = new Set(); // ids of the runs to compare, until the page is reloaded
-
-function element(name, className, parent) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  parent?.append(made);
-  return made;
-}
-
-/** Updates a node only if its text differs, so that unchanged nodes are not redrawn and keep the focus. */
-function write(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-
-function mark(node, name, value) {
-  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
-}
+const NUMBERS = new Set(["step", "speed", "target", "started", "ran", "seen", "loss", "norm"]);
+const isNumber = (key) => NUMBERS.has(key) || key.startsWith("scalar");
+const chosen = new Set(); // ids of the marked runs, until the page is reloaded
+let unmarked = ""; // the outcome whose runs were unmarked
+const HEADING = "\u0000"; // no run's id begins so: before the value of a group
 
 const PARTS = {
   run(cell) {
@@ -108,12 +95,32 @@ class Table {
     this.table.addEventListener("change", (event) => this.choose(event.target));
   }
 
-  draw({ rows, badges, columns, sort }, report) {
+  draw({ rows, badges, columns, sort, headings, buttons, refusal, done }, report) {
     this.report = report;
+    if (done.id && done.id !== unmarked) for (const id of done.runs) chosen.delete(id);
+    unmarked = done.id || unmarked;
+    const keys = columns.map(([key, title]) => `${key} ${title}`).join("\n");
+    if (this.keys !== keys) {
+      // Other columns: all rows are made anew.
+      this.head.replaceChildren();
+      for (const { tr } of this.rows.values()) tr.remove();
+      this.rows.clear();
+    }
+    this.keys = keys;
     this.heads(columns, sort);
-    const resorted = this.sort !== sort;
+    const grouping = Object.keys(headings).join("\n");
+    const resorted = this.sort !== sort || this.grouping !== grouping;
     this.sort = sort;
-    const ids = new Set(rows.map((row) => row.id));
+    this.grouping = grouping;
+    this.names = new Map(rows.map((row) => [row.id, row.name]));
+    this.order = [];
+    let group;
+    for (const row of rows) {
+      if (Object.hasOwn(headings, row.group) && row.group !== group) this.order.push(HEADING + row.group);
+      group = row.group;
+      this.order.push(row.id);
+    }
+    const ids = new Set(this.order);
     for (const [id, { tr }] of this.rows) {
       if (!ids.has(id)) {
         tr.remove();
@@ -121,34 +128,28 @@ class Table {
         chosen.delete(id);
       }
     }
+    for (const id of this.order.filter((each) => each.startsWith(HEADING))) {
+      if (!this.rows.has(id)) this.rows.set(id, this.heading(columns));
+      this.rows.get(id).update(headings[id.slice(1)]);
+    }
     for (const row of rows) {
       if (!this.rows.has(row.id)) this.rows.set(row.id, this.make(row.id, columns));
       this.rows.get(row.id).update(row, badges);
     }
-    this.order = rows.map((row) => row.id);
     this.arrange(resorted);
+    this.actions(buttons, refusal);
     this.compare();
   }
 
-  /** Sorts the rows, but not while one is hovered or focused: it would move away from the pointer. */
   arrange(now = false) {
-    const order = this.order ?? [];
-    const inUse = this.host.matches(":hover") || this.body.contains(document.activeElement);
-    const focused = this.body.contains(document.activeElement) ? document.activeElement : null;
-    let at = this.body.firstElementChild;
-    for (const id of order) {
-      const { tr } = this.rows.get(id);
-      if (tr === at) at = at.nextElementSibling;
-      else if (now || !inUse || !tr.isConnected) this.body.insertBefore(tr, inUse && !now ? null : at);
-    }
-    focused?.focus({ preventScroll: true });
+    arrange(this, now, (key) => this.rows.get(key).tr);
   }
 
   heads(columns, sort) {
     if (!this.head.childElementCount) {
-      element("th", "pick", this.head).setAttribute("aria-label", "Compare");
+      element("span", "hidden", element("th", "pick", this.head)).textContent = "Select";
       for (const [key, title, first] of columns) {
-        const cell = element("th", NUMBERS.has(key) ? `${key} number` : key, this.head);
+        const cell = element("th", isNumber(key) ? `${key} number` : key, this.head);
         cell.scope = "col";
         const label = first ? element("button", "", cell) : cell;
         if (first) label.type = "button";
@@ -166,18 +167,26 @@ class Table {
     });
   }
 
+  heading(columns) {
+    const tr = element("tr", "group");
+    const cell = element("th", "", tr);
+    cell.scope = "colgroup";
+    cell.colSpan = columns.length + 1;
+    return { tr, update: (text) => write(cell, text) };
+  }
+
   make(id, columns) {
-    const tr = document.createElement("tr");
+    const tr = element("tr");
     const box = element("input", "", element("td", "pick", tr));
     box.type = "checkbox";
     box.dataset.run = id;
     const parts = columns.map(([key]) => {
-      const cell = element("td", NUMBERS.has(key) ? `${key} number` : key, tr);
+      const cell = element("td", isNumber(key) ? `${key} number` : key, tr);
       return (PARTS[key] ?? plain(key))(cell);
     });
     const update = (row, badges) => {
       box.checked = chosen.has(id);
-      mark(box, "aria-label", `Compare ${row.name}`);
+      mark(box, "aria-label", `Select ${row.name}`);
       tr.classList.toggle("faded", row.faded);
       for (const part of parts) part(row, badges);
     };
@@ -185,20 +194,13 @@ class Table {
   }
 
   click(event) {
-    const link = event.target.closest("a[data-run]");
-    // With a modifier key or another button the browser opens a new tab, as with any link.
-    if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
-    event.preventDefault();
-    this.report("opened", link.dataset.run);
+    const link = opened(event, "a[data-run]");
+    if (link) this.report("opened", link.dataset.run);
   }
 
   key(event) {
     const links = [...this.body.querySelectorAll("a[data-run]")];
-    const at = links.indexOf(document.activeElement?.closest("tr")?.querySelector("a[data-run]"));
-    const to = { ArrowDown: at + 1, j: at + 1, ArrowUp: at - 1, k: at - 1, Home: 0, End: links.length - 1 }[event.key];
-    if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    event.preventDefault();
-    links[Math.max(0, Math.min(links.length - 1, to))].focus();
+    move(event, links, links.indexOf(document.activeElement?.closest("tr")?.querySelector("a[data-run]")));
   }
 
   choose(box) {
@@ -207,27 +209,62 @@ class Table {
     this.compare();
   }
 
-  compare() {
-    const ids = [...chosen].filter((id) => this.rows.has(id));
+  /** Buttons of the bar for all marked runs. */
+  actions(buttons, refusal) {
+    this.prepare();
+    const names = buttons.map(([name]) => name).join();
+    if (this.acting !== names) {
+      this.acting = names;
+      this.asks.replaceChildren();
+      for (const [name, label, single] of buttons) {
+        const button = element("button", "plain", this.asks);
+        button.type = "button";
+        button.textContent = label;
+        button.dataset.single = single ? "yes" : "";
+        button.onclick = () => {
+          const ids = this.marked();
+          this.report("asked", { action: name, runs: Object.fromEntries(ids.map((id) => [id, this.names.get(id)])) });
+        };
+      }
+    }
+    this.refusal = refusal;
+  }
+
+  marked() {
+    return [...chosen].filter((id) => this.names.has(id));
+  }
+
+  unmark() {
+    chosen.clear();
+    for (const box of this.body.querySelectorAll("input")) box.checked = false;
+    this.compare();
+  }
+
+  prepare() {
     if (!this.bar.childElementCount) {
       this.button = element("button", "", this.bar);
       this.button.type = "button";
       this.button.textContent = "Compare";
+      this.asks = element("span", "asks", this.bar);
       this.clear = element("button", "plain", this.bar);
       this.clear.type = "button";
       this.clear.textContent = "Clear selection";
       this.words = element("span", "", this.bar);
       this.words.setAttribute("role", "status");
+      this.button.onclick = () => this.report("compared", this.marked());
+      this.clear.onclick = () => this.unmark();
     }
-    this.bar.hidden = !ids.length;
-    this.button.disabled = ids.length < 2;
-    write(this.words, ids.length === 1 ? "1 run selected: select another one to compare." : `${ids.length} runs selected`);
-    this.button.onclick = () => this.report("compared", ids);
-    this.clear.onclick = () => {
-      chosen.clear();
-      for (const box of this.body.querySelectorAll("input")) box.checked = false;
-      this.compare();
-    };
+  }
+
+  compare() {
+    const count = this.marked().length;
+    this.bar.hidden = !count;
+    this.button.disabled = count < 2;
+    for (const button of this.asks.children) {
+      button.disabled = Boolean(this.refusal) || (button.dataset.single && count !== 1);
+      mark(button, "title", this.refusal || (button.dataset.single ? "One run at a time." : ""));
+    }
+    write(this.words, count === 1 ? "1 run selected: select another one to compare." : `${count} runs selected`);
   }
 }
 

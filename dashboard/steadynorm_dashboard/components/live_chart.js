@@ -2,9 +2,12 @@
 
 const CONFIG = {
   displaylogo: false,
-  responsive: true,
   modeBarButtons: [["zoom2d", "pan2d", "autoScale2d", "resetScale2d"]],
 };
+// A finger scrolls the page, so that a chart is zoomed by buttons.
+const TOUCH = { ...CONFIG, displayModeBar: true, modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d"]] };
+const FOLLOWER = { ...CONFIG, displayModeBar: false };
+const FINGER = matchMedia("(pointer: coarse)");
 
 const loads = new Map();
 
@@ -46,6 +49,45 @@ function themed(figure, host) {
   return figure;
 }
 
+const MODE_BAR_PX = 24; // where it is always shown; with a mouse it is above the chart while that is pointed at
+
+const NARROW_PX = 620; // below it, a panel's title does not fit beside the legend
+
+const NAMES_PX = 115; // of the names beside a narrow map
+const NAME_END = 8;
+const NARROW_LEFT_PX = 50;
+
+/** The first and last letters of a parameter's name. */
+function abbreviated(name) {
+  const short = name.replace(/\.weight$/, "");
+  return short.length > 2 * NAME_END + 1 ? `${short.slice(0, NAME_END)}…${short.slice(-NAME_END)}` : short;
+}
+
+/** In a narrow map: short names, and a color bar without its title. */
+function shortened({ data, layout }) {
+  layout.margin.l = NAMES_PX;
+  layout.yaxis.ticktext = layout.meta.names.map(abbreviated);
+  for (const { colorbar } of data) if (colorbar) delete colorbar.title;
+}
+
+/** In a narrow chart: a row for the legend below the x axis, and titles without what follows their first comma. */
+function fitted(figure, width) {
+  const { annotations = [], legend, margin } = figure.layout;
+  if (width >= NARROW_PX) return figure;
+  const titles = annotations.filter((one) => one.xref === "paper");
+  if (figure.layout.meta?.names) {
+    shortened(figure);
+  } else if (margin.l > NARROW_LEFT_PX) {
+    margin.l = NARROW_LEFT_PX; // the map below has names on a line of its own width
+    for (const title of titles) title.xshift = 2 - NARROW_LEFT_PX;
+  }
+  for (const title of titles) title.text = title.text.split(",")[0];
+  if (legend?.x !== 1) return figure;
+  Object.assign(legend, { x: 0, xanchor: "left", y: 0, yanchor: "bottom", yref: "container" });
+  margin.b += 32;
+  return figure;
+}
+
 const NEAR_PX = 14;
 
 /** The key of the heat map cell or marker at the pointer. */
@@ -57,11 +99,191 @@ function under(host, points, event) {
       xaxis.d2p(x) + xaxis._offset - (event.clientX - box.left),
       yaxis.d2p(y) + yaxis._offset - (event.clientY - box.top),
     ) <= NEAR_PX;
-  // With one hover label for all panels, plotly reports the points of every panel.
+  // Plotly reports the nearest point, which may be beside the pointer.
   return points.find((point) => typeof point.customdata === "string" && near(point))?.customdata;
 }
 
-function listen(host, { clicks, zooms }, report) {
+/** A number as the page writes it: four digits, and an exponent only where it is shorter. */
+function written(value) {
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace("e+", "e");
+  return value.toLocaleString("en-US", { maximumSignificantDigits: size < 1e4 ? 4 : 7 });
+}
+
+/** The charts with which `host` shares its x axis, itself among them. */
+function together(host) {
+  const group = host.dataset.group;
+  return group ? [...document.querySelectorAll(`.steadynorm-chart[data-group="${CSS.escape(group)}"]`)] : [host];
+}
+
+/** The lines of a chart whose values are shown at the pointer, each with its positions and its band's trace. */
+function lines(host) {
+  const { xaxis } = host._fullLayout;
+  host.steadynormLines ??= host.data
+    .map((trace, at) => ({ trace, full: host._fullData[at] }))
+    .filter(({ trace, full }) => full?.visible === true && trace.hoverinfo === "skip" && !trace.fill)
+    .map((one) => ({
+      ...one,
+      at: one.trace.x.map((x) => xaxis.d2c(x)),
+      band: host.data.find(({ name, yaxis }) => name === `${one.trace.name}, smallest to largest` && yaxis === one.trace.yaxis),
+    }));
+  return host.steadynormLines;
+}
+
+/** The index of the number in `sorted` that is nearest to `value`; -1 in an empty list. */
+function nearest(sorted, value) {
+  let low = 0;
+  let high = sorted.length - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (sorted[middle] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low > 0 && value - sorted[low - 1] <= sorted[low] - value ? low - 1 : high;
+}
+
+/** Names of traces are escaped, for plotly; as a text node they are shown as they are. */
+const unescaped = (name) => name.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+
+const part = (className, text = "") => Object.assign(document.createElement("span"), { className, textContent: text });
+
+/** One line's value at the pointer, with the smallest and largest one of its bucket. */
+function reading({ trace, full, band }, index, named) {
+  const value = trace.y[index];
+  if (value === null || value === undefined) return null;
+  const faint = trace.opacity !== undefined; // behind its moving average, which is named
+  const shown = part("steadynorm-reading");
+  const key = part("steadynorm-key");
+  const dash = { solid: "solid", dot: "dotted" }[full.line.dash] ?? "dashed";
+  key.style.borderTop = `2px ${dash} ${full.line.color}`;
+  if (faint) key.style.opacity = trace.opacity;
+  let words = named && !faint ? `${unescaped(trace.name)} ${written(value)}` : written(value);
+  const [high, low] = band ? [band.y[index], band.y[band.y.length - 1 - index]] : [value, value];
+  if (!faint && high !== low && band.x[index] === trace.x[index]) words += ` (${written(low)} to ${written(high)})`;
+  shown.append(key, words);
+  return shown;
+}
+
+/** Words for a position on the x axis, from plotly's template for it. */
+function position(axis, x) {
+  const text = axis.type === "date" ? String(x).slice(0, 19) : Number(x).toLocaleString("en-US", { maximumFractionDigits: 2 });
+  return (axis.unifiedhovertitle?.text ?? "%{x}").replace(/%\{[^}]*\}/, text);
+}
+
+/** The line with the most points. */
+function longest(host) {
+  return lines(host).reduce((most, one) => (one.at.length > (most?.at.length ?? 0) ? one : most), null);
+}
+
+/** The drawn point nearest to `x`; null in a chart without lines. */
+function snapped(host, x) {
+  const first = host._fullLayout?.xaxis && longest(host);
+  return first ? first.at[nearest(first.at, x)] : null;
+}
+
+/** Draws the line through a chart at `x`, in plotly's linear unit, with the values there; null takes it away. */
+function cross(host, x) {
+  const layout = host._fullLayout;
+  let layer = host.querySelector(":scope > .steadynorm-cross");
+  if (x === null || !layout?.xaxis) {
+    layer?.remove();
+    return;
+  }
+  const { xaxis } = layout;
+  const found = lines(host);
+  const first = longest(host);
+  const px = xaxis.c2p(x);
+  layer?.remove();
+  if (px < 0 || px > xaxis._length) return;
+  layer = Object.assign(document.createElement("div"), { className: "steadynorm-cross" });
+  layer.setAttribute("aria-hidden", "true");
+  const { t, h } = layout._size;
+  const left = xaxis._offset + px;
+  const line = part("steadynorm-line");
+  Object.assign(line.style, { left: `${left}px`, top: `${t}px`, height: `${h}px` });
+  layer.append(line);
+  const panels = layout._subplots.yaxis.map((name) => layout[name.replace("y", "yaxis")]).sort((a, b) => a._offset - b._offset);
+  panels.forEach((panel, row) => {
+    const here = found.filter(({ full }) => full.yaxis === panel._id);
+    const shown = here
+      .map((one) => reading(one, nearest(one.at, x), here.length > 1 && here.length <= 4))
+      .filter((one) => one !== null);
+    if (row === 0 && first) {
+      shown.unshift(part("steadynorm-where", position(xaxis, first.trace.x[nearest(first.at, x)])));
+    }
+    if (!shown.length) return;
+    const box = part("steadynorm-values");
+    box.append(...shown);
+    box.style.top = `${panel._offset - 20}px`; // in the row of the title, over no value
+    layer.append(box);
+  });
+  host.append(layer);
+  for (const box of layer.querySelectorAll(".steadynorm-values")) {
+    const width = box.offsetWidth;
+    const beside = left + 5 + width <= host.clientWidth ? left + 5 : left - 5 - width;
+    box.style.left = `${Math.max(0, beside)}px`;
+  }
+}
+
+/** The line follows the pointer through all charts of the group. */
+function point(host) {
+  let due = 0;
+  const show = (pointed) => {
+    cancelAnimationFrame(due);
+    due = requestAnimationFrame(() => {
+      const group = together(host);
+      const points = pointed === null ? [] : group.map((one) => snapped(one, pointed));
+      const x = points.find((one) => one !== null) ?? pointed;
+      for (const one of group) {
+        one.steadynormAt = x;
+        cross(one, x);
+      }
+    });
+  };
+  host.addEventListener("pointermove", (event) => {
+    const { xaxis, _size: size } = host._fullLayout ?? {};
+    if (!xaxis || event.pointerType === "touch" || event.buttons) return show(null);
+    const box = host.getBoundingClientRect();
+    const [left, top] = [event.clientX - box.left - xaxis._offset, event.clientY - box.top - size.t];
+    show(left >= 0 && left <= xaxis._length && top >= 0 && top <= size.h ? xaxis.p2c(left) : null);
+  });
+  host.addEventListener("pointerleave", () => show(null));
+}
+
+/** The charts that follow show the range of `host`. */
+function lead(host, plotly) {
+  const { type, range } = host._fullLayout.xaxis;
+  for (const one of together(host)) {
+    const axis = one._fullLayout?.xaxis;
+    if (one === host || !("follows" in one.dataset) || axis?.type !== type) continue;
+    if (String(axis.range) !== String(range)) plotly.relayout(one, { "xaxis.range": [...range] });
+  }
+}
+
+/** The layout of a chart that follows, with the range of the one that leads, if that is drawn. */
+function led(host, layout) {
+  const leads = together(host).find((one) => !("follows" in one.dataset) && one._fullLayout?.xaxis);
+  const type = layout.xaxis.type ?? "linear";
+  if (leads?._fullLayout.xaxis.type !== type) return;
+  delete layout.xaxis.autorangeoptions;
+  layout.xaxis.range = [...leads._fullLayout.xaxis.range];
+}
+
+/** A chart is as wide as its place, also where that changes while the window does not: plotly's `responsive` misses it. */
+function fill(host, plotly) {
+  new ResizeObserver(() => {
+    const width = host.clientWidth;
+    if (width && host._fullLayout && Math.abs(host._fullLayout.width - width) >= 1) plotly.Plots.resize(host);
+  }).observe(host);
+}
+
+function listen(host, { clicks, zooms, group, follows }, report, plotly) {
+  // Plotly takes every touch for a drag and keeps it from scrolling. A tap still arrives, as the click that follows it.
+  host.addEventListener("touchstart", (event) => event.stopPropagation(), { capture: true, passive: true });
+  point(host);
+  fill(host, plotly);
+  if (group && !follows) host.on("plotly_afterplot", () => lead(host, plotly));
   if (clicks) {
     host.on("plotly_click", ({ points, event }) => {
       const key = under(host, points, event);
@@ -85,10 +307,26 @@ function listen(host, { clicks, zooms }, report) {
   }
 }
 
+/** What a drawing depends on. */
+function appearance(host, figure) {
+  const style = getComputedStyle(host);
+  const colors = ["--st-text-color", "--st-background-color"].map((name) => style.getPropertyValue(name));
+  return [figure, ...colors, host.clientWidth < NARROW_PX];
+}
+
+function describe(figure, { name, description }) {
+  const words = figure.querySelector(":scope > p");
+  words.id ||= `steadynorm-figure-${Math.random().toString(36).slice(2)}`;
+  figure.setAttribute("aria-label", name);
+  figure.setAttribute("aria-describedby", words.id);
+  if (words.textContent !== description) words.textContent = description;
+}
+
 export default async function draw({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".steadynorm-chart");
   const loaded = load(new URL(data.library, document.baseURI).href);
   if (!data.figure) return; // see preload
+  describe(host.parentElement, data);
   const plotly = await loaded;
   // A tab in the background is drawn once, with the newest figure, when it becomes visible.
   host.steadynormNewest = data.figure;
@@ -96,11 +334,27 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
     await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
     if (host.steadynormNewest !== data.figure) return;
   }
-  const { data: traces, layout } = themed(JSON.parse(data.figure), host);
+  const look = appearance(host, data.figure);
+  if (look.every((one, at) => one === host.steadynormLook?.[at])) return; // of a run that stands still
+  host.steadynormLook = look;
+  const { data: traces, layout } = fitted(themed(JSON.parse(data.figure), host), host.clientWidth);
   // `react` updates what differs and keeps the zoom and hidden traces while uirevision is the same.
-  await plotly.react(host, traces, layout, CONFIG);
+  host.dataset.group = data.group;
+  if (data.follows) {
+    host.dataset.follows = "";
+    led(host, layout);
+  }
+  if (FINGER.matches && !data.follows) layout.margin.t += MODE_BAR_PX;
+  host.steadynormLines = null;
+  await plotly.react(host, traces, layout, data.follows ? FOLLOWER : FINGER.matches ? TOUCH : CONFIG);
+  document.documentElement.dataset.steadynormDrawn = ""; // see first_chart.py
   if (!host.steadynormListens) {
     host.steadynormListens = true; // once per chart
-    listen(host, data, setTriggerValue);
+    listen(host, data, setTriggerValue, plotly);
+    host.on("plotly_restyle", () => {
+      host.steadynormLines = null; // a trace was hidden or shown
+    });
+    if (data.group && !data.follows) lead(host, plotly);
   }
+  if ((host.steadynormAt ?? null) !== null) cross(host, host.steadynormAt);
 }

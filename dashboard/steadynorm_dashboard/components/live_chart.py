@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
+from steadynorm_dashboard.charts.description import describe
 from steadynorm_dashboard.charts.figure import Figure
-from steadynorm_dashboard.components import plotly_bundle
+from steadynorm_dashboard.components import files, plotly_bundle
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,28 @@ class Gesture:
     """The zoom was reset."""
 
 
-def live_chart(figure: Figure, *, key: str, clicks: bool = False, zooms: bool = False) -> Gesture:
+def live_chart(
+    figure: Figure,
+    *,
+    key: str,
+    name: str,
+    clicks: bool = False,
+    zooms: bool = False,
+    group: str = "",
+    follows: bool = False,
+) -> Gesture:
     """Draw `figure` in the page's colors. The chart with the same `key` is updated in place.
 
-    clicks, zooms: which gestures to report.
+    A line goes through all panels at the pointer, and through the other charts of its group at the same x. The values
+    there of the lines without a hover label of their own (`hoverinfo: skip`) stand in the rows of the panels' titles.
+
+    name: what it shows, for screen readers, which also get its values in words.
+    clicks, zooms: which gestures to report. group: charts with the same x axis. follows: the x axis always shows the
+    range of the chart of its group that zooms.
     """
-    state = _mount(key, figure.height_px, {"figure": figure.to_json(), "clicks": clicks, "zooms": zooms})
+    words = {"name": name, "description": describe(figure)}
+    data = {"figure": figure.to_json(), "clicks": clicks, "zooms": zooms, "group": group, "follows": follows, **words}
+    state = _mount(key, figure.height_px, data)
     ends = state.get("zoomed")
     return Gesture(
         clicked=state.get("clicked"),
@@ -53,8 +68,9 @@ def preload() -> None:
 def _mount(key: str, height: int, data: Mapping[str, object]) -> Any:
     component = st.components.v2.component(
         "steadynorm_chart",
-        html='<div class="steadynorm-chart"></div>',
-        js=_script(),
+        html='<figure class="steadynorm-figure"><div class="steadynorm-chart"></div><p></p></figure>',
+        css=files.text("live_chart.css"),
+        js=files.text("live_chart.js"),
         isolate_styles=False,  # plotly's style sheet is in the page's head
     )
     return component(
@@ -68,8 +84,3 @@ def _mount(key: str, height: int, data: Mapping[str, object]) -> Any:
 
 def _ignore() -> None:
     """Gestures are read from the component's state, but it reports them only if there is a callback."""
-
-
-@cache
-def _script() -> str:
-    return Path(__file__).with_suffix(".js").read_text("utf-8")

@@ -24,7 +24,7 @@ from steadynorm_contract.client import Client, ClientError
 PATH = "/history/{ticket}"
 """The route of `download` in the dashboard's server."""
 
-Table = Literal["steps", "parameters"]
+Table = Literal["steps", "parameters", "scalars"]
 _CHUNK_BYTES = 1 << 18
 
 

@@ -11,10 +11,23 @@ import streamlit as st
 from steadynorm_contract.client import Client, ClientError, ServerUnreachable, Unauthorized
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.data.availability import breaker
+from steadynorm_dashboard.data.shared_cache import shared_cache
 
 _T = TypeVar("_T")
 _MAX_ANSWERS = 64
 """Answers stored per session: more than any page draws at once."""
+
+
+def reader(key: str, request: Callable[[Client], _T], *, share: str | None = None) -> Callable[[], _T] | None:
+    """What asks as `fetch` does with these arguments, in any thread, with the token in use now; None: there is none.
+
+    Its answer is not stored for the visitor. It raises ClientError.
+    """
+    client = session.client()
+    if client is None:
+        return None
+    ask = partial(breaker.call, client, request)
+    return ask if share is None else partial(shared_cache.read, (session.identity(), key, share), ask)
 
 
 def fetch(
@@ -37,7 +50,7 @@ def fetch(
             return stored[1], None
     ask = partial(breaker.call, client, request)
     try:
-        answer = ask() if share is None else cast("_T", _shared(session.identity(), key, share, ask))
+        answer = ask() if share is None else shared_cache.read((session.identity(), key, share), ask)
     except Unauthorized:
         session.forget_token()
         st.rerun()
@@ -50,9 +63,3 @@ def fetch(
     while len(answers) > _MAX_ANSWERS:
         answers.popitem(last=False)
     return answer, None
-
-
-@st.cache_resource(ttl=0.7, max_entries=64, show_spinner=False)
-def _shared(identity: tuple[str, str] | None, key: str, share: str, _ask: Callable[[], object]) -> object:
-    """One answer for all visitors with the same token: who asks meanwhile waits for it. `_ask` is not hashed."""
-    return _ask()

@@ -12,7 +12,11 @@ from steadynorm_dashboard.formatting.numbers import setting
 
 def change_words(entry: AuditEntry | LastChange) -> str:
     """`gamma2 0.999 → 0.99, mode observe → stabilize`. Not escaped."""
-    actions = {"reset_generation": "statistics reset", "checkpoint_generation": "checkpoint requested"}
+    actions = {
+        "reset_generation": "statistics reset",
+        "checkpoint_generation": "checkpoint requested",
+        "rollback_generation": "rollback requested",
+    }
     return ", ".join(
         actions.get(name) or f"{name} {setting(entry.before.get(name))} → {setting(value)}"
         for name, value in entry.after.items()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from steadynorm_contract.audit import AuditEntry
+from steadynorm_contract.configuration import RunConfiguration, flattened
 from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.settings import by_name
 from steadynorm_dashboard.formatting import escaping, numbers
 
-_ACTIONS = ("reset_generation", "checkpoint_generation", "stop")
+_ACTIONS = ("reset_generation", "checkpoint_generation", "rollback_generation", "rollback_to", "stop")
 """One-time actions, which say nothing about how a run trains."""
 
 
@@ -37,18 +37,21 @@ def labels(runs: Sequence[RunDetail]) -> list[str]:
     ]
 
 
-def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEntry]]) -> list[Difference]:
-    """Those that differ come first; settings before facts. audits: by run id, newest first."""
+def differences(
+    runs: Sequence[RunDetail],
+    audits: Mapping[str, Sequence[AuditEntry]],
+    started_with: Mapping[str, RunConfiguration] | None = None,
+) -> list[Difference]:
+    """Those that differ come first; settings before facts. audits: newest first; started_with: both by run id."""
     shown = labels(runs)
-    applied = [msgspec.to_builtins(run.applied.settings) for run in runs]
-    desired = [msgspec.to_builtins(run.desired.settings) for run in runs]
+    applied = [by_name(run.applied.settings) for run in runs]
+    desired = [by_name(run.desired.settings) for run in runs]
     found = []
-    for name in applied[0] if applied else {}:
+    for name in dict.fromkeys(name for each in applied for name in each):  # knobs are each run's own
         if name in _ACTIONS:
             continue
         values = [
-            numbers.setting(now[name])
-            + (f" → {numbers.setting(soon[name])} pending" if now[name] != soon[name] else "")
+            _value(name, now, soon) if name in now else numbers.MISSING
             for now, soon in zip(applied, desired, strict=True)
         ]
         changed = [
@@ -57,9 +60,14 @@ def differences(runs: Sequence[RunDetail], audits: Mapping[str, Sequence[AuditEn
             if (entry := _last(name, audits.get(run.run_id, ()))) is not None
         ]
         found.append(Difference(name, values, changed))
-    for what, facts in _facts(runs).items():
+    for what, facts in {**_facts(runs), **_started(runs, started_with or {})}.items():
         found.append(Difference(what, facts, []))
     return sorted(found, key=lambda one: not one.differs)
+
+
+def _value(name: str, now: Mapping[str, object], soon: Mapping[str, object]) -> str:
+    then = soon.get(name, now[name])
+    return numbers.setting(now[name]) + (f" → {numbers.setting(then)} pending" if now[name] != then else "")
 
 
 def rows(found: Sequence[Difference], runs: Sequence[RunDetail]) -> list[dict[str, object]]:
@@ -83,6 +91,17 @@ def _last(name: str, entries: Sequence[AuditEntry]) -> AuditEntry | None:
 def _last_change(entry: AuditEntry) -> str:
     where = f" @ step {entry.applied_step:,}" if entry.applied_step is not None else ", pending"
     return f"{entry.actor}, r{entry.revision}{where}{f' ({entry.reason})' if entry.reason else ''}"
+
+
+def _started(runs: Sequence[RunDetail], known: Mapping[str, RunConfiguration]) -> dict[str, list[str]]:
+    """What they were started with: their configurations, entry by entry, and their environments."""
+    found = [known.get(run.run_id, RunConfiguration()) for run in runs]
+    tables = [
+        {f"config {name}": value for name, value in (flattened(each.config) if each.config else ())} | each.environment
+        for each in found
+    ]
+    names = dict.fromkeys(name for table in tables for name in table)
+    return {name: [table.get(name, numbers.MISSING) for table in tables] for name in names}
 
 
 def _facts(runs: Sequence[RunDetail]) -> dict[str, list[str]]:

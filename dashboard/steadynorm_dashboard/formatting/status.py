@@ -33,13 +33,13 @@ _STATES = {
 _HEALTH = {
     Health.CALM: Status("calm", "blue", ":material/check_circle:", "No recent spikes, targets near 1."),
     Health.SPIKING: Status(
-        "spiking", "orange", ":material/electric_bolt:", f"Recent norms above {SPIKE_RATIO:g} times their RMS."
+        "spiking", "orange", ":material/electric_bolt:", f"Recent norms above {SPIKE_RATIO:g} times their baseline."
     ),
     Health.THROTTLED: Status(
         "throttled",
         "violet",
         ":material/speed:",
-        f"A target is below {THROTTLED_TARGET:g}: an old spike still reduces the updates.",
+        f"A spike in the statistics keeps a target below {THROTTLED_TARGET:g}: updates are too small.",
     ),
     Health.DISCONNECTED: Status(
         "disconnected",
@@ -75,8 +75,22 @@ def state_of(run: RunSummary) -> Status:
     """The badge of a run's state, which also shows whether it is paused or disconnected."""
     if run.state is RunState.STALLED and not run.connected:
         return _DISCONNECTED
-    waits = run.applied.settings.paused and run.state in (RunState.RUNNING, RunState.STALLED)
-    return _PAUSED if waits else _STATES[run.state]
+    return _PAUSED if run.applied.settings.paused and run.state.is_live else _STATES[run.state]
+
+
+def ended(run: RunSummary) -> Status:
+    """How an ended run ended, and whether it had NaN or infinite gradients or losses."""
+    state, gradients, losses = _STATES[run.state], run.counters.nonfinite, run.counters.nonfinite_losses
+    if not gradients and not losses:
+        return state
+    color: Color = "red" if run.state is RunState.FAILED else "orange"
+    told = [state.help]
+    if gradients:
+        told.append(f"Some of its gradients were NaN or infinite: {gradients:,} (parameter, step).")
+    if losses:
+        told.append(f"Its loss was NaN or infinite in {losses:,} {'step' if losses == 1 else 'steps'}.")
+    word = "non-finite" if gradients else f"{losses:,} non-finite {'loss' if losses == 1 else 'losses'}"
+    return Status(f"{state.word}, {word}", color, ":material/dangerous:", " ".join(told))
 
 
 def health(of: Health) -> Status:
@@ -91,9 +105,10 @@ def health_of(run: RunSummary) -> Status:
 
 def badges_of(run: RunSummary) -> list[Status]:
     """The badges of a run: its state and, while it is live and they differ, its health."""
+    if not run.state.is_live:
+        return [ended(run)]
     state, health = state_of(run), health_of(run)
-    live = run.state in (RunState.RUNNING, RunState.STALLED)
-    return [state, health] if live and health.word != state.word else [state]
+    return [state, health] if health.word != state.word else [state]
 
 
 def revision(of: RevisionState) -> Status:

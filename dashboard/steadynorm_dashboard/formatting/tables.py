@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from steadynorm_contract.audit import AuditEntry
-from steadynorm_contract.events import Event
+from steadynorm_contract.conditions import no_value_words
+from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.series import ParameterView
 from steadynorm_contract.signals import PARAMETER_SIGNALS, signal
+from steadynorm_contract.telemetry import DetectorStatus
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
 Row = dict[str, object]
 LARGEST_RATIO = signal("spike_ratio_max/")
 
 
-def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> list[Row]:
-    """One row per parameter whose name contains every word of `search`; the largest spike ratio first."""
+def found_parameters(parameters: Iterable[ParameterView], search: str = "") -> list[ParameterView]:
+    """The parameters whose name contains every word of `search`; the largest spike ratio first."""
     words = search.lower().split()
     found = [one for one in parameters if all(word in one.name.lower() for word in words)]
-    found.sort(key=lambda one: -(one.spike_ratio_max or one.spike_ratio or 0.0))
+    return sorted(found, key=lambda one: -(one.spike_ratio_max or one.spike_ratio or 0.0))
+
+
+def parameter_rows(parameters: Iterable[ParameterView]) -> list[Row]:
+    """One row per parameter."""
     return [
         {
             "parameter": escaping.visible(one.name, 200),
@@ -29,13 +35,8 @@ def parameter_rows(parameters: Iterable[ParameterView], search: str = "") -> lis
             "shape": " × ".join(map(str, one.shape)) or "scalar",
             **{of.title: getattr(one, of.name) for of in PARAMETER_SIGNALS},
         }
-        for one in found
+        for one in parameters
     ]
-
-
-def full_name(parameters: Iterable[ParameterView], shown: str) -> str:
-    """The full name of the parameter that a row shows as `shown`."""
-    return next((one.name for one in parameters if escaping.visible(one.name, 200) == shown), shown)
 
 
 def _note(one: ParameterView) -> str:
@@ -43,7 +44,7 @@ def _note(one: ParameterView) -> str:
     if one.spike_ratio is not None and one.spike_ratio > SPIKE_RATIO:
         notes.append("spiking")
     if one.target is not None and one.target < THROTTLED_TARGET:
-        notes.append("throttled")
+        notes.append("small target")
     if not notes and one.spikes:
         notes.append("1 spike" if one.spikes == 1 else f"{one.spikes:,} spikes")
     return ", ".join(notes)
@@ -83,6 +84,13 @@ def _setting(name: str, value: object) -> str:
     return shown
 
 
+RECOVERIES = {
+    EventKind.ROLLBACK: "rolled back",
+    EventKind.ROLLBACK_ADVISED: "advised",
+    EventKind.UNRECOVERABLE: "given up",
+}
+
+
 def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:
     """One row per event, newest first."""
     return [
@@ -96,4 +104,40 @@ def event_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Ro
             "batch": escaping.visible(event.batch_id or "", 200),
         }
         for event in events
+    ]
+
+
+def detector_rows(detectors: Iterable[DetectorStatus], logged: Sequence[str]) -> list[Row]:
+    """One row for each detector that cannot be met so far. logged: names of scalars that the run has logged."""
+    return [
+        {
+            "detector": escaping.visible(each.condition, 200),
+            "state": escaping.visible(no_value_words(each.condition, logged), 300),
+        }
+        for each in detectors
+        if not each.has_value
+    ]
+
+
+def _who(event: Event, why: str) -> str:
+    """Who or what called for a rollback. Servers of before did not say who asked."""
+    if event.actor is not None:
+        return escaping.visible(event.actor, 200)
+    return "a request" if why.startswith("requested") else "a detector"
+
+
+def recovery_rows(events: Iterable[Event], now: float, zone: str | None) -> list[Row]:
+    """One row for each rollback, made or only advised, and for the end of the budget, newest first."""
+    return [
+        {
+            "when": numbers.moment(event.time, now, zone),
+            "what": RECOVERIES[event.kind],
+            "from": event.step,
+            "to": None if event.value is None else int(event.value),
+            "by": _who(event, why),
+            "why": escaping.visible(why, 300),
+        }
+        for event in events
+        if event.kind in RECOVERIES
+        for why in [event.message.partition(": ")[2]]
     ]

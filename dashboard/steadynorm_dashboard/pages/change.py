@@ -12,11 +12,13 @@ from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.run import RUN_BUCKETS, RUN_SERIES, run_figure
+from steadynorm_dashboard.components.data_table import data_table
 from steadynorm_dashboard.components.live_chart import live_chart
+from steadynorm_dashboard.components.live_region import live_region
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers, status, tables
 from steadynorm_dashboard.formatting.changes import change_words
-from steadynorm_dashboard.panels import messages, page_header
+from steadynorm_dashboard.panels import messages, notes, page_header, quiet
 
 _AROUND = 400
 """Steps shown on each side."""
@@ -25,6 +27,7 @@ _AROUND = 400
 def render(run_id: str, revision: str) -> None:
     """The page."""
     page_header.bar(run_id=run_id)
+    quiet.runs(run_id)
     _change(run_id, revision)
 
 
@@ -45,8 +48,8 @@ def _change(run_id: str, revision: str) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.title(f"Change r{entry.revision}", anchor=False, width="content")
-        state = status.revision(entry.state)
-        st.badge(escaping.badge(status.revision_words(entry), 300), color=state.color, icon=state.icon, help=state.help)
+        page_header.revision_badge(entry)
+    live_region(f"Change r{entry.revision}: {escaping.visible(status.revision_words(entry), 200)}")
     st.caption(
         f"{escaping.markdown(run.name)} · {escaping.markdown(entry.actor)} · "
         f"{numbers.moment(entry.time, time.time(), st.context.timezone)}{_took(entry)}"
@@ -54,13 +57,14 @@ def _change(run_id: str, revision: str) -> None:
     st.markdown(f"**Reason:** {escaping.markdown(entry.reason, 500)}" if entry.reason else "No reason was given.")
     left, right = st.columns([1, 1])
     with left:
-        st.dataframe(tables.change_rows(entry), hide_index=True, key=f"{run_id}/change/{revision}/table")
+        data_table(tables.change_rows(entry), key=f"{run_id}/change/{revision}", name="Settings in this change")
     with right:
         page_header.share_link(run=run_id, change=revision)
         if entry.hash:
             st.caption(f"Audit log hash {entry.hash[:16]}; `steadynorm audit --verify` checks the hash chain.")
     if entry.applied_step is not None:
         _around(run, entry, audit.entries)
+        notes.near(run_id, entry.applied_step)
 
 
 def _took(entry: AuditEntry) -> str:
@@ -80,8 +84,7 @@ def _around(run: RunDetail, entry: AuditEntry, entries: list[AuditEntry]) -> Non
         immutable="all" if run.step > stop else None,
     )
     if series is None:
-        if error is not None:
-            messages.show_error(error)
+        messages.show_error(error)
         return
     events, _ = queries.fetch(f"{run.run_id}/events", lambda client: client.events(run.run_id))
     figure = run_figure(
@@ -90,8 +93,10 @@ def _around(run: RunDetail, entry: AuditEntry, entries: list[AuditEntry]) -> Non
     if figure is None:
         st.info("No steps around this change are stored.", icon=":material/history:")
         return
-    st.subheader(f"{_AROUND} steps before and after: {escaping.markdown(change_words(entry), 300)}", anchor=False)
-    clicked = live_chart(figure, key=f"{run.run_id}/change/chart", clicks=True).clicked or ""
+    st.header(f"{_AROUND} steps before and after: {escaping.markdown(change_words(entry), 300)}", anchor=False)
+    clicked = (
+        live_chart(figure, key=f"{run.run_id}/change/chart", name="Charts around the change", clicks=True).clicked or ""
+    )
     kind, _, which = clicked.partition(":")
     if kind == markers.INCIDENT:
         navigation.open_page(run=run.run_id, incident=which)

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import streamlit as st
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.client import Client, ClientError
 from steadynorm_contract.events import Event, EventKind
-from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.series import Heatmap
 from steadynorm_contract.signals import signal
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import incident_analysis
 from steadynorm_dashboard.charts.heatmap import heatmap_figure
 from steadynorm_dashboard.charts.incident import incident_figure
+from steadynorm_dashboard.components.data_table import data_table
 from steadynorm_dashboard.components.live_chart import live_chart
 from steadynorm_dashboard.data import queries
-from steadynorm_dashboard.formatting import changes, escaping, numbers
-from steadynorm_dashboard.panels import chart_controls, messages, page_header
+from steadynorm_dashboard.formatting import escaping, numbers, throttling
+from steadynorm_dashboard.panels import chart_controls, messages, notes, page_header, quiet, remedy
 from steadynorm_dashboard.runbook import ALERTS
 
 _EVENTS = 2000
-_NEAR_STEPS = 1000
 _CHART_STEPS = 200  # on each side, in the link to the run's charts
 _TITLES = {
     EventKind.SPIKE: "Spike",
     EventKind.NONFINITE: "Non-finite gradient",
     EventKind.THROTTLED: "Throttled",
+    EventKind.FALLING: "Falling norms",
     EventKind.RECOVERED: "Recovered",
+}
+_HELP = {
+    "largest ratio": signal("spike_ratio").description,
+    "norm before": "Median L2 norm of the recorded steps before its first bad step.",
+    "peak": "Largest L2 norm from then on.",
+    "norm after": "Median L2 norm after its last bad step.",
+    "lowest target": f"From then on. {signal('target').description}",
 }
 
 
@@ -56,18 +63,27 @@ def render(run_id: str, event_id: str) -> None:
         f"{escaping.markdown(run.name)} · {numbers.moment(event.time, time.time(), st.context.timezone)} · "
         f"{escaping.markdown(event.message, 400)}"
     )
-    _links(run, event)
-    _facts(run_id, event)
+    spike = throttling.cause(event, events.events) if event.kind is EventKind.THROTTLED else None
+    if spike is not None:
+        st.markdown(f"**Caused by** the {escaping.markdown(throttling.spike_words(spike), 500)}.")
+    quiet.runs(run_id)
+    _links(run, event, spike)
+    remedy.panel(run_id, event.id, "incident")
+    notes.incident(run_id, event)
+    _facts(run, event, spike)
     audit, _ = queries.fetch(f"{run_id}/audit", lambda client: client.audit(run_id))
     entries = audit.entries if audit else []
     _recorded(run_id, event, entries)
-    _changes(event, entries)
+    st.fragment(notes.near, run_every=3)(run_id, event.step, event.id)
 
 
-def _links(run: RunDetail, event: Event) -> None:
-    """To the runbook, and to the run's charts around the event."""
+def _links(run: RunDetail, event: Event, spike: Event | None) -> None:
+    """To the spike that caused it, to the runbook, and to the run's charts around the event."""
     around = (max(0, event.step - _CHART_STEPS), min(event.step + _CHART_STEPS, max(run.step, event.step)))
     with st.container(horizontal=True, vertical_alignment="center"):
+        if spike is not None:
+            label = f"Spike at step {spike.step:,}"
+            navigation.link(label, icon=":material/electric_bolt:", run=run.run_id, incident=spike.id)
         if alert := ALERTS.get(event.kind):
             navigation.link("What to do", icon=":material/menu_book:", runbook=alert, run=run.run_id)
         if st.button(
@@ -80,16 +96,18 @@ def _links(run: RunDetail, event: Event) -> None:
             navigation.open_page(run=run.run_id)
 
 
-def _facts(run_id: str, event: Event) -> None:
+def _facts(run: RunDetail, event: Event, spike: Event | None) -> None:
     left, right = st.columns([1, 1])
     with left:
-        st.markdown("**Batch id** of the step, from the training loop")
-        if event.batch_id:
-            st.code(event.batch_id, language=None)
+        rank = f", rank 0 of {run.world_size}" if run.world_size > 1 else ""
+        whose = "spike's step" if spike is not None else "step"
+        st.markdown(f"**Batch id** of the {whose}, from the training loop{rank}")
+        if batch_id := (spike or event).batch_id:
+            st.code(batch_id, language=None)
         else:
             st.caption("Unknown. Pass `batch_id=` to `agent.log()` to record it.")
     with right:
-        page_header.share_link(run=run_id, incident=event.id)
+        page_header.share_link(run=run.run_id, incident=event.id)
 
 
 def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
@@ -107,7 +125,7 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         )
         return
     affected = incident_analysis.affected_parameters(norms, ratios, targets)
-    st.subheader("First affected parameters", anchor=False)
+    st.header("First affected parameters", anchor=False)
     if event.step not in norms.step:
         # The first one in the remaining rows was affected later: naming it would be wrong.
         named = f" The event itself names **{escaping.markdown(event.parameter, 200)}**." if event.parameter else ""
@@ -127,19 +145,20 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
     else:
         st.caption(f"No parameter spiked up to step {event.step:,} in the stored rows.")
     if affected:
-        st.dataframe(
+        data_table(
             incident_analysis.affected_rows(affected, event.step, ordered=event.step in norms.step),
-            key=f"{key}/table",
-            hide_index=True,
-            height=min(420, 38 + 35 * len(affected)),
-            placeholder=numbers.MISSING,
-            column_config=_columns(),
+            key=key,
+            name="Affected parameters",
+            links=[{"run": run_id, "parameter": one.name} for one in affected],
+            help=_HELP,
+            sortable=("parameter", "first bad step", "bad steps", *_HELP),
         )
     if figure := incident_figure(norms, targets, affected, event, entries):
-        live_chart(figure, key=f"{key}/chart")
-    st.markdown("**All layers** around the event; each cell is one step. Click one to open the parameter.")
+        live_chart(figure, key=f"{key}/chart", name="Norms around the event")
+    st.header("All layers", anchor=False)
+    st.caption("Each cell is one step around the event. Click one to open the parameter.")
     if heatmap := heatmap_figure(ratios, [event], revision=key):
-        clicked = live_chart(heatmap, key=f"{key}/heat", clicks=True).clicked
+        clicked = live_chart(heatmap, key=f"{key}/heat", name="Map of layers around the event", clicks=True).clicked
         if clicked in ratios.parameters:
             navigation.open_page(run=run_id, parameter=clicked)
 
@@ -151,36 +170,3 @@ def _read(client: Client, run_id: str, step: int) -> tuple[Heatmap, Heatmap, Hea
         for signal in ("raw_norm", "spike_ratio", "target")
     )
     return norms, ratios, targets
-
-
-def _columns() -> dict[str, Any]:
-    number = st.column_config.NumberColumn
-    return {
-        "parameter": st.column_config.TextColumn(width="large"),
-        "largest ratio": number(format="%.4g", help=signal("spike_ratio").description),
-        "norm before": number(format="%.4g", help="Median L2 norm of the recorded steps before its first bad step."),
-        "peak": number(format="%.4g", help="Largest L2 norm from then on."),
-        "norm after": number(format="%.4g", help="Median L2 norm after its last bad step."),
-        "lowest target": number(format="%.3g", help=f"From then on. {signal('target').description}"),
-    }
-
-
-def _changes(event: Event, entries: list[AuditEntry]) -> None:
-    st.subheader("Settings changes near it", anchor=False)
-    near = [
-        entry
-        for entry in entries
-        if entry.state is RevisionState.APPLIED
-        and entry.applied_step is not None
-        and abs(entry.applied_step - event.step) <= _NEAR_STEPS
-    ]
-    if not near:
-        st.caption(f"No settings were changed within {_NEAR_STEPS:,} steps of this event.")
-    for entry in sorted(near, key=lambda entry: entry.applied_step or 0):
-        away = (entry.applied_step or 0) - event.step
-        when = f"{abs(away):,} steps {'before' if away < 0 else 'after'}" if away else "at the same step"
-        why = f" · {escaping.markdown(entry.reason, 200)}" if entry.reason else ""
-        st.markdown(
-            f"**r{entry.revision}** {when}: {escaping.markdown(changes.change_words(entry), 300)} · "
-            f"{escaping.markdown(entry.actor, 60)}{why}"
-        )

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import glob
 import time
 
 import streamlit as st
 
 from steadynorm_contract.audit import AuditEntry
-from steadynorm_contract.client import ClientError
+from steadynorm_contract.client import ClientError, NotFound
+from steadynorm_contract.notes import Note
 from steadynorm_contract.runs import RunDetail
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import markers
-from steadynorm_dashboard.charts.run import RUN_BUCKETS, RUN_SERIES, run_figure
+from steadynorm_dashboard.charts.panels import MAP_LEFT_PX
+from steadynorm_dashboard.charts.run import PANELS, RUN_BUCKETS, RUN_SERIES, run_figure
+from steadynorm_dashboard.components import first_chart
 from steadynorm_dashboard.components.live_chart import live_chart, preload
-from steadynorm_dashboard.data import queries
+from steadynorm_dashboard.data import queries, view
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
-from steadynorm_dashboard.panels import chart_controls, heatmap, messages, page_header, run_header, run_tabs, settings
+from steadynorm_dashboard.panels import (
+    chart_controls,
+    chart_view,
+    heatmap,
+    messages,
+    notes,
+    page_header,
+    page_title,
+    proposals,
+    quiet,
+    run_header,
+    run_lifecycle,
+    run_tabs,
+    run_view,
+    scalar_charts,
+    settings,
+)
 
 _RECENT = 5
 
 
 def render(run_id: str) -> None:
     """The page."""
-    page_header.bar(back=True)
+    page_header.bar(back=True, skip=("settings", "settings"))
+    view.open_page({"run": run_id}, run_view.parts(run_id))
     run, error = _read_run(run_id)
     if run is None:
-        if error is not None:
-            messages.show_error(error)
+        if isinstance(error, NotFound):
+            _open_newest(run_id)
+        messages.show_error(error)
         _wait_for(run_id)
         return
+    quiet.runs(run_id)
     top, end = st.container(), st.container()
     with end:
         preload()
@@ -39,14 +62,36 @@ def render(run_id: str) -> None:
 def _page(run: RunDetail) -> None:
     run_id = run.run_id
     run_header.panel(run_id)
-    charts_column, settings_column = st.columns([2.2, 1], gap="medium")
-    with charts_column:
+    _lifecycle(run_id)
+    with st.container(key="run-body"):
+        # In the order of the keyboard: what acts on the run before what shows it. style.css places them.
+        side, charts, tables = (st.container(key=f"run-{part}") for part in ("side", "charts", "tables"))
+    with charts:
         _charts(run_id)
+    with side:
+        settings.panel(run)  # at once: the link past the head leads here, and a run that goes wrong is stopped here
+    if not first_chart.is_drawn():
+        return
+    with charts:
+        scalar_charts.panel(run_id)
         heatmap.panel(run_id)
-        run_tabs.panel(run_id)
-    with settings_column:
-        settings.panel(run)
+    with side:
+        proposals.panel(run_id)
         _recent_changes(run_id)
+        notes.form(run_id)
+    with tables:
+        run_tabs.panel(run_id)
+        _menu(run_id)
+
+
+def _open_newest(name: str) -> None:
+    """Where the address has a run's name instead of its id: open the newest run of that name, if there is one."""
+    named, _ = queries.fetch(
+        f"named/{name}",
+        lambda client: client.runs(name=glob.escape(name), visibility=["listed", "archived"], limit=1),
+    )
+    if named is not None and named.runs:
+        navigation.open_page(run=named.runs[0].run_id)
 
 
 def _read_run(run_id: str) -> tuple[RunDetail | None, ClientError | None]:
@@ -60,12 +105,29 @@ def _wait_for(run_id: str) -> None:
         st.rerun()
 
 
+@st.fragment(run_every=3)
+def _lifecycle(run_id: str) -> None:
+    run, _ = _read_run(run_id)
+    if run is not None:
+        run_lifecycle.banner(run)
+
+
+@st.fragment(run_every=3)
+def _menu(run_id: str) -> None:
+    run, _ = _read_run(run_id)
+    if run is not None:
+        run_lifecycle.menu(run)
+
+
 @st.fragment(run_every=1)
 def _charts(run_id: str) -> None:
     run, _ = _read_run(run_id)
     if run is None:
         return
-    viewport = chart_controls.controls(run_id, run.step)
+    page_title.show(run.name, status.badges_of(run)[-1])
+    viewport = chart_controls.controls(run_id, run.step, PANELS, pins=True)
+    view.write()
+    above = st.container()
     series, _ = queries.fetch(
         f"{run_id}/series/{viewport.window}",
         lambda client: client.series(run_id, RUN_SERIES, start=viewport.start, stop=viewport.stop, points=RUN_BUCKETS),
@@ -76,18 +138,25 @@ def _charts(run_id: str) -> None:
     events, _ = queries.fetch(f"{run_id}/events", lambda client: client.events(run_id), share="newest")
     recorded = series.series if series else {}
     x_axis = chart_controls.axis(run_id, viewport, recorded.values(), run.started)
+    drawn = chart_view.current(run_id, PANELS)
     figure = run_figure(
         recorded,
         audit.entries if audit else [],
         events.events if events else [],
-        revision=f"{run_id}/{viewport.revision}/{x_axis.unit[0]}",
+        notes=notes.read(run_id).notes,
+        revision=f"{run_id}/{viewport.revision}/{x_axis.unit[0]}/{drawn.pinned}",
         x_axis=x_axis,
+        view=drawn,
+        left_px=MAP_LEFT_PX,
     )
     if figure is None:
         empty = "No steps are stored in this range." if viewport.zoom else "Waiting for the first optimizer step."
         st.info(empty, icon=":material/hourglass_empty:")
+        first_chart.skip()
         return
-    gesture = live_chart(figure, key=f"{run_id}/chart", clicks=True, zooms=True)
+    with above:
+        scalar_charts.pinned(run, x_axis)
+    gesture = live_chart(figure, key=f"{run_id}/chart", name="Charts of the run", clicks=True, zooms=True, group=run_id)
     _open(run_id, gesture.clicked or "")
     chart_controls.apply_zoom(run_id, gesture, x_axis)
 
@@ -108,18 +177,21 @@ def _open(run_id: str, clicked: str) -> None:
 @st.fragment(run_every=2)
 def _recent_changes(run_id: str) -> None:
     audit, _ = queries.fetch(f"{run_id}/audit", lambda client: client.audit(run_id))
-    if audit is None or not audit.entries:
+    entries, noted = audit.entries if audit else [], notes.read(run_id).notes
+    if entries:
+        _update_draft(run_id, entries[0])
+    if not entries and not noted:
         return
-    _update_draft(run_id, audit.entries[0])
-    st.markdown("**Recent changes**")
+    st.header("Recent changes", anchor=False)
     now = time.time()
-    for entry in audit.entries[:_RECENT]:
+    recent: list[AuditEntry | Note] = [*entries[:_RECENT], *noted[:_RECENT]]
+    for entry in sorted(recent, key=lambda each: -each.time)[:_RECENT]:
         with st.container(border=True, gap="xxsmall"):
+            if isinstance(entry, Note):
+                notes.card(entry, now)
+                continue
             st.markdown(f"**r{entry.revision}** {escaping.markdown(changes.change_words(entry), 300)}")
-            state = status.revision(entry.state)
-            st.badge(
-                escaping.badge(status.revision_words(entry), 300), color=state.color, icon=state.icon, help=state.help
-            )
+            page_header.revision_badge(entry)
             why = f" · {escaping.markdown(entry.reason, 200)}" if entry.reason else ""
             st.caption(
                 f"{escaping.markdown(entry.actor, 60)} · {numbers.moment(entry.time, now, st.context.timezone)}{why}"
@@ -137,7 +209,6 @@ def _update_draft(run_id: str, newest: AuditEntry) -> None:
             f"{escaping.markdown(changes.change_words(newest), 300)}. Apply rebases your edits on it first."
         )
         return
-    key = f"{run_id}/refreshed"
-    if st.session_state.get(key) != newest.revision:
-        st.session_state[key] = newest.revision
+    run, _ = _read_run(run_id)
+    if run is not None and run.desired.revision >= newest.revision:  # else the next refresh of this part tries again
         st.rerun()

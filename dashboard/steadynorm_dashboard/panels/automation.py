@@ -9,6 +9,7 @@ import streamlit as st
 
 from steadynorm_contract.schedules import Schedule, ScheduleState
 from steadynorm_contract.watch_rules import RuleView
+from steadynorm_dashboard.components.data_table import data_table
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.formatting.changes import assignments
@@ -25,15 +26,10 @@ def panel(run_id: str) -> None:
     if schedules is not None and schedules.schedules:
         waiting = sum(each.state is ScheduleState.WAITING for each in schedules.schedules)
         st.caption(f"schedules: {waiting} waiting, {len(schedules.schedules) - waiting} done")
-        st.dataframe(
-            schedule_rows(schedules.schedules),
-            key=f"{run_id}/schedules",
-            hide_index=True,
-            column_config={"from step": st.column_config.NumberColumn(format="localized")},
-        )
+        data_table(schedule_rows(schedules.schedules), key=f"{run_id}/schedules", name="Schedules")
     if rules is not None and rules.rules:
         st.caption(f"rules: {len(rules.rules)}")
-        st.dataframe(rule_rows(rules.rules, now, zone), key=f"{run_id}/rules", hide_index=True)
+        data_table(rule_rows(rules.rules, now, zone), key=f"{run_id}/rules", name="Rules")
     if not (schedules and schedules.schedules) and not (rules and rules.rules):
         st.caption("No schedules or rules change this run's settings.")
     if run is not None and schedules is not None and rules is not None:
@@ -87,4 +83,6 @@ def _state(each: RuleView, now: float, zone: str | None) -> str:
         return f"in cooldown until step {each.cooldown_until_step:,}"
     if each.cooldown_until_time is not None:
         return f"in cooldown until {numbers.moment(each.cooldown_until_time, now, zone)}"
+    if not each.has_value:
+        return escaping.visible(": ".join(filter(None, ("has seen no value yet", each.warning))), 300)
     return "watching"

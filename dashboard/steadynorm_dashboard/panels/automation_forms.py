@@ -7,19 +7,29 @@ was accepted, an empty form replaces it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import streamlit as st
 
 from steadynorm_contract.changes import parse_assignments
-from steadynorm_contract.client import Client, ClientError
+from steadynorm_contract.client import Client
 from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.schedules import Schedule, ScheduleState
 from steadynorm_contract.watch_rules import RuleList, WatchRule, parse_condition
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping
-from steadynorm_dashboard.panels import messages
+from steadynorm_dashboard.panels import messages, writes
 
 _CHANGE = "gamma2=0.999 mode=observe"
+_CONDITIONS = "For example: " + ", ".join(
+    f"`{each}`"
+    for each in (
+        "loss > mean + 6 sigma of 200 for 3 steps",
+        "raw_norm > 20 x median of 500",
+        "nonfinite > 0, 3 times in 20 steps",
+        "loss is nan for 2 steps",
+    )
+)
 _SHOWN = 80
 
 
@@ -28,8 +38,10 @@ def panel(run: RunDetail, schedules: Sequence[Schedule], rules: RuleList) -> Non
     if not run.state.is_live:
         st.caption("The run has ended: schedules and rules no longer apply.")
         return
-    locked = session.read_only()
-    if locked:
+    writes.collect(_writing(run.run_id))
+    read_only = session.read_only()
+    locked = read_only or writes.is_busy(_writing(run.run_id))
+    if read_only:
         st.info(session.read_only_reason(), icon=":material/lock:")
     with st.expander("Schedule a change", icon=":material/schedule:"):
         _schedule(run, locked)
@@ -39,8 +51,11 @@ def panel(run: RunDetail, schedules: Sequence[Schedule], rules: RuleList) -> Non
     if waiting or rules.rules:
         with st.expander("Remove a schedule or rule", icon=":material/delete:"):
             _removal(run.run_id, waiting, rules, locked)
+    writes.follow(_writing(run.run_id))
     if message := st.session_state.get(f"{run.run_id}/automation/message"):
         st.error(message)
+    if warning := st.session_state.get(f"{run.run_id}/automation/warning"):
+        st.warning(escaping.markdown(warning, 400), icon=":material/help:")
 
 
 def _schedule(run: RunDetail, locked: bool) -> None:
@@ -73,7 +88,12 @@ def _rule(run: RunDetail, locked: bool) -> None:
             help="The rule's name. An existing rule with this name is replaced.",
         )
         when.text_input(
-            "When", key=f"{form}/when", placeholder="target_min < 0.3 for 200 steps", max_chars=200, disabled=locked
+            "When",
+            key=f"{form}/when",
+            placeholder="target_min < 0.3 for 200 steps",
+            max_chars=200,
+            disabled=locked,
+            help=_CONDITIONS,
         )
         change, actions, cooldown = st.columns([1.8, 0.8, 0.8])
         change.text_input(
@@ -125,19 +145,22 @@ def _form(run_id: str, kind: str) -> str:
 
 
 def _add_schedule(run_id: str, form: str) -> None:
-    def add(client: Client) -> None:
-        step = st.session_state[f"{form}/step"]
+    state = st.session_state
+
+    def prepare(client: Client) -> Callable[[], object]:
+        step = state[f"{form}/step"]
         if step is None:
             raise ValueError("a schedule needs the step from which it applies: got none. Fill in From step.")
-        changes = parse_assignments(st.session_state[f"{form}/change"])
-        client.schedule(run_id, int(step), changes, reason=st.session_state[f"{form}/reason"])
+        changes, reason = parse_assignments(state[f"{form}/change"]), state[f"{form}/reason"]
+        return lambda: client.schedule(run_id, int(step), changes, reason=reason)
 
-    _write(run_id, add, "schedule")
+    _write(run_id, prepare, "schedule")
 
 
 def _add_rule(run_id: str, form: str) -> None:
-    def add(client: Client) -> None:
-        state = st.session_state
+    state = st.session_state
+
+    def prepare(client: Client) -> Callable[[], object]:
         new = WatchRule(
             id=state[f"{form}/id"].strip(),
             when=parse_condition(state[f"{form}/when"]),
@@ -146,34 +169,54 @@ def _add_rule(run_id: str, form: str) -> None:
             max_actions=int(state[f"{form}/actions"]),
             cooldown_steps=int(state[f"{form}/cooldown"]),
         )
-        known = client.rules(run_id)
-        client.set_rules(run_id, known.with_rule(new), revision=known.revision)
+        state[f"{run_id}/automation/saved"] = new.id
 
-    _write(run_id, add, "rule")
+        def add() -> RuleList:
+            known = client.rules(run_id)
+            return client.set_rules(run_id, known.with_rule(new), revision=known.revision)
+
+        return add
+
+    _write(run_id, prepare, "rule")
 
 
 def _remove(run_id: str, kind: str, name: str) -> None:
-    def remove(client: Client) -> None:
-        if kind == "schedule":
-            client.unschedule(run_id, name)
-            return
-        known = client.rules(run_id)
-        client.set_rules(run_id, known.without(name), revision=known.revision)
+    def prepare(client: Client) -> Callable[[], object]:
+        def remove() -> None:
+            if kind == "schedule":
+                client.unschedule(run_id, name)
+                return
+            known = client.rules(run_id)
+            client.set_rules(run_id, known.without(name), revision=known.revision)
 
-    _write(run_id, remove)
+        return remove
+
+    _write(run_id, prepare)
 
 
-def _write(run_id: str, request: Callable[[Client], None], form: str | None = None) -> None:
-    """Send a change. An error is shown until the next attempt; a form that was accepted is replaced by an empty one."""
+def _write(run_id: str, prepare: Callable[[Client], Callable[[], object]], form: str | None = None) -> None:
+    """Send the request that `prepare` makes of the inputs. An error is shown until the next attempt."""
     client = session.client()
     if client is None:
         return
-    message = None
     try:
-        request(client)
-    except (ClientError, ValueError) as error:
-        message = messages.write_error(error, "rules")
+        request = prepare(client)
+    except ValueError as error:
+        _sent(run_id, form, error)
     else:
-        if form is not None:
-            st.session_state[f"{run_id}/{form}/form"] = st.session_state.get(f"{run_id}/{form}/form", 0) + 1
+        writes.start(_writing(run_id), request, partial(_sent, run_id, form))
+
+
+def _sent(run_id: str, form: str | None, answer: object) -> None:
+    """Show what came of it. A form that was accepted is replaced by an empty one."""
+    message = messages.outcome(answer, "rules")
+    saved = st.session_state.get(f"{run_id}/automation/saved")
+    told = [each.warning for each in answer.rules if each.rule.id == saved] if isinstance(answer, RuleList) else []
+    st.session_state[f"{run_id}/automation/warning"] = " ".join(filter(None, told))
+    if message is None and form is not None and not isinstance(answer, Exception):
+        st.session_state[f"{run_id}/{form}/form"] = st.session_state.get(f"{run_id}/{form}/form", 0) + 1
     st.session_state[f"{run_id}/automation/message"] = message
+
+
+def _writing(run_id: str) -> str:
+    return f"{run_id}/automation/write"

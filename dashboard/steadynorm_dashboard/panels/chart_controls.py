@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
 
 from steadynorm_contract.series import Series
+from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts.axis import Axis, XAxis
+from steadynorm_dashboard.charts.panels import Panel
 from steadynorm_dashboard.components.live_chart import Gesture
+from steadynorm_dashboard.data import view
+from steadynorm_dashboard.panels import chart_view
+from steadynorm_dashboard.panels.chart_view import LOG_X
 
 WINDOWS: dict[str, int | None] = {"last 200": 200, "last 1k": 1_000, "last 10k": 10_000, "all steps": None}
 """Options of the range selector, in steps."""
@@ -37,6 +42,7 @@ class Viewport:
     zoom: tuple[int, int] | None = None
     paused_at: int | None = None
     resets: int = 0
+    log_x: bool = False
 
     @property
     def immutable(self) -> str | None:
@@ -53,7 +59,7 @@ class Viewport:
     @property
     def revision(self) -> str:
         """While it stays the same, a chart keeps its zoom and hidden traces."""
-        return f"{self.window}/{self.x_axis}/{self.resets}"
+        return f"{self.window}/{self.x_axis}/{self.log_x}/{self.resets}"
 
 
 def first_step(window: str, newest: int) -> int | None:
@@ -76,16 +82,38 @@ def current(place: str, newest: int, of: str = _FIRST) -> Viewport:
     if zoomed is not None:
         margin = max(1, round(_MARGIN * (zoomed[1] - zoomed[0])))
         start, stop = max(0, zoomed[0] - margin), zoomed[1] + margin
-    return Viewport(window, x_axis, start, stop, newest, zoomed, paused_at, state.get(f"{place}/resets", 0))
+    return Viewport(
+        window,
+        x_axis,
+        start,
+        stop,
+        newest,
+        zoomed,
+        paused_at,
+        state.get(f"{place}/resets", 0),
+        bool(state.get(f"{place}/{LOG_X}")),
+    )
 
 
-def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
-    """Draw the controls, and a line beneath them during a zoom or a pause. place: prefix of their keys."""
+def controls(
+    place: str,
+    newest: int,
+    panels: Sequence[Panel],
+    *,
+    pause: bool = True,
+    bands: bool | None = None,
+    pins: bool = False,
+) -> Viewport:
+    """Draw the controls, and a line beneath them during a zoom or a pause. place: prefix of their keys.
+
+    panels, bands, pins: of the charts, see `chart_view.menu`.
+    """
+    view.hold("range", "axis", "smoothing", "logx", "logy", "bands", "pinned")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.segmented_control(
             "Steps shown",
             list(WINDOWS),
-            default=_WHOLE,
+            default=view.default("range", _WHOLE),
             required=True,
             key=f"{place}/window",
             label_visibility="collapsed",
@@ -95,7 +123,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
         st.segmented_control(
             "Axis",
             list(_X_AXES),
-            default=XAxis.STEP,
+            default=view.default("axis", XAxis.STEP),
             required=True,
             key=f"{place}/x axis",
             label_visibility="collapsed",
@@ -103,6 +131,7 @@ def controls(place: str, newest: int, *, pause: bool = True) -> Viewport:
         )
         if pause:
             _pause(place, newest)
+        chart_view.menu(place, panels, bands=bands, pins=pins)
         viewport = current(place, newest)
         if viewport.zoom is not None:
             st.button(
@@ -138,9 +167,17 @@ def axis(
     """The x axis of `series`. During a zoom it also uses the times of the whole range, to pan out of it."""
     key = f"{place}/axis/{of}"
     known: Axis | None = st.session_state.get(key) if viewport.zoom else None
-    found = Axis.of(viewport.x_axis, series, started, st.context.timezone, unit=unit, known=known)
+    log = bool(st.session_state.get(f"{place}/{LOG_X}"))
+    found = Axis.of(viewport.x_axis, series, started, st.context.timezone, unit=unit, known=known, log=log)
     if viewport.zoom is None:
         st.session_state[key] = found
+    st.session_state[f"{key}/shown"] = found
+    return found
+
+
+def shown_axis(place: str) -> Axis:
+    """The x axis on which the charts of `place` were drawn last, for what follows them."""
+    found: Axis = st.session_state.get(f"{place}/axis/{_FIRST}/shown") or Axis()
     return found
 
 
@@ -148,7 +185,7 @@ def apply_zoom(place: str, gesture: Gesture, axes: Mapping[str, Axis] | Axis) ->
     """Read the zoomed range at full resolution. axes: by run, where there are several."""
     if gesture.reset:
         if st.session_state.pop(f"{place}/zoom", None):
-            st.rerun(scope="fragment")
+            navigation.rerun_fragment()
         return
     if gesture.zoomed is None:
         return
@@ -171,13 +208,15 @@ def zoom(place: str, first: int, last: int) -> None:
 def open_at(place: str, first: int, last: int) -> None:
     """Show the steps first..last the next time that the charts are drawn: for links from another page."""
     st.session_state[f"{place}/zoom"] = {_FIRST: (max(0, first), max(0, last))}
+    page = {"run": place}
+    navigation.remember(page, navigation.seen(page) | {"zoom": [f"{max(0, first)}-{max(0, last)}"]})
 
 
 def _zoom(place: str, ranges: Mapping[str, tuple[int, int]]) -> None:
     zoom = {of: (max(0, first), max(0, last)) for of, (first, last) in ranges.items()}
     if st.session_state.get(f"{place}/zoom") != zoom:
         st.session_state[f"{place}/zoom"] = zoom
-        st.rerun(scope="fragment")
+        navigation.rerun_fragment()
 
 
 def _pause(place: str, newest: int) -> None:

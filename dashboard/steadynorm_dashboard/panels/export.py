@@ -1,4 +1,4 @@
-"""Downloads of a run's history: two links, each valid for one download."""
+"""Downloads of a run's history: links, each valid for one download."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _TABLES: dict[Table, tuple[str, str]] = {
         "Parquet: one row per step, with loss, norms, learning rate, smallest target, spikes.",
     ),
     "parameters": ("History by parameter", "Parquet: one row for each parameter at each recorded step."),
+    "scalars": ("Logged scalars", "Parquet: one row for each value that the loop logged under a name of its own."),
 }
 _RENEW_S = 20.0
 """A link is replaced this long before it expires, and after it was used, at the page's next refresh."""

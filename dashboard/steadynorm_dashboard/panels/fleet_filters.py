@@ -1,111 +1,135 @@
-"""Filters of the runs overview: words, state, health and tags. They persist when a visitor returns to the page."""
+"""Filters of the runs overview: words, state, health, tags and groups. They are in the address, see `data.view`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
 
-from steadynorm_contract.fleet import FleetResponse
+from steadynorm_contract.fleet import MAX_COLUMNS, FleetResponse, FleetSort
 from steadynorm_contract.runs import Health, RunState
+from steadynorm_dashboard.data import view
+from steadynorm_dashboard.data.view import Part
 from steadynorm_dashboard.formatting import escaping, status
 
-_FILTERS = "fleet/filters"
-_WHICH = ("all", "live", "ended", "failed")
+NOW, LIVE, ENDED, FAILED, ALL, ARCHIVED, DELETED = "now", "live", "ended", "failed", "all", "archived", "deleted"
+_WHICH = (NOW, LIVE, ENDED, FAILED, ALL, ARCHIVED, DELETED)
 _LIVE = [state for state in RunState if state.is_live]
 _MAX_WORDS = 16  # in a search: the server's limit
-_GENERATION = "fleet/generation"  # of the widgets: they are replaced by new ones with other keys
-_INITIAL = "fleet/initial"  # the values that they started with
+_NO_GROUPS = ""
+
+
+def _healths(texts: list[str]) -> list[str] | None:
+    return [text for text in texts if text in list(Health)] or None
+
+
+PARTS = (
+    Part("search", ""),
+    Part("show", NOW, view.one_of(_WHICH), view.dashed),
+    Part("health", [], _healths, list),
+    Part("tag", [], list, list),
+    Part("group", _NO_GROUPS),
+    Part("column", [], lambda texts: texts[:MAX_COLUMNS], list),
+    Part("sort", FleetSort.SEVERITY.value, view.one_of(list(FleetSort)), state="fleet/sort"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """A visitor's filters. The defaults show all runs."""
+    """A visitor's filters. The defaults show the runs that are live or failed within a day."""
 
     search: str = ""
-    which: str = "all"
+    which: str = NOW
     health: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    group: str = _NO_GROUPS
+    columns: tuple[str, ...] = ()  # logged scalars
 
     def query(self) -> dict[str, Any]:
         """As arguments of `client.fleet`. A filter by health shows only live runs: ended ones need no attention."""
         live = [state.value for state in _LIVE]
         ended = [state.value for state in RunState if state not in _LIVE]
-        states = {
-            "all": live if self.health else [],
-            "live": live,
-            "ended": ended,
-            "failed": [RunState.FAILED.value],
-        }[self.which]
+        states = {LIVE: live, ENDED: ended, FAILED: [RunState.FAILED.value]}.get(
+            self.which, live if self.health else []
+        )
         words = list(dict.fromkeys(self.search.lower().split()))[:_MAX_WORDS]
-        return {"search": " ".join(words)[:500], "state": states, "health": self.health, "tag": self.tags}
+        return {
+            "search": " ".join(words)[:500],
+            "state": states,
+            "health": self.health,
+            "tag": self.tags,
+            "current": self.which == NOW,
+            "visibility": [self.which] if self.which in (ARCHIVED, DELETED) else [],
+            "group": self.group,
+            "scalars": self.columns,
+        }
+
+    @property
+    def shows_usual(self) -> bool:
+        """Whether no run is filtered out but those that `NOW` leaves out."""
+        return self == Filters(group=self.group, columns=self.columns)
 
 
 def current() -> Filters:
-    """The values of the widgets; before they are drawn, the previous values."""
-    before: Filters = st.session_state.get(_FILTERS, Filters())
+    """The values of the widgets; before they are drawn, those of the address."""
     return Filters(
-        search=(st.session_state.get(_key("search"), before.search) or "").strip(),
-        which=st.session_state.get(_key("state"), before.which) or "all",
-        health=tuple(st.session_state.get(_key("health"), before.health) or ()),
-        tags=tuple(st.session_state.get(_key("tags"), before.tags) or ()),
+        search=view.value("search").strip(),
+        which=view.value("show") or NOW,
+        health=tuple(view.value("health")),
+        tags=tuple(view.value("tag")),
+        group=view.value("group") or _NO_GROUPS,
+        columns=tuple(view.value("column")),
     )
 
 
-def reset_widgets() -> None:
-    """The page is opened: replace the widgets by new ones with the previous values.
-
-    The old ones may be gone from the browser but not yet from the session, or vice versa. Setting their state is no
-    alternative: it reaches the browser with one response only, and is lost if the next one overtakes it.
-    """
-    _replace(current())
-
-
 def clear() -> None:
-    """Show all runs again."""
-    _replace(Filters())
+    """Show the runs that are live or failed within a day, whatever they are called."""
+    view.reset({name: view.value(name) for name in ("sort", "group", "column")})
 
 
-def _replace(filters: Filters) -> None:
-    st.session_state[_FILTERS] = st.session_state[_INITIAL] = filters
-    st.session_state[_GENERATION] = st.session_state.get(_GENERATION, 0) + 1
+def show(which: str) -> None:
+    """Show other runs, under the same filters. For a button."""
+    kept = {name: view.value(name) for name in ("search", "tag", "group", "sort", "column")}
+    view.reset({**kept, "show": which})
 
 
 def widgets(answer: FleetResponse) -> Filters:
     """Draw the widgets, each with the number of runs that it would show. Returns their values."""
     before = current()
-    st.session_state[_FILTERS] = before
-    initial: Filters = st.session_state[_INITIAL]
     live = sum(answer.states.get(state.value, 0) for state in _LIVE)
     failed = answer.states.get(RunState.FAILED.value, 0)
-    counts = {"all": answer.total, "live": live, "ended": answer.total - live, "failed": failed}
+    counts = {NOW: answer.current, LIVE: live, ENDED: answer.total - live, FAILED: failed, ALL: answer.total}
+    counts |= {ARCHIVED: answer.archived, DELETED: answer.deleted}
+    optional = (ARCHIVED, DELETED)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.text_input(
             "Search",
-            initial.search,
+            view.initial("search"),
             placeholder="Search name, id or tag",
             label_visibility="collapsed",
-            key=_key("search"),
+            key=view.key("search"),
             width=215,
         )
-        if options := [*dict.fromkeys([*before.tags, *answer.tags])]:
+        if options := [*dict.fromkeys([*before.tags, *view.initial("tag"), *answer.tags])]:
             st.multiselect(
                 "Tags",
                 options,
-                initial.tags,
-                key=_key("tags"),
+                view.initial("tag"),
+                key=view.key("tag"),
                 label_visibility="collapsed",
                 placeholder="Tags",
                 format_func=lambda tag: escaping.visible(tag, 60),
                 width=175,
             )
+            _groups(answer.tags, before.group)
         st.segmented_control(
             "Show",
-            _WHICH,
-            default=initial.which,
+            [which for which in _WHICH if which not in optional or counts[which] or which == before.which],
+            default=view.initial("show"),
             required=True,
-            key=_key("state"),
+            key=view.key("show"),
             label_visibility="collapsed",
             format_func=lambda which: f"{which} {counts[which]:,}",
             width="content",
@@ -114,17 +138,40 @@ def widgets(answer: FleetResponse) -> Filters:
             "Health",
             [health.value for health in Health],
             selection_mode="multi",
-            default=initial.health,
-            key=_key("health"),
+            default=view.initial("health"),
+            key=view.key("health"),
             label_visibility="collapsed",
             format_func=lambda health: f"{_badge(health).icon} {_badge(health).word} {answer.healths.get(health, 0)}",
             width="content",
         )
+        if options := [*dict.fromkeys([*before.columns, *view.initial("column"), *answer.scalars])]:
+            st.multiselect(
+                "Columns",
+                options,
+                view.initial("column"),
+                key=view.key("column"),
+                label_visibility="collapsed",
+                placeholder="Columns",
+                max_selections=MAX_COLUMNS,
+                format_func=lambda name: escaping.visible(name, 60),
+                help="Scalars that the loops log under names of their own.",
+                width=175,
+            )
     return current()
 
 
-def _key(name: str) -> str:
-    return f"fleet/{name}/{st.session_state.get(_GENERATION, 0)}"
+def _groups(tags: Sequence[str] | dict[str, int], chosen: str) -> None:
+    keys = sorted({tag.partition("=")[0] for tag in tags} | ({chosen} - {_NO_GROUPS}))
+    options = [_NO_GROUPS, *keys]
+    st.selectbox(
+        "Group by",
+        options,
+        options.index(view.initial("group")) if view.initial("group") in options else 0,
+        key=view.key("group"),
+        label_visibility="collapsed",
+        format_func=lambda key: f"by {escaping.visible(key, 40)}" if key else "not grouped",
+        width=150,
+    )
 
 
 def _badge(health: str) -> status.Status:

@@ -8,7 +8,7 @@ from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import heatmap
 from steadynorm_dashboard.charts.layers import MAX_ROWS, blocks
 from steadynorm_dashboard.components.live_chart import live_chart
-from steadynorm_dashboard.data import queries
+from steadynorm_dashboard.data import queries, view
 from steadynorm_dashboard.formatting import escaping
 from steadynorm_dashboard.panels import chart_controls, messages
 
@@ -20,20 +20,21 @@ _MAX_LABEL = 64
 def panel(run_id: str) -> None:
     """Layers × steps, over the range that the charts show."""
     head, which, part = st.columns([2.2, 1, 1], vertical_alignment="center")
-    head.markdown("**Layers** in model order. Click one to open the parameter.")
+    head.header("Layers in model order", anchor=False, help="Click one to open the parameter.")
+    view.hold("map")
     with which:
-        signal = st.segmented_control(
+        picked = st.segmented_control(
             "Show",
             list(heatmap.SIGNALS),
-            default="spike ratio",
+            default=view.default("map", "spike ratio"),
             required=True,
             key=f"{run_id}/heat/signal",
             label_visibility="collapsed",
         )
+    signal = picked or "spike ratio"
     run, error = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
     if run is None:
-        if error is not None:
-            messages.show_error(error)
+        messages.show_error(error)
         return
     viewport = chart_controls.current(run_id, run.step)
     matrix, error = queries.fetch(
@@ -45,8 +46,7 @@ def panel(run_id: str) -> None:
         immutable=viewport.immutable,
     )
     if matrix is None:
-        if error is not None:
-            messages.show_error(error)
+        messages.show_error(error)
         return
     block = None
     if len(matrix.parameters) > MAX_ROWS:
@@ -65,10 +65,13 @@ def panel(run_id: str) -> None:
         events.events if events else [],
         revision=f"{run_id}/{signal}/{viewport.window}/{viewport.zoom}/{block}",
         block=block,
+        x_axis=chart_controls.shown_axis(run_id),
     )
     if figure is None:
         st.caption("No parameter rows yet: the agent sends them every few steps (`detail_every`) and around spikes.")
         return
-    clicked = live_chart(figure, key=f"{run_id}/heat/{signal}/{block}", clicks=True).clicked
+    clicked = live_chart(
+        figure, key=f"{run_id}/heat/{signal}/{block}", name="Map of layers", clicks=True, group=run_id, follows=True
+    ).clicked
     if clicked in matrix.parameters:
         navigation.open_page(run=run_id, parameter=clicked)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-import msgspec
 import streamlit as st
 
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.runs import RevisionState, RunDetail
+from steadynorm_contract.settings import by_name
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 from steadynorm_dashboard.panels import page_header
@@ -54,6 +54,6 @@ def running_settings(run: RunDetail) -> str:
     """The applied settings that differ from the desired ones: `lr_scale 1, spike_limit off (r0)`. Not escaped."""
     if run.desired.revision == run.applied.revision:
         return ""
-    desired, now = msgspec.structs.asdict(run.desired.settings), msgspec.structs.asdict(run.applied.settings)
-    differs = [f"{name} {numbers.setting(now[name])}" for name in now if now[name] != desired[name]]
+    desired, now = by_name(run.desired.settings), by_name(run.applied.settings)
+    differs = [f"{name} {numbers.setting(now[name])}" for name in now if name in desired and now[name] != desired[name]]
     return f"{', '.join(differs) or 'the same values'} (r{run.applied.revision})"

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import shlex
 
 import streamlit as st
 
-from steadynorm_contract.client import ClientError, Conflict, Forbidden, NotFound, ServerUnreachable, Unauthorized
-from steadynorm_contract.discovery import DEFAULT_SERVER
+from steadynorm_contract.client import (
+    ClientError,
+    Conflict,
+    Finding,
+    Forbidden,
+    NotFound,
+    OutcomeUnknown,
+    ServerUnreachable,
+    Unauthorized,
+)
+from steadynorm_contract.discovery import attach_lines
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import escaping
 
 
-def attach_lines(server: str) -> str:
-    """The two lines that connect a training script to `server`."""
-    where = "" if server == DEFAULT_SERVER else f', server="{server}"'
-    return f'import steadynorm\nagent = steadynorm.attach(model, optimizer, run="my-run"{where})'
-
-
 def no_runs() -> None:
     """No run has registered yet."""
-    st.subheader("No runs yet")
+    st.header("No runs yet", anchor=False)
     st.write("Add these two lines to a training script, after the optimizer is created. The run then appears here.")
-    st.code(attach_lines(session.server()), language="python")
+    st.code(attach_lines(session.public_server()), language="python")
     st.write("Or start an example training:")
     st.code("steadynorm demo", language="shell")
 
 
-def show_error(error: ClientError) -> None:
-    """Why a read failed. A rejected token leads to the sign-in form."""
+def show_error(error: ClientError | None) -> None:
+    """Why a read failed, if it did. A rejected token leads to the sign-in form."""
+    if error is None:
+        return
     if isinstance(error, Unauthorized):
         session.forget_token()
         st.rerun()
@@ -58,7 +63,23 @@ def write_error(error: Exception, what: str = "settings") -> str | None:
     if isinstance(error, Unauthorized):
         session.forget_token()
         return None
+    if isinstance(error, OutcomeUnknown):
+        where = "changes" if what == "settings" else what
+        return f"The outcome is unknown: look at the run's {where}. {escaping.markdown(str(error), 600)}"
     return f"Nothing was changed. {escaping.markdown(str(error), 600)}"
+
+
+def outcome(answer: object, what: str = "settings") -> str | None:
+    """The message for what a write of `what` came to, see `Write.answer`. None: it was made."""
+    if isinstance(answer, Finding):
+        return None if answer.made else finding(answer)
+    return write_error(answer, what) if isinstance(answer, Exception) else None
+
+
+def finding(found: Finding) -> str:
+    """What came of a change whose answer was lost."""
+    said = escaping.markdown(found.text[:1].upper() + found.text[1:], 600)
+    return f"{said}." if found.made else f"{said}. Your input is kept: check it, then send it again."
 
 
 def stale_data() -> None:
@@ -79,21 +100,31 @@ def rerun_when_reachable() -> None:
         st.rerun()
 
 
-def sign_in() -> NoReturn:
-    """Ask for a token, and end the page here."""
+def _rerun_when_it_answers() -> None:
+    if session.unreachable() is None:
+        st.rerun()
+
+
+def sign_in() -> None:
+    """Ask for a token; where no server answers, say that instead."""
+    if (absent := session.unreachable()) is not None:
+        show_error(absent)
+        st.fragment(_rerun_when_it_answers, run_every=3)()
+        return
     _, middle, _ = st.columns([1, 2, 1])
     with middle:
-        st.subheader("Sign in")
+        st.header("Sign in", anchor=False)
         if session.token_rejected():
             st.error("The server does not accept this token. It may have been replaced.", icon=":material/key_off:")
         st.write(
             f"The server at {escaping.markdown(session.server())} requires a token.\n\n"
-            "The link printed by `steadynorm up` or `steadynorm server` contains one.\n\n"
-            "For a shared server, ask its administrator, who creates tokens with `steadynorm token new`."
+            "Is it your own, on this machine? This prints a link that signs you in:"
         )
+        run_id = st.query_params.get("run", "")
+        st.code(f"steadynorm link {shlex.quote(run_id)}" if run_id else "steadynorm link", language="shell")
+        st.write("For a shared server, ask its administrator, who creates tokens with `steadynorm token new`.")
         with st.form("sign_in", border=False):
             token = st.text_input("Token", type="password", autocomplete="current-password")
             if st.form_submit_button("Sign in", type="primary") and token.strip():
                 session.sign_in(token)
                 st.rerun()
-    st.stop()

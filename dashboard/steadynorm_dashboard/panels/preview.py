@@ -1,4 +1,4 @@
-"""A dialog that replays the worst parameters with the draft's settings, next to what was recorded."""
+"""A dialog with two answers about changed settings: what they would have done, and what follows from now on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from steadynorm_dashboard.charts.colors import QUIET, RAW, STABILIZED
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.panels import STEPS, Panel, layout
 from steadynorm_dashboard.charts.replay import ROWS, Recorded, Replay, replay, throttled_share
+from steadynorm_dashboard.components.data_table import data_table
 from steadynorm_dashboard.components.live_chart import live_chart
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
-from steadynorm_dashboard.panels import messages
+from steadynorm_dashboard.panels import from_now_on, messages
 
 _WORST = 3
 _COLUMNS = ("raw_norm", "norm_mean", "norm_rms", "scale")
-_NOT_REPLAYABLE = ("mode", "transfer", "reset_generation")
+_NOT_REPLAYABLE = ("mode", "transfer", "clip_norm", "reset_generation")
 
 
 def worst_parameters(parameters: Sequence[ParameterView]) -> list[str]:
@@ -41,46 +42,68 @@ def replay_start(run: RunDetail, entries: Sequence[AuditEntry]) -> int:
     return max(0, run.step - ROWS * run.detail_every, *cuts)
 
 
-@st.dialog("What this change would have done", width="large")
+@st.dialog("Preview", width="large")
 def show(run: RunDetail, draft: Settings) -> None:
     """The dialog."""
+    past, future = st.columns([1, 1], gap="medium")
+    with future:
+        st.subheader("From now on", anchor=False)
+        from_now_on.panel(run, draft, key=f"{run.run_id}/preview/future")
+    with past:
+        st.subheader("Replayed on recorded steps", anchor=False)
+        drawn = _replay(run, draft)
+    if drawn:
+        live_chart(
+            preview_figure(drawn),
+            key=f"{run.run_id}/preview/chart",
+            name="Recorded norms, and those with this change",
+        )
+
+
+def _replay(run: RunDetail, draft: Settings) -> list[tuple[str, Recorded, Replay]]:
     was = run.applied.settings
-    parameters, error = queries.fetch(f"{run.run_id}/parameters", lambda client: client.parameters(run.run_id))
+    parameters, error = queries.fetch(
+        f"{run.run_id}/parameters", lambda client: client.parameters(run.run_id), share="newest"
+    )
     audit, _ = queries.fetch(f"{run.run_id}/audit", lambda client: client.audit(run.run_id))
     if parameters is None or audit is None:
-        if error is not None:
-            messages.show_error(error)
-        return
+        messages.show_error(error)
+        return []
     names, start = worst_parameters(parameters.parameters), replay_start(run, audit.entries)
-    columns = [f"{column}/{name}" for name in names for column in _COLUMNS]
+    columns = ["raw_norm", *(f"{column}/{name}" for name in names for column in _COLUMNS)]
     answer, error = queries.fetch(
         f"{run.run_id}/preview", lambda client: client.series(run.run_id, columns, start=start, points=10_000)
     )
     if answer is None:
-        if error is not None:
-            messages.show_error(error)
-        return
+        messages.show_error(error)
+        return []
     drawn: list[tuple[str, Recorded, Replay]] = []
     for name in names:
-        rows = _rows([answer.series[f"{column}/{name}"] for column in _COLUMNS])
+        rows = _rows([answer.series[f"{column}/{name}"] for column in _COLUMNS], answer.series["raw_norm"])
         if done := replay(rows, was, draft):
             drawn.append((name, rows, done))
     if not drawn:
         st.info("Too few rows are recorded since the last change of mode or reset. Try again later.")
-        return
+        return []
+    steps = drawn[0][2].steps
+    st.markdown(f"Had these settings been in force in steps {steps[0]:,} to {steps[-1]:,}, spikes in them included:")
+    data_table(_summary(drawn, was.eps), key=f"{run.run_id}/preview/past", name="Replayed on recorded steps")
     st.caption(
-        f"The stabilizer's rule, applied to the last recorded norms of the {len(drawn)} parameters with the largest "
-        "spikes: the norms that the optimizer saw, and those that it would have seen. The training itself would also "
-        "have taken another course, and lr_scale has no effect on norms."
+        f"The rule, applied to the recorded norms of the {len(drawn)} parameters with the largest spikes. Recorded → "
+        "with this change; a clip goes by the recorded total norm. The training itself would also have taken another "
+        "course, and lr_scale has no effect on norms."
     )
-    st.dataframe(_summary(drawn, was.eps), hide_index=True, key=f"{run.run_id}/preview/table")
-    live_chart(preview_figure(drawn), key=f"{run.run_id}/preview/chart")
+    return drawn
 
 
-def _rows(series: Sequence[Series]) -> Recorded:
+def _rows(series: Sequence[Series], totals: Series) -> Recorded:
     norm, mean, rms, scale = series
     last = slice(-ROWS, None)
-    return Recorded(norm.step[last], norm.mean[last], mean.mean[last], rms.mean[last], scale.mean[last])
+    known = dict(zip(totals.step, totals.mean, strict=True))
+    return Recorded(
+        norm.step[last], norm.mean[last], mean.mean[last], rms.mean[last], scale.mean[last],
+        [known.get(step) for step in norm.step[last]],
+    )  # fmt: skip
 
 
 def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[dict[str, object]]:
@@ -107,7 +130,7 @@ def _summary(drawn: Sequence[tuple[str, Recorded, Replay]], eps: float) -> list[
 
 
 def preview_figure(drawn: Sequence[tuple[str, Recorded, Replay]]) -> Figure:
-    """A panel per parameter: the raw norm, the norm that the optimizer saw, and the one it would have seen."""
+    """A panel per parameter: the raw norm, the norm that the optimizer saw, and the norm it would have seen."""
     traces: list[Trace] = []
     share = 1.0 / len(drawn)
     stacked = [

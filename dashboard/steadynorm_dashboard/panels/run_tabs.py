@@ -1,30 +1,20 @@
-"""The tabs beneath a run's charts: parameters, changes, events, automation, export."""
+"""The tabs beneath a run's charts: parameters, changes, events, automation, configuration, export."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import streamlit as st
 
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.signals import PARAMETER_SIGNALS
-from steadynorm_dashboard import navigation
-from steadynorm_dashboard.data import queries
-from steadynorm_dashboard.formatting import numbers, tables
+from steadynorm_dashboard.components.data_table import data_table
+from steadynorm_dashboard.data import queries, view
+from steadynorm_dashboard.formatting import tables
 from steadynorm_dashboard.formatting.tables import LARGEST_RATIO
-from steadynorm_dashboard.panels import automation, export, undo
+from steadynorm_dashboard.panels import automation, configuration, export, notes, undo
 
-_SELECTABLE: Any = {"on_select": "rerun", "selection_mode": ["single-row", "single-cell"]}
-
-
-def selected_row(event: Any) -> int | None:
-    """The selected row of a table, or the row of the selected cell. None: nothing is selected."""
-    selection = event.get("selection", {}) if event else {}
-    rows, cells = selection.get("rows") or [], selection.get("cells") or []
-    if rows:
-        return int(rows[0])
-    return int(cells[0][0]) if cells else None
+MAX_EVENTS = 2_000  # as many as the server returns at once
 
 
 @st.fragment(run_every=3)
@@ -34,9 +24,13 @@ def panel(run_id: str) -> None:
         "Parameters": _parameters,
         "Changes": _audit,
         "Events": _events,
+        "Recovery": _recovery,
+        "Notes": notes.tab,
         "Automation": automation.panel,
+        "Configuration": configuration.tab,
         "Export": export.panel,
     }
+    view.hold("tab")
     for tab, part in zip(st.tabs(list(parts), key=f"{run_id}/tab", on_change="rerun"), parts.values(), strict=True):
         if tab.open:
             with tab:
@@ -52,30 +46,20 @@ def _parameters(run_id: str) -> None:
     words = search.text_input(
         "Search parameters", placeholder="Search by name", label_visibility="collapsed", key=f"{run_id}/search"
     )
-    rows = tables.parameter_rows(answer.parameters, words or "")
+    found = tables.found_parameters(answer.parameters, words or "")
     at.caption(
-        f"{len(rows):,} of {len(answer.parameters):,} parameters"
-        + (f", as of step {answer.step:,}" if answer.step is not None else ", no rows recorded yet")
-        + "; click one to open it"
+        f"{len(found):,} of {len(answer.parameters):,} parameters, "
+        + (f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet")
     )
-    picked = st.dataframe(
+    rows = tables.parameter_rows(found)
+    data_table(
         rows,
         key=f"{run_id}/parameters",
-        hide_index=True,
-        height=420,
-        placeholder=numbers.MISSING,
-        column_config={
-            "parameter": st.column_config.TextColumn(width="medium"),
-            "note": st.column_config.TextColumn(width=120),
-            **{
-                of.title: st.column_config.NumberColumn(format="%.4g", help=of.description)
-                for of in (*PARAMETER_SIGNALS, LARGEST_RATIO)
-            },
-        },
-        **_SELECTABLE,
+        name="Parameters",
+        links=[{"run": run_id, "parameter": one.name} for one in found],
+        help={of.title: of.description for of in (*PARAMETER_SIGNALS, LARGEST_RATIO)},
+        sortable=[title for title in (rows or [{}])[0] if title != "shape"],
     )
-    if (row := selected_row(picked)) is not None and row < len(rows):
-        navigation.open_page(run=run_id, parameter=tables.full_name(answer.parameters, str(rows[row]["parameter"])))
 
 
 def _audit(run_id: str) -> None:
@@ -84,22 +68,13 @@ def _audit(run_id: str) -> None:
         st.caption("The settings have not been changed yet.")
         return
     pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
-    st.caption(f"{len(answer.entries):,} changes, {pending} pending; click one to open it")
-    picked = st.dataframe(
+    st.caption(f"{len(answer.entries):,} changes, {pending} pending")
+    data_table(
         tables.audit_rows(answer.entries, time.time(), st.context.timezone),
         key=f"{run_id}/audit",
-        hide_index=True,
-        column_config={
-            "revision": st.column_config.TextColumn(width=70),
-            "when": st.column_config.TextColumn(width=85),
-            "state": st.column_config.TextColumn(width=190),
-            "before → after": st.column_config.TextColumn(width=210),
-            "who": st.column_config.TextColumn(width=85),
-        },
-        **_SELECTABLE,
+        name="Changes",
+        links=[{"run": run_id, "change": str(entry.revision)} for entry in answer.entries],
     )
-    if (at := selected_row(picked)) is not None and at < len(answer.entries):
-        navigation.open_page(run=run_id, change=str(answer.entries[at].revision))
     run, _ = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
     if run is not None:
         undo.panel(run, answer.entries)
@@ -110,19 +85,40 @@ def _events(run_id: str) -> None:
     if answer is None or not answer.events:
         st.caption("No events yet.")
         return
-    st.caption("Click an event to open what the flight recorder stored around it.")
-    picked = st.dataframe(
+    st.caption("Open an event to see what the flight recorder stored around it.")
+    data_table(
         tables.event_rows(answer.events, time.time(), st.context.timezone),
         key=f"{run_id}/events",
-        hide_index=True,
-        column_config={
-            "when": st.column_config.TextColumn(width=85),
-            "step": st.column_config.NumberColumn(format="localized", width=85),
-            "event": st.column_config.TextColumn(width=85),
-            "what happened": st.column_config.TextColumn(width=590),
-            "value": st.column_config.NumberColumn(format="%.4g", width=75),
-        },
-        **_SELECTABLE,
+        name="Events",
+        links=[{"run": run_id, "incident": event.id} for event in answer.events],
+        linked="what happened",
+        sortable=("step", "event", "value", "parameter", "batch"),
     )
-    if (at := selected_row(picked)) is not None and at < len(answer.events):
-        navigation.open_page(run=run_id, incident=answer.events[at].id)
+
+
+def _recovery(run_id: str) -> None:
+    run, _ = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
+    answer, _ = queries.fetch(
+        f"{run_id}/recoveries", lambda client: client.events(run_id, limit=MAX_EVENTS), share="newest"
+    )
+    known = run.recovery if run is not None else None
+    if known is None:
+        st.caption("No snapshots are kept: pass recovery=steadynorm.Recovery() to attach().")
+    elif run is not None:
+        kept = ", ".join(f"{step:,}" for step in known.snapshots) or f"none yet, one is taken every {known.every_steps}"
+        left = f"{known.budget_left} automatic rollbacks left"
+        st.caption(f"Mode {run.applied.settings.recovery}; snapshots of steps {kept}; {left}.")
+        if unmet := tables.detector_rows(known.detectors, [each.name for each in run.scalars]):
+            st.caption("Detectors that have seen no value yet:")
+            data_table(unmet, key=f"{run_id}/detectors", name="Detectors")
+    found = [] if answer is None else [event for event in answer.events if event.kind in tables.RECOVERIES]
+    if found:
+        data_table(
+            tables.recovery_rows(found, time.time(), st.context.timezone),
+            key=f"{run_id}/recoveries",
+            name="Recovery",
+            links=[{"run": run_id, "incident": event.id} for event in found],
+            sortable=("from", "to"),
+        )
+    elif known is not None:
+        st.caption("Nothing has been rolled back.")

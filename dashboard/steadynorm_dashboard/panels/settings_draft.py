@@ -5,18 +5,19 @@ Pure: `settings` shows a draft and sends it.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
+from steadynorm_contract.knobs import Knob
 from steadynorm_contract.rule import spike_ceiling
-from steadynorm_contract.settings import SettingsError, merge
+from steadynorm_contract.settings import SettingsError, by_name, merge
 from steadynorm_contract.telemetry import Desired
 
-FIELDS = ("mode", "gamma1", "gamma2", "spike_limit", "eps", "lr_scale", "transfer")
-"""The settings on the panel, in order."""
+FIELDS = ("mode", "gamma1", "gamma2", "spike_limit", "spike_fade", "eps", "lr_scale", "transfer", "clip_norm")
+"""The settings on the panel of every run, in order."""
+
+LATER_FIELDS = ("lr", "detail_every")
+"""Those of runs whose agents have them."""
 
 DECAYS = (
     *(0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998),
@@ -33,21 +34,39 @@ class Draft:
     values: dict[str, object]
     rejected: dict[str, tuple[object, str]] = field(default_factory=dict)
     """By field: a value, and why the server rejected it."""
+    knobs: Sequence[Knob] | None = None
+    """That the run declares; None: its agent has none of LATER_FIELDS either."""
 
     @classmethod
-    def of(cls, base: Desired) -> Draft:
+    def of(cls, base: Desired, knobs: Sequence[Knob] | None = None) -> Draft:
         """A draft without edits."""
-        return cls(base, {name: getattr(base.settings, name) for name in FIELDS})
+        made = cls(base, {}, knobs=knobs)
+        made.values = {name: value for name, value in by_name(base.settings).items() if name in made.fields}
+        return made
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The settings on the panel, in order."""
+        if self.knobs is None:
+            return FIELDS
+        return (*FIELDS, *LATER_FIELDS, *(knob.setting for knob in self.knobs))
+
+    def otherwise(self, name: str) -> float | None:
+        """What a setting that may be off is when it is switched on; None: it has no switch."""
+        if name == "lr":
+            return 1e-3
+        return next((knob.default for knob in self.knobs or () if knob.own and knob.setting == name), None)
 
     def changes(self) -> dict[str, object]:
         """The edited settings, as they are sent."""
-        return {name: value for name, value in self.values.items() if value != getattr(self.base.settings, name)}
+        now = by_name(self.base.settings)
+        return {name: value for name, value in self.values.items() if value != now.get(name, value)}
 
     def errors(self) -> dict[str, str]:
         """By field, the rule it breaks and what to do. An error from the server persists until the value changes."""
         rejected = {name: why for name, (value, why) in self.rejected.items() if self.values.get(name) == value}
         try:
-            merge(self.base.settings, self.changes())
+            merge(self.base.settings, self.changes(), self.knobs or [])
         except SettingsError as error:
             return {one.field: one.message for one in error.errors} | rejected
         return rejected
@@ -63,11 +82,14 @@ def ceiling(values: Mapping[str, object]) -> float | None:
     return spike_ceiling(gamma1, gamma2)
 
 
-def nearest_stop(decay: float | None) -> float:
-    """The slider stop nearest to `decay` by half-life; the last one if the decay is not valid."""
-    if decay is None or not 0 <= decay < 1:
-        return DECAYS[-1]
-    return min(DECAYS, key=lambda stop: abs(math.log((1 - stop) / (1 - decay))))
+def slider_stops(decay: float | None) -> tuple[float, ...]:
+    """The stops of a slider that shows `decay`: the usual ones, and this very value."""
+    return tuple(sorted({*DECAYS, slider_value(decay)}))
+
+
+def slider_value(decay: float | None) -> float:
+    """The value that the slider shows: `decay`; the last stop if that is not valid."""
+    return DECAYS[-1] if decay is None or not 0 <= decay < 1 else decay
 
 
 def rebased(draft: Draft, base: Desired) -> tuple[Draft, dict[str, tuple[object, object]]]:
@@ -76,7 +98,7 @@ def rebased(draft: Draft, base: Desired) -> tuple[Draft, dict[str, tuple[object,
     Edited settings keep the visitor's values, the others get the new ones: no edit is lost and no change reverted.
     """
     edited = draft.changes()
-    before = msgspec.structs.asdict(draft.base.settings)
-    after = msgspec.structs.asdict(base.settings)
-    theirs = {name: (before[name], after[name]) for name in after if before[name] != after[name]}
-    return Draft(base, {name: edited.get(name, after[name]) for name in FIELDS}), theirs
+    before, after = by_name(draft.base.settings), by_name(base.settings)
+    theirs = {name: (before[name], after[name]) for name in after if name in before and before[name] != after[name]}
+    values = {name: edited.get(name, after[name]) for name in draft.fields if name in after}
+    return Draft(base, values, knobs=draft.knobs), theirs

@@ -1,20 +1,23 @@
 """The widgets of the settings panel, each with its error beneath.
 
-Their values are in the session state under `{run_id}/{setting}`; `settings` reads and writes them there.
+Their values are in the session state under `{run_id}/{setting}`, see `components.inputs`; `settings` reads them there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
 
 from steadynorm_contract.changes import PRESETS
+from steadynorm_contract.clipping import AUTO
+from steadynorm_contract.knobs import Knob, KnobKind, is_allowed, is_knob
 from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.settings import Mode, Transfer
+from steadynorm_dashboard.components import inputs
 from steadynorm_dashboard.formatting import escaping, numbers
-from steadynorm_dashboard.panels.settings_draft import DECAYS, nearest_stop
+from steadynorm_dashboard.panels.settings_draft import slider_stops, slider_value
 
 _DEFAULT_SPIKE_LIMIT = PRESETS["robust"]["spike_limit"]
 """The value when the switch is turned on for the first time."""
@@ -31,7 +34,7 @@ class Fields:
 
     def allowed(self, name: str) -> bool:
         """Whether the job allows changes of `name`."""
-        return self._run.allow is None or name in self._run.allow
+        return is_allowed(name, self._run.allow)
 
     def _disabled(self, name: str) -> bool:
         return self._locked or not self.allowed(name)
@@ -48,24 +51,41 @@ class Fields:
 
     def mode(self) -> None:
         """The stabilizer's mode."""
-        st.segmented_control(
+        self._choice(
             "mode",
-            [mode.value for mode in Mode],
-            key=self._key("mode"),
-            required=True,
-            disabled=self._disabled("mode"),
-            help=self._help(
-                "off: nothing is measured. observe: norms are measured, gradients are not modified. stabilize: "
-                "gradients keep their direction, and their magnitude is replaced.",
-                "mode",
-            ),
+            Mode,
+            "off: nothing is measured. observe: norms are measured, gradients are not modified. clip: measured, too, "
+            "and where the total norm is above clip_norm all gradients are reduced alike. stabilize: gradients keep "
+            "their direction, and their magnitude is replaced.",
         )
-        self._error("mode")
+
+    def clip_norm(self) -> None:
+        """The limit of mode `clip`: a number, or auto."""
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            automatic = st.toggle(
+                "clip_norm auto",
+                value=inputs.value(self._key("clip_norm/auto")),
+                key=inputs.key(self._key("clip_norm/auto")),
+                disabled=self._disabled("clip_norm"),
+                help=self._help("Mode clip: a limit from recent total norms. Off: this total norm.", "clip_norm"),
+                width="content",
+            )
+            st.number_input(
+                "clip_norm",
+                value=inputs.value(self._key("clip_norm")),
+                key=inputs.key(self._key("clip_norm")),
+                step=0.1,
+                format="%.7g",
+                label_visibility="collapsed",
+                disabled=automatic or self._disabled("clip_norm"),
+                width=_NUMBER_PX,
+            )
+        self._error("clip_norm")
 
     def presets(self) -> None:
         """A button for each preset; the one that the panel shows is disabled."""
-        shown = {name: st.session_state[self._key(name)] for name in ("gamma1", "gamma2", "spike_limit")}
-        if not st.session_state[self._key("spike_limit/on")]:
+        shown = {name: inputs.value(self._key(name)) for name in ("gamma1", "gamma2", "spike_limit", "spike_fade")}
+        if not inputs.value(self._key("spike_limit/on")):
             shown["spike_limit"] = None
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(":small[preset]", help="Named settings: a click fills them in. Nothing is sent before Apply.")
@@ -82,32 +102,32 @@ class Fields:
     def decay(self, name: str, words: str) -> None:
         """gamma1 or gamma2: a number input for any value, its half-life, and a slider over useful values."""
         key = self._key(name)
-        inputs = LinkedInputs.of(key)
+        linked = LinkedInputs.of(key)
         value, memory = st.columns([1.15, 1], gap="small", vertical_alignment="top")
         value.number_input(
             name,
-            key=inputs.number,
-            value=inputs.number_initial,
+            key=linked.number,
+            value=linked.decay,
             step=0.001,
             format="%.7g",
             disabled=self._disabled(name),
             help=self._help(words + " 0 ≤ decay < 1.", name),
             on_change=_typed,
-            args=(key, inputs.number),
+            args=(key, linked.number),
         )
         with memory.container(gap="xxsmall"):
-            valid = inputs.decay is not None and 0 <= inputs.decay < 1
-            st.caption(numbers.half_life(inputs.decay) if inputs.decay is not None and valid else numbers.MISSING)
+            valid = linked.decay is not None and 0 <= linked.decay < 1
+            st.caption(numbers.half_life(linked.decay) if linked.decay is not None and valid else numbers.MISSING)
             st.select_slider(
                 f"{name} slider",
-                DECAYS,
-                value=inputs.slider_initial,
-                key=inputs.slider,
+                slider_stops(linked.slider_initial),
+                value=linked.slider_initial,
+                key=linked.slider,
                 format_func=numbers.setting,
                 label_visibility="collapsed",
                 disabled=self._disabled(name),
                 on_change=_slid,
-                args=(key, inputs.slider),
+                args=(key, linked.slider),
             )
         self._error(name)
 
@@ -117,71 +137,150 @@ class Fields:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             limited = st.toggle(
                 "spike_limit",
-                key=self._key("spike_limit/on"),
+                value=inputs.value(self._key("spike_limit/on")),
+                key=inputs.key(self._key("spike_limit/on")),
                 disabled=self._disabled("spike_limit"),
                 help=self._help(words, "spike_limit"),
                 width="content",
             )
             st.number_input(
                 "spike_limit ratio",
-                key=self._key("spike_limit"),
+                value=inputs.value(self._key("spike_limit")),
+                key=inputs.key(self._key("spike_limit")),
                 step=1.0,
                 format="%.7g",
                 label_visibility="collapsed",
                 disabled=not limited or self._disabled("spike_limit"),
                 width=_NUMBER_PX,
             )
+            st.toggle(
+                "spike_fade",
+                value=inputs.value(self._key("spike_fade")),
+                key=inputs.key(self._key("spike_fade")),
+                disabled=not limited or self._disabled("spike_fade"),
+                help=self._help(
+                    "A step above the limit also counts less: at twice the limit a quarter, at ten times a hundredth. "
+                    "A rise that lasts counts in full after some ten steps.",
+                    "spike_fade",
+                ),
+                width="content",
+            )
         self._error("spike_limit")
+        self._error("spike_fade")
 
     def rest(self) -> None:
         """The settings that rarely change."""
-        st.number_input(
-            "lr_scale",
-            key=self._key("lr_scale"),
-            step=0.1,
-            format="%.7g",
-            disabled=self._disabled("lr_scale"),
-            help=self._help(
-                "Factor on every learning rate, 0 to 10. Learning rate schedulers are not affected.", "lr_scale"
-            ),
+        self._number(
+            "lr_scale", 0.1, "Factor on every learning rate, 0 to 10. Learning rate schedulers are not affected."
         )
-        self._error("lr_scale")
-        st.number_input(
-            "eps",
-            key=self._key("eps"),
-            step=1e-12,
-            format="%.7g",
-            disabled=self._disabled("eps"),
-            help=self._help("Added to the RMS norm before dividing by it, in the gradient's unit.", "eps"),
-        )
-        self._error("eps")
-        st.segmented_control(
+        if self._run.knobs is not None:
+            self._switched(
+                "lr",
+                1e-4,
+                "The first parameter group steps with this rate, the others in proportion; schedulers go on unseen. "
+                "Off: the program's own rates.",
+            )
+            self._number("detail_every", 1, "Steps between two records of per-parameter rows, 1 to 1,000.")
+        self._number("eps", 1e-12, "Added to the RMS norm before dividing by it, in the gradient's unit.")
+        self._choice(
             "transfer",
-            [transfer.value for transfer in Transfer],
-            key=self._key("transfer"),
-            required=True,
-            disabled=self._disabled("transfer"),
-            help=self._help(
-                "bumpless: the gradient's scale is preserved when the mode changes. plain: the rule as in the paper.",
-                "transfer",
-            ),
+            Transfer,
+            "bumpless: the gradient's scale is preserved when the mode changes. plain: the rule as in the paper.",
         )
-        self._error("transfer")
+        self.clip_norm()
+
+    def knobs(self, declared: Sequence[Knob]) -> None:
+        """A slider over each knob's range, a number for any value, and a switch where it may be off."""
+        for knob in declared:
+            unit = f" ({knob.unit})" if knob.unit else ""
+            words = escaping.markdown(f"{knob.sentence} {knob.low:g} to {knob.high:g}{unit}.".strip(), 400)
+            if knob.own:
+                self._switched(knob.setting, float(_step(knob)), words, slider=knob)
+            else:
+                self._number(knob.setting, float(_step(knob)), words, slider=knob)
+
+    def _switched(self, name: str, step: float, words: str, slider: Knob | None = None) -> None:
+        """A setting that may be off."""
+        on = st.toggle(
+            _label(name),
+            value=inputs.value(self._key(f"{name}/on")),
+            key=inputs.key(self._key(f"{name}/on")),
+            disabled=self._disabled(name),
+            help=self._help(words, name),
+        )
+        self._number(name, step, words, slider=slider, off=not on)
+
+    def _slider(self, knob: Knob, off: bool) -> None:
+        whole = int if knob.kind is KnobKind.INTEGER else float
+        if max(abs(knob.low), abs(knob.high)) >= 2**53:
+            return  # a browser's slider cannot
+        key, now = self._key(f"{knob.setting}/slider"), inputs.value(self._key(knob.setting))
+        inputs.put(key, whole(min(max(knob.default if now is None else now, knob.low), knob.high)))
+        st.slider(
+            f"{_label(knob.setting)} slider",
+            whole(knob.low),
+            whole(knob.high),
+            value=inputs.value(key),
+            step=whole(_step(knob)),
+            key=inputs.key(key),
+            format="%.6g" if whole is float else "%d",
+            label_visibility="collapsed",
+            disabled=off or self._disabled(knob.setting),
+            on_change=_moved,
+            args=(key, self._key(knob.setting)),
+        )
+
+    def _choice(self, name: str, of: type[Mode | Transfer], words: str) -> None:
+        st.segmented_control(
+            name,
+            [one.value for one in of],
+            default=inputs.value(self._key(name)),
+            key=inputs.key(self._key(name)),
+            required=True,
+            disabled=self._disabled(name),
+            help=self._help(words, name),
+        )
+        self._error(name)
+
+    def _number(self, name: str, step: float, words: str, *, slider: Knob | None = None, off: bool = False) -> None:
+        st.number_input(
+            _label(name),
+            value=inputs.value(self._key(name)),
+            key=inputs.key(self._key(name)),
+            step=step,
+            format="%.7g" if isinstance(step, float) else "%d",
+            disabled=off or self._disabled(name),
+            help=self._help(words, name),
+        )
+        if slider is not None:
+            self._slider(slider, off)
+        self._error(name)
+
+
+def _label(name: str) -> str:
+    return escaping.markdown(name) if is_knob(name) else name
+
+
+def _step(knob: Knob) -> float:
+    """Of a slider: a hundredth of the range."""
+    step = (knob.high - knob.low) / 100
+    return max(1, round(step)) if knob.kind is KnobKind.INTEGER else step
+
+
+def _moved(slider: str, name: str) -> None:
+    inputs.put(name, float(inputs.value(slider)))
 
 
 @dataclass(slots=True)
 class LinkedInputs:
-    """The number input and the slider of one decay: two widgets for one value.
+    """The number input and the slider of one decay: two widgets for one value, as in `components.inputs`.
 
-    The browser sends the values of all widgets with each request, also those from before the newest response. If the
-    value of one widget were set when the other is used, such a late value would look like a new input and overwrite the
-    other's. So no widget's value is ever set: when one is used, the other is replaced by a new widget with another key
-    and the right initial value, and late values of the old one are ignored. The one in use keeps the focus.
+    When one is used, the other is replaced by a new widget with another key, and late values of the old one are
+    ignored. The one in use keeps the focus.
     """
 
     key: str
     decay: float | None
-    number_initial: float | None
     slider_initial: float
     numbers: int = 0
     sliders: int = 0
@@ -200,21 +299,29 @@ class LinkedInputs:
     def of(cls, key: str) -> LinkedInputs:
         """The widgets of the value under `key`; new ones if another part of the panel has set it."""
         decay: float | None = st.session_state[key]
-        inputs: LinkedInputs | None = st.session_state.get(f"{key}/inputs")
-        if inputs is None:
-            inputs = cls(key, decay, decay, nearest_stop(decay))
-        elif inputs.decay != decay:
-            inputs = cls(key, decay, decay, nearest_stop(decay), inputs.numbers + 1, inputs.sliders + 1)
-        st.session_state[f"{key}/inputs"] = inputs
-        return inputs
+        linked: LinkedInputs | None = st.session_state.get(f"{key}/inputs")
+        if linked is None:
+            linked = cls(key, decay, slider_value(decay))
+        elif linked.decay != decay:
+            linked = cls(key, decay, slider_value(decay), linked.numbers + 1, linked.sliders + 1)
+        elif linked.slider not in st.session_state:  # the page was left meanwhile
+            linked.slider_initial = slider_value(decay)
+        st.session_state[f"{key}/inputs"] = linked
+        return linked
 
 
-def put(run_id: str, name: str, value: object) -> None:
-    """Show this value of a setting in the panel."""
+def put(run_id: str, name: str, value: object, otherwise: float | None = None) -> None:
+    """Show this value of a setting in the panel. otherwise: with a switch, the value when it is switched on."""
+    if otherwise is not None:
+        inputs.put(f"{run_id}/{name}/on", value is not None)
+        value = inputs.value(f"{run_id}/{name}", otherwise) if value is None else value
     if name == "spike_limit":
-        st.session_state[f"{run_id}/spike_limit/on"] = value is not None
+        inputs.put(f"{run_id}/spike_limit/on", value is not None)
         value = _DEFAULT_SPIKE_LIMIT if value is None else value
-    st.session_state[f"{run_id}/{name}"] = value.value if isinstance(value, Mode | Transfer) else value
+    if name == "clip_norm":
+        inputs.put(f"{run_id}/clip_norm/auto", value == AUTO)
+        value = 1.0 if value == AUTO else value
+    inputs.put(f"{run_id}/{name}", value.value if isinstance(value, Mode | Transfer) else value)
 
 
 def _fill(run_id: str, settings: Mapping[str, object]) -> None:
@@ -223,14 +330,14 @@ def _fill(run_id: str, settings: Mapping[str, object]) -> None:
 
 
 def _typed(key: str, number: str) -> None:
-    inputs: LinkedInputs = st.session_state[f"{key}/inputs"]
-    if number == inputs.number:
-        inputs.decay = st.session_state[key] = st.session_state[number]
-        inputs.sliders, inputs.slider_initial = inputs.sliders + 1, nearest_stop(inputs.decay)
+    linked: LinkedInputs = st.session_state[f"{key}/inputs"]
+    if number == linked.number:
+        linked.decay = st.session_state[key] = st.session_state[number]
+        linked.sliders, linked.slider_initial = linked.sliders + 1, slider_value(linked.decay)
 
 
 def _slid(key: str, slider: str) -> None:
-    inputs: LinkedInputs = st.session_state[f"{key}/inputs"]
-    if slider == inputs.slider:
-        inputs.decay = st.session_state[key] = st.session_state[slider]
-        inputs.numbers, inputs.number_initial = inputs.numbers + 1, inputs.decay
+    linked: LinkedInputs = st.session_state[f"{key}/inputs"]
+    if slider == linked.slider:
+        linked.decay = st.session_state[key] = st.session_state[slider]
+        linked.numbers += 1

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-import msgspec
 import streamlit as st
 
 from steadynorm_contract.audit import AuditEntry, revert_to
-from steadynorm_contract.client import ClientError
 from steadynorm_contract.runs import RunDetail
+from steadynorm_contract.settings import by_name
+from steadynorm_dashboard.components import inputs
 from steadynorm_dashboard.data import session
 from steadynorm_dashboard.formatting import changes as change_text
-from steadynorm_dashboard.panels import messages
+from steadynorm_dashboard.panels import messages, writes
 
 
 def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
@@ -28,6 +29,8 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
     with st.expander("Undo", icon=":material/undo:"):
         if locked:
             st.info(session.read_only_reason(), icon=":material/lock:")
+        writing = f"{run.run_id}/undo/write"
+        writes.collect(writing)
         which, why, go = st.columns([1, 2, 0.8], vertical_alignment="bottom")
         revision = which.selectbox(
             "Back to",
@@ -41,7 +44,8 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
         changes = revert_to(revision, run.desired.settings, entries)
         reason = why.text_input(
             "Reason",
-            key=f"{run.run_id}/undo/reason",
+            value=inputs.value(f"{run.run_id}/undo/reason", ""),
+            key=inputs.key(f"{run.run_id}/undo/reason"),
             placeholder="recorded in the audit log",
             max_chars=400,
             disabled=locked,
@@ -51,16 +55,17 @@ def panel(run: RunDetail, entries: Sequence[AuditEntry]) -> None:
             key=f"{run.run_id}/undo/go",
             type="primary",
             width="stretch",
-            disabled=locked or not changes,
+            disabled=locked or not changes or writes.is_busy(writing),
             on_click=_send,
             args=(run.run_id, run.desired.revision, revision, changes, reason),
         )
+        writes.follow(writing)
         if changes is None:
             st.caption("The stored audit log does not reach back that far. Set the values in the panel instead.")
         elif not changes:
             st.caption("The settings are already the same.")
         else:
-            st.markdown(change_text.change_lines(msgspec.to_builtins(run.desired.settings), changes.items()))
+            st.markdown(change_text.change_lines(by_name(run.desired.settings), changes.items()))
         if message := st.session_state.get(f"{run.run_id}/undo/message"):
             st.warning(message)
 
@@ -70,11 +75,16 @@ def _send(run_id: str, revision: int, earlier: int, changes: dict[str, object], 
     if client is None:
         return
     back = f"back to r{earlier}" if earlier else "back to the settings as registered"
-    message = None
-    try:
-        client.change(run_id, changes, revision=revision, reason=f"{back}: {reason}" if reason else back)
-    except ClientError as error:
-        message = messages.write_error(error)
-    else:
-        st.session_state[f"{run_id}/undo/reason"] = ""
+    why = f"{back}: {reason}" if reason else back
+    writes.start(
+        f"{run_id}/undo/write",
+        lambda: client.change(run_id, changes, revision=revision, reason=why),
+        partial(_sent, run_id),
+    )
+
+
+def _sent(run_id: str, answer: object) -> None:
+    message = messages.outcome(answer)
+    if message is None and not isinstance(answer, Exception):
+        inputs.put(f"{run_id}/undo/reason", "")
     st.session_state[f"{run_id}/undo/message"] = message  # shown until the next attempt

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import expect
+import pytest
+import urllib3
+from playwright.sync_api import Browser, expect
 
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
+from steadynorm_dashboard.components import plotly_bundle
 
 if TYPE_CHECKING:
     from tests.support.browser import Visit
-    from tests.support.dashboard import ScriptedRun
+    from tests.support.dashboard import ScriptedRun, StartRun
 
 OPERATOR = "operator-token-for-tests"
+
+
+@pytest.fixture
+def visit(server: LocalStack, regular: Visit) -> Iterator[Visit]:
+    """A visitor of all of these tests, whose last page does not go on beside the next test."""
+    yield regular
+    regular.page.goto("about:blank")
 
 
 def test_an_operator_opens_a_run_changes_gamma2_and_reads_when_it_was_applied(
@@ -83,7 +100,7 @@ def test_what_is_typed_and_clicked_stays_however_fast(visit: Visit, server: Loca
     slider.focus()
     for _ in range(3):
         slider.press("ArrowRight")
-    expect(gamma2).to_have_value("0.9995")  # from 0.995, the stop nearest to 0.994: 0.998, 0.999, 0.9995
+    expect(gamma2).to_have_value("0.999")  # from 0.994 itself: 0.995, 0.998, 0.999
     expect(slider).to_be_focused()
 
 
@@ -118,3 +135,60 @@ def test_the_way_back_leads_to_the_list(visit: Visit, server: LocalStack, live_r
     page.go_back()
     expect(page.get_by_role("heading", name="<img src=x onerror=alert(1)>")).to_be_visible()
     assert urlsplit(page.url).query == f"run={live_run.run_id}"
+
+
+def test_from_the_fleet_to_a_run_that_is_no_longer_throttled_in_three_clicks(
+    visit: Visit, server: LocalStack, start_run: StartRun, record_property: Any
+) -> None:
+    run = start_run("on call", steps=430, batch_id="shard-006/37")  # it spiked at 420 and before
+    page = visit.page
+    page.goto(launch.link(server.dashboard, token=OPERATOR))
+    link = page.locator(".steadynorm-fleet tbody").get_by_role("link", name="on call", exact=True)
+    expect(link).to_be_visible()
+    began = time.monotonic()
+    link.click()  # 1
+    expect(
+        page.get_by_text(re.compile(r"updates are [\d.]+ times too small, for about [\d,]+ more steps"))
+    ).to_be_visible()
+    page.get_by_role("button", name="Reset statistics").first.click()  # 2
+    expect(page.get_by_text("Throttling ends at once").first).to_be_visible()
+    page.get_by_role("button", name="Reset statistics now").first.click()  # 3
+    expect(page.get_by_text("statistics reset").first).to_be_visible()
+    run.send(5)  # it reads the change here,
+    run.send(125)  # and is calm: no spike for 100 steps, and none in the statistics
+    expect(page.get_by_text(re.compile("Calm.*: last spike"))).to_be_visible()
+    record_property("seconds", round(time.monotonic() - began, 1))
+    expect(page.get_by_text("times too small")).to_have_count(0)
+    assert server.client().run(run.run_id).applied.settings.reset_generation == 1
+
+
+@pytest.fixture
+def evil(server: LocalStack, tmp_path: Path) -> Iterator[str]:
+    """Address of a page of another origin that shows the dashboard in a frame."""
+    (tmp_path / "index.html").write_text(f"<iframe src='{launch.link(server.dashboard)}'></iframe>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as site:
+        thread = threading.Thread(target=site.serve_forever)
+        thread.start()
+        yield f"http://localhost:{site.server_port}/"
+        site.shutdown()
+        thread.join()
+
+
+def test_no_other_page_can_show_the_dashboard_in_a_frame(browser: Browser, evil: str) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        with page.expect_console_message(lambda message: "frame-ancestors 'none'" in message.text):
+            page.goto(evil)
+        assert page.frames[-1] != page.main_frame
+        page.frames[-1].wait_for_url(re.compile("^chrome-error:"), wait_until="commit")
+
+
+def test_every_answer_has_security_headers(server: LocalStack) -> None:
+    base = server.dashboard.rstrip("/")
+    for path in ("/", "/_stcore/health", "/no-such-file.js", f"/{plotly_bundle.ADDRESS}"):
+        for _ in range(2):  # the second one of a file is from memory
+            headers = urllib3.request("GET", base + path).headers
+            assert "frame-ancestors 'none'" in headers["content-security-policy"], path
+            assert headers["x-frame-options"] == "DENY"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"

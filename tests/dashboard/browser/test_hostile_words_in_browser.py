@@ -123,7 +123,7 @@ def test_on_the_page_of_a_run(visit: Visit, server: LocalStack, hostile: Hostile
     )
     for tab in ("Changes", "Events"):
         page.get_by_role("tab", name=tab).click()
-        harmless(visit, page.get_by_test_id("stDataFrame"))
+        harmless(visit, page.get_by_role("table", name=tab))
 
 
 def test_on_the_page_of_a_run_that_refused_a_change_and_failed(

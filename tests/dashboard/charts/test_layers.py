@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
+import pytest
 
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.series import Heatmap, Series
-from steadynorm_dashboard.charts import heatmap, incident_analysis, parameter
+from steadynorm_dashboard.charts import heatmap, incident_analysis, parameter, run
+from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.charts.incident import incident_figure
 from steadynorm_dashboard.charts.layers import MAX_ROWS, block_of, blocks, layers, worst_rows
-from steadynorm_dashboard.panels.run_tabs import selected_row
+from steadynorm_dashboard.charts.panels import MAP_LEFT_PX
 
 PARTS = ("attention.q", "attention.k", "attention.v", "attention.out", "mlp.up", "mlp.down")
 LARGE = ["embedding.weight", *(f"blocks.{at}.{part}.weight" for at in range(48) for part in PARTS), "head.weight"]
@@ -71,7 +73,24 @@ def test_a_shared_row_shows_its_worst_member_and_says_which() -> None:
 
 def test_one_block_alone_shows_its_parameters() -> None:
     figure = drawn(heatmap.heatmap_figure(matrix([[1.0]] * len(LARGE), LARGE), revision="r", block="blocks.7"))
-    assert figure["layout"]["yaxis"]["ticktext"] == [f"blocks.7.{part}.weight" for part in PARTS]
+    shown = [f"blocks.7.{part}" for part in PARTS]
+    shown[3] = "…cks.7.attention.out"  # as much as fits of what distinguishes the rows
+    assert figure["layout"]["yaxis"]["ticktext"] == shown
+
+
+def test_the_map_is_on_the_axis_of_the_charts_and_follows_their_zoom() -> None:
+    heat = matrix([[1.0, 2.0, 3.0]], ["a"])
+    axis = Axis(XAxis.ELAPSED, heat.step, [0.0, 5.0, 10.0])
+    figure = drawn(heatmap.heatmap_figure(heat, revision="r", x_axis=axis))
+    assert figure["data"][0]["x"][1] == pytest.approx(axis.x(heat.step[1] - 0.5))
+    assert figure["layout"]["xaxis"]["title"]["text"].startswith("time since the run started")
+    assert figure["layout"]["xaxis"]["fixedrange"]
+    charts = run.run_figure(
+        {"loss": Series([0, 1], [1, 1], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0])}, [], [], revision="r", left_px=MAP_LEFT_PX
+    )
+    assert charts is not None
+    margins = [{side: of["margin"][side] for side in "lr"} for of in (figure["layout"], charts.layout)]
+    assert margins[0] == margins[1]
 
 
 def test_a_name_that_would_be_markup_is_drawn_as_it_is_written() -> None:
@@ -79,7 +98,9 @@ def test_a_name_that_would_be_markup_is_drawn_as_it_is_written() -> None:
     event = Event(id="1", kind=EventKind.NONFINITE, step=100, time=0.0, message="", parameter=evil, value=1.0)
     figure = drawn(heatmap.heatmap_figure(matrix([[None, 2.0]], [evil]), [event], revision="r"))
     assert len(figure["data"]) == 2
-    words = [figure["data"][0]["text"][0][0], figure["data"][1]["text"][0], *figure["layout"]["yaxis"]["ticktext"]]
+    words = [figure["data"][0]["text"][0][0], figure["data"][1]["text"][0]]
+    (label,) = figure["layout"]["yaxis"]["ticktext"]
+    assert label == "…x onerror=alert(1)&gt;"
     assert all("<img" not in each and "&lt;img" in each for each in words)
 
 
@@ -124,10 +145,3 @@ def test_a_histogram_counts_every_finite_step_once() -> None:
     figure = drawn(parameter.histogram(norms))
     assert sum(figure["data"][0]["y"]) == 6
     assert parameter.histogram(Series([0, 1], [1, 1], [], [3.0, 3.0], [])) is None
-
-
-def test_a_click_on_any_cell_of_a_row_chooses_it() -> None:
-    assert selected_row({"selection": {"rows": [], "columns": [], "cells": [[4, "parameter"]]}}) == 4
-    assert selected_row({"selection": {"rows": [2], "columns": [], "cells": []}}) == 2
-    assert selected_row({"selection": {"rows": [], "columns": [], "cells": []}}) is None
-    assert selected_row(None) is None

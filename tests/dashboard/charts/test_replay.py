@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
+from steadynorm_contract.clipping import clip_factor
 from steadynorm_contract.rule import TensorState, advance
 from steadynorm_contract.settings import Mode, Settings
 from steadynorm_dashboard.charts.replay import Recorded, replay, throttled_share
@@ -50,6 +52,44 @@ def test_a_spike_limit_lets_go_of_a_run_that_an_old_spike_throttles() -> None:
     assert limited is not None
     assert throttled_share(happened.targets) > 0.3
     assert throttled_share(limited.targets) < 0.05
+
+
+@pytest.mark.parametrize(("clip_norm", "spiked"), [(0.5, 0.5), ("auto", None)])
+def test_a_clip_goes_by_the_total_norm_of_the_step_and_to_and_from_it_the_scale_is_carried_over(
+    clip_norm: float | str, spiked: float | None
+) -> None:
+    observed = recorded(Settings(gamma2=0.99, mode=Mode.OBSERVE))
+    rows = replace(observed, totals=[2 * (norm or 0.0) for norm in observed.norms])  # two tensors' worth and more
+    was, clipping = Settings(gamma2=0.99, mode=Mode.OBSERVE), Settings(gamma2=0.99, mode=Mode.CLIP, clip_norm=clip_norm)
+    done = replay(rows, was, clipping)
+    assert done is not None
+    calm = done.stabilized[150]
+    if spiked is None:  # ZClip's limit leaves calm steps alone
+        assert calm == rows.norms[151]
+        assert (done.stabilized[199] or 0.0) < 0.02 * (rows.norms[200] or 0.0)
+    else:
+        assert (calm, done.stabilized[199]) == pytest.approx((spiked / 2, spiked / 2), rel=1e-4)
+        clipped = replace(rows, scales=[clip_factor(total or 0.0, 0.5) for total in rows.totals])
+        again = replay(clipped, clipping, clipping)
+        assert again is not None
+        assert again.stabilized == pytest.approx(done.stabilized), "the factor is not taken for a gain"
+        entered = replay(clipped, clipping, Settings(gamma2=0.99))
+        assert entered is not None
+        assert entered.stabilized[0] == pytest.approx(spiked / 2, rel=0.5)
+
+
+def test_fading_replays_a_spike_as_nothing_and_a_faded_row_does_not_tell_the_scale() -> None:
+    limited, fading = Settings(gamma2=0.99, spike_limit=3.0), Settings(gamma2=0.99, spike_limit=3.0, spike_fade=True)
+    rows = recorded(limited)
+    done = replay(rows, limited, fading)
+    assert done is not None
+    assert (done.stabilized[199] or 0.0) < 1e-3 * (rows.stabilized[200] or 0.0)
+    faded = recorded(fading)
+    after = Recorded(*(late(getattr(faded, name), 200) for name in ("steps", "norms", "means", "rms", "scales")))  # type: ignore[arg-type]
+    again = replay(after, fading, fading)
+    assert again is not None
+    assert again.steps[0] == 202  # not from the faded row on
+    assert late(again.stabilized, 50) == pytest.approx(late(after.stabilized, 52), rel=0.15)
 
 
 def test_rows_far_apart_decay_as_long_as_the_steps_between_them() -> None:

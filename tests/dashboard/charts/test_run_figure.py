@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -15,6 +17,8 @@ from steadynorm_contract.rule import THROTTLED_TARGET
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts import colors, log_ticks, run
+from steadynorm_dashboard.charts.axis import Axis, XAxis
+from steadynorm_dashboard.charts.view import View, moving_average
 from steadynorm_dashboard.panels import chart_controls
 
 
@@ -29,7 +33,7 @@ def series(steps: Sequence[int], values: Sequence[float | None], *, count: int =
 def recorded(buckets: int = 20, count: int = 10) -> dict[str, Series]:
     """A calm run."""
     steps = [index * count for index in range(buckets)]
-    levels = dict.fromkeys(run.RUN_SERIES, 1.0) | {"nonfinite": 0.0, "learning_rate": 3e-4}
+    levels = dict.fromkeys(run.RUN_SERIES, 1.0) | {"nonfinite": 0.0, "loss_nonfinite": 0.0, "learning_rate": 3e-4}
     return {
         name: series(steps, [level] * buckets, count=count, spread=0.1 * level * (count > 1))
         for name, level in levels.items()
@@ -53,8 +57,10 @@ def spike(step: int, ratio: float, parameter: str) -> Event:
     return Event(id="1", kind=EventKind.SPIKE, step=step, time=0.0, message="", parameter=parameter, value=ratio)
 
 
-def draw(data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: Sequence[Event] = ()) -> dict[str, Any]:
-    figure = run.run_figure(data, audit, events, revision="a run")
+def draw(
+    data: Mapping[str, Series], audit: Sequence[AuditEntry] = (), events: Sequence[Event] = (), **more: Any
+) -> dict[str, Any]:
+    figure = run.run_figure(data, audit, events, revision="a run", **more)
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
     go.Figure(drawn)  # raises on what plotly does not know
@@ -78,7 +84,11 @@ def test_before_the_first_step_there_is_no_figure() -> None:
 
 def test_all_panels_share_one_axis_of_steps_and_keep_a_zoom() -> None:
     figure = draw(recorded())
-    assert {one.get("xaxis", "x") for one in figure["data"]} == {"x"}
+    assert {one["xaxis"] for one in figure["data"] if one["yaxis"] == "y"} == {
+        "x2"
+    }  # its labels are on the first screen
+    assert {one.get("xaxis", "x") for one in figure["data"] if one["yaxis"] != "y"} == {"x"}
+    assert figure["layout"]["xaxis2"]["matches"] == "x"
     assert {one["yaxis"] for one in figure["data"]} == {"y", "y2", "y3", "y4", "y5", "y6"}
     assert figure["layout"]["yaxis2"]["type"] == "log"
     assert figure["layout"]["uirevision"] == "a run"
@@ -155,6 +165,23 @@ def test_an_event_gives_its_spike_the_exact_step_and_a_name_that_is_no_html() ->
     assert "&lt;b&gt;head&lt;/b&gt;" in marked["text"][0]
 
 
+def test_a_small_target_is_marked_with_its_cause_at_its_height() -> None:
+    def told(number: str, kind: EventKind, step: int, value: float) -> Event:
+        return Event(id=number, time=0.0, kind=kind, step=step, message="", value=value, parameter="p")
+
+    events = [
+        told("3", EventKind.FALLING, 150, 0.21),
+        told("2", EventKind.THROTTLED, 40, 0.1),
+        told("1", EventKind.FALLING, 9999, 0.2),  # not within what is shown
+    ]
+    drawn = draw(recorded(), events=events)
+    marks = trace(drawn, "small target")
+    assert (marks["x"], marks["y"]) == ([40, 150], [0.1, 0.21])
+    assert ["by a spike" in marks["text"][0], "norms fall" in marks["text"][1]] == [True, True]
+    assert marks["customdata"] == ["incident:2", "incident:3"]
+    assert "small target" not in [each["name"] for each in draw(recorded())["data"]]
+
+
 def test_non_finite_gradients_are_marked_where_the_norm_was_last() -> None:
     data = recorded(3, 1)
     data["raw_norm"] = series([0, 1, 2], [2.0, None, 2.0])
@@ -162,6 +189,18 @@ def test_non_finite_gradients_are_marked_where_the_norm_was_last() -> None:
     marked = trace(draw(data), "non-finite")
     assert (marked["x"], marked["y"]) == ([1], [2.0])
     assert "3 non-finite gradients" in marked["text"][0]
+
+
+def test_losses_that_are_not_finite_are_crosses_at_the_top_of_the_loss_panel_with_their_number() -> None:
+    data = recorded(3, 10)
+    data["loss"] = series([0, 10, 20], [4.0, None, 2.0], count=10)
+    data["loss_nonfinite"] = series([0, 10, 20], [0.0, 0.3, 0.0], count=10)
+    marked = trace(draw(data), "non-finite loss")
+    assert (marked["x"], marked["y"], marked["yaxis"]) == ([10], [4.0], "y")
+    assert "3 non-finite losses, steps 10 to 19" in marked["text"][0]
+    assert marked["customdata"] == ["steps:10-19"]
+    data["loss"] = series([0, 10, 20], [None] * 3)
+    assert trace(draw(data), "non-finite loss")["y"] == [1.0]  # also in a run without any finite loss
 
 
 def test_an_applied_change_is_a_line_with_its_revision_and_step() -> None:
@@ -235,11 +274,53 @@ def test_a_low_logarithmic_panel_has_powers_of_ten_and_never_more_than_it_has_ro
     assert settled([0.5, 1.0], 0.12)["nticks"] == 3
 
 
-@pytest.mark.parametrize(
-    ("values", "notation"), [([0.08, 900.0], "none"), ([0.0004, 1.0], "power"), ([1.0, 100_000.0], "power")]
-)
-def test_a_logarithmic_axis_writes_short_numbers_out(values: list[float], notation: str) -> None:
-    assert settled(values, 0.5).get("exponentformat", "power") == notation
+@pytest.mark.parametrize("values", [[0.08, 900.0], [0.0004, 1.0], [0.5, 1.0], [1.0, 100_000.0]])
+@pytest.mark.parametrize("share", [0.12, 0.5])
+def test_each_label_of_a_logarithmic_axis_is_a_whole_number(values: list[float], share: float) -> None:
+    assert settled(values, share)["tickformat"] == ",~g"  # else plotly writes 2 and 5 for 0.02 and 0.05
+
+
+def test_a_smoothed_line_has_its_own_values_faint_behind_it_and_leaves_the_worst_values_alone() -> None:
+    data = recorded(4, 10)
+    data["loss"] = series([0, 10, 20, 30], [4.0, None, 2.0, 2.0], count=10, spread=0.5)
+    figure = draw(data, view=View(smoothing=0.5))
+    own, smooth = trace(figure, "loss"), trace(figure, "loss, smoothed")
+    assert (own["y"], own["opacity"], own["showlegend"]) == ([4.0, None, 2.0, 2.0], 0.35, False)
+    assert smooth["y"] == pytest.approx([4.0, None, 8 / 3, 16 / 7], nan_ok=True)
+    assert own["legendgroup"] == smooth["legendgroup"]  # hidden and shown together
+    assert "smallest target, smoothed" not in {one["name"] for one in figure["data"]}
+    assert trace(figure, "loss, smallest to largest")
+
+
+def test_on_a_logarithmic_axis_one_spike_does_not_outweigh_the_calm_steps_of_an_average() -> None:
+    assert moving_average([1.0, 1e4, 1.0], 0.9, log=True)[-1] == pytest.approx(10 ** (4 * 0.09 / 0.271))
+    assert moving_average([1.0, 0.0, None], 0.9, log=True) == [1.0, None, None]
+
+
+def test_any_panel_can_have_a_logarithmic_axis_and_any_a_linear_one() -> None:
+    data = recorded(3, 1)
+    data["target_min"] = series([0, 1, 2], [1.0, 0.001, 0.02])
+    layout = draw(data, view=View(log=frozenset({"loss", "target_min"})))["layout"]
+    assert [layout[f"yaxis{at}"].get("type") for at in ("", "2", "3", "4")] == ["log", None, "log", None]
+    titles = [note["text"] for note in layout["annotations"]]
+    assert "<b>loss</b> as logged, log scale" in titles
+    assert any("line: too small (below 0.3)" in title for title in titles)
+    (line,) = [shape for shape in layout["shapes"] if shape["yref"] == "y3"]
+    assert (line["type"], line["y0"], line["y1"]) == ("line", THROTTLED_TARGET, THROTTLED_TARGET)  # no 0 to shade from
+    assert "range" not in layout["yaxis3"]
+
+
+def test_a_logarithmic_x_axis_begins_at_step_1_and_a_zoom_of_it_is_in_steps() -> None:
+    data = recorded()
+    axis = Axis.of(XAxis.STEP, data.values(), log=True)
+    figure = draw(data, [applied(3, 112)], x_axis=axis)
+    assert trace(figure, "loss")["x"][:2] == [1, 10]
+    assert figure["layout"]["xaxis"]["type"] == "log"
+    (label,) = [note for note in figure["layout"]["annotations"] if note["text"] == "r3 @ step 112"]
+    assert label["x"] == pytest.approx(math.log10(112))  # as plotly expects it of annotations
+    assert changes(figure)[0]["x0"] == 112  # but not of shapes
+    assert axis.step_at("2.0") == pytest.approx(100)
+    assert Axis.of(XAxis.CLOCK, data.values(), log=True).layout()["type"] == "date"
 
 
 def test_the_digits_between_powers_of_ten_are_not_written_in_any_low_panel_of_a_run() -> None:
@@ -268,3 +349,17 @@ def luminance(color: str) -> float:
     channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_pinned_charts_are_on_top_with_their_own_marks() -> None:
+    data = recorded()
+    view = View(pinned=("target_min", "learning_rate"))
+    figure = draw(data, (), [spike(150, 20.0, "head.weight")], view=view)
+    titles = [note["text"].partition("</b>")[0] for note in figure["layout"]["annotations"] if "</b>" in note["text"]]
+    assert titles[:3] == ["<b>smallest target", "<b>learning rate", "<b>loss"]
+    axis = {trace["name"]: trace.get("yaxis", "y") for trace in figure["data"]}
+    assert (axis["smallest target"], axis["raw norm"], axis["spike"]) == ("y", "y4", "y4")
+    domains = [figure["layout"][f"yaxis{at}" if at > 1 else "yaxis"]["domain"] for at in range(1, 7)]
+    assert all(above[0] > below[1] for above, below in pairwise(domains))
+    assert domains[0][1] == pytest.approx(1.0)
+    assert domains[-1][0] == pytest.approx(0.0)

@@ -16,6 +16,7 @@ from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.client import Client, ServerUnreachable
 from steadynorm_dashboard.data import queries, session
 from steadynorm_dashboard.data.availability import CircuitBreaker
+from steadynorm_dashboard.data.shared_cache import SharedCache
 
 if TYPE_CHECKING:
     from tests.support.dashboard import OpenPage, StartRun
@@ -35,7 +36,7 @@ def server(plain_server: LocalStack) -> LocalStack:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shorter time-out than a visitor's, and no answers shared between visitors."""
     monkeypatch.setattr(session, "_TIMEOUT_S", TIMEOUT_S)
-    monkeypatch.setattr(queries, "_shared", lambda identity, key, share, ask: ask())
+    monkeypatch.setattr(queries, "shared_cache", SharedCache(fresh_s=0))
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def hung(server: LocalStack) -> Iterator[None]:
 
 
 def said(app: AppTest) -> str:
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.error, app.code)
+    kinds = (app.title, app.header, app.markdown, app.caption, app.error, app.code)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 

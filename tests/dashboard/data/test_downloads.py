@@ -39,12 +39,12 @@ async def test_a_viewer_downloads_both_tables_by_the_links_on_the_page(
     run_id = start_run("exported").run_id
     page = open_page(run_id, VIEWER, tab="Export")
     links = [button.proto.url for button in page.get("link_button")]
-    assert len(links) == 2
+    assert len(links) == 3
     assert not any(VIEWER in link for link in links)
     page.run()
     assert [button.proto.url for button in page.get("link_button")] == links  # nothing moves under a hand
     rows = []
-    for link, name in zip(links, ("steps", "parameters"), strict=True):
+    for link, name in zip(links, ("steps", "parameters", "scalars"), strict=True):
         answer = await get(f"/{link}")
         assert answer.status_code == 200
         assert answer.headers["content-disposition"] == f'attachment; filename="{run_id}-{name}.parquet"'
@@ -52,6 +52,7 @@ async def test_a_viewer_downloads_both_tables_by_the_links_on_the_page(
         rows.append(pyarrow.parquet.read_table(io.BytesIO(answer.content)).num_rows)
     assert rows[0] == 400
     assert rows[1] >= 400
+    assert rows[2] == 0  # it logs none
     page.run()
     assert not set(links) & {button.proto.url for button in page.get("link_button")}  # used: there are new ones
     assert (await get(f"/{links[0]}")).status_code == 410

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import streamlit.config
+from streamlit.runtime.fragment import MemoryFragmentStorage
 from streamlit.testing.v1 import AppTest
 
 from steadynorm_cli.local_stack import LocalStack
@@ -35,7 +36,7 @@ def visit(open_page: OpenPage) -> OpenPage:
 
 def said(app: AppTest) -> str:
     """Everything that the page says in words, as it was handed to Markdown."""
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.text, app.error, app.warning, app.info, app.code)
+    kinds = (app.title, app.header, app.markdown, app.caption, app.text, app.error, app.warning, app.info, app.code)
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
@@ -74,9 +75,10 @@ def test_a_token_in_the_link_moves_into_the_session(visit: OpenPage) -> None:
     assert "Runs overview" in [title.value for title in page.title]
 
 
-def test_a_loopback_dashboard_lends_the_users_own_token_and_an_open_one_does_not(
-    visit: OpenPage, tmp_path: Path
+def test_a_loopback_dashboard_that_asks_nobody_lends_the_users_own_token_and_an_open_one_does_not(
+    visit: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("STEADYNORM_DASHBOARD_SIGN_IN", "never")
     (tmp_path / "token").write_text(OPERATOR)
     before = streamlit.config.get_option("server.address")
     try:
@@ -94,11 +96,11 @@ def test_a_viewer_is_told_that_only_operators_change_settings(
     run = start_run("looked at")
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0)
     page = visit(run.run_id, token=VIEWER, tab="Changes")
-    # The panel, and the undo beneath the list of changes: both say so before anything is tried.
-    assert [info.value for info in page.info].count(LOCKED) == 2
-    names = {"gamma1", "gamma2", "lr_scale", "eps", "spike_limit ratio"}
+    # The panel, the notes, and the undo beneath the list of changes: all say so before anything is tried.
+    assert [info.value for info in page.info].count(LOCKED) == 3
+    names = {"gamma1", "gamma2", "lr_scale", "eps", "spike_limit ratio", "clip_norm"}
     assert {number.label for number in page.number_input if number.disabled} == names
-    assert all(page.segmented_control(key=f"{run.run_id}/{name}").disabled for name in ("mode", "transfer"))
+    assert all(page.segmented_control(key=f"{run.run_id}/{name}/input/0").disabled for name in ("mode", "transfer"))
     assert page.selectbox(key=f"{run.run_id}/undo/revision/1").disabled
     assert all(
         page.button(key=f"{run.run_id}/{name}").disabled for name in ("apply", "reset", "preview/open", "undo/go")
@@ -126,6 +128,16 @@ def test_who_signs_out_leaves_nothing_behind(visit: OpenPage, start_run: StartRu
     assert "**viewer** has read-only access" in said(page)
 
 
+def test_after_signing_out_no_part_of_the_page_before_can_be_drawn(
+    visit: OpenPage, start_run: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = visit(start_run("left").run_id)
+    remaining: list[frozenset[str] | None] = []
+    monkeypatch.setattr(MemoryFragmentStorage, "clear", lambda _, new_fragment_ids: remaining.append(new_fragment_ids))
+    next(button for button in page.button if button.label == "Sign out").click().run()
+    assert remaining == [frozenset()]
+
+
 def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do(
     visit: OpenPage, start_run: StartRun, own_server: LocalStack, eventually: Eventually
 ) -> None:
@@ -138,8 +150,14 @@ def test_without_its_server_the_last_numbers_stay_and_a_new_page_says_what_to_do
         eventually(partial(says, opened, "The server does not answer: this is the last known data."))
         assert not opened.exception
     assert {metric.label: metric.value for metric in page.metric} == before
-    assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[0].proto.json)["rows"]] == [run_id]
+    assert [row["id"] for row in msgspec.json.decode(fleet.get("bidi_component")[-1].proto.json)["rows"]] == [run_id]
     for query in ({}, {"parameter": "head.weight"}, {"incident": "1-0"}, {"change": "1"}):
         late = visit(run_id, at=own_server.server, **query)
         assert "No steadynorm server answers at" in said(late), query
         assert "steadynorm up" in said(late), query
+
+
+def test_a_server_that_is_not_there_is_not_told_as_one_that_wants_a_token(visit: OpenPage) -> None:
+    page = visit(token=None, at="http://127.0.0.1:9")
+    assert not page.text_input
+    assert "No steadynorm server answers at" in str(page.error[0].value)

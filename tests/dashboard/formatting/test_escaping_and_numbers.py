@@ -66,13 +66,30 @@ def test_invisible_characters_become_visible_and_long_words_short() -> None:
         (0.0, "0"),
         (0.0034567, "0.003457"),
         (1.234e-5, "1.23e-5"),
-        (123456.0, "1.23e5"),
-        (9999.96, "1.00e4"),
+        (123456.4, "123,456"),
+        (1234567.0, "1.23e6"),
+        (9999.96, "10,000"),
         (-0.5, "-0.5"),
     ],
 )
 def test_a_number_keeps_its_significant_digits(value: float | None, shown: str) -> None:
     assert numbers.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.553, 9.8e-4, 0.00144], ["0.55300", "0.00098", "0.00144"]),
+        ([2.961, 3.02, None], ["2.961", "3.020", "–"]),
+        ([22860.0, -3.5], ["22,860.0", "-3.5"]),
+        ([1.5, 2e-7, 0.0], ["1.50e0", "2.00e-7", "0.00e0"]),
+        ([2.0e7, 1.0], ["2.00e7", "1.00e0"]),
+        ([1200, 3], ["1,200", "3"]),
+        ([0.0, math.nan], ["0", "–"]),
+    ],
+)
+def test_all_numbers_of_a_column_are_written_in_one_notation(values: list[float | None], shown: list[str]) -> None:
+    assert list(map(numbers.column(values), values)) == shown
 
 
 def test_a_setting_near_one_is_not_rounded_to_it() -> None:
@@ -106,3 +123,10 @@ def test_a_moment_is_told_in_the_visitors_time_zone() -> None:
 )
 def test_durations_are_short(seconds: float, words: str) -> None:
     assert numbers.duration(seconds) == words
+
+
+def test_a_page_names_the_zone_of_its_times() -> None:
+    winter = 1_700_000_000.0
+    assert numbers.zone_words("Europe/Berlin", winter) == "Europe/Berlin (UTC+01:00)"
+    assert numbers.zone_words("Asia/Kolkata", winter) == "Asia/Kolkata (UTC+05:30)"
+    assert [numbers.zone_words(zone, winter) for zone in (None, "UTC", "Mars/Base", "../etc")] == ["UTC"] * 4

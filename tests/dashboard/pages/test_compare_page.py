@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 import pytest
 from streamlit.testing.v1 import AppTest
+from tests.support.dashboard import tables
 
 import steadynorm_dashboard
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.series import Series
+from steadynorm_contract.signals import signal
 from steadynorm_dashboard.charts import comparison
 from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.charts.comparison import ComparedRun
-from steadynorm_dashboard.formatting import run_differences
+from steadynorm_dashboard.charts.view import AS_RECORDED, View
+from steadynorm_dashboard.formatting import run_differences, run_summaries
+from steadynorm_dashboard.pages.compare import BASELINE, SIGNAL
 
 if TYPE_CHECKING:
     from tests.support.dashboard import StartRun
@@ -37,9 +41,9 @@ def recorded(steps: int, began: float, *, width: int = 1, level: float = 1.0) ->
     return {name: Series(at, [width] * len(at), flat, flat, wide, times) for name in comparison.COMPARED_SERIES}
 
 
-def draw(runs: list[ComparedRun], along: XAxis = XAxis.STEP) -> dict[str, Any]:
+def draw(runs: list[ComparedRun], along: XAxis = XAxis.STEP, view: View = AS_RECORDED) -> dict[str, Any]:
     axes = [Axis.of(along, run.series.values(), run.started, "UTC", unit=comparison.unit(runs)) for run in runs]
-    figure = comparison.comparison_figure(runs, axes, revision="r")
+    figure = comparison.comparison_figure(runs, axes, revision="r", view=view)
     assert figure is not None
     drawn: dict[str, Any] = json.loads(figure.to_json())
     go.Figure(drawn)  # raises on what plotly does not know
@@ -71,8 +75,10 @@ def test_by_elapsed_time_runs_begin_together_and_by_the_clock_one_after_the_othe
     assert clock["layout"]["xaxis"]["title"]["text"] == "time (UTC)"
 
 
-def test_a_band_keeps_the_extremes_of_every_run() -> None:
-    figure = draw([ComparedRun("a", 0.0, recorded(64, 0.0, width=8)), ComparedRun("b", 0.0, recorded(64, 0.0))])
+def test_a_band_keeps_the_extremes_of_every_run_where_it_is_wanted() -> None:
+    runs = [ComparedRun("a", 0.0, recorded(64, 0.0, width=8)), ComparedRun("b", 0.0, recorded(64, 0.0))]
+    assert not of(draw(runs, view=View(bands=False)), "a, smallest to largest")
+    figure = draw(runs)
     bands = of(figure, "a, smallest to largest")
     assert len(bands) == 3
     assert all(max(one["y"]) == 9.0 for one in bands)
@@ -87,6 +93,23 @@ def test_no_more_points_than_a_browser_redraws_with_six_runs() -> None:
     points = comparison.buckets(6)
     runs = [ComparedRun(str(at), 0.0, recorded(points * 8, 0.0, width=8)) for at in range(6)]
     assert sum(len(one["x"]) for one in draw(runs)["data"]) <= 4000
+
+
+def test_runs_are_ranked_by_last_best_and_mean_with_the_difference_to_a_baseline() -> None:
+    def one_bucket(count: int, low: float, mean: float | None, high: float) -> Series:
+        return Series([0], [count], [low], [mean], [high])
+
+    halves = Series([0, 64], [60, 40], [1.0, 1.0], [2.0, 4.0], [3.0, 9.0])
+    runs = [
+        run_summaries.summary("a", signal("loss"), 2.5, one_bucket(500, 1.5, 3.0, 9.0), halves),
+        run_summaries.summary("b", signal("loss"), None, one_bucket(500, 1.0, 3.0, 9.0), one_bucket(100, 1, None, 2)),
+    ]
+    first, second = run_summaries.rows(runs, baseline=0)
+    assert (first["last"], first["best"], first[run_summaries.MEAN]) == (2.5, 1.5, pytest.approx(2.8))
+    assert (second["last"], second["best"], second["difference of the best"]) == (None, 1.0, -0.5)
+    assert second[f"difference of the {run_summaries.MEAN}"] is None
+    target = run_summaries.summary("c", signal("target_min"), 0.5, one_bucket(500, 0.1, 0.5, 0.9), None)
+    assert target.values["best"] == 0.9  # small targets are bad
 
 
 @pytest.mark.parametrize("along", list(XAxis))
@@ -106,12 +129,16 @@ def test_within_a_zoom_an_axis_still_knows_the_rest_of_the_run() -> None:
 
 @pytest.fixture
 def visit(server: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Visit:
-    """visit(compare="a,b") -> the app after its first run for a visitor of that link."""
+    """visit(compare="a,b") -> the app after its first run for a visitor of that link.
+
+    baseline_before: with which run the visitor compared before.
+    """
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
     monkeypatch.setenv("STEADYNORM_SERVER", server.server)
 
-    def open_link(**query: str) -> AppTest:
+    def open_link(baseline_before: str = "", **query: str) -> AppTest:
         app = AppTest.from_file(str(APP), default_timeout=60.0)
+        app.session_state[f"compare/{BASELINE}"] = baseline_before
         for name, value in (query | {"token": OPERATOR}).items():
             app.query_params[name] = value
         app.run()
@@ -122,7 +149,7 @@ def visit(server: LocalStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def said(app: AppTest) -> str:
-    kinds = (app.title, app.subheader, app.markdown, app.caption, app.error, app.warning, app.info, app.code)
+    kinds = (app.title, app.header, app.markdown, app.caption, app.error, app.warning, app.info, app.code)
     words = "\n".join(str(element.value) for kind in kinds for element in kind)
     return words.replace("\\", "").replace("\u2060", "")
 
@@ -133,22 +160,35 @@ def test_what_differs_is_told_first_with_who_changed_it(visit: Visit, start_run:
     server.client().change(changed.run_id, {"gamma2": 0.99}, revision=0, reason="spikes")
     changed.send(5)
     page = visit(compare=f"{calm.run_id},{changed.run_id}")
-    table = page.dataframe[0].value
-    assert list(table.columns) == ["setting", "compared-calm", "compared-changed", "last changed by"]
-    rows = {row[0]: row[1:] for row in table.to_numpy().tolist()}
+    values, table = tables(page)
+    assert list(table[0]) == ["setting", "compared-calm", "compared-changed", "last changed by"]
+    rows = {row["setting"]: list(row.values())[1:] for row in table}
     assert set(rows) == {"gamma2", "tag size"}
     assert rows["gamma2"][:2] == ["0.999", "0.99"]
     assert "compared-changed: operator, r1 @ step 85 (spikes)" in rows["gamma2"][2]
     assert rows["tag size"] == ["small", "large", ""]
+    assert [row["run"] for row in values] == ["compared-calm (baseline)", "compared-changed"]
+    series = server.client().series(changed.run_id, ["loss"]).series["loss"]
+    assert float(values[1]["best"]) == pytest.approx(min(low for low in series.min if low is not None), abs=1e-3)
+    last = [float(row["last"]) for row in values]
+    assert float(values[1]["difference of the last"]) == pytest.approx(last[1] - last[0], abs=2e-3)
+    page.selectbox(key=f"compare/{SIGNAL}").set_value("target_min")
+    page.selectbox(key=f"compare/{BASELINE}").set_value(changed.run_id).run()
+    values, _ = tables(page)
+    assert [row["run"] for row in values] == ["compared-calm", "compared-changed (baseline)"]
+    assert page.query_params["signal"] == "target_min"
+    assert page.query_params["baseline"] == changed.run_id
     page.toggle(key="compare/everything").set_value(True).run()
-    everything = page.dataframe[0].value["setting"].tolist()
+    everything = [row["setting"] for row in tables(page)[1]]
     assert everything[:2] == ["gamma2", "tag size"]
     assert {"gamma1", "mode", "framework"} <= set(everything)
     assert f"/?compare={calm.run_id},{changed.run_id}" in said(page)
 
 
 def test_a_run_that_does_not_exist_is_told_and_the_others_are_compared(visit: Visit, start_run: StartRun) -> None:
-    page = visit(compare=f"{start_run('compared-alone', steps=5).run_id},nobody-00000000")
+    alone = start_run("compared-alone", steps=5).run_id
+    page = visit(compare=f"{alone},nobody-00000000", baseline_before="nobody-00000000")
+    assert [row["run"] for row in tables(page)[0]] == ["compared-alone (baseline)"]
     assert "There is no run nobody-00000000 on this server" in said(page)
     assert "compared-alone" in said(page)
 
@@ -182,7 +222,7 @@ def test_a_change_has_a_page_with_who_when_why_and_what_came_of_it(
     page.run()
     assert "applied @ step 55" in said(page)
     assert "Reason: spikes since 40" in said(page).replace("*", "")
-    assert page.dataframe[0].value.to_numpy().tolist() == [
+    assert [list(row.values()) for row in tables(page)[0]] == [
         ["gamma2", "0.999 (half-life 693 steps)", "0.99 (half-life 69 steps)"]
     ]
     assert f"run={run.run_id}&change=1" in said(page)

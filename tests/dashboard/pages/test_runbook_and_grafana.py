@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 import steadynorm_dashboard
 from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState, RunSummary
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Settings, merge, resolve_increments
 from steadynorm_dashboard import grafana_links, runbook
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
@@ -72,6 +72,24 @@ def test_an_alerts_link_opens_its_section_even_where_server_and_token_are_missin
     page = open_page(monkeypatch, tmp_path, runbook="SteadynormSpikeStorm", run="gpt-1")
     assert [title.value for title in page.title] == ["SteadynormSpikeStorm"]
     assert any("`steadynorm set gpt-1 spike_limit=3`" in text.value for text in page.markdown)
+
+    assert [code.value for code in page.code] == [
+        "steadynorm set gpt-1 lr_scale=0.5",
+        "steadynorm set gpt-1 mode=stabilize",
+        "steadynorm set gpt-1 spike_limit=3",
+    ]
+
+
+def test_each_remedy_of_the_runbook_is_a_button_that_does_what_its_command_does() -> None:
+    for title in runbook.titles():
+        items = runbook.items(title, "gpt-1")
+        assert "\n\n".join(item.text for item in items).split() == (runbook.find(title, "gpt-1") or "").split()
+        for item in items:
+            for command in item.commands:
+                assert " RUN" not in command
+                changes = runbook.changes_of(command)
+                assert bool(changes) == command.startswith("steadynorm set ")
+                merge(Settings(paused=True), resolve_increments(changes, Settings()))  # the server would take it
 
 
 def test_a_link_to_an_alert_that_does_not_exist_shows_those_that_do(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import urllib3
 from streamlit.testing.v1 import AppTest
+from tests.support.dashboard import tables
 
 import steadynorm_dashboard
 from steadynorm_contract.codec import encode_json
@@ -17,7 +18,7 @@ from steadynorm_contract.watch_rules import RuleView, WatchRule, parse_condition
 from steadynorm_dashboard.panels.automation import rule_rows, schedule_rows
 
 if TYPE_CHECKING:
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 NOW = 1_700_000_000.0
@@ -40,6 +41,7 @@ def view(**changes: Any) -> RuleView:
         ({"cooldown_until_step": 1300}, "in cooldown until step 1,300"),
         ({"cooldown_until_time": NOW + 60}, "in cooldown until 22:14:20"),
         ({"actions_left": 0, "cooldown_until_step": 1300}, "no actions left"),
+        ({"has_value": False, "warning": f"no scalar {EVIL}"}, "has seen no value yet: no scalar <b>\ufffdevil\ufffd"),
     ],
 )
 def test_a_rule_says_where_it_stands(changes: dict[str, Any], shown: str) -> None:
@@ -61,25 +63,25 @@ def test_a_schedule_says_what_it_waits_for_or_made() -> None:
     assert (second["state"], second["outcome"], second["why"]) == ("done at step 1,006", "r4", "<b>\ufffdevil\ufffd")
 
 
-def test_the_runs_page_has_both_tables(house: RunningHouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_runs_page_has_both_tables(stack: RunningStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with urllib3.PoolManager() as pool:
-        headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
         body = encode_json(RunRegistration(name="automatic", run_id="automatic-1", instance="one"))
-        assert pool.request("POST", f"{house.server}/api/v1/runs", body=body, headers=headers).status == 201
+        assert pool.request("POST", f"{stack.server}/api/v1/runs", body=body, headers=headers).status == 201
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
-    monkeypatch.setenv("STEADYNORM_SERVER", house.server)
+    monkeypatch.setenv("STEADYNORM_SERVER", stack.server)
     page = AppTest.from_file(str(APP), default_timeout=60)
-    page.query_params.update({"run": "automatic-1", "token": house.token})
+    page.query_params.update({"run": "automatic-1", "token": stack.token})
     page.session_state["automatic-1/tab"] = "Automation"
     page.run()
     assert "No schedules or rules change this run's settings." in [caption.value for caption in page.caption]
-    house.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
-    house.client.set_rules("automatic-1", [view().rule])
+    stack.client.schedule("automatic-1", 10_000, {"gamma2": 0.999})
+    stack.client.set_rules("automatic-1", [view().rule])
     page.run()
     assert not page.exception
     captions = [caption.value for caption in page.caption]
     assert "schedules: 1 waiting, 0 done" in captions
     assert "rules: 1" in captions
-    shown = [each.value for each in page.dataframe]
-    assert [list(each["from step"]) for each in shown if "from step" in each] == [[10_000]]
-    assert [list(each["actions left"]) for each in shown if "actions left" in each] == [["3 of 3"]]
+    schedules, rules = tables(page)
+    assert [row["from step"] for row in schedules] == ["10,000"]
+    assert [row["actions left"] for row in rules] == ["3 of 3"]

@@ -90,7 +90,7 @@ def test_a_viewer_sees_the_forms_locked_and_why(open_page: OpenPage, start_run: 
     server.client().schedule(run_id, 10_000, {"gamma2": 0.9})
     page = open_page(run_id, VIEWER, tab="Automation")
     locked = [info.value for info in page.info if "read-only access" in info.value]
-    assert len(locked) == 2  # the panel of settings, and here
+    assert len(locked) == 3  # the panel of settings, the notes, and here
     for key in ("schedule/0/go", "rule/0/go", "automation/remove"):
         assert page.button(key=f"{run_id}/{key}").disabled
     assert page.text_input(key=f"{run_id}/rule/0/when").disabled

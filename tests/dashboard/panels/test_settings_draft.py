@@ -8,7 +8,7 @@ import pytest
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Desired
-from steadynorm_dashboard.panels.settings_draft import DECAYS, Draft, ceiling, nearest_stop, rebased
+from steadynorm_dashboard.panels.settings_draft import DECAYS, Draft, ceiling, rebased, slider_stops, slider_value
 
 
 def draft(**edits: object) -> Draft:
@@ -66,9 +66,9 @@ def test_the_spike_ceiling_moves_with_the_gammas(gamma1: float, gamma2: float | 
     assert found == (pytest.approx(expected, abs=1e-3) if expected is not None else None)
 
 
-def test_the_slider_stands_at_the_stop_nearest_to_what_was_typed() -> None:
-    assert [nearest_stop(stop) for stop in DECAYS] == list(DECAYS)
-    assert nearest_stop(0.9973) == 0.998
-    assert nearest_stop(0.9999999) == 0.99999
-    assert nearest_stop(0.1) == 0.0
-    assert nearest_stop(1.0) == nearest_stop(None) == nearest_stop(math.nan) == DECAYS[-1]
+def test_the_slider_stands_at_what_was_typed() -> None:
+    for typed in (*DECAYS, 0.997, 0.9973, 0.9999999, 0.1):
+        assert slider_value(typed) == typed
+        assert typed in slider_stops(typed)
+        assert list(slider_stops(typed)) == sorted({*DECAYS, typed})
+    assert slider_value(1.0) == slider_value(None) == slider_value(math.nan) == DECAYS[-1]

@@ -1,0 +1,181 @@
+"""ASGI middleware that keeps the timers of fragments quiet while what their page shows stands still.
+
+Streamlit's page asks for each live fragment again at its interval, whether there is anything new or not. Drawing one
+takes tens of milliseconds in this process and as long in the browser, so that an open page of a run that had ended took
+a third of a core. A page says here how to find out whether its data changed, at the price of a small read a second:
+
+    quiet_timers.watch(st.context.headers, "run/ID", lambda: fingerprint of what the page shows)
+
+A timer's message then waits until the data change, and is delivered at that moment; while they go on changing, at once.
+Without a change it is delivered the more rarely the longer they stand still, for words such as "last seen 3 min ago".
+Whatever a visitor does is delivered, and for some seconds all timers after it. A page that says nothing keeps all its
+timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.proto.BackMsg_pb2 import BackMsg
+
+CONNECTION = "X-Steadynorm-Connection"
+"""The header by which a page's script knows its connection. A browser's own is removed."""
+
+Poll = Callable[[], object]
+"""Called in a thread: a value that differs when the data do. What it raises counts as a change."""
+
+_POLL_S = 0.9
+_SETTLE_S = 3.0
+"""A fragment is drawn once more so long after a change: the read before may have come from a moment's cache."""
+_ACTIVE_S = 10.0
+"""For so long after a visitor did something, all timers are delivered: one part of a page follows another."""
+_HELD_S = 1.5
+"""A message carries the state of the page's widgets, so an older one is dropped: the timer sends the next."""
+_LEAST_S, _MOST_S = 5.0, 30.0
+"""Between two messages of a timer while nothing changes: a quarter of that time, within these bounds."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """What a connection's page watches."""
+
+    watched: tuple[str, Poll] | None = None
+    seen: object = None
+    changed_at: float = 0.0
+    active_until: float = 0.0
+
+
+_pages: dict[str, _Page] = {}
+_clock = time.monotonic
+
+
+def watch(headers: Mapping[str, str], name: str, poll: Poll) -> None:
+    """From now on `poll` says when the page of these headers changes. name: what is watched."""
+    if (page := _pages.get(headers.get(CONNECTION, ""))) is not None:
+        if page.watched is None or page.watched[0] != name:
+            page.changed_at = _clock()
+        page.watched = (name, poll)
+
+
+def stop(headers: Mapping[str, str]) -> None:
+    """The page of these headers watches nothing: all of its timers are delivered."""
+    if (page := _pages.get(headers.get(CONNECTION, ""))) is not None:
+        page.watched = None
+
+
+def touch(headers: Mapping[str, str]) -> None:
+    """Something that `poll` does not see goes on: all timers are delivered for some seconds."""
+    if (page := _pages.get(headers.get(CONNECTION, ""))) is not None:
+        page.active_until = _clock() + _ACTIVE_S
+
+
+class QuietTimers:
+    """Passes everything on to `app`, the messages of timers when there is something new."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        name, page = secrets.token_hex(16), _Page()
+        key = CONNECTION.lower().encode()
+        kept = [pair for pair in scope["headers"] if pair[0].lower() != key]
+        _pages[name] = page
+        gate = _Gate(page)
+        reading = asyncio.create_task(gate.read(receive))
+        try:
+            await self._app({**scope, "headers": [*kept, (key, name.encode())]}, gate.messages.get, send)
+        finally:
+            del _pages[name]
+            await gate.close(reading)
+
+
+@dataclass(slots=True)
+class _Gate:
+    """The messages of one connection."""
+
+    page: _Page
+    messages: asyncio.Queue[Message] = field(default_factory=lambda: asyncio.Queue(8))
+    delivered: dict[str, float] = field(default_factory=dict)  # by fragment: when a message of its timer was
+    held: dict[str, tuple[float, Message]] = field(default_factory=dict)  # by fragment, with the time of its arrival
+    polled_at: float = 0.0
+    polling: asyncio.Task[None] | None = None
+
+    async def read(self, receive: Receive) -> None:
+        """Until the connection is closed."""
+        while True:
+            try:
+                message = await receive()
+            except Exception:
+                await self.messages.put({"type": "websocket.disconnect", "code": 1011})  # else the app waits for ever
+                raise
+            fragment = timer_of(message)
+            if fragment is None:
+                self.held.clear()  # an older state of the page
+                self.page.active_until = _clock() + _ACTIVE_S
+                await self.messages.put(message)
+            elif self._is_due(fragment):
+                await self._deliver(fragment, message)
+            else:
+                self.held[fragment] = (_clock(), message)
+            self._poll()
+            if message["type"] == "websocket.disconnect":
+                return
+
+    async def close(self, reading: asyncio.Task[None]) -> None:
+        for task in (reading, self.polling):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    def _is_due(self, fragment: str) -> bool:
+        page, now = self.page, _clock()
+        if page.watched is None or now < page.active_until:
+            return True
+        last, pause = self.delivered.get(fragment, 0.0), (now - page.changed_at) / 4
+        return last < page.changed_at + _SETTLE_S or now - last >= min(max(pause, _LEAST_S), _MOST_S)
+
+    async def _deliver(self, fragment: str, message: Message) -> None:
+        self.held.pop(fragment, None)
+        self.delivered[fragment] = _clock()
+        await self.messages.put(message)
+
+    def _poll(self) -> None:
+        idle = self.polling is None or self.polling.done()
+        if self.page.watched is not None and idle and _clock() - self.polled_at >= _POLL_S:
+            self.polled_at = _clock()
+            self.polling = asyncio.create_task(self._look(*self.page.watched))
+
+    async def _look(self, name: str, poll: Poll) -> None:
+        try:
+            seen: object = (name, await asyncio.to_thread(poll))
+        except Exception:  # the fragments meet the same error, and say so
+            seen = object()
+        if seen == self.page.seen:
+            return
+        self.page.seen, self.page.changed_at = seen, _clock()
+        for fragment, (since, message) in list(self.held.items()):
+            if _clock() - since < _HELD_S and fragment in self.held:
+                await self._deliver(fragment, message)
+        self.held.clear()
+
+
+def timer_of(message: Message) -> str | None:
+    """The fragment whose timer sent this message; None: it is none of a timer's."""
+    if message["type"] != "websocket.receive" or not message.get("bytes"):
+        return None
+    try:
+        asked = BackMsg.FromString(message["bytes"]).rerun_script
+    except DecodeError:
+        return None  # Streamlit refuses it
+    return asked.fragment_id if asked.is_auto_rerun and asked.fragment_id else None
