@@ -94,7 +94,7 @@ ANNOTATIONS: list[Json] = [
         _moved("spikes_total"),
         "spikes",
         "orange",
-        "Gradient norms above 10 times their RMS. Which layer went first: the incident in steadynorm's dashboard.",
+        "Gradient norms above 10 times their baseline. Which layer went first: the incident in steadynorm's dashboard.",
     ),
     _mark(
         "non-finite gradients",

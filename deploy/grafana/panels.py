@@ -40,6 +40,7 @@ MODE: Json = {
                 "0": {"text": "off", "color": "text", "index": 0},
                 "1": {"text": "observe", "color": "blue", "index": 1},
                 "2": {"text": "stabilize", "color": "green", "index": 2},
+                "3": {"text": "clip", "color": "purple", "index": 3},
             },
         }
     ]
@@ -48,12 +49,13 @@ MODE: Json = {
 
 
 def newest(name: str, selector: str) -> str:
-    """An expression: steadynorm_NAME, one value for each run. "mode" is 0 off, 1 observe, 2 stabilize."""
+    """An expression: steadynorm_NAME, one value for each run. "mode" is 0 off, 1 observe, 2 stabilize, 3 clip."""
     if name == "mode":
-        stabilize, observe = (
-            f'{BY_RUN} (steadynorm_mode{{steadynorm_mode="{mode}", {selector}}})' for mode in ("stabilize", "observe")
+        clip, stabilize, observe = (
+            f'{BY_RUN} (steadynorm_mode{{steadynorm_mode="{mode}", {selector}}})'
+            for mode in ("clip", "stabilize", "observe")
         )
-        return f"2 * {stabilize} + {observe}"
+        return f"3 * {clip} + 2 * {stabilize} + {observe}"
     return f"{BY_RUN} (steadynorm_{name}{{{selector}}})"
 
 

@@ -30,7 +30,7 @@ def line(name: str, legend: str = LEGEND) -> Json:
 NUMBERS = [
     number("Step", now("run_step"), about="Newest optimizer step.", decimals=0),
     number("Loss", now("loss"), about=signal("loss").description, decimals=4),
-    number("Mode", now("mode"), about="Applied mode: off, observe or stabilize.", **MODE),
+    number("Mode", now("mode"), about="Applied mode: off, observe, clip or stabilize.", **MODE),
     number(
         "Smallest target",
         f"min by (run, run_id) (steadynorm_target_min{{{CHOSEN}}})",
@@ -125,7 +125,7 @@ SETTINGS = [
         "state-timeline",
         [line("mode", "mode")],
         unit="none",
-        about="Applied mode: off, observe or stabilize.",
+        about="Applied mode: off, observe, clip or stabilize.",
         defaults=MODE,
         options={"mergeValues": True, "showValue": "auto", "legend": {"showLegend": False}},
     ),
