@@ -13,7 +13,7 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 loader: DataLoader[torch.Tensor] = DataLoader(list(torch.randn(64, 8)), batch_size=8)  # type: ignore[arg-type]
 # --8<-- [start:stabilize]
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-agent = steadynorm.attach(model, optimizer.optimizer, run="gpt-small")  # the optimizer inside the wrapper
+agent = steadynorm.attach(model, optimizer, run="gpt-small")
 for inputs in loader:
     with accelerator.accumulate(model):
         loss = model(inputs).square().mean()
@@ -24,7 +24,7 @@ for inputs in loader:
 assert agent.step == 4
 agent.close()
 # --8<-- [start:observe]
-agent = steadynorm.attach(model, optimizer.optimizer, run="gpt-small", mode="observe")
+agent = steadynorm.attach(model, optimizer, run="gpt-small", mode="observe")
 for inputs in loader:
     with accelerator.accumulate(model):
         loss = model(inputs).square().mean()

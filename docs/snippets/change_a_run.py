@@ -12,7 +12,7 @@ run_id = os.environ["RUN_ID"]
 client = Client()  # your own server, or $STEADYNORM_SERVER with $STEADYNORM_TOKEN
 run = client.run(run_id)
 try:
-    client.change(run_id, {"spike_limit": 3.0}, revision=run.desired.revision, reason="spikes since step 4000")
+    client.change(run_id, {"lr_scale": 0.5}, revision=run.desired.revision, reason="spikes since step 4000")
 except Conflict:
     print("the settings were changed concurrently: read them again")
 # --8<-- [end:change]

@@ -6,37 +6,23 @@ import steadynorm
 
 torch.manual_seed(0)
 batches = [torch.randn(32, 8) for _ in range(5)]
-
-
-def stabilize_without_clipping() -> None:
-    """The stabilizer replaces the clip."""
-    model = torch.nn.Linear(8, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    # --8<-- [start:stabilize]
-    agent = steadynorm.attach(model, optimizer, run="gpt-small")  # mode="stabilize" is the default
-    for inputs in batches:
-        optimizer.zero_grad()
-        model(inputs).square().mean().backward()
-        optimizer.step()  # no clip_grad_norm_ anywhere
-    # --8<-- [end:stabilize]
-    agent.close()
-
-
-def observe_and_clip() -> None:
-    """Training is what it was; the norms before the clip are recorded."""
-    model = torch.nn.Linear(8, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    # --8<-- [start:observe]
-    agent = steadynorm.attach(model, optimizer, run="gpt-small", mode="observe")
-    for inputs in batches:
-        optimizer.zero_grad()
-        model(inputs).square().mean().backward()
-        agent.before_clip()  # measured here, before the clip hides a spike
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    # --8<-- [end:observe]
-    agent.close()
-
-
-stabilize_without_clipping()
-observe_and_clip()
+model = torch.nn.Linear(8, 1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+# --8<-- [start:stabilize]
+agent = steadynorm.attach(model, optimizer, run="gpt-small")  # mode="stabilize" is the default
+for inputs in batches:
+    optimizer.zero_grad()
+    model(inputs).square().mean().backward()
+    optimizer.step()  # no clip_grad_norm_ anywhere
+# --8<-- [end:stabilize]
+agent.close()
+# --8<-- [start:observe]
+agent = steadynorm.attach(model, optimizer, run="gpt-small", mode="observe")
+for inputs in batches:
+    optimizer.zero_grad()
+    model(inputs).square().mean().backward()
+    agent.before_clip()  # measured here, before the clip hides a spike
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+# --8<-- [end:observe]
+agent.close()

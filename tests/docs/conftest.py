@@ -6,21 +6,35 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.support.local_server import RunningStack
+
+LoadScript = Callable[[str], ModuleType]
 
 
 @pytest.fixture(scope="session")
-def reference(root: Path) -> ModuleType:
+def load_script(root: Path) -> LoadScript:
+    """load_script("docs_reference") -> `scripts/docs_reference.py` as a module."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, root / "scripts" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def reference(load_script: LoadScript) -> ModuleType:
     """`scripts/docs_reference.py`."""
-    spec = importlib.util.spec_from_file_location("docs_reference", root / "scripts" / "docs_reference.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs_reference")
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +55,14 @@ def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert built.returncode == 0, built.stderr
     assert "WARNING" not in built.stderr
     return folder
+
+
+@pytest.fixture
+def here(stack: RunningStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningStack:
+    """The server, found as a user's program finds it, from a folder of this test's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("STEADYNORM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STEADYNORM_HOME", str(stack.home))
+    monkeypatch.setenv("STEADYNORM_SERVER", stack.server)
+    return stack

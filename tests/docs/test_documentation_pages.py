@@ -123,9 +123,31 @@ def test_figures_of_throttling_are_what_the_rule_does(root: Path, page: str) -> 
         assert throttled_steps(ratio, gamma2) == pytest.approx(steps, rel=0.03), (ratio, gamma2)
 
 
+def test_the_drawn_spike_is_what_the_page_says_and_what_the_rule_does(root: Path) -> None:
+    text = (root / "docs" / "how-it-works.md").read_text("utf-8")
+    found = re.search(
+        r"<desc>ratio (\d+), target ([\d.]+), throttled (\d+)</desc>",
+        (root / "docs" / "images" / "spike.svg").read_text("utf-8"),
+    )
+    assert found is not None
+    ratio, target, throttled = int(found[1]), float(found[2]), int(found[3])
+    drawn = (f"has {ratio} times the RMS norm", f"that step is {target:.1f}", f"below 0.3 for {throttled:,} steps")
+    for words in drawn:
+        assert words in text
+    gamma2 = Settings().gamma2
+    after = targets(ratio, gamma2, weight=1 - gamma2**1000)
+    assert after[0] == pytest.approx(target, rel=0.05)  # norms of a training vary a little
+    assert sum(value < THROTTLED_TARGET for value in after) == pytest.approx(throttled, rel=0.05)
+
+
+def targets(ratio: float, gamma2: float, weight: float = 1.0) -> list[float]:
+    """The target at a spike among norms of 1 and in the steps after it. weight: of the steps before it; 1: settled."""
+    settings = Settings(gamma2=gamma2)
+    state = TensorState(norm_sum=1, norm_weight=1, square_sum=weight, square_weight=weight)
+    norms = [ratio, *[1.0] * 30_000]
+    return [advance(state, norm, settings, Mode.STABILIZE).target for norm in norms]
+
+
 def throttled_steps(ratio: float, gamma2: float) -> int:
     """Steps after a spike at which the target is below the threshold, once statistics have settled."""
-    settings, state = Settings(gamma2=gamma2), TensorState(norm_sum=1, norm_weight=1, square_sum=1, square_weight=1)
-    advance(state, ratio, settings, Mode.STABILIZE)
-    throttled = [advance(state, 1.0, settings, Mode.STABILIZE).target < THROTTLED_TARGET for _ in range(30_000)]
-    return sum(throttled)
+    return sum(value < THROTTLED_TARGET for value in targets(ratio, gamma2))

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.docs.conftest import LoadScript
 
-PAGES = ("operations", "live-control", "retention", "measurements", "scaling", "deploying")
+PAGES = ("operations", "live-control", "retention", "measurements", "scaling", "security")
 
 
 def article(site: Path, page: str) -> str:
@@ -52,3 +53,32 @@ def test_the_python_reference_has_signatures_and_docstrings(site: Path) -> None:
     page = re.sub(r"<[^>]+>", "", article(site, "reference/python"))
     for words in ("attach(", "before_clip(", "GradientStabilizer(", "fleet(", "observe_steps", "ServerUnreachable"):
         assert words in page
+
+
+def test_a_page_asks_no_other_host(site: Path) -> None:
+    loaded = re.compile(
+        r"<(?:script|img|iframe)\b[^>]*\bsrc=\"(?:https?:)?//|<link\b[^>]*stylesheet[^>]*(?:https?:)?//"
+    )
+    pages = {str(page.relative_to(site)): page.read_text("utf-8") for page in site.rglob("*.html")}
+    assert [name for name, html in pages.items() if loaded.search(html)] == []
+    # Material's script fetches mermaid from a content delivery network where a page has a diagram's source.
+    assert [name for name, html in pages.items() if 'class="mermaid"' in html] == []
+
+
+def test_pictures_of_diagrams_are_those_of_their_sources(root: Path, load_script: LoadScript) -> None:
+    digest = load_script("docs_diagrams").digest
+    sources = sorted((root / "docs" / "diagrams").glob("*.mmd"))
+    assert len(sources) >= 2
+    for source in sources:
+        picture = (root / "docs" / "images" / "diagrams" / f"{source.stem}.svg").read_text("utf-8")
+        assert f'data-source="{digest(source.read_text("utf-8"))}"' in picture, source.name
+
+
+def test_every_picture_of_a_page_is_on_the_site(site: Path) -> None:
+    shown = [
+        (page, source)
+        for page in site.rglob("index.html")
+        for source in re.findall(r"<img\b[^>]*\bsrc=\"([^\":]+)\"", page.read_text("utf-8"))
+    ]
+    assert len(shown) > 15
+    assert [str(page.relative_to(site)) for page, source in shown if not (page.parent / source).is_file()] == []

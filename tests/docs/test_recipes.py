@@ -1,0 +1,127 @@
+"""What the recipes of the pages do to a training: the norms that reach the optimizer, in calm and at a spike."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.interpreter import TORCH, Interpreter
+from tests.support.local_server import RunningStack
+
+from steadynorm_contract.events import EventKind
+
+ADDRESS = "http://127.0.0.1:8470"
+STEPS, SPIKE = 300, 250
+LONGER: dict[str, dict[str, str]] = {  # as many steps of each variant
+    "pytorch_clipping": {"range(5)": "range(300)"},
+    "accelerate_loop": {"torch.randn(64, 8)": "torch.randn(4800, 8)", "agent.step == 4": "agent.step == 300"},
+    "lightning_trainer": {"torch.randn(320, 8)": "torch.randn(4800, 8)"},
+    "transformers_trainer": {
+        'TrainingArguments("out", ': 'TrainingArguments("out", max_steps=300, save_strategy="no", '
+    },
+}
+FRAMEWORKS = {  # and what takes longer to import than the program runs
+    "accelerate_loop": "accelerate",
+    "lightning_trainer": "lightning",
+    "transformers_trainer": "transformers.trainer",
+}
+ACCUMULATED = {"accelerate_loop": 2}
+Norms = list[list[float]]
+Watch = Callable[..., Norms]
+
+
+@pytest.fixture
+def watch(stack: RunningStack, root: Path, tmp_path: Path, python: Interpreter) -> Watch:
+    """watch("name", *calls of backward() that spike, **replaced) -> the norms that its optimizers step with."""
+
+    def run(name: str, *spikes: int, replaced: dict[str, str] | None = None) -> Norms:
+        text = (root / "docs" / "snippets" / f"{name}.py").read_text("utf-8")
+        text = text.replace(ADDRESS, stack.server)
+        for old, new in (replaced or {}).items():
+            assert old in text
+            text = text.replace(old, new)
+        (tmp_path / "program.py").write_text(text)
+        own = {key: value for key, value in os.environ.items() if not key.startswith("STEADYNORM_")}
+        ended = python.run(
+            str(root / "tests" / "docs" / "norms_at_the_optimizer.py"), "program.py", "norms.json", *map(str, spikes),
+            cwd=tmp_path, timeout_s=300, modules=(*TORCH, *([FRAMEWORKS[name]] if name in FRAMEWORKS else [])),
+            env={
+                **own, "STEADYNORM_HOME": str(stack.home), "STEADYNORM_SERVER": stack.server, "OMP_NUM_THREADS": "1",
+                "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "STEADYNORM_RUN": name.replace("_", "-"),
+            },
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        norms: Norms = json.loads((tmp_path / "norms.json").read_text())
+        return norms
+
+    return run
+
+
+def total(norms: list[float]) -> float:
+    """The norm over all tensors."""
+    return math.hypot(*norms)
+
+
+@pytest.mark.parametrize("name", LONGER)
+def test_stabilize_gives_a_spike_its_due_and_observe_leaves_it_to_the_clip(
+    stack: RunningStack, watch: Watch, name: str
+) -> None:
+    replaced = {**LONGER[name], 'run="gpt-small"': f'run="recipe-{name}"'}
+    calls = ACCUMULATED.get(name, 1)
+    norms = watch(name, calls * SPIKE, calls * (STEPS + SPIKE), replaced=replaced)
+    assert len(norms) == 2 * STEPS
+    stabilized, observed = norms[:STEPS], norms[STEPS:]
+
+    tensors = len(stabilized[0])
+    calm = [total(step) for step in stabilized[20 : SPIKE - 1]]
+    assert 0.5 * math.sqrt(tensors) < sum(calm) / len(calm) < 2 * math.sqrt(tensors), "each tensor has about 1"
+    assert total(stabilized[SPIKE - 1]) < 0.1 * min(calm), "counts as good as nothing"
+    assert total(stabilized[-1]) > 0.5 * min(calm), "and holds nothing back afterwards"
+
+    assert max(map(total, observed)) == pytest.approx(1.0, rel=1e-3), "never above the clip"
+    assert total(observed[SPIKE - 1]) == pytest.approx(1.0, rel=1e-3)
+
+    runs = stack.client.runs(name=f"recipe-{name}").runs
+    assert sorted(run.applied.settings.mode for run in runs) == ["observe", "stabilize"]
+    for run in runs:  # in both modes the spike is recorded as large as it was, whatever was clipped
+        found = [event for event in stack.client.events(run.run_id).events if event.kind is EventKind.SPIKE]
+        ratios = {event.step: event.value or 0.0 for event in found}
+        assert ratios[SPIKE] > 50
+
+
+def test_under_sgd_the_scale_of_the_clip_is_carried_over(watch: Watch) -> None:
+    norms = watch("migrating", replaced={"torch.randn(32, 8)": "30 * torch.randn(32, 8)", "range(120)": "range(300)"})
+    norms = norms[2:]  # without the steps of the two sections above it
+    assert len(norms) == 300
+    clipped, after = [total(step) for step in norms[:101]], [total(step) for step in norms[101:]]
+    assert clipped == pytest.approx([1.0] * 101, rel=1e-3), "the clip was always at work"
+    assert max(after) < 10, "with the clip removed first these would be hundreds"
+    assert sum(after[:50]) / 50 > 0.3, "and the clip is gone"
+
+
+def test_with_a_loss_scaler_the_true_gradient_is_stabilized(watch: Watch) -> None:
+    norms = watch("pytorch_amp", replaced={"range(8)": "range(400)", "agent.step == 2": "agent.step == 100"})
+    assert len(norms) == 100
+    assert all(0.1 < norm < 3 for step in norms for norm in step)
+
+
+def test_the_stabilizer_alone_gives_each_tensor_a_norm_of_about_one(watch: Watch) -> None:
+    norms = watch("stabilizer_alone", 90, replaced={"range(3)": "range(100)"})
+    assert all(0.1 < norm < 2.5 for step in norms[:89] for norm in step)
+    assert all(2.5 < norm < 4 for norm in norms[89]), "0.4 / √(0.01 / 0.595): the ceiling after 90 steps"
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_snippet_for_a_framework_runs_and_no_clip_is_warned_of(
+    here: RunningStack, root: Path, name: str, python: Interpreter
+) -> None:
+    text = (root / "docs" / "snippets" / f"{name}.py").read_text("utf-8").replace(ADDRESS, here.server)
+    Path("program.py").write_text(text)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = python.run("program.py", env=environment, modules=(*TORCH, FRAMEWORKS[name]), timeout_s=300)
+    assert ended.returncode == 0, ended.stderr
+    assert "takes back what the" not in ended.stderr
