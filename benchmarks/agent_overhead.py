@@ -32,21 +32,21 @@ TEXT, VOCABULARY = load_text()
 
 
 class Loop:
-    """One training. Its agent, if it has one, sends to `house`."""
+    """One training. Its agent, if it has one, sends to `stack`."""
 
-    def __init__(self, house: LocalStack | None, home: Path) -> None:
+    def __init__(self, stack: LocalStack | None, home: Path) -> None:
         torch.manual_seed(0)
         self._generator = torch.Generator().manual_seed(0)
         self._model = CharGPT(VOCABULARY)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
         self.agent: steadynorm.Agent | None = None
         self._stabilize: Callable[[], None] = lambda: None
-        if house is None:
+        if stack is None:
             self._stabilize = steadynorm.GradientStabilizer(self._model.named_parameters()).apply
         else:
             token = (home / "token").read_text("ascii").strip()
             self.agent = steadynorm.attach(
-                self._model, self._optimizer, run="agent-overhead", server=house.server, token=token
+                self._model, self._optimizer, run="agent-overhead", server=stack.server, token=token
             )
 
     def block(self, steps: int) -> tuple[float, float]:
@@ -73,8 +73,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), port=0, dashboard=False) as house:
-        loops = [Loop(None, Path(folder)), Loop(None, Path(folder)), Loop(house, Path(folder))]
+    with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), port=0, dashboard=False) as stack:
+        loops = [Loop(None, Path(folder)), Loop(None, Path(folder)), Loop(stack, Path(folder))]
         for loop in loops:
             loop.block(5)
         times: list[list[float]] = [[], [], []]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import socket
 import subprocess
@@ -15,10 +16,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import urllib3
+
+from steadynorm_server.runtime.process import die_with_parent
 
 RULES = Path(__file__).resolve().parents[1] / "deploy" / "prometheus" / "rules.yml"
 MODES = ("off", "observe", "stabilize")
@@ -85,7 +89,8 @@ def measure(folder: Path, runs: int, seconds: float) -> dict[str, object]:
         [
             "prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
             f"--web.listen-address={address}", "--log.level=error",
-        ]
+        ],
+        preexec_fn=partial(die_with_parent, os.getpid()),
     )  # fmt: skip
     try:
         time.sleep(seconds)

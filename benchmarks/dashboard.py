@@ -201,14 +201,14 @@ def main() -> None:
     parser.add_argument("--clicks", type=int, default=40, help="by all visitors together")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, 10)
-    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "redis") as url:
         home = Path(name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
         environment = kept | {"STEADYNORM_HOME": name}
         print(f"stored {given.steps} steps in {asyncio.run(fill(url, history)):.0f} s", flush=True)
         with (
             served(url, home),
-            LocalStack(home, dashboard_port=0, reuse_running=True, environ=environment) as house,
+            LocalStack(home, dashboard_port=0, reuse_running=True, environ=environment) as stack,
             Going(url, history),
             sync_playwright() as playwright,
         ):
@@ -216,7 +216,7 @@ def main() -> None:
                 executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"]
             )
             figures = [
-                measure(browser, house.dashboard, int(one), given.opens, given.clicks)
+                measure(browser, stack.dashboard, int(one), given.opens, given.clicks)
                 for one in given.browsers.split(",")
             ]
             browser.close()

@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--detail-every", type=int, default=10, help="steps between rows")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, given.detail_every)
-    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "redis") as url:
         seconds = asyncio.run(fill(url, history))
         print(f"stored {given.steps} steps of {given.parameters} parameters in {seconds:.0f} s", flush=True)
         with served(url, Path(name)) as (server, address, token):

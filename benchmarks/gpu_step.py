@@ -5,6 +5,13 @@
 Needs CUDA, and of packages only torch, triton, msgspec and steadynorm itself; without CUDA it says so and exits with 2.
 Each section that fails is reported as an error beside the others' figures, and the exit status is then 1.
 
+The proof that decides whether the kernels are used runs first, alone, and tells all that it found; the other sections
+use the kernels whatever it found. A machine without msgspec needs its wheel: `pip download msgspec` on another, then
+`pip install --no-index --no-deps --target`, and agent/ and contract/ in PYTHONPATH.
+
+What is timed always writes: mode observe with a gain of 0.9999. A gradient that is stabilized again and again has its
+own norm as its target, and a scale of exactly one writes nothing.
+
 Device times are of replays of a captured CUDA graph, which no host slows down, in interleaved rounds; `eager` ones have
 the host in them. Bandwidth is told twice, as a fraction of a copy's in the same run: counting two passes over the
 gradients (read once, written once: what must move), and three (as if nothing were found in L2).
@@ -13,8 +20,10 @@ gradients (read once, written once: what must move), and three (as if nothing we
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -27,9 +36,12 @@ from gpu_reference import CHANGES, Figures, compare, named, pair
 from torch import Tensor, nn
 
 from steadynorm import GradientStabilizer
+from steadynorm.stabilizer.statistics import RING_COLUMNS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WAVES_MIB = (None, 8, 16, 24, 32, 48)
+WAVES_MIB = (None, 6, 12, 24, 48)
+WIDTHS = (2048, 1024)
+MANY = 10_000
 
 
 def correctness(device: torch.device) -> Figures:
@@ -43,11 +55,33 @@ def correctness(device: torch.device) -> Figures:
     return figures
 
 
+def proof(device: torch.device) -> Figures:
+    """All differences that the kernels' verification finds here, and what it takes."""
+    from steadynorm.stabilizer.kernels.verification import differences
+
+    start = time.perf_counter()
+    found = differences(device)
+    return {"seconds": time.perf_counter() - start, "differences": found}
+
+
 def with_kernels(parameters: list[nn.Parameter]) -> GradientStabilizer:
     """Raises RuntimeError where the kernels are not used: nothing here would be about them."""
     stabilizer = GradientStabilizer(named(parameters))
     if stabilizer._kernels is None:
-        raise RuntimeError("the kernels are not used here; the warning above says why")
+        raise RuntimeError("the kernels are not used here: is a parameter of a dtype that they take?")
+    return stabilizer
+
+
+def that_writes(parameters: list[nn.Parameter], *, kernels: bool = True) -> GradientStabilizer:
+    """One whose steps multiply every gradient by 0.9999."""
+    os.environ["STEADYNORM_KERNELS"] = "1" if kernels else "0"
+    stabilizer = GradientStabilizer(named(parameters), mode="observe")
+    os.environ["STEADYNORM_KERNELS"] = "1"
+    stabilizer._statistics.gain.fill_(0.9999)
+    stabilizer._gains_changed = True
+    stabilizer.apply()
+    if bool((stabilizer.rows[:, RING_COLUMNS.index("scale")] == 1).any()):
+        raise RuntimeError("a scale is 1: that tensor would not be written, and too little would be timed")
     return stabilizer
 
 
@@ -117,25 +151,26 @@ def milliseconds(methods: dict[str, Callable[[], object]], rounds: int, calls: i
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def transformer(parameters: float) -> list[tuple[int, ...]]:
+def transformer(parameters: float, width: int) -> list[tuple[int, ...]]:
     """Shapes of about that many parameters: an embedding, and as many layers as it takes."""
-    width = 2048
     layer = [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
     embedding = (50304, width)
     layers = round((parameters - math.prod(embedding)) / sum(math.prod(shape) for shape in layer))
     return [embedding, *(shape for _ in range(max(1, layers)) for shape in layer)]
 
 
-def cost(device: torch.device, dtype: torch.dtype, parameters: float, rounds: int) -> Figures:
+def cost(device: torch.device, dtype: torch.dtype, parameters: float, width: int, rounds: int) -> Figures:
     """Device time of a step on a large model, beside clipping and a copy of as many bytes."""
-    from steadynorm.stabilizer.kernels.launcher import WAVE_BYTES, MultiTensor
+    from steadynorm.stabilizer.kernels.launcher import MultiTensor
+    from steadynorm.stabilizer.kernels.plan import WAVE_BYTES
 
-    ours = [nn.Parameter(torch.zeros(s, dtype=dtype, device=device)) for s in transformer(parameters)]
+    ours = [nn.Parameter(torch.zeros(s, dtype=dtype, device=device)) for s in transformer(parameters, width)]
     for parameter in ours:
         parameter.grad = torch.randn_like(parameter)
     size = sum(p.numel() * p.element_size() for p in ours)
-    stabilizer = with_kernels(ours)
-    source, target = (torch.zeros(size // 8, dtype=torch.float64, device=device) for _ in range(2))
+    stabilizer, with_torch = that_writes(ours), that_writes(ours, kernels=False)
+    source = torch.randn(size // 4, dtype=torch.float32, device=device)  # not zeros, which a memory may compress
+    target = torch.empty_like(source)
 
     def clip() -> Tensor:
         return nn.utils.clip_grad_norm_(ours, 1.0, foreach=True)
@@ -147,6 +182,7 @@ def cost(device: torch.device, dtype: torch.dtype, parameters: float, rounds: in
         "clip eager": clip,
         "steadynorm": captured(stabilizer.apply).replay,
         "steadynorm eager": stabilizer.apply,
+        "torch's operations": captured(with_torch.apply).replay,
     }
     mode = stabilizer.settings.mode
     for wave in WAVES_MIB:
@@ -169,12 +205,15 @@ def cost(device: torch.device, dtype: torch.dtype, parameters: float, rounds: in
     }
 
 
-def small(device: torch.device, rounds: int) -> Figures:
-    """Device and host time of a step of 300 small tensors, in microseconds; also when every gradient has moved."""
-    ours, _ = pair([(64, 64)] * 300, torch.float32, device)
+def small(device: torch.device, count: int, rounds: int) -> Figures:
+    """Device and host time of a step of small tensors, in microseconds; also when every gradient has moved.
+
+    300 of them are 5 MB, which stay in L2 from step to step; 10,000 are 164 MB, which do not.
+    """
+    ours, _ = pair([(64, 64)] * count, torch.float32, device)
     for parameter in ours:
         parameter.grad = torch.randn_like(parameter)
-    stabilizer = with_kernels(ours)
+    stabilizer = that_writes(ours)
 
     def clip() -> Tensor:
         return nn.utils.clip_grad_norm_(ours, 1.0, foreach=True)
@@ -216,6 +255,7 @@ def main() -> int:
         return 2
     import triton
 
+    os.environ.setdefault("STEADYNORM_KERNELS", "1")
     device = torch.device("cuda", torch.cuda.current_device())
     figures: Figures = {
         "card": torch.cuda.get_device_name(device),
@@ -224,12 +264,19 @@ def main() -> int:
         "triton": triton.__version__,
     }
     sections: dict[str, Callable[[], Figures]] = {
+        "proof": lambda: proof(device),
         "largest relative error": lambda: correctness(device),
         "synchronizations": lambda: syncs(device),
         "captured graph": lambda: in_a_graph(device),
-        "cost float32": lambda: cost(device, torch.float32, options.parameters, options.rounds),
-        "cost bfloat16": lambda: cost(device, torch.bfloat16, options.parameters, options.rounds),
-        "300 small tensors": lambda: small(device, options.rounds),
+        **{
+            f"cost {name} width {width}": functools.partial(
+                cost, device, DTYPES[name], options.parameters, width, options.rounds
+            )
+            for width in WIDTHS
+            for name in ("float32", "bfloat16")
+        },
+        "300 small tensors": lambda: small(device, 300, options.rounds),
+        "10,000 small tensors": lambda: small(device, MANY, max(3, options.rounds // 4)),
     }
     failed = False
     for name, section in sections.items():

@@ -4,7 +4,8 @@
 
 The demo's character GPT, same seed and same batches in every run. Shown is the mean loss of the last 20 steps, how far
 that is from the run that nobody touched, and the jolt: how far the mean loss of any 20 steps in a row after half-time
-rises above the untouched run's. The last rows use a whole agent, which comes to a run that trains, or leaves it.
+rises above the untouched run's. The last rows use a whole agent, which comes to a run that trains, or leaves it. All by
+the paper's rule: without spikes the default does the same.
 """
 
 from __future__ import annotations
@@ -91,12 +92,12 @@ def train_with_agent(stay: Stay, optimizer_name: str, steps: int, seed: int) -> 
     generator = torch.Generator().manual_seed(seed)
     model = CharGPT(vocabulary)
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
-    agent = None if stay.comes_late else attach(model, optimizer)
+    agent = None if stay.comes_late else attach(model, optimizer, preset="paper")
     losses: list[float] = []
     for step in range(steps):
         if step == steps // 2:
             if agent is None:
-                agent = attach(model, optimizer, observe_steps=stay.observe_steps)
+                agent = attach(model, optimizer, preset="paper", observe_steps=stay.observe_steps)
             elif stay.leaves == "detach":
                 agent.detach()
             elif stay.leaves == "close":

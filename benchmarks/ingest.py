@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from ingest_agents import BATCH_STEPS, LATE_S, Outcome, Work, allow_many_files, 
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import Parameter, Registered, RunRegistration
+from steadynorm_server.runtime.process import die_with_parent
 
 READY_S = 2.0  # for a generator to start and connect, and 2 ms an agent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -64,7 +66,8 @@ def started(home: Path, workers: int = 1) -> Iterator[LocalStack]:
     environment["STEADYNORM_HOME"] = str(home)
     with (home / "server.log").open("wb") as log:
         command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0", "--workers", str(workers)]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with_us = partial(die_with_parent, os.getpid())
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=with_us)
     try:
         while not (home / "server.json").exists():
             if process.poll() is not None:
@@ -73,7 +76,7 @@ def started(home: Path, workers: int = 1) -> Iterator[LocalStack]:
         address = json.loads((home / "server.json").read_bytes())["server"]
         host, _, port = address.removeprefix("http://").partition(":")
         token = (home / "token").read_text("ascii").strip()
-        with redis.Redis(unix_socket_path=str(home / "store" / "store.sock"), protocol=2) as repository:
+        with redis.Redis(unix_socket_path=str(home / "redis" / "redis.sock"), protocol=2) as repository:
             store_pid = repository.info("server")["process_id"]
             pids = [process.pid, *(pid for pid in children(process.pid) if pid != store_pid)]
             yield LocalStack(pids, store_pid, host, int(port), token, repository)
@@ -100,16 +103,16 @@ def memory_mb(pids: Sequence[int], field: str = "VmHWM") -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / 1e6
 
 
-def register(house: LocalStack, agents: int, parameters: int) -> list[tuple[str, int, int]]:
+def register(stack: LocalStack, agents: int, parameters: int) -> list[tuple[str, int, int]]:
     """Every agent's run, incarnation and last stored sequence. Registering again changes nothing."""
     table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
-    headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
     pool = urllib3.PoolManager(retries=False, headers=headers, maxsize=4, block=True)
 
     def one(number: int) -> tuple[str, int, int]:
         name = f"ingest-{number}"
         sent = RunRegistration(name=name, run_id=name, instance=f"agent-{number}", parameters=table)
-        answer = pool.request("POST", f"http://{house.host}:{house.port}/api/v1/runs", body=encode_json(sent))
+        answer = pool.request("POST", f"http://{stack.host}:{stack.port}/api/v1/runs", body=encode_json(sent))
         if answer.status not in (200, 201):
             raise SystemExit(f"registration of {name}: status {answer.status}: {answer.data.decode()}")
         known = msgspec.json.decode(answer.data, type=Registered)
@@ -120,11 +123,11 @@ def register(house: LocalStack, agents: int, parameters: int) -> list[tuple[str,
 
 
 def generate(
-    house: LocalStack, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
+    stack: LocalStack, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
 ) -> tuple[list[Outcome], float]:
     """Send, from processes of their own. Returns what came of it and when it began. rate: of one agent."""
     generators: int = given.generators
-    with ProcessPoolExecutor(generators, mp_context=get_context("spawn")) as processes:
+    with ProcessPoolExecutor(generators, get_context("spawn"), die_with_parent, (os.getpid(),)) as processes:
         list(processes.map(abs, range(generators)))  # they are there, and have imported what they need
         start = time.monotonic() + READY_S + 0.002 * len(runs)
         parts = []
@@ -133,25 +136,29 @@ def generate(
             offsets = [number / len(runs) / rate for number in at]
             mine = [runs[number] for number in at]
             schedule = offsets, start, seconds, 1 / rate
-            parts.append(Work(house.host, house.port, house.token, mine, *schedule, given.parameters, given.waiting))
+            parts.append(
+                Work(
+                    stack.host, stack.port, stack.token, mine, *schedule, given.parameters, given.waiting, given.scalars
+                )
+            )
         pending = [processes.submit(send_all, part) for part in parts]
         time.sleep(max(0.0, start - time.monotonic()))
         return [each.result() for each in pending], start
 
 
-def measure(house: LocalStack, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
+def measure(stack: LocalStack, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
     """One measurement at `rate` batches a second of each agent."""
     began = time.monotonic()
-    runs = register(house, given.agents, given.parameters)
+    runs = register(stack, given.agents, given.parameters)
     registered_s = time.monotonic() - began
-    before = _costs(house)
-    outcomes, start = generate(house, runs, given, rate, seconds)
-    after = _costs(house)
+    before = _costs(stack)
+    outcomes, start = generate(stack, runs, given, rate, seconds)
+    after = _costs(stack)
     wall = max(outcome.last_answer for outcome in outcomes) - start
     latencies = sorted(1000 * latency for outcome in outcomes for latency in outcome.latencies)
     responses = sum((outcome.responses for outcome in outcomes), Counter())
     errors = responses.total() - responses["200"]
-    memory = house.repository.info("memory")
+    memory = stack.repository.info("memory")
     return {
         "agents": given.agents,
         "workers": given.workers,
@@ -169,8 +176,8 @@ def measure(house: LocalStack, given: argparse.Namespace, rate: float, seconds: 
         "p99_ms": round(latencies[int(0.99 * (len(latencies) - 1))], 1),
         "longest_ms": round(latencies[-1], 1),
         "late_by_second": dict(sorted(sum((outcome.late for outcome in outcomes), Counter()).items())),
-        "server_peak_mb": round(memory_mb(house.pids), 1),
-        "store_peak_mb": round(memory_mb([house.store_pid]), 1),
+        "server_peak_mb": round(memory_mb(stack.pids), 1),
+        "store_peak_mb": round(memory_mb([stack.store_pid]), 1),
         "store_used_mb": round(memory["used_memory"] / 1e6, 1),
         "server_cores": round((after["server"] - before["server"]) / wall, 3),
         "store_cores": round((after["store"] - before["store"]) / wall, 3),
@@ -180,17 +187,17 @@ def measure(house: LocalStack, given: argparse.Namespace, rate: float, seconds: 
     }
 
 
-def _costs(house: LocalStack) -> dict[str, float]:
-    return {"server": cpu_s(*house.pids), "store": cpu_s(house.store_pid)}
+def _costs(stack: LocalStack) -> dict[str, float]:
+    return {"server": cpu_s(*stack.pids), "store": cpu_s(stack.store_pid)}
 
 
-def search(house: LocalStack, given: argparse.Namespace) -> dict[str, Any] | None:
+def search(stack: LocalStack, given: argparse.Namespace) -> dict[str, Any] | None:
     """The measurement with the highest rate that holds, None if the lowest that was tried does not."""
     best: dict[str, Any] | None = None
 
     def holds(rate: float) -> bool:
         nonlocal best
-        found = measure(house, given, rate, given.search_seconds)
+        found = measure(stack, given, rate, given.search_seconds)
         good: bool = found["errors"] == 0 and found["p99_ms"] <= 1000 * LATE_S
         print(json.dumps({"search": "holds" if good else "does not", **found}), flush=True)
         if good and (best is None or found["batches_per_second"] > best["batches_per_second"]):
@@ -221,6 +228,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--batches-per-second", type=float, default=1.0, help="of each agent")
     parser.add_argument("--parameters", type=int, default=200)
+    parser.add_argument("--scalars", type=int, default=0, help="of the loop's own in every step of each agent")
     parser.add_argument("--workers", type=int, default=2, help="processes of the server")
     parser.add_argument("--generators", type=int, default=1, help="processes that the agents are in")
     parser.add_argument("--waiting", action="store_true", help="each agent waits for settings, too")
@@ -230,11 +238,11 @@ def main() -> None:
     allow_many_files()  # the server inherits it
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < given.agents + 200:
         raise SystemExit(f"{given.agents} agents need that many open files and some more: raise `ulimit -Hn`.")
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given.workers) as house:
-        first = measure(house, given, given.batches_per_second, given.seconds)
+    with tempfile.TemporaryDirectory() as name, started(Path(name), given.workers) as stack:
+        first = measure(stack, given, given.batches_per_second, given.seconds)
         print(json.dumps(first), flush=True)
         if given.search:
-            print(json.dumps({"highest": search(house, given)}))
+            print(json.dumps({"highest": search(stack, given)}))
     if first["errors"]:
         sys.exit(1)
 

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from steadynorm_contract.codec import encode_batch
+from steadynorm_contract.scalars import ScalarRecords
 from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
@@ -53,6 +54,7 @@ class Work:
     every: float  # seconds between the batches of one run
     parameters: int
     waiting: bool  # for settings, each agent beside its batches
+    scalars: int = 0  # logged under names of the loop's own in every step
 
 
 @dataclass
@@ -78,18 +80,20 @@ def allow_many_files() -> None:
 class Patterns:
     """Numbers of batches, made once: 10 steps of scalars and one row of each parameter, all different by noise."""
 
-    def __init__(self, parameters: int) -> None:
+    def __init__(self, parameters: int, scalars: int = 0) -> None:
         rng = np.random.default_rng(0)
         self._parameters = parameters
+        self._names = tuple(f"own/{at}" for at in range(scalars))
+        self._own = rng.standard_normal((PATTERNS, BATCH_STEPS, scalars)).astype("<f4")
         self._scalars, self._rows = [], []
         calm = {"loss": 2.0, "learning_rate": 1e-3, "raw_norm": 1.0, "stabilized_norm": 1.0, "target_min": 0.9}
         calm |= {"spike_ratio_max": 1.2, "nonfinite_parameter": -1.0}
         noisy = [name in ("loss", "raw_norm", "stabilized_norm", "spike_ratio_max") for name in SCALAR_COLUMNS]
         for _ in range(PATTERNS):
             noise = np.exp(0.1 * rng.standard_normal((BATCH_STEPS, len(SCALAR_COLUMNS))))
-            scalars = np.array([calm.get(name, 0.0) for name in SCALAR_COLUMNS]) * np.where(noisy, noise, 1.0)
+            columns = np.array([calm.get(name, 0.0) for name in SCALAR_COLUMNS]) * np.where(noisy, noise, 1.0)
             rows = np.exp(0.1 * rng.standard_normal((parameters, len(ROW_COLUMNS))))
-            self._scalars.append(scalars.astype("<f4").tobytes())
+            self._scalars.append(columns.astype("<f4").tobytes())
             self._rows.append(rows.astype("<f4").tobytes())
 
     def batch(self, incarnation: int, sequence: int) -> bytes:
@@ -99,7 +103,9 @@ class Patterns:
         at = sequence % PATTERNS
         scalars = StepScalars(steps, times, self._scalars[at])
         rows = ParameterRows(steps[-1:], self._parameters, self._rows[at])
-        return encode_batch(TelemetryBatch(incarnation=incarnation, sequence=sequence, scalars=scalars, rows=rows))
+        logged = [ScalarRecords(self._names, steps, times, self._own[at].tobytes())] if self._names else []
+        batch = TelemetryBatch(incarnation=incarnation, sequence=sequence, scalars=scalars, rows=rows, logged=logged)
+        return encode_batch(batch)
 
 
 class Connection(asyncio.Protocol):
@@ -154,7 +160,7 @@ class Agents:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._patterns = Patterns(work.parameters)
+        self._patterns = Patterns(work.parameters, work.scalars)
         self.outcome = Outcome([], Counter(), Counter(), Counter(), "", 0, 0.0, work.start)
 
     async def run(self) -> Outcome:

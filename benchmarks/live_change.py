@@ -41,8 +41,8 @@ ANSWER_S = 60.0
 class Agents:
     """Wait for settings, each on its own connection, and remember when each revision came."""
 
-    def __init__(self, house: LocalStack, runs: list[str], wait_s: float) -> None:
-        self._house, self._runs, self._wait_s = house, runs, wait_s
+    def __init__(self, stack: LocalStack, runs: list[str], wait_s: float) -> None:
+        self._stack, self._runs, self._wait_s = stack, runs, wait_s
         self.has = dict.fromkeys(runs, 0)  # newest revision
         self.moments: dict[tuple[str, int], float] = {}
         self.responses: Counter[str] = Counter()
@@ -50,11 +50,11 @@ class Agents:
 
     async def wait(self, run_id: str) -> None:
         """Until cancelled."""
-        connection = await connect(self._house)
+        connection = await connect(self._stack)
         while True:
             path = f"/runs/{run_id}/settings?after_revision={self.has[run_id]}&wait={self._wait_s:g}"
             async with asyncio.timeout(self._wait_s + ANSWER_S):
-                status, body = await ask(self._house, connection, "GET", path)
+                status, body = await ask(self._stack, connection, "GET", path)
             self.responses[str(status)] += 1
             if status != 200:
                 raise SystemExit(f"{path}: status {status}: {body.decode()}")
@@ -71,53 +71,53 @@ class Agents:
             await self._news.wait_for(lambda: all(self.has[run] >= revision for run, revision in revisions.items()))
 
 
-async def connect(house: LocalStack) -> Connection:
+async def connect(stack: LocalStack) -> Connection:
     """A connection to the server."""
-    return (await asyncio.get_running_loop().create_connection(Connection, house.host, house.port))[1]
+    return (await asyncio.get_running_loop().create_connection(Connection, stack.host, stack.port))[1]
 
 
 def ask(
-    house: LocalStack, connection: Connection, method: str, path: str, body: bytes = b"", extra: str = ""
+    stack: LocalStack, connection: Connection, method: str, path: str, body: bytes = b"", extra: str = ""
 ) -> asyncio.Future[tuple[int, bytes]]:
     """Send a request; await its status and body."""
     head = (
-        f"{method} /api/v1{path} HTTP/1.1\r\nHost: {house.host}:{house.port}\r\nAuthorization: Bearer {house.token}\r\n"
+        f"{method} /api/v1{path} HTTP/1.1\r\nHost: {stack.host}:{stack.port}\r\nAuthorization: Bearer {stack.token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}\r\n"
     )
     return connection.request(head.encode(), body)
 
 
 def patch(
-    house: LocalStack, connection: Connection, run_id: str, revision: int, gamma2: float, reason: str
+    stack: LocalStack, connection: Connection, run_id: str, revision: int, gamma2: float, reason: str
 ) -> asyncio.Future[tuple[int, bytes]]:
     """Send a change; await its status and body."""
     body = encode_json({"settings": {"gamma2": gamma2}, "reason": reason})
-    return ask(house, connection, "PATCH", f"/runs/{run_id}/settings", body, f'If-Match: "{revision}"\r\n')
+    return ask(stack, connection, "PATCH", f"/runs/{run_id}/settings", body, f'If-Match: "{revision}"\r\n')
 
 
-async def idle(house: LocalStack, seconds: float) -> dict[str, Any]:
+async def idle(stack: LocalStack, seconds: float) -> dict[str, Any]:
     """What waiting costs."""
-    before, began = (cpu_s(*house.pids), cpu_s(house.store_pid)), time.monotonic()
+    before, began = (cpu_s(*stack.pids), cpu_s(stack.store_pid)), time.monotonic()
     await asyncio.sleep(seconds)
     wall = time.monotonic() - began
     return {
         "seconds": round(wall, 1),
-        "server_cores": round((cpu_s(*house.pids) - before[0]) / wall, 4),
-        "store_cores": round((cpu_s(house.store_pid) - before[1]) / wall, 4),
-        "server_mb": round(memory_mb(house.pids, "VmRSS"), 1),
+        "server_cores": round((cpu_s(*stack.pids) - before[0]) / wall, 4),
+        "store_cores": round((cpu_s(stack.store_pid) - before[1]) / wall, 4),
+        "server_mb": round(memory_mb(stack.pids, "VmRSS"), 1),
     }
 
 
-async def change(house: LocalStack, agents: Agents, runs: list[str], number: int, rate: float) -> dict[str, Any]:
+async def change(stack: LocalStack, agents: Agents, runs: list[str], number: int, rate: float) -> dict[str, Any]:
     """How long a change takes to its agent."""
     chance, sent, wanted = random.Random(0), {}, dict.fromkeys(runs, 0)
-    operator, answered = await connect(house), []
-    began, operators, before = time.monotonic(), time.process_time(), cpu_s(*house.pids)
+    operator, answered = await connect(stack), []
+    began, operators, before = time.monotonic(), time.process_time(), cpu_s(*stack.pids)
     for _ in range(number):
         await asyncio.sleep(chance.expovariate(rate))
         run_id = chance.choice(runs)
         moment = time.monotonic()
-        status, body = await patch(house, operator, run_id, wanted[run_id], 0.5 + 0.4 * chance.random(), "a change")
+        status, body = await patch(stack, operator, run_id, wanted[run_id], 0.5 + 0.4 * chance.random(), "a change")
         if status != 200:
             raise SystemExit(f"change of {run_id}: status {status}: {body.decode()}")
         answered.append(1000 * (time.monotonic() - moment))
@@ -132,7 +132,7 @@ async def change(house: LocalStack, agents: Agents, runs: list[str], number: int
         "overtaken": number - len(took),
         **quantiles(took),
         "operator": quantiles(sorted(answered)),
-        "server_cores": round((cpu_s(*house.pids) - before) / wall, 3),
+        "server_cores": round((cpu_s(*stack.pids) - before) / wall, 3),
         "agents_and_operator_cores": round((time.process_time() - operators) / wall, 3),
     }
 
@@ -143,9 +143,9 @@ def quantiles(sorted_ms: list[float]) -> dict[str, float]:
     return {name: round(sorted_ms[int(part * (len(sorted_ms) - 1))], 1) for name, part in at.items()}
 
 
-async def race(house: LocalStack, agents: Agents, runs: list[str], number: int) -> dict[str, Any]:
+async def race(stack: LocalStack, agents: Agents, runs: list[str], number: int) -> dict[str, Any]:
     """Two operators, one revision."""
-    chance, operators = random.Random(1), [await connect(house) for _ in range(2)]
+    chance, operators = random.Random(1), [await connect(stack) for _ in range(2)]
     winners: dict[str, list[str]] = {}
     outcomes: Counter[str] = Counter()
     for at in range(number):
@@ -155,14 +155,14 @@ async def race(house: LocalStack, agents: Agents, runs: list[str], number: int) 
         sent = {}
         for who in order:
             reason = f"race {at} operator {who}"
-            sent[reason] = patch(house, operators[who], run_id, revision, 0.1 + 0.4 * chance.random(), reason)
+            sent[reason] = patch(stack, operators[who], run_id, revision, 0.1 + 0.4 * chance.random(), reason)
         responses = {reason: (await answer)[0] for reason, answer in sent.items()}
         outcomes[" ".join(map(str, sorted(responses.values())))] += 1
         winners.setdefault(run_id, []).extend(reason for reason, status in responses.items() if status == 200)
         await agents.have({run_id: revision + 1})
     complete = chained = 0
     for run_id, reasons in winners.items():
-        _, body = await ask(house, operators[0], "GET", f"/runs/{run_id}/audit?limit=10000")
+        _, body = await ask(stack, operators[0], "GET", f"/runs/{run_id}/audit?limit=10000")
         audit = msgspec.json.decode(body, type=AuditList)
         raced = [entry.reason for entry in reversed(audit.entries) if entry.reason.startswith("race")]
         whole = [entry.revision for entry in audit.entries] == list(range(agents.has[run_id], 0, -1))
@@ -171,20 +171,20 @@ async def race(house: LocalStack, agents: Agents, runs: list[str], number: int) 
     return {"races": number, "outcomes": dict(outcomes), "runs": len(winners), "complete": complete, "chained": chained}
 
 
-async def measure(house: LocalStack, given: argparse.Namespace) -> bool:
+async def measure(stack: LocalStack, given: argparse.Namespace) -> bool:
     """All parts. Returns whether all is as it should be."""
-    runs = [run_id for run_id, _, _ in await asyncio.to_thread(register, house, given.agents, 1)]
-    agents = Agents(house, runs, given.wait)
+    runs = [run_id for run_id, _, _ in await asyncio.to_thread(register, stack, given.agents, 1)]
+    agents = Agents(stack, runs, given.wait)
     async with asyncio.TaskGroup() as group:
         waiting = []
         for run_id in runs:
             waiting.append(group.create_task(agents.wait(run_id)))
             await asyncio.sleep(given.wait / len(runs) / 4)  # that not all ask again in one instant
-        rested = await idle(house, 2 * given.wait)
+        rested = await idle(stack, 2 * given.wait)
         print(json.dumps({"part": "idle", "waiting": len(runs), **rested}), flush=True)
-        changed = await change(house, agents, runs, given.changes, given.changes_per_second)
+        changed = await change(stack, agents, runs, given.changes, given.changes_per_second)
         print(json.dumps({"part": "change", "waiting": len(runs), **changed}), flush=True)
-        raced = await race(house, agents, runs, given.races)
+        raced = await race(stack, agents, runs, given.races)
         print(json.dumps({"part": "races", "waiting": len(runs), **raced}), flush=True)
         for task in waiting:
             task.cancel()
@@ -204,8 +204,8 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=25.0, help="seconds that an agent waits before it asks again")
     given = parser.parse_args()
     allow_many_files()  # the server inherits it
-    with tempfile.TemporaryDirectory() as name, started(Path(name)) as house:
-        good = asyncio.run(measure(house, given))
+    with tempfile.TemporaryDirectory() as name, started(Path(name)) as stack:
+        good = asyncio.run(measure(stack, given))
     if not good:
         sys.exit(1)
 

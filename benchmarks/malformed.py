@@ -30,6 +30,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
 )
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server
+from steadynorm_server.runtime.process import die_with_parent
 
 VICTIM = "victim-1"
 TABLE = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.weight", (4, 16), "float32")]
@@ -59,7 +61,8 @@ def served(store_url: str, home: Path) -> Iterator[tuple[int, str, str]]:
     environment |= {"STEADYNORM_HOME": str(home), "REDIS_URL": store_url, "STEADYNORM_STALLED_AFTER_S": "86400"}
     with (home / "server.log").open("wb") as log:
         command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
-        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+        with_us = partial(die_with_parent, os.getpid())
+        process = subprocess.Popen(command, env=environment, stderr=log, stdout=log, preexec_fn=with_us)
         try:
             while not (home / "server.json").exists():
                 assert process.poll() is None, (home / "server.log").read_text()
@@ -198,11 +201,13 @@ def main() -> None:
     requests = list(malformed(VICTIM, given.requests))
     with (
         tempfile.TemporaryDirectory() as folder,
-        embedded_redis_server(Path(folder) / "store") as url,
+        embedded_redis_server(Path(folder) / "redis") as url,
         served(url, Path(folder)) as (pid, address, token),
         redis.Redis.from_url(url, protocol=2) as repository,
         ThreadPoolExecutor(given.clients) as pool,
-        ProcessPoolExecutor(1, get_context("spawn")) as processes,  # or the attack would hold the good clients up here
+        ProcessPoolExecutor(
+            1, get_context("spawn"), die_with_parent, (os.getpid(),)
+        ) as processes,  # or the attack would hold the good clients up here
     ):
         registration = RunRegistration(name="victim", run_id=VICTIM, parameters=TABLE)
         headers = {"Authorization": f"Bearer {token}"}

@@ -134,11 +134,14 @@ def _ends(run_id: str, rng: random.Random) -> Malformed:
 def _by_hand(run_id: str) -> Iterator[Malformed]:
     nan, deep = float("nan"), 5000
     # Numbers that are none, too large, or of another kind.
-    for name in ("gamma1", "gamma2", "eps", "spike_limit", "lr_scale", "reset_generation", "paused", "mode"):
+    settings = ("gamma1", "gamma2", "eps", "spike_limit", "lr_scale", "reset_generation", "paused", "mode")
+    for name in (*settings, "lr", "detail_every", "knob.x", "knob.", "knobs"):
         for value in ("NaN", "Infinity", "-1", "1e400", '"x"', "[]", '{"a": 1}', "[" * 900 + "]" * 900, str(-(10**30))):
             yield _patch(run_id, f'{{"settings": {{"{name}": {value}}}}}'.encode())
     for body in (b"null", b"[]", b'{"settings": []}', b'{"settings": {"\\ud800": 1}}', b'{"settings": {"gamma9": 1}}'):
         yield _patch(run_id, body)
+    yield _patch(run_id, json.dumps({"settings": {f"knob.{at}": at for at in range(5000)}}).encode())
+    yield _patch(run_id, json.dumps({"settings": {"knobs": {"<b>\x00": 1, "k" * 3000: 2}}}).encode())
     yield _patch(run_id, json.dumps({"settings": {"gamma1": 0.1}, "reason": "r" * 501}).encode())
     yield _patch(run_id, b'{"settings": {"gamma1": 0.1}}' + b" " * 70_000)
     for match in ("", "*", 'W/"0"', '"-1"', '"99999"', '"' + "9" * 400 + '"', '"0", "1"', "x" * 3000):
@@ -167,8 +170,30 @@ def _by_hand(run_id: str) -> Iterator[Malformed]:
         {"steps": [1] * 400_000, "times": bytes(3_200_000), "data": b"", "columns": []},
     ):
         yield _telemetry(run_id, _batch(scalars=scalars))
+    for logged in (
+        {"names": ["x"], "steps": [1], "times": bytes(8), "data": bytes(8)},
+        {"names": ["x"], "steps": [1], "times": b"", "data": bytes(4)},
+        {"names": ["loss"], "steps": [1], "times": bytes(8), "data": bytes(4)},
+        {"names": ["x", "x"], "steps": [1], "times": bytes(8), "data": bytes(8)},
+        {"names": ["a\x00b"], "steps": [1], "times": bytes(8), "data": bytes(4)},
+        {"names": ["x"], "steps": [-1], "times": bytes(8), "data": bytes(4)},
+        {"names": ["x"], "steps": [1], "times": struct.pack("<d", nan), "data": bytes(4)},
+        {"names": [str(at) for at in range(257)], "steps": [], "times": b"", "data": b""},
+    ):
+        yield _telemetry(run_id, _batch(logged=[logged]))
+    yield _telemetry(run_id, _batch(described={"x": {"unit": "u" * 41}}))
     report = {"revision": 1, "step": 1, "outcome": "applied", "settings": {}, "time": 1.0}
-    for change in ({"time": nan}, {"step": -1}, {"revision": 2**60}, {"outcome": "x"}, {"settings": {"gamma1": nan}}):
+    for change in (
+        {"time": nan},
+        {"step": -1},
+        {"revision": 2**60},
+        {"outcome": "x"},
+        {"settings": {"gamma1": nan}},
+        {"settings": {"knobs": {"a b": 1}}},
+        {"settings": {"knobs": {"x": nan}}},
+        {"settings": {"knobs": {f"k{at}": 1 for at in range(65)}}},
+        {"settings": {"detail_every": 0}},
+    ):
         yield _telemetry(run_id, _batch(applied=[report | change]))
     yield _telemetry(run_id, _batch(applied=[report] * 1001))
     yield _telemetry(run_id, _batch(batch_ids={1: "b" * 201}))
@@ -204,6 +229,19 @@ def _by_hand(run_id: str) -> Iterator[Malformed]:
         {"parameters": [["a", [-1], "f"]]},
         {"parameters": [["a", [1], "f" * 101]]},
         {"settings": {"gamma1": 2}},
+        {"knobs": [{"name": "k", "default": 0, "low": 0}]},
+        {"knobs": [{"name": "k", "default": 2, "low": 0, "high": 1}]},
+        {"knobs": [{"name": "k", "default": 0, "low": 0, "high": 1e400}]},
+        {"knobs": [{"name": "<b>", "default": 0, "low": 0, "high": 1}]},
+        {"knobs": [{"name": "k", "default": 0, "low": 0, "high": 1, "kind": "word"}]},
+        {"knobs": [{"name": "k", "default": 0, "low": 0, "high": 1}] * 2},
+        {"knobs": [{"name": "k", "default": 0, "low": 0, "high": 1, "sentence": "s" * 301}]},
+        {"knobs": [{"name": f"k{at}", "default": 0, "low": 0, "high": 1} for at in range(65)]},
+        {"later_settings": {"knob.unknown": 1}},
+        {"later_settings": {"lr": -1}},
+        {"later_settings": {f"k{at}": 1 for at in range(100)}},
+        {"later_allow": ["knob.a b"]},
+        {"later_allow": ["lr"] * 200},
     ]
     for changes in wrongs:
         yield Malformed("POST", "/runs", _registration(**changes), {"Content-Type": JSON})

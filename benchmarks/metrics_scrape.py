@@ -1,6 +1,7 @@
 """What a scrape of /metrics costs with many runs: `python benchmarks/metrics_scrape.py --runs 1000 --parameters 200`.
 
-A real store, the application without a socket. Prints one JSON line: seconds of each scrape, its bytes and its series.
+A real store, the application without a socket. Prints one JSON line: seconds of each scrape, its bytes and its series;
+then eight clients that scrape at once, as fast as they are answered for ten seconds: how many answers, by status.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import struct
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
@@ -21,6 +23,7 @@ from steadynorm_server.app import create_app
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
+from steadynorm_server.metrics import scrapes as scrapes_of_server
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runtime.embedded_redis import embedded_redis_server
 from steadynorm_server.telemetry.registration import register as register_run
@@ -46,6 +49,16 @@ async def fill(repository: RunRepository, telemetry: TelemetryService, runs: int
         )
 
 
+async def scrape_for(seconds: float, client: httpx.AsyncClient, statuses: Counter[int]) -> float:
+    """Scrape for so long and count the answers. Returns how long the slowest took."""
+    longest, until = 0.0, time.monotonic() + seconds
+    while (began := time.monotonic()) < until:
+        answer = await client.get("/metrics", headers={"Accept-Encoding": "gzip"})
+        longest = max(longest, time.monotonic() - began)
+        statuses[answer.status_code] += 1
+    return longest
+
+
 async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: int) -> dict[str, object]:
     """Seconds of `scrapes` scrapes, the size of the last, and whether an ended run left at the next one."""
     app = create_app(ServerConfig(data=folder), url, Tokens.single("token"))
@@ -53,6 +66,7 @@ async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: i
         await fill(app.state.repository, app.state.telemetry, runs, parameters)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            shared_s, scrapes_of_server.FRESH_S = scrapes_of_server.FRESH_S, 0.0  # each reads anew
             seconds = []
             for _ in range(scrapes):
                 began = time.perf_counter()
@@ -61,8 +75,14 @@ async def measure(folder: Path, url: str, runs: int, parameters: int, scrapes: i
             headers = {"Authorization": "Bearer token"}
             await client.post("/api/v1/runs/run-0/finish", json={"state": "finished"}, headers=headers)
             gone = 'run_id="run-0"' not in (await client.get("/metrics")).text
+            scrapes_of_server.FRESH_S = shared_s
+            statuses: Counter[int] = Counter()
+            longest = await asyncio.gather(*(scrape_for(10.0, client, statuses) for _ in range(8)))
     series = sum(not line.startswith("#") for line in text.splitlines())
-    return {"runs": runs, "seconds": seconds, "bytes": len(text), "series": series, "finished_run_gone": gone}
+    return {"runs": runs, "seconds": seconds, "bytes": len(text), "series": series, "finished_run_gone": gone} | {
+        "eight_clients": dict(statuses),
+        "longest_s": round(max(longest), 3),
+    }
 
 
 def main() -> None:
@@ -72,7 +92,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, default=200)
     parser.add_argument("--scrapes", type=int, default=5)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "redis") as url:
         print(json.dumps(asyncio.run(measure(Path(name), url, given.runs, given.parameters, given.scrapes))))
 
 

@@ -22,12 +22,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import urllib3
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.telemetry import Parameter, RunRegistration
+from steadynorm_server.runtime.process import die_with_parent
 
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "server" / "api"
 ALONE, LINKED = ("examples", "coverage", "fuzzing"), ("stateful",)
@@ -42,7 +44,8 @@ def served(home: Path) -> Iterator[tuple[str, str]]:
     own = {"STEADYNORM_HOME": str(home), "STEADYNORM_RATE_PER_RUN": "0"}
     command = [sys.executable, "-m", "steadynorm_cli", "server", "--port", "0"]
     with (home / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, env=kept | own)
+        with_us = partial(die_with_parent, os.getpid())
+        process = subprocess.Popen(command, stderr=log, env=kept | own, preexec_fn=with_us)
     try:
         while not (home / "server.json").exists():
             if process.poll() is not None:

@@ -99,7 +99,7 @@ def hour(steps: int, parameters: int) -> None:
                 looks, largest = looks + 1, max(largest, fed.buffer.waiting_bytes)
         print(f"{steps} steps of {parameters} parameters in {time.monotonic() - began:.1f} s, {looks} looks")
         print(f"  largest buffer {largest / 2**20:.1f} MiB of {CAP_BYTES / 2**20:.0f}; {fed.publisher.counters}")
-        with LocalStack(Path(folder), port=port, dashboard=False) as house:
+        with LocalStack(Path(folder), port=port, dashboard=False) as stack:
             began = time.monotonic()
             while not fed.publisher.flush(1.0):
                 fed.check()
@@ -108,7 +108,7 @@ def hour(steps: int, parameters: int) -> None:
             took = time.monotonic() - began
             fed.publisher.close(RunFinish(RunEnd.FINISHED))
             fed.check()
-            client = Client(house.server, (Path(folder) / "token").read_text("ascii").strip())
+            client = Client(stack.server, (Path(folder) / "token").read_text("ascii").strip())
             detail = client.run(RUN_ID)
             series = client.series(RUN_ID, ["raw_norm"], points=4000).series["raw_norm"]
         print(f"  delivered {took:.1f} s after the server came (its back-off is up to 30 s): {fed.publisher.counters}")

@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=20, help="of each question: the median counts")
     given = parser.parse_args()
     history = History(given.steps, given.parameters, given.detail_every)
-    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "store") as url:
+    with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "redis") as url:
         with redis.Redis.from_url(url, protocol=2) as repository:
             before = repository.info("memory")["used_memory"]
             seconds = asyncio.run(fill(url, history))

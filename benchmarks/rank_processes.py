@@ -89,11 +89,11 @@ class Ranks:
 
     def __init__(self, folder: Path, part: LevelSnapshot) -> None:
         self._folder = folder
-        self._children = [self._fork(rank, part) for rank in range(WORLD)]
+        self.children = [self._fork(rank, part) for rank in range(WORLD)]
 
     def results(self, within_s: float) -> list[dict[str, Any] | None] | None:
         """What each rank gave; None for one that failed. None in place of all if one has not ended in time."""
-        left, deadline = set(self._children), time.monotonic() + within_s
+        left, deadline = set(self.children), time.monotonic() + within_s
         while left and time.monotonic() < deadline:
             left -= {child for child in left if os.waitpid(child, os.WNOHANG)[0]}
             time.sleep(0.02)

@@ -1,6 +1,6 @@
 """Four ranks that are treated badly: exceptions inside the agent of one, and a server that dies again and again.
 
-    python benchmarks/ranks_torture.py [--runs 50] [--changes 200] [--seed 0]
+    python benchmarks/ranks_torture.py [--runs 50] [--changes 200] [--knobs 200] [--seed 0]
 
 First part: short trainings on four gloo ranks (DDP, FSDP2, tensor and sequence parallel in turn) whose settings change
 all the time. In each, one call inside the agent of one rank raises, once or from then on: which rank, step and place is
@@ -10,6 +10,9 @@ place of every 100, so that short runs do it too.
 
 Second part: one training on four ranks. A driver changes settings at random while the server is killed (SIGKILL) and
 started again. Afterwards each rank must have applied the same revisions at the same steps.
+
+Third part: the same with three knobs, one of them an option of the optimizer, turned at random. Each rank must have had
+the same values from the same steps on.
 
 Exits with an error if anything is otherwise.
 """
@@ -26,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,7 @@ from steadynorm.distributed import ranks
 from steadynorm_contract.client import Client, ClientError, Conflict, ServerUnreachable
 from steadynorm_contract.settings import merge
 from steadynorm_contract.telemetry import Desired
+from steadynorm_server.runtime.process import die_with_parent
 
 STEPS = 24
 EXCHANGE_EVERY = 3
@@ -164,14 +169,18 @@ def told(server: str) -> LevelSnapshot:
     def part(_me: int) -> dict[str, Any]:
         training = Training("ddp", run="torture", server=server, exchange_every=2)
         agent = training.agent
+        knobs = [agent.knob("coef", 0.5, low=0, high=1), agent.knob("size", 8, low=1, high=64, integer=True)]
+        knobs += agent.optimizer_knobs(training.optimizer, "weight_decay").values()
         applied: list[tuple[int, int]] = []
+        turned: list[list[float | None]] = []  # revision, step, values
         while not agent.should_stop:
             training.step()
             if not applied or applied[-1][0] != agent.applied_revision:
                 applied.append((agent.applied_revision, agent.step))
+                turned.append([agent.applied_revision, agent.step, *(knob.value for knob in knobs)])
             time.sleep(0.002)  # of four ranks on two cores; the server needs some too
         agent.close()
-        return {"applied": applied, "steps": agent.step, "run_id": agent.run_id}
+        return {"applied": applied, "turned": turned, "steps": agent.step, "run_id": agent.run_id}
 
     return part
 
@@ -188,7 +197,8 @@ class Server:
     def start(self) -> None:
         with Path(self._folder, "server.log").open("ab") as log:
             program = [sys.executable, "-c", SERVER, str(self._folder), str(self._port)]
-            self._process = subprocess.Popen(program, stdout=log, stderr=log)
+            with_us = partial(die_with_parent, os.getpid())
+            self._process = subprocess.Popen(program, stdout=log, stderr=log, preexec_fn=with_us)
 
     def kill(self) -> None:
         self._process.kill()
@@ -200,8 +210,8 @@ class Server:
         self._process.wait()
 
 
-def changes(count: int, choose: random.Random) -> bool:
-    """The second part. Whether all went well."""
+def changes(count: int, choose: random.Random, pick: Callable[[random.Random], dict[str, object]]) -> bool:
+    """The second part, or the third. pick: a change. Whether all went well."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["STEADYNORM_HOME"] = name
@@ -217,7 +227,7 @@ def changes(count: int, choose: random.Random) -> bool:
                 if choose.random() < 0.05:
                     killer = threading.Timer(choose.random() * 0.02, server.kill)  # in the midst of a request, or near
                     killer.start()
-                change(client, run_id, **random_settings(choose))
+                change(client, run_id, **pick(choose))
                 time.sleep(choose.random() * 0.05)
                 if killer is not None:
                     killer.join()
@@ -234,11 +244,15 @@ def changes(count: int, choose: random.Random) -> bool:
             server.end()
     sequences = [each["applied"] for each in ended]
     same = all(sequence == sequences[0] for sequence in sequences)
+    turned = [each["turned"] for each in ended]
+    same_values = all(each == turned[0] for each in turned)
+    kinds = len({tuple(values) for _, _, *values in turned[0]})
     last = sequences[0][-1][0]
     print(f"  {revision} changes made; server killed {server.kills} times; {ended[0]['steps']} steps")
     print(f"  {len(sequences[0]) - 1} revisions applied, the last one {last}; the others were superseded before")
     print(f"  sequence of (revision, step) {'identical' if same else 'DIFFERENT'} on all {WORLD} ranks")
-    return same and last == revision and len({each["steps"] for each in ended}) == 1
+    print(f"  (revision, step, values) of 3 knobs {'identical' if same_values else 'DIFFERENT'}; {kinds} values")
+    return same and same_values and last == revision and len({each["steps"] for each in ended}) == 1
 
 
 def random_settings(choose: random.Random) -> dict[str, object]:
@@ -252,6 +266,16 @@ def random_settings(choose: random.Random) -> dict[str, object]:
         {"paused": choose.random() < 0.3},
     )
     return choose.choice(changes)
+
+
+def random_knobs(choose: random.Random) -> dict[str, object]:
+    """A change of one to three knobs."""
+    values: dict[str, object] = {
+        "knob.coef": round(choose.random(), 6),
+        "knob.size": choose.randint(1, 64),
+        "knob.weight_decay": choose.choice((None, 0.0, round(choose.random(), 4))),
+    }
+    return {name: values[name] for name in choose.sample(sorted(values), choose.randint(1, 3))}
 
 
 def change(client: Client, run_id: str, **settings: object) -> bool:
@@ -276,6 +300,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, default=50, help="trainings in which one rank fails")
     parser.add_argument("--changes", type=int, default=200, help="changes of settings under a server that dies")
+    parser.add_argument("--knobs", type=int, default=200, help="changes of knobs under a server that dies")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -286,7 +311,10 @@ def main() -> int:
             well = exceptions(options.runs, choose)
     if options.changes:
         with part_of(f"changes of settings of {WORLD} ranks while the server is killed and started again"):
-            well = changes(options.changes, choose) and well
+            well = changes(options.changes, choose, random_settings) and well
+    if options.knobs:
+        with part_of(f"changes of knobs of {WORLD} ranks while the server is killed and started again"):
+            well = changes(options.knobs, choose, random_knobs) and well
     return 0 if well else 1
 
 

@@ -65,7 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
                 machine.note(folder, options.device)
             work(folder, trials, workers=options.workers, device=options.device)
             if not cost.read(folder):
-                cost.measure(folder, options.device, repeats=6 if scale.name == "quick" else 60)
+                rounds = {"repeats": 3, "warm_up": 1} if scale.name == "quick" else {"repeats": 60}
+                cost.measure(folder, options.device, **rounds)
         except KeyboardInterrupt:
             print("\nended; the same command goes on where it was", file=sys.stderr)
             return 130

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from study import svg
+from study.asked_for_answers import asked_for
+from study.default_answers import default
 from study.pictures import apart, draw, scores
 from study.precision import PRECISIONS
 from study.spike_answers import spikes, throttling
@@ -22,6 +24,14 @@ REACHES = (5, 10, 20)
 """A rate trains if no more than so many percent of the way from no training to the best of all methods are left."""
 JOLT_STEPS = 40
 """What the loss does in these after a switch is the switch's own doing."""
+
+
+PARTS: dict[str, Callable[[float, float], bool]] = {
+    "slower": lambda rate, best: rate < best,
+    "best": lambda rate, best: rate == best,
+    "faster": lambda rate, best: rate > best,
+}
+"""Rates, by where they lie from the best one of untouched gradients."""
 
 
 def untrained(rows: Rows) -> float:
@@ -46,6 +56,7 @@ def rates(rows: Rows) -> Answer:
     panels: list[Panel] = []
     left: dict[str, dict[str, list[float]]] = {}
     trained: dict[str, dict[str, list[int]]] = {}
+    parts: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in PARTS}
     for (task, optimizer), group in by(rows, "task", "optimizer").items():
         unit, start = TASKS[str(task)].unit, untrained(group)
         found = _found(group, "lr")
@@ -55,6 +66,7 @@ def rates(rows: Rows) -> Answer:
             continue
         best = min(reached)
         limits = [best + reach / 100 * (start - best) for reach in REACHES]
+        turning = min(means["nothing"], key=lambda rate: means["nothing"][rate]) if "nothing" in means else math.nan
         lines = []
         for method, each in means.items():
             good = [[rate for rate, score in each.items() if score <= limit] for limit in limits]
@@ -68,6 +80,9 @@ def rates(rows: Rows) -> Answer:
             if optimizer == "adamw":
                 left.setdefault(method, {})[task] = _left(found[method], best, start)
                 trained.setdefault(method, {})[task] = [*map(len, good)]
+                for name, belongs in PARTS.items():
+                    if some := {rate: scores for rate, scores in found[method].items() if belongs(rate, turning)}:
+                        parts[name].setdefault(method, {})[task] = _left(some, best, start)
         texts.append(
             f"**{task}, {optimizer}** ({unit}; untrained {number(start)}, a rate trains up to {number(limits[1])})\n"
         )
@@ -81,7 +96,9 @@ def rates(rows: Rows) -> Answer:
         "Lost: runs with a loss or a score that was not finite, or, but for policies, with a score worse than "
         "untrained: the mean loss of the first steps at the slowest rate.\n"
     )
-    return Answer("\n".join([*_over_tasks(left, trained), picture, told, *texts]), {"rates.svg": draw(panels)})
+    return Answer(
+        "\n".join([*_over_tasks(left, trained), *_by_part(parts), picture, told, *texts]), {"rates.svg": draw(panels)}
+    )
 
 
 def _found(rows: Rows, name: str) -> dict[str, dict[float, list[float]]]:
@@ -126,6 +143,42 @@ def _over_tasks(left: dict[str, dict[str, list[float]]], trained: dict[str, dict
         f"of them, where {', '.join(map(str, REACHES))} % may be left.\n",
         markdown(["method", *tasks, *(f"all, {reach} %" for reach in REACHES)], counts),
     ]
+
+
+def _by_part(parts: dict[str, dict[str, dict[str, list[float]]]]) -> list[str]:
+    """Percent left against nothing, by part of the rates. parts: by part, method, task and seed."""
+    methods = [method for method in parts["best"] if method != "nothing"]
+    against = {
+        (name, method): [
+            one - other
+            for one, other in zip(_mean_of_tasks(ways[method]), _mean_of_tasks(ways["nothing"]), strict=False)
+        ]
+        for name, ways in parts.items()
+        for method in methods
+        if method in ways and "nothing" in ways
+    }
+    if not against:
+        return []
+    ranked = sorted(methods, key=lambda method: statistics.fmean(against.get(("faster", method), [math.inf])))
+    lines = []
+    for method in ranked:
+        faster = against.get(("faster", method), [])
+        lines.append(
+            [method, *(with_spread(against.get((name, method), []), sign=True) for name in parts),
+             f"{sum(each < 0 for each in faster)} of {len(faster)}"]
+        )  # fmt: skip
+    return [
+        "The same against nothing, seed by seed, in three parts: rates slower than the best one of untouched gradients "
+        "of each task, that one (chosen by their own scores, which is in their favour), and faster ones. "
+        f"{len(against)} differences, not corrected for their number: one in twenty is expected to lie twice its "
+        "standard error from zero by chance. Last column: seeds in which faster rates have less left.\n",
+        markdown(["method", *parts, "seeds better at faster"], lines),
+    ]
+
+
+def _mean_of_tasks(of_tasks: dict[str, list[float]]) -> list[float]:
+    """Seed by seed."""
+    return [*map(statistics.fmean, zip(*of_tasks.values(), strict=False))]
 
 
 def weight_decay(rows: Rows) -> Answer:
@@ -210,4 +263,6 @@ ANSWERS: dict[str, Callable[[Rows], Answer]] = {
     "weight decay": weight_decay,
     "switching": switching,
     "low bit": low_bit,
+    "default": default,
+    "asked for": asked_for,
 }

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["FILE", "measure", "read"]
+__all__ = ["FILE", "WARM_UP", "measure", "read"]
 
 FILE = "cost.csv"
 _COLUMNS = (
@@ -32,12 +32,12 @@ _COLUMNS = (
     "state_bytes",
     "peak_bytes",
 )
-_WARM_UP = 30
+WARM_UP = 30
 """Rounds that are not counted: more than the 25 steps in which ZClip and AdaGC do something else than later."""
 _BATCH, _CONTEXT = 16, 64
 
 
-def measure(folder: Path, device: str, *, repeats: int) -> None:
+def measure(folder: Path, device: str, *, repeats: int, warm_up: int = WARM_UP) -> None:
     """Write the file anew: median times of apply(), of AdamW's step and of a whole step of training without a method,
     in turns, so that all meet the same machine; and memory: what a method keeps, and the most that one call of it
     allocates for a while. Each round has other gradients.
@@ -54,7 +54,7 @@ def measure(folder: Path, device: str, *, repeats: int) -> None:
     stepped: list[float] = []
     passed: list[float] = []
     order = list(methods)
-    for _ in range(_WARM_UP + repeats):
+    for _ in range(warm_up + repeats):
         order = [*order[1:], order[0]]  # whoever comes first finds colder caches
         passed.append(_timed(partial(_pass, model, device), device))
         kept = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
@@ -63,7 +63,7 @@ def measure(folder: Path, device: str, *, repeats: int) -> None:
                 parameter.grad = gradient.clone()
             applied[name].append(_timed(methods[name].apply, device))
         stepped.append(_timed(optimizer.step, device))
-    optimizer_ms, pass_ms = (1000 * statistics.median(times[_WARM_UP:]) for times in (stepped, passed))
+    optimizer_ms, pass_ms = (1000 * statistics.median(times[warm_up:]) for times in (stepped, passed))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("w", newline="", encoding="utf-8") as out:
         writer = csv.writer(out, lineterminator="\n")
@@ -71,7 +71,7 @@ def measure(folder: Path, device: str, *, repeats: int) -> None:
         weights = sum(parameter.numel() for parameter in parameters)
         for name, times in applied.items():
             took, own, whole = (
-                f"{ms:.4g}" for ms in (1000 * statistics.median(times[_WARM_UP:]), optimizer_ms, optimizer_ms + pass_ms)
+                f"{ms:.4g}" for ms in (1000 * statistics.median(times[warm_up:]), optimizer_ms, optimizer_ms + pass_ms)
             )
             state, peak = methods[name].state_bytes, _peak(methods[name].apply, device)
             writer.writerow((device, len(parameters), weights, name, took, own, whole, state, peak))

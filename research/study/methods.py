@@ -15,8 +15,9 @@ from torch import nn
 from steadynorm import GradientStabilizer
 from steadynorm.stabilizer.statistics import RING_COLUMNS
 from steadynorm_contract.settings import Settings
+from study.reviewers_methods import MedianReference, SkipStep, StableAdamW, StableSPAM
 
-__all__ = ["METHODS", "RULES", "AdaGC", "Method", "Stabilizer", "ZClip", "make"]
+__all__ = ["ASKED_FOR", "METHODS", "RULES", "AdaGC", "Method", "Stabilizer", "ZClip", "make"]
 
 Named = Iterable[tuple[str, nn.Parameter]]
 
@@ -150,7 +151,11 @@ class Stabilizer:
 
     def __init__(self, named: list[tuple[str, nn.Parameter]], settings: Settings) -> None:
         self.stabilizer = GradientStabilizer(
-            named, gamma1=settings.gamma1, gamma2=settings.gamma2, spike_limit=settings.spike_limit
+            named,
+            gamma1=settings.gamma1,
+            gamma2=settings.gamma2,
+            spike_limit=settings.spike_limit,
+            spike_fade=settings.spike_fade,
         )
         self.state_bytes = sum(row.nbytes for row in self.stabilizer.state_dict()["parameters"].values())
 
@@ -176,8 +181,18 @@ RULES = {
     "paper, limit 10": Settings(spike_limit=10.0),
     "paper, 0.7/0.9": Settings(gamma1=0.7, gamma2=0.9),
     "paper, 0.85/0.99999": Settings(gamma1=0.85, gamma2=0.99999),
+    "robust": Settings(spike_limit=3.0, spike_fade=True),
 }
 """The stabilizer's settings by the name of the method that has them."""
+
+ASKED_FOR: dict[str, Callable[[list[tuple[str, nn.Parameter]]], Method]] = {
+    "stable-spam": _plain(StableSPAM),
+    "stable-adamw": _plain(StableAdamW),
+    "skip step": _plain(SkipStep),
+    "median 33": _plain(MedianReference, False),
+    "median 33, fade": _plain(MedianReference, True),
+}
+"""Those of one question alone."""
 
 METHODS: dict[str, Callable[[list[tuple[str, nn.Parameter]]], Method]] = {
     "nothing": _plain(Nothing),
@@ -188,6 +203,7 @@ METHODS: dict[str, Callable[[list[tuple[str, nn.Parameter]]], Method]] = {
     "zclip": _plain(ZClip),
     "adagc": _plain(AdaGC),
     **{name: _rule(settings) for name, settings in RULES.items()},
+    **ASKED_FOR,
 }
 """Every method by the name that tables show."""
 

@@ -16,6 +16,7 @@ MILLISECONDS = {
     "co2": 6.5,
     "cartpole": 2.5,
     "pendulum": 2.8,
+    "bandit": 0.8,
     "language-large": 60.0,
 }
 """Of one core for a step, the method with it; language-large: of a GPU. Yours: column `seconds` after `--quick`."""

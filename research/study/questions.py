@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from study.faults import DIRECTIONS, EXTENTS
-from study.methods import METHODS, RULES
+from study.methods import ASKED_FOR, METHODS, RULES
 from study.optimizers import RATES
 from study.precision import PRECISIONS
 from study.tasks.registry import TASKS
 from study.trial import Trial
 
-__all__ = ["FULL", "QUESTIONS", "QUICK", "SCALES", "Question", "Scale"]
+__all__ = ["FULL", "QUESTIONS", "QUICK", "SCALES", "Question", "Scale", "usual_rate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Scale:
 
 
 SMALL = ("language", "digits-cnn", "digits-vit", "co2", "cartpole", "pendulum")
-FULL = Scale("full", 5, 1.0, 1, SMALL, tuple(METHODS))
+FULL = Scale("full", 5, 1.0, 1, (*SMALL, "bandit"), tuple(METHODS))
 QUICK = Scale(
     "quick",
     1,
     0.1,
     3,
     ("language", "digits-cnn", "cartpole"),
-    ("nothing", "clip 1", "paper", "paper, limit 10"),
+    ("nothing", "paper"),
     (100,),
 )
 GPU = Scale(
@@ -64,6 +64,7 @@ GPU = Scale(
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, GPU)}
 
+RATED = tuple(name for name in METHODS if name not in ASKED_FOR)
 FEW = ("nothing", "clip 1", "zclip", "adagc", "paper", "paper, limit 3", "paper, limit 10")
 AGAINST_SPIKES = (
     "nothing",
@@ -104,7 +105,9 @@ def _with(trial: Trial, **changes: object) -> Trial:
 def learning_rates(scale: Scale) -> Iterator[Trial]:
     """All methods under AdamW on all tasks; the main ones under SGD and Lion where those are usual."""
     for task in scale.tasks:
-        for optimizer, methods in (("adamw", tuple(METHODS)), ("sgd", FEW), ("lion", FEW)):
+        if task not in SMALL:
+            continue
+        for optimizer, methods in (("adamw", RATED), ("sgd", FEW), ("lion", FEW)):
             if optimizer != "adamw" and task not in ("language", "digits-cnn"):
                 continue
             if optimizer not in TASKS[task].rates:
@@ -174,6 +177,79 @@ def low_bit(scale: Scale) -> Iterator[Trial]:
             yield _with(_base("low bit", task, optimizer, method, seed, scale), lr=rate, precision=precision)
 
 
+CANDIDATES = ("paper", "paper, limit 3", "robust")
+"""What the default could be."""
+
+
+def default(scale: Scale) -> Iterator[Trial]:
+    """The candidates under five optimizers: calm, with seven faults, at the next faster rate; and with heavy tails.
+
+    Seed by seed, so that what is there of an unfinished study is all of it for the seeds that it has.
+    """
+    candidates = scale.chosen(CANDIDATES)
+    for seed in range(scale.seeds):
+        if "language" in scale.tasks:
+            for optimizer in (*TASKS["language"].rates,)[:: scale.every]:
+                for method in candidates:
+                    calm = _base("default", "language", optimizer, method, seed, scale)
+                    calm = _with(calm, lr=usual_rate(optimizer))
+                    yield calm
+                    for fault in faults(calm.steps)[:: scale.every]:
+                        yield _with(calm, fault=fault)
+                    rates = RATES[optimizer]
+                    yield _with(calm, lr=rates[rates.index(calm.lr) + 1])
+        if "bandit" in scale.tasks:
+            for optimizer, lr in HEAVY_TAILED:
+                for method in (*scale.chosen(("nothing", "clip 1", "zclip")), *candidates):
+                    yield _with(_base("default", "bandit", optimizer, method, seed, scale), lr=lr)
+
+
+ASKED = ("nothing", "clip 1", "zclip", "paper", "robust", *ASKED_FOR)
+
+
+def asked_for(scale: Scale) -> Iterator[Trial]:
+    """Two schedules of the rate, at the usual one and two faster; and at the usual, constant one four faults.
+
+    Under AdamW, of which two of the methods are variants; seed by seed, three at most: what is there is told apart.
+    """
+    tasks = [task for task in ("language", "digits-cnn") if task in scale.tasks]
+    for seed, task in product(range(min(scale.seeds, 3)), tasks):
+        usual = TASKS[task].rates["adamw"]
+        at = RATES["adamw"].index(usual)
+        for method in scale.chosen(ASKED):
+            calm = _base("asked for", task, "adamw", method, seed, scale)
+            for schedule, lr in product(("constant", "cosine"), RATES["adamw"][at : at + 3][:: scale.every]):
+                yield _with(calm, lr=lr, schedule=schedule)
+            for fault in faults(calm.steps)[:4][:: scale.every]:
+                yield _with(calm, fault=fault)
+
+
+def usual_rate(optimizer: str) -> float:
+    """The rate at which the candidates train language well: under SGD, where the rule sets the size of the update, it
+    is lower than that of untouched gradients (question 1)."""
+    return 3e-2 if optimizer == "sgd" else TASKS["language"].rates[optimizer]
+
+
+HEAVY_TAILED = (
+    *(("adamw", lr) for lr in (3e-3, 1e-2, 3e-2)),
+    *(("sgd", lr) for lr in (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+)
+
+
+def faults(steps: int) -> list[str]:
+    """All in runs of so many steps: single spikes, a series, repeated ones, bad batches, a lasting rise, a fall."""
+    half, start = steps // 2, steps // 10
+    return [
+        f"1000/all/kept/{half}",
+        f"1000/all/random/{half}",
+        f"100/all/random/{half}/10",
+        f"30/all/random/{start}/end/20",
+        f"10/batch/labels/{start}/end/20",
+        f"10/all/kept/{half}/end",
+        f"0.1/all/kept/{half}/end",
+    ]
+
+
 QUESTIONS = {
     question.name: question
     for question in (
@@ -183,6 +259,8 @@ QUESTIONS = {
         Question("weight decay", "How much does weight decay matter?", weight_decay),
         Question("switching", "What does switching a running job cost?", switching),
         Question("low bit", "Does it help where numbers have few bits?", low_bit, owed=True),
+        Question("default", "Which rule should be the default?", default),
+        Question("asked for", "With warm-up and cosine, and against what reviewers ask for?", asked_for),
     )
 }
 """Those that trials answer. What it costs is measured by `cost`, and defaults are argued from all of them."""

@@ -84,7 +84,8 @@ def _still(folder: Path, question: Question, scale: Scale) -> str:
 def _order(trial: Trial) -> tuple[object, ...]:
     """As the registries list them; rows themselves come in the order in which their trials happened to end."""
     fault = Fault.parse(trial.fault)
-    kind = (fault.factor, EXTENTS.index(fault.extent), fault.direction) if fault else (0.0, 0, "")
+    extents = (*EXTENTS, "batch")
+    kind = (fault.factor, extents.index(fault.extent), fault.direction, fault.every) if fault else (0.0, 0, "", 0)
     what, at, how = trial.switch.split("/") if trial.switch else ("", "0", "")
     places = [*TASKS].index(trial.task), [*OPTIMIZERS].index(trial.optimizer), [*METHODS].index(trial.method)
     return (*places, trial.lr, trial.weight_decay, kind, what, int(at), how, trial.precision, trial.seed)

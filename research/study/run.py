@@ -5,18 +5,35 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from study import methods, optimizers
 from study.faults import Fault
+from study.reviewers_methods import AroundStep
 from study.precision import autocast, simulate_fp4
+from study.tasks.language import Language
 from study.tasks.registry import TASKS
 from study.trial import CURVE_STEPS, Outcome, Trial
 from torch import nn
 
-__all__ = ["THROTTLED", "run"]
+__all__ = ["SCHEDULES", "THROTTLED", "run"]
 
 THROTTLED = 0.3
+WARM_UP = 0.1
+"""Share of the steps in which the rate rises to its own, in the schedule `cosine`."""
+
+
+def _cosine(done: float) -> float:
+    """As the authors train: a linear warm-up, then half a cosine down to a tenth."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    return 0.55 + 0.45 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, "cosine": _cosine}
+"""Factor on the learning rate, by the share of the steps that is done."""
+
 GIVE_UP = 10
 """After so many steps in a row whose loss is not finite, nothing will come any more."""
 
@@ -58,6 +75,9 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
     parameters = list(task.model.parameters())
     method = methods.make(trial.method, task.model.named_parameters())
     optimizer = optimizers.make(trial.optimizer, parameters, trial.lr, trial.weight_decay)
+    around = method if isinstance(method, AroundStep) else None
+    if around:
+        around.optimizer = optimizer
     fault, switch = Fault.parse(trial.fault), _Switch(trial.switch, method)
     scaler = torch.amp.GradScaler(device, enabled=trial.precision == "float16")
 
@@ -66,7 +86,11 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
     began = time.process_time()  # of this process alone: what else the machine does is not in it
     for step in range(trial.steps):
         with autocast(trial.precision, device):
-            loss = task.loss(batches)
+            if fault and fault.spoils(step):
+                assert isinstance(task, Language)
+                loss = fault.factor * task.bad_loss(batches, faults)
+            else:
+                loss = task.loss(batches)
         losses.append(float(loss.detach()))
         bad_now = 0 if math.isfinite(losses[-1]) else bad_now + 1
         bad += bad_now > 0
@@ -78,13 +102,21 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
         if fault:
             fault.plant(step, parameters, faults)
         switch.act(step)
+        if trial.schedule != "constant":
+            for group in optimizer.param_groups:
+                group["lr"] = trial.lr * SCHEDULES[trial.schedule]((step + 1) / trial.steps)
+        if around:
+            around.loss = losses[-1]
         if not (scaler.is_enabled() and _overflowed(parameters)):  # what the scaler skips reaches no hook of the agent
             method.apply()
             if isinstance(method, methods.Stabilizer) and (fault is None or step > fault.at):
                 target = method.smallest_target()
                 throttled += target < THROTTLED
                 smallest = min(smallest, target)
-        scaler.step(optimizer)
+        if not (around and around.skips):
+            scaler.step(optimizer)
+        if around:
+            around.after()
         scaler.update()
     seconds = time.process_time() - began
 

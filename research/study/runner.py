@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 from study.run import run
 from study.trial import Outcome, Trial, append, read
+
+from steadynorm_server.runtime.process import die_with_parent
 
 __all__ = ["file_of", "missing", "work"]
 
@@ -47,7 +50,7 @@ def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[
         torch.set_num_threads(1)
         yield from ((trial, run(trial, device)) for trial in trials)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_prepare, initargs=(os.getpid(),)) as pool:
         waiting: dict[Future[Outcome], Trial] = {}
         try:
             for trial in trials:
@@ -61,7 +64,8 @@ def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[
             raise
 
 
-def _prepare() -> None:
+def _prepare(parent: int) -> None:
+    die_with_parent(parent)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who writes the rows down
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
 import msgspec
@@ -18,8 +18,9 @@ CURVE_STEPS = 10
 class Trial:
     """What one run is made of. All of it together is its identity: a row that is there already is not run again.
 
-    method: a name of `methods.METHODS`. fault: "" or FACTOR/EXTENT/DIRECTION/AT, see `faults`. switch: "" or
-    DIRECTION/AT/TRANSFER, see `run`. precision: one of `precision.PRECISIONS`.
+    method: a name of `methods.METHODS`. fault: "" or FACTOR/EXTENT/DIRECTION/AT[/COUNT[/EVERY]], see `faults`. switch:
+    "" or DIRECTION/AT/TRANSFER, see `run`. precision: one of `precision.PRECISIONS`. schedule: of the learning rate,
+    one of `run.SCHEDULES`.
     """
 
     question: str
@@ -33,6 +34,7 @@ class Trial:
     fault: str = ""
     switch: str = ""
     precision: str = "float32"
+    schedule: str = "constant"
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -71,25 +73,30 @@ class Outcome:
 
 
 _TRIAL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, Outcome))
+_DEFAULTS = {field.name: field.default for field in fields(Trial) if field.default is not MISSING}
 
 
 def append(file: Path, trial: Trial, outcome: Outcome) -> None:
     """One more row, in the file when this returns: whoever ends the study loses nothing that is done."""
     whole = _whole_lines(file)
+    columns = whole.partition("\n")[0].split(",") if whole else _TRIAL + _OUTCOME
+    values = {name: _text(value) for name, value in (asdict(trial) | asdict(outcome)).items()}
+    # A file of before a field was added keeps its columns; a value that is not that field's default is an error in it.
+    values = {name: value for name, value in values.items() if name in columns or value != _DEFAULTS.get(name)}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", newline="", encoding="utf-8") as out:
         out.truncate(len(whole.encode()))  # the study may have been ended in the middle of a line
-        writer = csv.writer(out, lineterminator="\n")
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
         if not whole:
-            writer.writerow(_TRIAL + _OUTCOME)
-        writer.writerow(_text(value) for value in (*asdict(trial).values(), *asdict(outcome).values()))
+            writer.writeheader()
+        writer.writerow(values)
 
 
 def read(file: Path) -> list[tuple[Trial, Outcome]]:
     """All complete rows; nothing for a file that is not there. Of equal trials the last one counts."""
     found: dict[tuple[str, ...], tuple[Trial, Outcome]] = {}
     for row in csv.DictReader(_whole_lines(file).splitlines()):
-        trial = msgspec.convert({name: row[name] for name in _TRIAL}, Trial, strict=False)
+        trial = msgspec.convert({name: row[name] for name in _TRIAL if name in row}, Trial, strict=False)
         outcome = msgspec.convert({name: row[name] for name in _OUTCOME}, Outcome, strict=False)
         found[trial.key] = trial, outcome
     return list(found.values())

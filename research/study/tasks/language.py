@@ -72,13 +72,22 @@ class Language:
         """Mean cross entropy of the next batch."""
         return self._loss(self._train, self._batch, generator)
 
+    def bad_loss(self, generator: torch.Generator, labels: torch.Generator) -> Tensor:
+        """The same of a batch whose labels are shuffled among its places."""
+        return self._loss(self._train, self._batch, generator, labels)
+
     @torch.no_grad()
     def score(self) -> float:
         """Over the same windows in every run."""
         return float(self._loss(self._held_out, 256, torch.Generator().manual_seed(0)))
 
-    def _loss(self, text: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+    def _loss(
+        self, text: Tensor, batch: int, generator: torch.Generator, labels: torch.Generator | None = None
+    ) -> Tensor:
         starts = torch.randint(len(text) - self._context - 1, (batch, 1), generator=generator)
         windows = text[starts + torch.arange(self._context + 1)].to(self._device)
         logits = self.model(windows[:, :-1])
-        return functional.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten())
+        expected = windows[:, 1:].flatten()
+        if labels is not None:
+            expected = expected[torch.randperm(len(expected), generator=labels).to(self._device)]
+        return functional.cross_entropy(logits.flatten(0, 1).float(), expected)

@@ -63,6 +63,12 @@ def _cartpole(device: str, seed: int) -> Task:
     return Control(device, seed=seed)
 
 
+def _bandit(device: str, seed: int) -> Task:
+    from study.tasks.bandit import Bandit
+
+    return Bandit(device, seed)
+
+
 def _pendulum(device: str, seed: int) -> Task:
     from study.tasks.control import Control
 
@@ -71,13 +77,17 @@ def _pendulum(device: str, seed: int) -> Task:
 
 TASKS: dict[str, TaskKind] = {
     "language": TaskKind(
-        lambda device, seed: Language(device), 250, "nats a character", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}
+        lambda device, seed: Language(device),
+        250,
+        "nats a character",
+        {"adamw": 3e-3, "adamw 0.95": 3e-3, "sgd": 1e-1, "lion": 3e-4, "muon": 3e-3},
     ),
     "digits-cnn": TaskKind(_cnn, 200, "nats an image", {"adamw": 3e-3, "sgd": 1e-1, "lion": 3e-4}),
     "digits-vit": TaskKind(_vit, 200, "nats an image", {"adamw": 3e-3}),
     "co2": TaskKind(_forecast, 200, "ppm²", {"adamw": 1e-2}),
     "cartpole": TaskKind(_cartpole, 640, "minus the return", {"adamw": 3e-3}, by_chance=-22),
     "pendulum": TaskKind(_pendulum, 1280, "minus the return", {"adamw": 1e-3}, by_chance=1200),
+    "bandit": TaskKind(_bandit, 1000, "regret a pull", {"adamw": 1e-2, "sgd": 1e-1}, by_chance=1.5),
     "language-large": TaskKind(
         lambda device, seed: Language(device, width=512, layers=8, context=256, batch=32),
         600,
