@@ -10,6 +10,7 @@ import inspect
 import json
 import re
 import textwrap
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def pages() -> dict[str, str]:
         "reference/python.md": python(),
         "reference/settings.md": settings(),
         "reference/signals.md": signals(),
+        "reference/works-with.md": works_with(),
     }
 
 
@@ -110,18 +112,20 @@ def python() -> str:
 def settings() -> str:
     """All settings: default, rule, meaning."""
     from steadynorm_contract.changes import PRESETS
-    from steadynorm_contract.settings import SETTING_RULES, Mode, Settings, Transfer
+    from steadynorm_contract.settings import SETTING_RULES, Mode, Settings, Transfer, merge
 
-    defaults, docs = Settings(), member_docs(Settings)
+    defaults, docs = merge(Settings(), {"preset": "robust"}), member_docs(Settings)
     rows = [
         (f"`{name}`", f"`{json.dumps(getattr(defaults, name))}`", rule, docs.get(name, ""))
         for name, (rule, _) in SETTING_RULES.items()
     ]
     text = [
         "# Settings\n\nAll of them can be changed while a run trains: `steadynorm set RUN gamma2=0.99`, the dashboard, "
-        "or `PATCH /api/v1/runs/{run_id}/settings`. Server and agent both check every value.\n",
+        "or `PATCH /api/v1/runs/{run_id}/settings`. Server and agent both check every value. The defaults are "
+        "those of `attach()`; `Settings()` and `GradientStabilizer` by themselves have the paper's, `preset=paper`.\n",
         table(("setting", "default", "rule", "meaning"), rows),
-        "## Presets\n\nA preset is a name for several settings at once: `steadynorm set RUN preset=robust`.\n",
+        "## Presets\n\nA preset is a name for several settings at once: `steadynorm set RUN preset=paper`. `robust` "
+        "is what `attach()` begins with.\n",
         table(
             ("preset", "stands for"), ((f"`{name}`", f"`{json.dumps(dict(what))}`") for name, what in PRESETS.items())
         ),
@@ -189,8 +193,9 @@ def metrics() -> str:
     own = registry.exposition(0).decode()
     titles = ("metric", "type", "meaning")
     return "\n".join([
-        "# Metrics\n\n`GET /metrics` in Prometheus' text format. With `STEADYNORM_METRICS_AUTH=true` it needs a "
-        "viewer's token. Alert rules are in `deploy/prometheus`, Grafana's dashboards in `deploy/grafana`.\n",
+        "# Metrics\n\n`GET /metrics` in Prometheus' text format, or as OpenMetrics where the request accepts it. "
+        "Beyond loopback it needs a viewer's token (`STEADYNORM_METRICS_AUTH`). Alert rules: `deploy/prometheus`; "
+        "Grafana's dashboards: `deploy/grafana`.\n",
         "## Of runs\n\nLabels: `run` and `run_id`. A run's series disappear when it ends.\n",
         table(titles, rows(render([]).decode())),
         "## Of the server\n",
@@ -288,6 +293,41 @@ def http_api() -> str:
         if schema.get("properties"):
             text.append(table(("field", "type", "", "meaning"), property_rows(schema)))
     return "\n".join(text)
+
+
+def works_with() -> str:
+    """What steadynorm was tried with, from the table that tests run."""
+    known = tomllib.loads((ROOT / "docs" / "works_with.toml").read_text("utf-8"))
+    loops = {"closure": "with a closure", "create_graph": "`backward(create_graph=True)`", "two_phase": "two phases"}
+
+    def optimizers() -> Iterator[tuple[str, ...]]:
+        for row in known["optimizer"]:
+            notes = [loops.get(row.get("loop", ""), ""), row.get("note", "").replace("](", "](../")]
+            yield (
+                row["library"],
+                ", ".join(row["names"]),
+                f"`{row['attach']}`" if "attach" in row else "the optimizer",
+                f"`{row.get('mode', 'stabilize')}`",
+                "; ".join(filter(None, notes)),
+                row.get("by_hand", "each commit"),
+            )
+
+    def programs() -> Iterator[tuple[str, ...]]:
+        for row in known["program"]:
+            tried = "each commit" if "test" in row else row.get("by_hand", "")
+            yield row["name"], row["how"].replace("](", "](../"), tried
+
+    return "\n".join([
+        "# Does it work with …?\n\nEach row was tried: a small model is trained under the agent. In `stabilize` the "
+        "optimizer's step must begin with the target as the norm of each gradient; in `observe` the trained model must "
+        "be the same as without the agent, bit for bit. *Tried* says when: *each commit* by the tests, else by hand "
+        "with that version. What is not here works if it reads `.grad` in `step()` of a `torch.optim.Optimizer`; "
+        "`python -m tests.docs.works_with` shows how to try it.\n",
+        "## Programs and frameworks\n",
+        table(("program", "how", "tried"), programs()),
+        "## Optimizers\n\n*mode* is that of an `attach()` which names none.\n",
+        table(("library", "optimizers", "pass", "mode", "note", "tried"), optimizers()),
+    ])  # fmt: skip
 
 
 def openapi() -> dict[str, Any]:

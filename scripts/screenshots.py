@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/screenshots.py [FOLDER]
 
-Starts a house of its own on free ports in a temporary folder, and Debian's Chromium. Every page, light and dark.
+Starts a stack of its own on free ports in a temporary folder, and Debian's Chromium. Every page, light and dark.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BROKEN = {240: 80.0, 421: 40.0, 422: 25.0}
 PATIENCE_MS = 120_000
 
 
-def train(name: str, house: LocalStack, token: str, steps: int, ends: threading.Event, **options: object) -> str:
+def train(name: str, stack: LocalStack, token: str, steps: int, ends: threading.Event, **options: object) -> str:
     """Train until `steps` are done, and on at a slower pace until `ends` is set. Returns the run's id."""
     torch.manual_seed(0)
     text, vocabulary = char_gpt.load_text()
@@ -44,7 +44,7 @@ def train(name: str, house: LocalStack, token: str, steps: int, ends: threading.
     model = char_gpt.CharGPT(vocabulary)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     step = 0
-    agent = steadynorm.attach(model, optimizer, run=name, server=house.server, token=token, **options)  # type: ignore[arg-type]  # spelled by main
+    agent = steadynorm.attach(model, optimizer, run=name, server=stack.server, token=token, **options)  # type: ignore[arg-type]  # spelled by main
     with agent:
         while step < steps or not ends.is_set():
             loss = char_gpt.loss_of(model, *char_gpt.sample_batch(text, generator))
@@ -59,11 +59,13 @@ def train(name: str, house: LocalStack, token: str, steps: int, ends: threading.
 
 
 @contextmanager
-def going_on(house: LocalStack, token: str, client: Client) -> Iterator[str]:
+def going_on(stack: LocalStack, token: str, client: Client) -> Iterator[str]:
     """The run that is looked at: it goes on while the block runs, and its settings were changed. Its id."""
     ends = threading.Event()
     thread = threading.Thread(
-        target=train, args=("gpt-small", house, token, STEPS, ends), kwargs={"tags": {"team": "language", "lr": "1e-3"}}
+        target=train,
+        args=("gpt-small", stack, token, STEPS, ends),
+        kwargs={"preset": "paper", "tags": {"team": "language", "lr": "1e-3"}},
     )
     thread.start()
     try:
@@ -82,8 +84,8 @@ def going_on(house: LocalStack, token: str, client: Client) -> Iterator[str]:
 class Camera:
     """A visitor in one scheme, who keeps what they see."""
 
-    def __init__(self, browser: Browser, house: LocalStack, token: str, scheme: str, folder: Path) -> None:
-        self._front, self._token, self._scheme, self._folder = house.dashboard.rstrip("/"), token, scheme, folder
+    def __init__(self, browser: Browser, stack: LocalStack, token: str, scheme: str, folder: Path) -> None:
+        self._front, self._token, self._scheme, self._folder = stack.dashboard.rstrip("/"), token, scheme, folder
         context = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]  # a Literal
         context.set_default_timeout(PATIENCE_MS)
         self.page: Page = context.new_page()
@@ -98,7 +100,9 @@ class Camera:
         expect(self.page.get_by_test_id("stApp")).to_have_attribute(
             "data-test-script-state", "notRunning", timeout=PATIENCE_MS
         )
+        expect(self.page.locator(".steadynorm-later")).to_have_count(0, timeout=PATIENCE_MS)  # comes after the charts
         time.sleep(4)  # two refreshes, after which nothing moves any more but the data
+        expect(self.page.locator('[data-stale="true"]')).to_have_count(0, timeout=PATIENCE_MS)  # dimmed
         self.page.screenshot(path=self._folder / f"{name}-{self._scheme}.png")
 
     def layers(self) -> None:
@@ -121,27 +125,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
         environment = kept | {"STEADYNORM_DASHBOARD_SIGN_IN": "always"}
-        with LocalStack(Path(home), port=0, dashboard_port=0, environ=environment) as house:
+        with LocalStack(Path(home), port=0, dashboard_port=0, environ=environment) as stack:
             token = (Path(home) / "token").read_text("ascii").strip()
             done = threading.Event()
             done.set()
             beside = train(
                 "gpt-small-limited",
-                house,
+                stack,
                 token,
                 STEPS,
                 done,
+                preset="paper",
                 spike_limit=5.0,
                 tags={"team": "language", "lr": "1e-3"},
             )
-            train("gpt-observed", house, token, STEPS // 2, done, mode="observe", tags={"team": "research"})
-            client = Client(house.server, token)
-            with going_on(house, token, client) as run_id, sync_playwright() as playwright:
+            train("gpt-observed", stack, token, STEPS // 2, done, mode="observe", tags={"team": "research"})
+            client = Client(stack.server, token)
+            with going_on(stack, token, client) as run_id, sync_playwright() as playwright:
                 spikes = [event for event in client.events(run_id).events if event.kind == "spike"]
                 incident = min(spikes, key=lambda event: abs(event.step - max(BROKEN)))
                 browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
                 for scheme in ("light", "dark"):
-                    camera = Camera(browser, house, token, scheme, folder)
+                    camera = Camera(browser, stack, token, scheme, folder)
                     camera.take("sign-in", 520, charts=False, signed_in=False)
                     camera.take("fleet", 560, charts=False)
                     camera.take("run", 1000, run=run_id)

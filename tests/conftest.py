@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ pytest_plugins = [
     "tests.support.waiting",
     "tests.support.browser",
     "tests.support.jobs",
+    "tests.support.interpreter",
     "tests.support.commands",
 ]
 
@@ -20,21 +22,42 @@ ROOT = Path(__file__).parents[1]
 SLOW_FIXTURES = {
     *("browser", "prometheus"),  # programs of the system
     *("cluster", "start_cluster", "shared_patient", "servers", "serving"),  # Redis and servers in many processes
-    *("house", "live_run", "own_server", "plain_server", "up"),  # a server in a process of its own
+    *("stack", "live_run", "own_server", "plain_server", "up"),  # a server in a process of its own
     "start_ranks",
 }
-SLOW_FOLDERS = ("docs", "end_to_end", "packaging", "study")
+SLOW_FOLDERS = (("docs",), ("end_to_end",), ("packaging",), ("study",))
 SLOW_FILES = {
     *("test_fork.py", "test_lifecycle.py", "test_torch_stays_out.py"),  # interpreters of their own
     *("test_selection.py", "test_triton.py"),  # Triton's compiler and its interpreter
     *("test_lightning.py", "test_transformers.py"),  # importing either framework takes longer than its tests
-    *("test_alert_rules.py", "test_encryption.py"),  # promtool, openssl
+    *("test_alert_rules.py", "test_encryption.py", "test_proxies.py"),  # promtool, openssl, nginx
     *("test_api_quality_schema.py", "test_two_servers.py"),
 }
 
-# A machine that stands still for a moment is no finding.
-settings.register_profile("tests", deadline=None)
-settings.load_profile("tests")
+# Models of tests are too small for two threads, which spin while they wait for each other. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A machine that stands still for a moment is no finding. Tests that draw more examples draw a multiple of these.
+settings.register_profile("whole", deadline=None)
+settings.register_profile("fast", deadline=None, max_examples=25)
+
+
+def _is_fast(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "not slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before test modules are imported, which read the number of examples."""
+    settings.load_profile("fast" if _is_fast(config) else "whole")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The fast lane does not even import files all of whose tests are slow."""
+    return True if _is_fast(config) and _is_slow(collection_path) else None
+
+
+def _is_slow(path: Path) -> bool:
+    return path.name in SLOW_FILES or path.relative_to(ROOT / "tests").parts[:1] in SLOW_FOLDERS
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,23 +84,35 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what `scripts/test --fast` leaves out.
+    """Marks what `scripts/test --fast` leaves out, and puts first what takes longest: quick files fill the end.
 
     Slow is what uses a browser, Prometheus, a program that only root installs, or several processes. A single test
     that takes seconds for another reason carries the mark itself.
     """
+    long = set()
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if (
-            folder in SLOW_FOLDERS
-            or item.path.name in SLOW_FILES
+            _is_slow(item.path)
             or fixtures & SLOW_FIXTURES
             or (folder == "dashboard" and "server" in fixtures)
-            or parameters.get("store_url") == "debian_redis"
+            or item.get_closest_marker("slow")
         ):
+            long.add(item.path)
             item.add_marker("slow")
+        elif parameters.get("store_url") == "debian_redis":
+            item.add_marker("slow")
+    items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test finds this user's own server, and no server of a test is found by this user's programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STEADYNORM_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(scope="session")

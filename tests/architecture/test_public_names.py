@@ -7,42 +7,87 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "steadynorm": "Agent Client GradientStabilizer Mode PRESETS Settings __version__ attach",
-    "steadynorm_contract.audit": "AuditChain AuditEntry AuditList entry_hash revert_to verify",
+    "steadynorm": "Agent Client GradientStabilizer Mode PRESETS Recovery RollbackEvent Settings __version__ attach",
+    "steadynorm_contract.audit": (
+        "AuditChain AuditEntry AuditList SettingsChange chained_hash entry_hash revert_to verify"
+    ),
     "steadynorm_contract.bulk": "Bulk BulkOutcome BulkResponse BulkRow MAX_SELECTED Selection",
+    "steadynorm_contract.configuration": (
+        "HIDDEN MAX_CONFIG_BYTES MAX_CONFIG_DEPTH MAX_FACTS MAX_FACT_LENGTH RunConfiguration flattened is_secret"
+    ),
+    "steadynorm_contract.scalars": (
+        "MAX_SCALARS MAX_SCALAR_GROUPS MAX_SCALAR_NAME_LENGTH MAX_SCALAR_RECORDS MAX_SENTENCE_LENGTH MAX_UNIT_LENGTH "
+        "NONFINITE_PREFIX ScalarDescription ScalarRecords ScalarView logged_signal name_problem"
+    ),
     "steadynorm_contract.changes": "Change PRESETS expand parse_assignments",
+    "steadynorm_contract.clipping": "ALPHA AUTO CLIP_EPS RecentNorms USUAL_DECAY UsualFactor WARM_UP Z clip_factor",
     "steadynorm_contract.client": (
-        "Client ClientError Conflict Forbidden InvalidChange NotFound ServerUnreachable Unauthorized"
+        "Client ClientError Conflict Finding Forbidden InvalidChange NotFound OutcomeUnknown ServerUnreachable "
+        "Unauthorized"
     ),
+    "steadynorm_contract.client_errors": (
+        "BY_STATUS ClientError Conflict Finding Forbidden InvalidChange NotFound OutcomeUnknown ServerUnreachable "
+        "Unauthorized"
+    ),
+    "steadynorm_contract.client_transport": "Look Transport",
     "steadynorm_contract.codec": (
-        "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encode_batch encode_json"
+        "MalformedMessage UnsupportedVersion decode_batch decode_json decode_registration encodable encode_batch "
+        "encode_json"
     ),
-    "steadynorm_contract.discovery": ("DEFAULT_SERVER ServerAddress data_dir find_server find_token is_loopback"),
+    "steadynorm_contract.conditions": (
+        "Baseline Comparison Condition WATCHED condition_errors no_value_words parse_condition scalar_warning "
+        "show_condition"
+    ),
+    "steadynorm_contract.detectors": "Detector DetectorState",
+    "steadynorm_contract.discovery": (
+        "DEFAULT_SERVER ELSEWHERE OwnServer ServerAddress attach_lines check_address data_dir find_server find_token "
+        "is_loopback is_service_link listener_url own_server read_address"
+    ),
     "steadynorm_contract.events": "Event EventKind EventList",
-    "steadynorm_contract.fleet": "FleetResponse FleetRun FleetSort LastChange Spark",
+    "steadynorm_contract.fleet": "FleetResponse FleetRun MAX_COLUMNS FleetSort LastChange Spark",
+    "steadynorm_contract.incidents": "IncidentState IncidentStatus",
+    "steadynorm_contract.networks": "Network is_within read_networks",
+    "steadynorm_contract.notes": (
+        "MAX_NAME_OF_HOLDER MAX_NOTE_LENGTH NewNote Note NoteAction NoteList action_words verify_notes"
+    ),
+    "steadynorm_contract.hash_chain": "chained_hash",
+    "steadynorm_contract.lifecycle": (
+        "DEFAULT_GRACE_S LifecycleChange MAX_GRACE_S Restoration RunUpdate Visibility lifecycle_words verify_lifecycle"
+    ),
+    "steadynorm_contract.outcomes": (
+        "Reader bulk_change deletion note_added proposal_decided proposal_made restoration retention_change "
+        "rules_change run_update schedule_cancelled schedule_made settings_change"
+    ),
     "steadynorm_contract.problems": "Problem UNSUPPORTED_VERSION",
     "steadynorm_contract.retention": "Retention RetentionChange RetentionLimits RetentionUpdate",
-    "steadynorm_contract.rule": ("Outcome SPIKE_RATIO THROTTLED_TARGET TensorState advance reset spike_ceiling target"),
+    "steadynorm_contract.rule": (
+        "BASELINE_DECAY BASELINE_LIMIT BASELINE_WEIGHT Outcome RECOVERED_TARGET SPIKE_RATIO THROTTLED_SHARE "
+        "THROTTLED_TARGET TensorState advance fade is_throttled reset spike_ceiling spike_memory target"
+    ),
     "steadynorm_contract.runs": (
         "Applied DesiredView Health RevisionState RunCounters RunDetail RunList RunState RunSummary"
     ),
     "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
     "steadynorm_contract.series": "HEATMAP_SIGNALS Heatmap ParameterList ParameterView Series SeriesResponse",
     "steadynorm_contract.settings": (
-        "COUNTERS FieldError Mode SETTING_RULES Settings SettingsError Transfer is_increment merge resolve_increments"
+        "COUNTERS FieldError LATER_SETTINGS Mode RecoveryMode SETTING_RULES Settings SettingsError Transfer by_name "
+        "is_increment later_settings merge resolve_increments with_knobs without_later"
     ),
     "steadynorm_contract.signals": "DERIVED PARAMETER_SIGNALS SCALARS Signal signal",
     "steadynorm_contract.telemetry": (
-        "AgentCounters AgentNote AppliedReport Desired MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH MAX_NAME_LENGTH "
-        "MAX_PARAMETERS NoteKind Parameter ParameterRows ROW_COLUMNS Registered RevisionOutcome RunEnd "
-        "RunFinish RunRegistration SCALAR_COLUMNS SCHEMA_VERSION StepScalars TelemetryAck TelemetryBatch "
+        "AgentCounters AgentNote AppliedReport Desired DetectorStatus MAX_BATCH_BYTES MAX_BATCH_ID_LENGTH "
+        "MAX_DETECTORS MAX_NAME_LENGTH "
+        "MAX_PARAMETERS MAX_REGISTRATION_BYTES MAX_TAGS MAX_TAG_NAME_LENGTH MAX_TEXT_LENGTH NoteKind PACE_S Parameter "
+        "ParameterRows ROW_COLUMNS RecoveryStatus Registered RevisionOutcome RunEnd RunFinish RunRegistration "
+        "SCALAR_COLUMNS SCHEMA_VERSION SpikeReference StepScalars TelemetryAck TelemetryBatch UserNote "
         "floats_from_bytes floats_to_bytes"
     ),
-    "steadynorm_contract.tokens": "TokenInfo",
+    "steadynorm_contract.tokens": "Quota TokenInfo",
+    "steadynorm_contract.versions": "versions_differ",
     "steadynorm_contract.watch_rules": (
         "Comparison Condition MAX_RULES RuleList RuleSet RuleView WATCHED WatchRule parse_condition show_condition"
     ),
-    "steadynorm_contract.webhooks": "WebhookEvent WebhookMessage",
+    "steadynorm_contract.webhooks": "AuditMessage WebhookEvent WebhookMessage",
 }
 
 

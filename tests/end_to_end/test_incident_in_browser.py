@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -11,11 +10,10 @@ import torch
 from playwright.sync_api import expect
 
 import steadynorm
-from steadynorm_cli.local_stack import LocalStack
 
 if TYPE_CHECKING:
     from tests.support.browser import Visit
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
     from tests.support.waiting import Eventually
 
 ROWS = ["0.weight", "0.bias", "2.weight", "2.bias"]
@@ -24,19 +22,12 @@ PLANTED_AT = 130
 
 
 @pytest.fixture
-def home_with_dashboard(house: RunningHouse) -> Iterator[LocalStack]:
-    """The session's server with a dashboard in front of it, as its user would start one."""
-    with LocalStack(house.home, dashboard_port=0, reuse_running=True, environ=house.environment) as running:
-        yield running
-
-
-@pytest.fixture
-def run_id(house: RunningHouse) -> str:
+def run_id(stack: RunningStack) -> str:
     """A training that ended, in which one step's gradient of PLANTED was a thousand times too large."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    with steadynorm.attach(model, optimizer, run="planted", server=house.server, token=house.token) as agent:
+    with steadynorm.attach(model, optimizer, run="planted", server=stack.server, token=stack.token) as agent:
         for step in range(200):
             loss = model(torch.randn(32, 8)).square().mean()
             optimizer.zero_grad()
@@ -51,14 +42,14 @@ def run_id(house: RunningHouse) -> str:
 
 
 def test_a_planted_spike_is_found_from_the_map_from_the_event_and_by_the_link(
-    home_with_dashboard: LocalStack, visit: Visit, house: RunningHouse, run_id: str, eventually: Eventually
+    dashboard: str, visit: Visit, stack: RunningStack, run_id: str, eventually: Eventually
 ) -> None:
     def spiked() -> str | None:
-        return next((event.id for event in house.client.events(run_id).events if event.kind == "spike"), None)
+        return next((event.id for event in stack.client.events(run_id).events if event.kind == "spike"), None)
 
     event_id = eventually(spiked)
     page = visit.page
-    front = home_with_dashboard.dashboard.rstrip("/")
+    front = dashboard.rstrip("/")
     page.goto(f"{front}/?{urlencode({'run': run_id, 'incident': event_id})}")
     expect(page.get_by_role("heading", name=f"Spike in {PLANTED} @ step")).to_be_visible()
     expect(page.get_by_text(f"{PLANTED} at step")).to_be_visible()  # who went first

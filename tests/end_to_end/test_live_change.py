@@ -14,29 +14,28 @@ import pytest
 from playwright.sync_api import expect
 
 from steadynorm_cli.local_stack import LocalStack
-from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
-    from tests.support.browser import Visit
+    from tests.support.browser import Enter, Visit
     from tests.support.jobs import StartJob
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
     from tests.support.waiting import Eventually
 
 
 @pytest.fixture
-def home_with_dashboard(house: RunningHouse) -> Iterator[LocalStack]:
+def home_with_dashboard(stack: RunningStack) -> Iterator[LocalStack]:
     """The session's server with a dashboard in front of it, as its user would start one."""
-    with LocalStack(house.home, dashboard_port=0, reuse_running=True, environ=house.environment) as running:
+    with LocalStack(stack.home, dashboard_port=0, reuse_running=True, environ=stack.environment) as running:
         yield running
 
 
 def test_an_operator_changes_gamma2_of_a_running_training_and_reads_the_step(
-    home_with_dashboard: LocalStack, visit: Visit, house: RunningHouse, start_job: StartJob
+    home_with_dashboard: LocalStack, visit: Visit, enter: Enter, stack: RunningStack, start_job: StartJob
 ) -> None:
-    job = start_job(house, "browser")
+    job = start_job(stack, "browser")
     page = visit.page
-    page.goto(launch.link(home_with_dashboard.dashboard))  # no token to copy: it is the same user
-    page.get_by_role("link", name="browser").first.click()
+    page.goto(home_with_dashboard.link())  # no token to copy: it is the same user
+    visit.open_run("browser")
     visit.settle()
 
     gamma2 = page.get_by_role("spinbutton", name="gamma2")
@@ -49,16 +48,23 @@ def test_an_operator_changes_gamma2_of_a_running_training_and_reads_the_step(
 
     (stabilizer,) = job.agent.stabilizers
     assert stabilizer.settings.gamma2 == 0.99
-    run = house.client.run(job.run_id)
+    run = stack.client.run(job.run_id)
     assert f"applied @ step {run.applied.step}" in (applied.text_content() or "")
     assert 0 < run.applied.step <= job.agent.step
+
+    # Whoever else uses the machine comes to the same address, without the link: they are nobody.
+    stranger = enter().page
+    stranger.goto(page.url)
+    expect(stranger.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(stranger.get_by_text(f"steadynorm link {job.run_id}")).to_be_visible()
+    expect(stranger.get_by_role("button", name="Apply")).to_have_count(0)
 
 
 class Curl:
     """HTTP without any of our code. Answers are (status, headers, JSON)."""
 
-    def __init__(self, house: RunningHouse) -> None:
-        self._base, self._token = f"{house.server}/api/v1", house.token
+    def __init__(self, stack: RunningStack) -> None:
+        self._base, self._token = f"{stack.server}/api/v1", stack.token
 
     def __call__(
         self, method: str, path: str, body: object = None, **headers: str
@@ -99,8 +105,8 @@ BAD_VALUES = [
 ]
 
 
-def test_the_same_by_plain_http(house: RunningHouse, start_job: StartJob, eventually: Eventually) -> None:
-    job, curl = start_job(house, "curl"), Curl(house)
+def test_the_same_by_plain_http(stack: RunningStack, start_job: StartJob, eventually: Eventually) -> None:
+    job, curl = start_job(stack, "curl"), Curl(stack)
     path = f"/runs/{job.run_id}"
     eventually(lambda: curl("GET", path)[0] == 200)
 
@@ -133,9 +139,9 @@ def test_the_same_by_plain_http(house: RunningHouse, start_job: StartJob, eventu
 
 
 def test_training_goes_on_when_there_is_no_server_and_says_so_once(
-    house: RunningHouse, start_job: StartJob, eventually: Eventually, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    stack: RunningStack, start_job: StartJob, eventually: Eventually, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nowhere = type(house)(tmp_path, "http://127.0.0.1:9", "none", house.client, house.environment)
+    nowhere = type(stack)(tmp_path, "http://127.0.0.1:9", "none", stack.client, stack.environment)
     job = start_job(nowhere, "alone")
     eventually(lambda: job.agent.step >= 300)
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

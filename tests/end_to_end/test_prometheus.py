@@ -29,7 +29,7 @@ from steadynorm_contract.telemetry import (
 
 if TYPE_CHECKING:
     from tests.support.jobs import Job, RunJob, StartJob
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
 
 
 @dataclass
@@ -62,16 +62,16 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(
-    root: Path, house: RunningHouse, tmp_path_factory: pytest.TempPathFactory, eventually: Any
+    root: Path, stack: RunningStack, tmp_path_factory: pytest.TempPathFactory, eventually: Any
 ) -> Iterator[Prometheus]:
     """Scrapes each second and waits a second instead of minutes; the expressions are deploy/prometheus' own."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text("utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     (job,) = config["scrape_configs"]
-    (folder / "token").write_text(house.token, "ascii")
+    (folder / "token").write_text(stack.token, "ascii")
     job["authorization"]["credentials_file"] = str(folder / "token")
-    job["static_configs"] = [{"targets": [house.server.removeprefix("http://")]}]
+    job["static_configs"] = [{"targets": [stack.server.removeprefix("http://")]}]
     rules = yaml.safe_load((root / "deploy/prometheus/rules.yml").read_text("utf-8"))
     for rule in (rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule):
         rule["for"] = "1s"
@@ -111,12 +111,12 @@ def prometheus(
 
 
 @pytest.fixture(scope="module")
-def job(house: RunningHouse, prometheus: Prometheus, run_job: RunJob, eventually: Any) -> Iterator[Job]:
+def job(stack: RunningStack, prometheus: Prometheus, run_job: RunJob, eventually: Any) -> Iterator[Job]:
     """A job that trains, of which Prometheus has seen several scrapes, before and after a change."""
-    with run_job(house, "scraped", detail_every=5) as running:
+    with run_job(stack, "scraped", detail_every=5) as running:
         selector = f'{{run_id="{running.run_id}"}}'
         eventually(lambda: prometheus.query(f"count_over_time(steadynorm_run_step{selector}[1m]) >= 3"))
-        house.client.change(running.run_id, {"gamma2": 0.99}, revision=0, reason="to be scraped")
+        stack.client.change(running.run_id, {"gamma2": 0.99}, revision=0, reason="to be scraped")
         eventually(lambda: prometheus.query(f"steadynorm_settings_applied_revision{selector} == 1"))
         eventually(lambda: prometheus.query(f"steadynorm_parameter_spike_ratio{selector}"))
         yield running
@@ -143,7 +143,7 @@ def expressions(root: Path) -> dict[str, str]:
             found[f"{name}, annotation {mark['name']}"] = mark["expr"]
         for variable in dashboard["templating"]["list"]:
             asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.get("definition", ""))
-            if asked and variable["name"] != "dashboard_url":  # this house has no dashboard to lead to
+            if asked and variable["name"] != "dashboard_url":  # this stack has no dashboard to lead to
                 found[f"{name}, variable {variable['name']}"] = f"count by ({asked[2]}) ({asked[1]})"
     for unset, value in VARIABLES.items():
         found = {name: expr.replace(unset, value) for name, expr in found.items()}
@@ -153,8 +153,8 @@ def expressions(root: Path) -> dict[str, str]:
 class TornRun:
     """A run, as its agent's messages make it, in which a rank begins to differ with every batch."""
 
-    def __init__(self, house: RunningHouse) -> None:
-        self._house = house
+    def __init__(self, stack: RunningStack) -> None:
+        self._stack = stack
         registered = self._post("/runs", msgspec.json.encode(RunRegistration(name="torn", world_size=4)))
         self._run = msgspec.json.decode(registered, type=Registered)
         self._sequence = 0
@@ -176,27 +176,27 @@ class TornRun:
         self._post(f"/runs/{self._run.run_id}/finish", msgspec.json.encode(RunFinish(RunEnd.FINISHED)))
 
     def _post(self, path: str, body: bytes, kind: str = "application/json") -> bytes:
-        headers = {"Authorization": f"Bearer {self._house.token}", "Content-Type": kind}
-        answer = urllib3.request("POST", f"{self._house.server}/api/v1{path}", body=body, headers=headers)
+        headers = {"Authorization": f"Bearer {self._stack.token}", "Content-Type": kind}
+        answer = urllib3.request("POST", f"{self._stack.server}/api/v1{path}", body=body, headers=headers)
         assert answer.status < 300, answer.data
         return answer.data
 
 
 @pytest.fixture
-def torn(house: RunningHouse) -> Iterator[TornRun]:
+def torn(stack: RunningStack) -> Iterator[TornRun]:
     """A TornRun of the test's own."""
-    run = TornRun(house)
+    run = TornRun(stack)
     yield run
     run.end()
 
 
 def test_every_grafana_expression_gets_data_while_all_of_it_happens(
-    root: Path, house: RunningHouse, prometheus: Prometheus, job: Job, torn: TornRun, eventually: Any
+    root: Path, stack: RunningStack, prometheus: Prometheus, job: Job, torn: TornRun, eventually: Any
 ) -> None:
     waiting = expressions(root)
     assert len(waiting) >= 60
     job.spike.set()
-    eventually(lambda: house.client.run(job.run_id).counters.spikes)  # in one step, NaN would hide it
+    eventually(lambda: stack.client.run(job.run_id).counters.spikes)  # in one step, NaN would hide it
     job.poison.set()
 
     def all_answered() -> bool:
@@ -228,20 +228,22 @@ def test_every_alert_rule_is_loaded_and_evaluates(
     assert {rule["name"]: rule.get("lastError", "") for rule in rules if rule["health"] != "ok"} == {}
     metrics = set(re.findall(r"\bsteadynorm_\w+", " ".join(rule["query"] for rule in rules)))
     assert len(metrics) >= 7
-    for metric in metrics:
+    elsewhere = {"steadynorm_webhook_deliveries_total"}
+    assert elsewhere <= metrics  # this stack has no webhook
+    for metric in metrics - elsewhere:
         assert prometheus.query(metric), f"the alerts read {metric}, and the server does not have it"
 
 
 def test_trouble_in_a_real_job_fires_its_alerts(
-    house: RunningHouse, prometheus: Prometheus, start_job: StartJob, eventually: Any
+    stack: RunningStack, prometheus: Prometheus, start_job: StartJob, eventually: Any
 ) -> None:
-    job = start_job(house, "in trouble")
+    job = start_job(stack, "in trouble", preset="paper")  # which a spike throttles
     eventually(lambda: ("SteadynormServerDown", "") not in prometheus.firing())
     job.poison.set()
     eventually(lambda: ("SteadynormNonfinite", job.run_id) in prometheus.firing())
-    revision = house.client.settings(job.run_id).revision
-    house.client.change(job.run_id, {"gamma2": 0.9999}, revision=revision, reason="a long memory, so that it lasts")
-    eventually(lambda: house.client.run(job.run_id).applied.revision == revision + 1)
+    revision = stack.client.settings(job.run_id).revision
+    stack.client.change(job.run_id, {"gamma2": 0.9999}, revision=revision, reason="a long memory, so that it lasts")
+    eventually(lambda: stack.client.run(job.run_id).applied.revision == revision + 1)
     job.spike.set()
     eventually(lambda: ("SteadynormThrottled", job.run_id) in prometheus.firing())
     assert prometheus.query(f'ALERTS{{alertname="SteadynormThrottled", run_id="{job.run_id}", severity="warning"}}')
@@ -257,11 +259,11 @@ def test_a_rank_that_begins_to_differ_fires_its_alert(prometheus: Prometheus, to
     assert f"steadynorm events {torn.run_id}" in alert["annotations"]["action"]
 
 
-def test_promtool_has_no_complaint_about_the_live_metrics(house: RunningHouse, job: Job) -> None:
+def test_promtool_has_no_complaint_about_the_live_metrics(stack: RunningStack, job: Job) -> None:
     answer = urllib3.request(
         "GET",
-        f"{house.server}/metrics",
-        headers={"Authorization": f"Bearer {house.token}"},
+        f"{stack.server}/metrics",
+        headers={"Authorization": f"Bearer {stack.token}"},
         timeout=20.0,
         retries=False,
     )
@@ -274,9 +276,9 @@ def test_promtool_has_no_complaint_about_the_live_metrics(house: RunningHouse, j
 
 
 def test_a_finished_runs_series_disappear(
-    house: RunningHouse, prometheus: Prometheus, start_job: StartJob, eventually: Any
+    stack: RunningStack, prometheus: Prometheus, start_job: StartJob, eventually: Any
 ) -> None:
-    job = start_job(house, "soon over")
+    job = start_job(stack, "soon over")
     eventually(lambda: prometheus.query(f'steadynorm_run_step{{run_id="{job.run_id}"}}'))
     job.end()
     eventually(lambda: not prometheus.query(f'steadynorm_run_step{{run_id="{job.run_id}"}}'))

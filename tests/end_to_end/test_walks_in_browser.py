@@ -13,27 +13,19 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from steadynorm_cli.local_stack import LocalStack
 from steadynorm_dashboard import launch
 
 if TYPE_CHECKING:
     from tests.support.browser import Enter, Visit
     from tests.support.jobs import Job, RunJob
-    from tests.support.local_server import RunningHouse
+    from tests.support.local_server import RunningStack
     from tests.support.waiting import Eventually
 
 
 @pytest.fixture(scope="module")
-def dashboard(house: RunningHouse) -> Iterator[str]:
-    """Address of a dashboard in front of the session's server, as its user would start one."""
-    with LocalStack(house.home, dashboard_port=0, reuse_running=True, environ=house.environment) as running:
-        yield running.dashboard
-
-
-@pytest.fixture(scope="module")
-def jobs(house: RunningHouse, run_job: RunJob) -> Iterator[tuple[Job, Job]]:
+def jobs(stack: RunningStack, run_job: RunJob) -> Iterator[tuple[Job, Job]]:
     """Two trainings that differ in gamma1."""
-    with run_job(house, "walked") as one, run_job(house, "walked-beside", gamma1=0.9) as other:
+    with run_job(stack, "walked") as one, run_job(stack, "walked-beside", gamma1=0.9) as other:
         yield one, other
 
 
@@ -49,11 +41,11 @@ def edit(page: Page, gamma2: str, reason: str) -> None:
 
 
 def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undone(
-    dashboard: str, jobs: tuple[Job, Job], regular: Visit, enter: Enter, house: RunningHouse, eventually: Eventually
+    dashboard: str, jobs: tuple[Job, Job], regular: Visit, enter: Enter, stack: RunningStack, eventually: Eventually
 ) -> None:
     job = jobs[0]
     ada, ben = regular, enter()
-    ada.page.goto(dashboard)
+    ada.page.goto(f"{dashboard}/?search=walked")  # other tests' runs are on this server too
     ada.page.get_by_role("link", name="walked", exact=True).click()
     ben.page.goto(launch.link(dashboard, job.run_id))
     ada.settle()
@@ -72,7 +64,7 @@ def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undon
     told = ben.page.get_by_text("while you were editing").last
     expect(told).to_contain_text("gamma2 0.999 → 0.99")
     expect(ben.page.get_by_role("spinbutton", name="gamma1")).to_have_value("0.5")  # nothing of his is lost
-    assert house.client.run(job.run_id).desired.revision == 1
+    assert stack.client.run(job.run_id).desired.revision == 1
     ben.page.get_by_role("button", name="Apply").click()
     expect(ben.page.get_by_role("strong").get_by_text("r2", exact=True)).to_be_visible()
 
@@ -85,9 +77,9 @@ def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undon
     page.get_by_role("button", name="Undo", exact=True).click()
     expect(page.get_by_role("strong").get_by_text("r3", exact=True)).to_be_visible()
     expect(page.get_by_role("spinbutton", name="gamma1")).to_have_value("0.6")
-    eventually(lambda: house.client.run(job.run_id).applied.revision == 3)
+    eventually(lambda: stack.client.run(job.run_id).applied.revision == 3)
     expect(page.get_by_role("paragraph").get_by_text(re.compile(r"applied @ step \d+")).first).to_be_visible()
-    newest = house.client.audit(job.run_id).entries[0]
+    newest = stack.client.audit(job.run_id).entries[0]
     assert (newest.revision, newest.after, newest.reason) == (3, {"gamma1": 0.6}, "back to r1")
 
 
@@ -109,7 +101,10 @@ def test_two_runs_are_compared_by_time_and_the_link_can_be_sent(
     page.wait_for_function(f"node => ({names})(node).length === 2", arg=chart.element_handle())
     assert chart.evaluate(names) == ["walked", "walked-beside"]
     expect(chart.get_by_text("time since the run started")).to_be_visible()
-    assert parse_qs(urlsplit(page.url).query) == {"compare": [f"{one.run_id},{other.run_id}"]}
+    assert parse_qs(urlsplit(page.url).query) == {
+        "compare": [f"{one.run_id},{other.run_id}"],
+        "axis": ["elapsed"],
+    }
 
     colleague = enter()
     colleague.page.goto(page.get_by_text(f"/?compare={one.run_id},{other.run_id}").inner_text())

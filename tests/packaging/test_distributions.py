@@ -51,7 +51,8 @@ def test_the_wheel_has_the_five_packages_the_runbook_and_the_demos_training(buil
     contract = {"steadynorm_contract", "steadynorm", "steadynorm_server", "steadynorm_dashboard", "steadynorm_cli"}
     assert packages == contract
     assert {f"{package}/py.typed" for package in contract - {"steadynorm_cli"}} <= names
-    assert {"steadynorm_dashboard/operations.md", "steadynorm_cli/examples/char_gpt.py"} <= names
+    examples = {f"steadynorm_cli/examples/{name}.py" for name in ("char_gpt", "poisoned_gpt")}
+    assert {"steadynorm_dashboard/operations.md", *examples} <= names
 
 
 def test_the_version_is_the_packages_own(metadata: Message) -> None:

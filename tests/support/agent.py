@@ -17,7 +17,7 @@ import msgspec
 import torch
 
 from steadynorm_contract.codec import decode_batch, decode_registration, encode_json
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import (
     AppliedReport,
     Desired,
@@ -66,6 +66,8 @@ class StubServer:
         self.requests: list[tuple[str, str, bytes, dict[str, str]]] = []
         self.fault: Callable[[str, str, bytes], Response | None] = lambda method, path, body: None
         self.changed = threading.Condition()
+        self.max_knobs = 64  # 0: a server of before
+        self.pace_s = 1.0
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -165,14 +167,17 @@ class StubServer:
 
     def _register(self, registration: RunRegistration) -> Response:
         run_id = registration.run_id or ""
-        run = self.runs.setdefault(
-            run_id, StoredRun(settings=registration.settings, revision=registration.applied_revision)
-        )
+        settings = merge(registration.settings, registration.later_settings if self.max_knobs else {})
+        run = self.runs.setdefault(run_id, StoredRun(settings=settings, revision=registration.applied_revision))
         if not run.registrations or run.registrations[-1].instance != registration.instance:
             run.incarnation, run.acknowledged = run.incarnation + 1, 0
         run.registrations.append(registration)
         previous = run.last_sequences.get(registration.previous_instance)
-        return json_response(Registered(run_id, run.incarnation, run.acknowledged, self._desired(run), previous), 201)
+        registered = Registered(
+            run_id, run.incarnation, run.acknowledged, self._desired(run), previous,
+            max_scalars=256, max_knobs=self.max_knobs,
+        )  # fmt: skip
+        return json_response(registered, 201)
 
     def _telemetry(self, run: StoredRun, body: bytes, query: object) -> Response:
         batch = decode_batch(body)
@@ -184,7 +189,7 @@ class StubServer:
             run.last_sequences[run.registrations[-1].instance] = batch.sequence
             run.batches.append(batch)
             run.reports += batch.applied
-        return json_response(TelemetryAck(run.acknowledged, self._desired(run)))
+        return json_response(TelemetryAck(run.acknowledged, self._desired(run), self.pace_s))
 
     def _settings(self, run: StoredRun, body: bytes, query: dict[str, list[str]]) -> Response:
         after = int(query["after_revision"][0])
@@ -232,6 +237,20 @@ class Training:
 
     def weights(self) -> list[torch.Tensor]:
         return [parameter.detach().clone() for parameter in self.model.parameters()]
+
+
+def rates_used(optimizer: Any) -> list[float]:
+    """The first group's rate in each step, as the step itself finds it, and no hook does. For optimizers of torch."""
+    seen: list[float] = []
+    begin = optimizer._init_group
+
+    def recorded(group: dict[str, Any], *args: Any) -> Any:
+        if group is optimizer.param_groups[0]:
+            seen.append(float(group["lr"]))
+        return begin(group, *args)
+
+    optimizer._init_group = recorded
+    return seen
 
 
 def wait_until(condition: Callable[[], object]) -> None:

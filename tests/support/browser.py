@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Error, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -42,8 +42,23 @@ class Visit:
 
     def settle(self) -> None:
         """Until the run's page stands still: what is typed while it is being built is lost."""
-        expect(self.page.locator(".steadynorm-chart svg").first).to_be_visible()  # the last part that it draws
+        expect(self.page.locator(".steadynorm-chart svg").first).to_be_visible()
+        expect(self.page.locator(".steadynorm-later")).to_have_count(0)  # what comes after the first chart
         expect(self.page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+    def open_run(self, name: str) -> None:
+        """From the runs overview, by its search: hundreds of runs in trouble come before a calm one."""
+        search = self.page.get_by_role("textbox", name="Search")
+        search.fill(name)
+        search.press("Enter")
+        self.page.get_by_role("link", name=name, exact=True).first.click()
+
+    def words(self) -> str:
+        """What stands on the page, and where it is: what a failed test shows of it."""
+        try:
+            return f"{self.page.url}\n{self.page.locator('body').inner_text(timeout=5_000)}"
+        except Error as error:
+            return f"{self.page.url}\n{error}"
 
     def _dismiss(self, dialog: Dialog) -> None:
         self.complaints.append(f"dialog: {dialog.message}")
@@ -56,9 +71,12 @@ class Visit:
 
 
 @contextmanager
-def visiting(browser: Browser) -> Iterator[Visit]:
-    """A visitor, who at the end met no error in the console and no foreign host."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+def visiting(browser: Browser, **device: Any) -> Iterator[Visit]:
+    """A visitor, who at the end met no error in the console and no foreign host. device: arguments of `new_context`.
+
+    Asks for reduced motion: without a GPU, two cores draw little else than Streamlit's animations of what still loads.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}, "reduced_motion": "reduce", **device})
     context.set_default_timeout(PATIENCE_MS)
     expect.set_options(timeout=PATIENCE_MS)
     visitor = Visit(context.new_page())
@@ -93,3 +111,13 @@ def enter(browser: Browser) -> Iterator[Enter]:
     """enter() -> one more visitor of the test, in a browser session of their own; see `visiting`."""
     with ExitStack() as visitors:
         yield lambda: visitors.enter_context(visiting(browser))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what stood on its pages: a wait that ended in vain says nothing of it."""
+    report = yield
+    if report.failed and report.when == "call":
+        visits = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Visit)]
+        report.sections += [("page", visit.words()) for visit in visits]
+    return report

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,20 +19,24 @@ from streamlit.testing.v1 import AppTest
 import steadynorm_dashboard
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
-from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET, TensorState, advance
+from steadynorm_contract.rule import SPIKE_RATIO, TensorState, advance, is_throttled
+from steadynorm_contract.scalars import ScalarRecords
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import (
     ROW_COLUMNS,
     SCALAR_COLUMNS,
+    AgentNote,
     AppliedReport,
     Desired,
     Parameter,
     ParameterRows,
+    RecoveryStatus,
     Registered,
     RevisionOutcome,
     RunEnd,
     RunFinish,
     RunRegistration,
+    SpikeReference,
     StepScalars,
     TelemetryAck,
     TelemetryBatch,
@@ -71,12 +76,25 @@ def local_stack(home: Path, *, dashboard: bool) -> LocalStack:
     return LocalStack(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
 
 
+def tables(page: AppTest) -> list[list[dict[str, str]]]:
+    """The tables of a page: the rows of each, as texts by the titles of their columns."""
+    found = [json.loads(each.proto.json) for each in page.get("bidi_component")]
+    return [
+        [
+            dict(zip([column["title"] for column in table["columns"]], row["cells"], strict=True))
+            for row in table["body"]
+        ]
+        for table in found
+        if "body" in table
+    ]
+
+
 class ScriptedRun:
     """A training run without a training: the rule over made-up norms, spoken over the real wire.
 
     It follows the desired settings as an agent does, but only while `follows` is set, and refuses them all where
     `refuses` says why. Within `with` it trains in a thread; outside it takes steps only by `send`.
-    batch_id: what its training loop calls the data of every step.
+    batch_id: what its training loop calls the data of every step. nan_losses: the steps whose loss is NaN.
     """
 
     def __init__(
@@ -87,12 +105,18 @@ class ScriptedRun:
         steps: int = 400,
         parameters: Sequence[Parameter] = PARAMETERS,
         batch_id: str = "",
+        nan_losses: Collection[int] = (),
+        notes: Sequence[AgentNote] = (),
+        recovery: RecoveryStatus | None = None,
         **registration: Any,
     ) -> None:
         self._server = server
-        self._http = urllib3.PoolManager(timeout=20.0, retries=False)
+        self._http = urllib3.PoolManager(timeout=120.0, retries=False)
         self._random = random.Random(7)
         self._parameters, self._batch_id = list(parameters), batch_id
+        self._nan_losses = nan_losses
+        self._notes = list(notes)  # of the next batch
+        self._recovery = recovery
         self._states = [TensorState() for _ in self._parameters]
         self._settings = Settings()
         self._revision = 0
@@ -100,10 +124,12 @@ class ScriptedRun:
         self.follows = threading.Event()
         self.follows.set()
         self.refuses: str | None = None
+        self.logs: dict[str, float] = {}  # under names of the loop's own, in every step from now on
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self.step = 0
-        table = RunRegistration(name=name, parameters=self._parameters, **{"framework": "torch 2.13.0", **registration})
+        about = {"framework": "torch 2.13.0", "spike_reference": SpikeReference.BASELINE, **registration}
+        table = RunRegistration(name=name, parameters=self._parameters, **about)
         registered = decode_json(self._post("/runs", encode_json(table), "application/json"), Registered)
         self.run_id, self._incarnation = registered.run_id, registered.incarnation
         if steps:
@@ -138,7 +164,12 @@ class ScriptedRun:
         taken = list(range(first, self.step))
         times = struct.pack(f"<{steps}d", *(time.time() - 0.05 * (self.step - step) for step in taken))
         row_steps = [step for step in taken if step % 10 == 0]
+        logged = []
+        if self.logs:
+            values = floats_to_bytes([*self.logs.values()] * steps)
+            logged = [ScalarRecords(tuple(self.logs), taken, times, values)]
         self._batch(
+            logged=logged,
             scalars=StepScalars(taken, times, floats_to_bytes(scalars)),
             rows=ParameterRows(row_steps, len(self._parameters), floats_to_bytes(rows)) if row_steps else None,
         )
@@ -152,14 +183,19 @@ class ScriptedRun:
         scalars: StepScalars | None = None,
         rows: ParameterRows | None = None,
         applied: list[AppliedReport] | None = None,
+        logged: list[ScalarRecords] | None = None,
     ) -> None:
         self._sequence += 1
+        notes, self._notes = self._notes, []
         batch = TelemetryBatch(
             incarnation=self._incarnation,
             sequence=self._sequence,
             scalars=scalars,
             rows=rows,
             applied=applied or [],
+            logged=logged or [],
+            notes=notes,
+            recovery=self._recovery,
             batch_ids=dict.fromkeys(scalars.steps, self._batch_id) if scalars and self._batch_id else {},
         )
         answer = self._post(f"/runs/{self.run_id}/telemetry", encode_batch(batch), "application/msgpack")
@@ -202,8 +238,12 @@ class ScriptedRun:
             "spikes": sum(outcome.spike_ratio > SPIKE_RATIO for outcome in outcomes),
             "nonfinite": 0,
             "nonfinite_parameter": -1,
-            "throttled": sum(outcome.target < THROTTLED_TARGET for outcome in outcomes),
+            "throttled": sum(is_throttled(outcome.target, outcome.calm_share) for outcome in outcomes),
+            "loss_nonfinite": 0,
+            "faded": sum(outcome.fade < 1 for outcome in outcomes),
         }
+        if self.step in self._nan_losses:
+            values |= {"loss": math.nan, "loss_nonfinite": 1}
         self.step += 1
         return [values[name] for name in SCALAR_COLUMNS], rows
 

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 import pytest
-from tests.support.local_server import RunningHouse
+from tests.support.local_server import RunningStack
 
 
 class Job:
     """A small real training: a thread that steps a tiny model under the agent until it is told to stop."""
 
-    def __init__(self, house: RunningHouse, name: str, **options: Any) -> None:
+    def __init__(self, stack: RunningStack, name: str, **options: Any) -> None:
         import torch
 
         import steadynorm
@@ -23,7 +23,7 @@ class Job:
         self._model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
         self.agent = steadynorm.attach(
-            self._model, self._optimizer, run=name, server=house.server, token=house.token, **options
+            self._model, self._optimizer, run=name, server=stack.server, token=stack.token, **options
         )
         self.spike = threading.Event()
         """Set: the next step's gradients are a million times larger."""
@@ -65,22 +65,22 @@ class Job:
 class RunJob(Protocol):
     """Type of the fixture `run_job`."""
 
-    def __call__(self, house: RunningHouse, name: str, **options: Any) -> AbstractContextManager[Job]: ...
+    def __call__(self, stack: RunningStack, name: str, **options: Any) -> AbstractContextManager[Job]: ...
 
 
 class StartJob(Protocol):
     """Type of the fixture `start_job`."""
 
-    def __call__(self, house: RunningHouse, name: str, **options: Any) -> Job: ...
+    def __call__(self, stack: RunningStack, name: str, **options: Any) -> Job: ...
 
 
 @pytest.fixture(scope="session")
 def run_job() -> RunJob:
-    """run_job(house, "name", **options of attach): a Job for as long as the block runs."""
+    """run_job(stack, "name", **options of attach): a Job for as long as the block runs."""
 
     @contextmanager
-    def run(house: RunningHouse, name: str, **options: Any) -> Iterator[Job]:
-        job = Job(house, name, **options)
+    def run(stack: RunningStack, name: str, **options: Any) -> Iterator[Job]:
+        job = Job(stack, name, **options)
         try:
             yield job
         finally:
@@ -91,6 +91,6 @@ def run_job() -> RunJob:
 
 @pytest.fixture
 def start_job(run_job: RunJob) -> Iterator[StartJob]:
-    """start_job(house, "name", **options of attach) -> a Job, ended with the test."""
+    """start_job(stack, "name", **options of attach) -> a Job, ended with the test."""
     with ExitStack() as jobs:
-        yield lambda house, name, **options: jobs.enter_context(run_job(house, name, **options))
+        yield lambda stack, name, **options: jobs.enter_context(run_job(stack, name, **options))

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +18,7 @@ from typing import Any, Protocol
 import pytest
 
 PROGRAMS = Path(__file__).parents[1] / "agent" / "distributed"
+START_S = 120.0  # of Python and torch, on a busy machine
 
 
 class RunRanks(Protocol):
@@ -26,17 +33,15 @@ class StartedRanks:
 
     folder: Path
     world: int
-    process: subprocess.Popen[bytes]
+    pid: int
+    pipe: int
+    """Brings the exit status; at its end when all of them have ended."""
 
     def results(self, within_s: float = 120.0) -> list[dict[str, Any]]:
         """What each rank returned, in the order of ranks. Fails with the ranks' output if one fails or hangs."""
-        try:
-            self.process.wait(within_s)
-        except subprocess.TimeoutExpired:
+        if not self._readable(within_s):
             pytest.fail(f"the ranks hang:\n{self.output()}")
-        finally:
-            self.end()
-        assert self.process.returncode == 0, self.output()
+        assert os.read(self.pipe, 16) == b"0", self.output()
         return [json.loads((self.folder / f"{rank}.json").read_text()) for rank in range(self.world)]
 
     def output(self) -> str:
@@ -44,13 +49,50 @@ class StartedRanks:
         return (self.folder / "log").read_text()
 
     def end(self) -> None:
-        self.process.kill()  # does nothing to one that has ended
-        self.process.wait()
+        """Kill those that run, and wait for them."""
+        if not self._readable(0):
+            os.kill(self.pid, signal.SIGKILL)
+        while os.read(self.pipe, 16):
+            pass
+        os.close(self.pipe)
+
+    def _readable(self, within_s: float) -> bool:
+        return bool(select.select([self.pipe], [], [], within_s)[0])
 
 
-def start_ranks(folder: Path, world: int, scenario: str, program: str, arguments: dict[str, object]) -> StartedRanks:
-    """Start a scenario of a program in tests/agent/distributed, which leaves its results in `folder`."""
-    folder.mkdir()
-    command = [sys.executable, str(PROGRAMS / program), scenario, str(world), str(folder), json.dumps(arguments)]
-    with (folder / "log").open("wb") as log:
-        return StartedRanks(folder, world, subprocess.Popen(command, stdout=log, stderr=log))
+class RankServer:
+    """The process that has imported torch, from which the ranks of all tests are forked."""
+
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+
+    def start(
+        self, folder: Path, world: int, program: str, scenario: str, arguments: dict[str, object]
+    ) -> StartedRanks:
+        """Start a scenario of a program in tests/agent/distributed, which leaves its results in `folder`."""
+        folder.mkdir()
+        request = {
+            "command": [program, scenario, str(world), str(folder), json.dumps(arguments)],
+            "environment": dict(os.environ),
+            "folder": os.getcwd(),
+        }
+        pipe, ended = os.pipe()
+        with (folder / "log").open("wb") as log:
+            socket.send_fds(self._requests, [json.dumps(request).encode()], [log.fileno(), ended])
+        os.close(ended)
+        answer = self._requests.recv(16)
+        assert answer, "tests/agent/distributed/rank_server.py has ended"
+        return StartedRanks(folder, world, int(answer), pipe)
+
+
+@contextmanager
+def rank_server() -> Iterator[RankServer]:
+    """The server, for as long as the block runs."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(START_S)
+    with ours, theirs:
+        command = [sys.executable, str(PROGRAMS / "rank_server.py"), str(theirs.fileno())]
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+        yield RankServer(ours)
+    process.wait()

@@ -16,7 +16,7 @@ from typing import Any
 import redis
 from redis.crc import key_slot
 
-__all__ = ["Cluster", "cluster_of_three"]
+__all__ = ["Cluster", "add_replica", "cluster_of_three"]
 
 SLOTS = 16384
 
@@ -27,6 +27,7 @@ class Cluster:
 
     folder: Path
     ports: list[int] = field(default_factory=list)
+    buses: list[int] = field(default_factory=list)
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -65,31 +66,60 @@ class Cluster:
 def cluster_of_three(folder: Path) -> Iterator[Cluster]:
     binary = shutil.which("redis-server")
     assert binary, "these tests need redis-server: apt-get install redis-server"
-    cluster, buses = Cluster(folder), list[int]()
+    cluster = Cluster(folder)
     with contextlib.ExitStack() as stack:
         free = _free_ports(6)
         for port, bus in zip(free[:3], free[3:], strict=True):
-            home = folder / str(port)
-            home.mkdir()
-            options = {
-                "port": port, "cluster-port": bus, "bind": "127.0.0.1", "dir": home, "save": "",
-                "cluster-enabled": "yes", "cluster-node-timeout": 1000, "logfile": "log",
-                "cluster-require-full-coverage": "no",
-            }  # fmt: skip
-            arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-            cluster.processes[port] = subprocess.Popen([binary, *arguments])
+            cluster.processes[port] = _started(binary, folder, port, bus)
             stack.callback(_end, cluster.processes[port])
             cluster.ports.append(port)
-            buses.append(bus)
+            cluster.buses.append(bus)
         nodes = [stack.enter_context(cluster.node(port)) for port in cluster.ports]
         for at, node in enumerate(nodes):
             _until(lambda node=node: node.ping())
             first, last = -(-SLOTS * at // 3), -(-SLOTS * (at + 1) // 3) - 1
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
-        _until(lambda: _met(nodes[0], list(zip(cluster.ports, buses, strict=True))))
+        _until(lambda: _met(nodes[0], list(zip(cluster.ports, cluster.buses, strict=True))))
         for node in nodes:
             _until(lambda node=node: _whole(node))
         yield cluster
+
+
+@contextlib.contextmanager
+def add_replica(cluster: Cluster, primary: int) -> Iterator[int]:
+    """A node that takes over when this primary dies; gives its port."""
+    binary = shutil.which("redis-server")
+    assert binary
+    port, bus = _free_ports(2)
+    process = _started(binary, cluster.folder, port, bus)
+    try:
+        name = cluster.name(primary)
+        with cluster.node(port) as node, cluster.node(primary) as known:
+            _until(node.ping)
+            at = cluster.ports.index(primary)
+            node.execute_command("CLUSTER", "MEET", "127.0.0.1", primary, cluster.buses[at])
+
+            def follows() -> bool:
+                with contextlib.suppress(redis.ResponseError):  # it does not know that primary yet
+                    node.execute_command("CLUSTER", "REPLICATE", name)
+                return bool(known.info("replication")["connected_slaves"] == 1)
+
+            _until(follows)
+        yield port
+    finally:
+        _end(process)
+
+
+def _started(binary: str, folder: Path, port: int, bus: int) -> subprocess.Popen[bytes]:
+    home = folder / str(port)
+    home.mkdir()
+    options = {
+        "port": port, "cluster-port": bus, "bind": "127.0.0.1", "dir": home, "save": "",
+        "cluster-enabled": "yes", "cluster-node-timeout": 1000, "logfile": "log",
+        "cluster-require-full-coverage": "no",
+    }  # fmt: skip
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    return subprocess.Popen([binary, *arguments])
 
 
 def _free_ports(number: int) -> list[int]:

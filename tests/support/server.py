@@ -12,6 +12,8 @@ import redis
 from fastapi import FastAPI
 
 from steadynorm_contract.codec import encode_batch, encode_json
+from steadynorm_contract.rule import THROTTLED_TARGET
+from steadynorm_contract.scalars import ScalarRecords
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import (
     AppliedReport,
@@ -19,6 +21,7 @@ from steadynorm_contract.telemetry import (
     ParameterRows,
     RevisionOutcome,
     RunRegistration,
+    SpikeReference,
     StepScalars,
     TelemetryBatch,
     floats_to_bytes,
@@ -66,12 +69,25 @@ PARAMETERS = [Parameter("embed.weight", (16, 4), "float32"), Parameter("head.wei
 def registration(**changes: Any) -> RunRegistration:
     """An agent's registration of a run named tiny with two parameters."""
     return RunRegistration(
-        **{"name": "tiny", "run_id": "tiny-1", "instance": "one", "parameters": PARAMETERS, **changes}
+        **{
+            "name": "tiny",
+            "run_id": "tiny-1",
+            "instance": "one",
+            "parameters": PARAMETERS,
+            "spike_reference": SpikeReference.BASELINE,
+            **changes,
+        }
     )
 
 
 def scalars(steps: Sequence[int], **columns: float | Sequence[float]) -> StepScalars:
-    """Step scalars: what is not given is calm. A number stands for all steps. Step s happens at STARTED + s."""
+    """Step scalars: what is not given is calm, a target below 0.3 is a spike's. A number stands for all steps.
+
+    Step s happens at STARTED + s.
+    """
+    target = columns.get("target_min", 1.0)
+    targets = [target] * len(steps) if isinstance(target, float | int) else target
+    small = [float(each < THROTTLED_TARGET) for each in targets]
     calm: Mapping[str, float | Sequence[float]] = {
         "loss": 2.0,
         "learning_rate": 1e-3,
@@ -84,8 +100,9 @@ def scalars(steps: Sequence[int], **columns: float | Sequence[float]) -> StepSca
         "spikes": 0,
         "nonfinite": 0,
         "nonfinite_parameter": -1,
-        "throttled": 0,
-    } | columns
+        "throttled": small,
+        **columns,
+    }
     table = [[value] * len(steps) if isinstance(value, int | float) else list(value) for value in calm.values()]
     return StepScalars(
         list(steps),
@@ -99,6 +116,17 @@ def rows(steps: Sequence[int], values: Sequence[Sequence[Sequence[float]]], para
     """Per-parameter rows: values[step][parameter] = raw_norm, norm_mean, norm_rms, scale, spike_ratio."""
     flat = [number for step in values for parameter in step for number in parameter]
     return ParameterRows(list(steps), parameters, floats_to_bytes(flat))
+
+
+def logged(steps: Sequence[int], **values: float | Sequence[float]) -> ScalarRecords:
+    """What a loop logged under names of its own. NaN: not in this record; infinite: NaN or infinite."""
+    table = [[value] * len(steps) if isinstance(value, int | float) else list(value) for value in values.values()]
+    return ScalarRecords(
+        tuple(values),
+        list(steps),
+        struct.pack(f"<{len(steps)}d", *(STARTED + step for step in steps)),
+        floats_to_bytes(value for row in zip(*table, strict=True) for value in row),
+    )
 
 
 def batch(sequence: int, steps: Sequence[int] = (), *, incarnation: int = 1, **columns: Any) -> TelemetryBatch:
@@ -152,6 +180,7 @@ class FakeAgent:
     rows = staticmethod(rows)
     applied = staticmethod(applied)
     batch = staticmethod(batch)
+    logged = staticmethod(logged)
 
     def __init__(self, client: httpx.AsyncClient, **changes: Any) -> None:
         self.client = client
@@ -170,7 +199,7 @@ class FakeAgent:
 
     async def send(self, steps: Sequence[int] = (), **columns: Any) -> dict[str, Any]:
         """Send the next batch: step scalars, or the fields applied, rows, counters, ... of a TelemetryBatch."""
-        fields = ("applied", "rows", "counters", "batch_ids", "notes")
+        fields = ("applied", "rows", "counters", "batch_ids", "notes", "user_notes", "recovery", "logged", "described")
         others = {name: columns.pop(name) for name in fields if name in columns}
         sent = TelemetryBatch(
             incarnation=self.incarnation,
