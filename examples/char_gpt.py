@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pydoc_data.topics import topics
 
 import torch
@@ -83,6 +84,11 @@ def loss_of(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(model(inputs).flatten(0, 1), labels.flatten())
 
 
+def wait_until(moment: float) -> None:
+    """Sleep until a moment of time.monotonic(), if it is still to come."""
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
@@ -91,6 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--mode", default="stabilize", choices=["off", "observe", "stabilize"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--least-seconds", type=float, default=0.0, help="spread the steps over so long at the least")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
@@ -103,6 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     agent = steadynorm.attach(model, optimizer, run=options.run, server=options.server, mode=options.mode)  # <── one
     print(f"run_id: {agent.run_id}", flush=True)
 
+    began = time.monotonic()
     with agent:
         for step in range(1, options.steps + 1):
             inputs, labels = (part.to(options.device) for part in sample_batch(text, generator))
@@ -117,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
             if agent.should_stop:
                 print(f"stopped by an operator at step {step}", flush=True)
                 break
+            wait_until(began + options.least_seconds * step / options.steps)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import char_gpt
 import torch
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", default="poisoned-gpt", help="name of the run")
     parser.add_argument("--server", help="address of a steadynorm server; none: work locally")
     parser.add_argument("--recovery", default="act", choices=["off", "advise", "act"])
+    parser.add_argument("--least-seconds", type=float, default=0.0, help="spread the steps over so long at the least")
     options = parser.parse_args(arguments)
 
     char_gpt.WIDTH, char_gpt.BATCH, char_gpt.CONTEXT = 64, 8, 32  # two of these take a minute
@@ -46,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     def _(event: steadynorm.RollbackEvent) -> None:
         print(f"rolled back from {event.from_step} to {event.to_step}: {event.reason}", flush=True)
 
+    began = time.monotonic()
     with agent:
         for step in range(1, options.steps + 1):
             inputs, labels = char_gpt.sample_batch(text, generator)
@@ -59,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
             if agent.should_stop:
                 print(f"stopped by an operator at step {step}", flush=True)
                 break
+            char_gpt.wait_until(began + options.least_seconds * step / options.steps)
 
 
 if __name__ == "__main__":

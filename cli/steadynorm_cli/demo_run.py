@@ -36,6 +36,7 @@ REASON = "demo: shorter memory of the squared norm, halfway"
 POLL_S = 0.1
 START_S = 120.0  # until the training has imported torch and registered
 LAST_TELEMETRY_S = 20.0
+LEAST_S, LEAST_STEP_S = 10.0, 0.03  # a fast machine leaves time to look, to move a slider and to see it applied
 
 
 class Change(msgspec.Struct):
@@ -99,6 +100,7 @@ class _Process:
 
     def __enter__(self) -> Self:
         argv = [sys.executable, *self._argv, "--steps", str(self._steps), "--server", self._stack.server]
+        argv += ["--least-seconds", str(max(LEAST_S, LEAST_STEP_S * self._steps))]
         environment = {**self._stack.environment(), "PYTHONUNBUFFERED": "1"}  # so that its first line arrives at once
         environment.pop("STEADYNORM_RUN", None)
         # Server, dashboard and browser need cores too, and OpenMP's threads spin while they wait for a late one: on two

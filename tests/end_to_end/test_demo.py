@@ -37,8 +37,6 @@ def environment(stack: RunningStack, tmp_path: Path) -> dict[str, str]:
 
 def run_demo(environment: dict[str, str], steps: int = STEPS, *options: str) -> subprocess.CompletedProcess[str]:
     """`steadynorm demo --once`."""
-    # One thread: a machine with many cores would have trained before anybody could change anything.
-    environment = {**environment, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "steadynorm_cli", "demo", "--once", "--steps", str(steps), *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
 

@@ -8,16 +8,18 @@ from steadynorm_server.runs.record import RunRecord
 
 UNSEEN_S = 5.0
 """Of a run that nobody looks at."""
+NEW_S = 60.0
+"""A run that has just begun is about to be looked at, and a short one is over soon."""
 _OF_SILENCE = 6
 """Batches that may be missing before a run counts as stalled."""
 
 
-def pace_s(run: RunRecord, *, seen: bool, stalled_after_s: float) -> float:
+def pace_s(run: RunRecord, now: float, *, seen: bool, stalled_after_s: float) -> float:
     """PACE_S where somebody or something waits for its steps, else UNSEEN_S, or less where silence counts sooner.
 
-    seen: somebody looks at it now.
+    now: Unix seconds. seen: somebody looks at it now.
     """
-    if seen or _change_pends(run) or _is_steered(run):
+    if seen or now - run.started < NEW_S or _change_pends(run) or _is_steered(run):
         return PACE_S
     return min(UNSEEN_S, max(PACE_S, stalled_after_s / _OF_SILENCE))
 

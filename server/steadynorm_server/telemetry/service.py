@@ -57,8 +57,9 @@ class TelemetryService:
 
     def _acknowledge(self, run: RunRecord, desired: Desired) -> TelemetryAck:
         """The answer to a batch, now or earlier stored: everything up to the run's newest one is."""
-        seen, limit = self._repository.audience.looks_at(run.run_id), self._repository.stalled_after_s
-        return TelemetryAck(run.sequence, desired, pace_s(run, seen=seen, stalled_after_s=limit))
+        repository = self._repository
+        seen, limit = repository.audience.looks_at(run.run_id), repository.stalled_after_s
+        return TelemetryAck(run.sequence, desired, pace_s(run, repository.clock(), seen=seen, stalled_after_s=limit))
 
     async def _plan(self, cached: CachedRun, batch: TelemetryBatch) -> IngestPlan | None:
         """What the batch adds. None where the history in Redis is not the one that `cached` describes."""

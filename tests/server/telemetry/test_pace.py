@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.support.server import Clock
 from tests.support.webhooks import until
 
 from steadynorm_server.runs import audience
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.telemetry.pace import NEW_S
 
 SOON, UNSEEN = 1.0, 5.0
 
@@ -18,9 +20,11 @@ async def pace(agent: Any, **batch: Any) -> float:
 
 
 async def test_a_run_that_somebody_looks_at_in_any_process_is_sent_soon_and_nobody_writes_for_it(
-    agent: Any, api: Any, repository: RunRepository
+    agent: Any, api: Any, repository: RunRepository, clock: Clock
 ) -> None:
     seen = api.app.state.repository.audience
+    assert await pace(agent) == SOON  # it has just begun
+    clock.now += NEW_S
     assert await pace(agent) == UNSEEN
     await api.get("/runs")
     assert await pace(agent) == UNSEEN  # a list of all runs is no look at each
@@ -50,7 +54,10 @@ async def test_a_run_that_somebody_looks_at_in_any_process_is_sent_soon_and_nobo
     assert told == 1
 
 
-async def test_a_change_on_its_way_and_what_may_change_the_run_are_waited_for(agent: Any, api: Any) -> None:
+async def test_a_change_on_its_way_and_what_may_change_the_run_are_waited_for(
+    agent: Any, api: Any, clock: Clock
+) -> None:
+    clock.now += NEW_S
     await agent.change(0, {"gamma1": 0.5})
     assert await pace(agent) == SOON
     assert await pace(agent, applied=[agent.applied(1, 5, gamma1=0.5)]) == UNSEEN
