@@ -204,7 +204,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, embedded_redis_server(Path(name) / "redis") as url:
         home = Path(name)
         kept = {name: value for name, value in os.environ.items() if not name.startswith("STEADYNORM_")}
-        environment = kept | {"STEADYNORM_HOME": name}
+        environment = kept | {"STEADYNORM_HOME": name, "STEADYNORM_DASHBOARD_SIGN_IN": "never"}
         print(f"stored {given.steps} steps in {asyncio.run(fill(url, history)):.0f} s", flush=True)
         with (
             served(url, home),
