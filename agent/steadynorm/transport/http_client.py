@@ -88,7 +88,7 @@ def _shutdown(connection: HTTPConnection) -> None:
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
 
-_LONGEST_PACE_S = 10.0
+LONGEST_PACE_S = 10.0
 """Whatever a server says: what is not sent is lost with the process."""
 
 _BODY_STATUSES = (400, 413, 422)  # the body itself is at fault, so sending it again cannot help
@@ -195,7 +195,7 @@ class HttpClient:
             if error.status in _BODY_STATUSES and not isinstance(error, VersionRejected):
                 raise BatchRejected(str(error), error.status) from error
             raise
-        self.pace_s = min(max(response.pace_s, PACE_S), _LONGEST_PACE_S)
+        self.pace_s = min(max(response.pace_s, PACE_S), LONGEST_PACE_S)
         return response.acknowledged, self._read_update(response.desired)
 
     def poll(self, run_id: str, after_revision: int, wait_s: int) -> SettingsUpdate | None:

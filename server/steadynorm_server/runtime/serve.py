@@ -45,6 +45,11 @@ from steadynorm_server.webhooks.config import read_webhooks
 
 _log = logging.getLogger(__name__)
 
+KEEP_ALIVE_S = 95
+"""How long a connection may be idle: longer than an agent's pace, and than proxies keep one that they will use again
+(nginx and AWS 60 s, Traefik 90 s): what they send just as it closes is lost.
+"""
+
 
 def serve(config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises StartError when it cannot start.
@@ -210,11 +215,9 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _run(
-    config: ServerConfig, listener: socket.socket, redis_url: str, tokens: Tokens, ready: Callable[[], None]
-) -> None:
-    app = create_app(config, redis_url, tokens)
-    options = uvicorn.Config(
+def uvicorn_options(config: ServerConfig, app: FastAPI) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
         with_peer(app),
         proxy_headers=False,  # see with_peer
         log_config=None,  # see `logging`
@@ -227,8 +230,16 @@ def _run(
         http=with_header_timeout(config.request_within_s / 3),
         ws="none",
         limit_concurrency=config.max_connections,
+        timeout_keep_alive=KEEP_ALIVE_S,
         lifespan="on",
     )
+
+
+def _run(
+    config: ServerConfig, listener: socket.socket, redis_url: str, tokens: Tokens, ready: Callable[[], None]
+) -> None:
+    app = create_app(config, redis_url, tokens)
+    options = uvicorn_options(config, app)
     tune_garbage_collection()
     server = _Server(options, app, ready, config.drain_seconds)
     server.run([listener])

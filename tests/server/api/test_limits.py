@@ -14,15 +14,17 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from pydantic import SecretStr
 
-from steadynorm.transport.http_client import HttpClient, ServerUnavailable
+from steadynorm.transport.http_client import LONGEST_PACE_S, HttpClient, ServerUnavailable
 from steadynorm_contract.codec import encode_batch
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.rate_limit import BURST_S, LONGEST_WAIT_S, RateLimiter
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
+from steadynorm_server.runtime.serve import uvicorn_options
 
 AGENT = Principal("fleet", frozenset({Role.AGENT}))
 VIEWER = Principal("team", frozenset({Role.VIEWER}))
@@ -205,6 +207,11 @@ def test_a_head_of_many_small_lines_is_refused_too(impatient_server: tuple[int, 
     said, seconds = said_until_closed(impatient_server[0], head, b"X-A: a\r\n")
     assert not said or said.startswith(b"HTTP/1.1 431")
     assert seconds < 6
+
+
+def test_connections_outlive_the_pauses_of_agents_and_proxies() -> None:
+    kept = uvicorn_options(ServerConfig(), FastAPI()).timeout_keep_alive
+    assert kept > max(LONGEST_PACE_S, 90.0)
 
 
 def test_what_is_no_http_is_refused_at_once(impatient_server: tuple[int, str]) -> None:
