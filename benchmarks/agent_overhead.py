@@ -1,44 +1,62 @@
 """What the agent costs beyond the stabilizer: the demo training, streamed to a real local server.
 
-    python benchmarks/agent_overhead.py [--rounds 30] [--block 25] [--threads 1]
+    python benchmarks/agent_overhead.py [--of agent] [--rounds 30] [--block 25] [--threads 1] [--device cpu]
 
 Three identical trainings in one process: one with the agent, two with the stabilizer alone. They take turns in blocks
 of steps, and the order changes each round, so that whatever else the machine does hits all alike. Shown is the median
 over rounds of one training's time over another's; the two that are the same give the A/A control. What the agent's
 threads do between its blocks would be missing: so its backlog is sent before the others' turn, and the last line
 counts the whole time that this takes as if training had waited for it.
+
+--of scalars: an agent that logs ten tensors of the device in each step, over two agents that do not. --of sink: one
+that also writes to TensorBoard. --of hanging: one whose sink never returns from its first write.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 import steadynorm
+from steadynorm.sinks import Sink, TensorBoard
 from steadynorm_cli.local_stack import LocalStack
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from char_gpt import CharGPT, load_text, loss_of, sample_batch  # the examples are no package
 
-LABELS = ("stabilizer", "stabilizer again", "agent")
 TEXT, VOCABULARY = load_text()
+SCALARS = 10
+
+
+class Hanging:
+    """A sink that never returns."""
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Wait for ever."""
+        threading.Event().wait()
 
 
 class Loop:
     """One training. Its agent, if it has one, sends to `stack`."""
 
-    def __init__(self, stack: LocalStack | None, home: Path) -> None:
+    def __init__(
+        self, stack: LocalStack | None, home: Path, device: str, scalars: int = 0, sinks: Sequence[Sink] = ()
+    ) -> None:
         torch.manual_seed(0)
         self._generator = torch.Generator().manual_seed(0)
-        self._model = CharGPT(VOCABULARY)
+        self._device = device
+        self._model = CharGPT(VOCABULARY).to(device)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        self._own = {f"own/{at}": torch.full((), float(at), device=device) for at in range(scalars)}
         self.agent: steadynorm.Agent | None = None
         self._stabilize: Callable[[], None] = lambda: None
         if stack is None:
@@ -46,20 +64,23 @@ class Loop:
         else:
             token = (home / "token").read_text("ascii").strip()
             self.agent = steadynorm.attach(
-                self._model, self._optimizer, run="agent-overhead", server=stack.server, token=token
+                self._model, self._optimizer, run="agent-overhead", server=stack.server, token=token, sinks=sinks
             )
 
     def block(self, steps: int) -> tuple[float, float]:
         """Seconds of `steps` steps; and with what is left to be sent after them."""
         began = time.perf_counter()
         for _ in range(steps):
-            loss = loss_of(self._model, *sample_batch(TEXT, self._generator))
+            batch = sample_batch(TEXT, self._generator)
+            loss = loss_of(self._model, *(part.to(self._device) for part in batch))
             self._optimizer.zero_grad()
             loss.backward()
             self._stabilize()
             self._optimizer.step()
             if self.agent is not None:
-                self.agent.log(loss=loss)
+                self.agent.log(self._own, loss=loss)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
         trained = time.perf_counter()
         if self.agent is not None and not self.agent.flush(30):
             raise SystemExit("the server did not take the data in time")
@@ -68,14 +89,24 @@ class Loop:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--of", choices=("agent", "scalars", "sink", "hanging"), default="agent")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--block", type=int, default=25, help="steps")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, LocalStack(Path(folder), port=0, dashboard=False) as stack:
-        loops = [Loop(None, Path(folder)), Loop(None, Path(folder)), Loop(stack, Path(folder))]
-        for loop in loops:
+        home, device = Path(folder), options.device
+        attached: dict[str, list[Sink]] = {"sink": [TensorBoard(home / "tensorboard")], "hanging": [Hanging()]}
+        plain = None if options.of == "agent" else stack
+        scalars = SCALARS if options.of == "scalars" else 0
+        loops = [
+            Loop(plain, home, device),
+            Loop(plain, home, device),
+            Loop(stack, home, device, scalars, attached.get(options.of, [])),
+        ]
+        for loop, _ in itertools.product(loops, range(2)):
             loop.block(5)
         times: list[list[float]] = [[], [], []]
         with_sending: list[float] = []
@@ -86,17 +117,21 @@ def main() -> None:
                 times[which].append(trained_s)
                 if which == 2:
                     with_sending.append(all_s)
+        for loop in loops:
+            if loop.agent is not None:
+                loop.agent.close()
         agent = loops[2].agent
         assert agent is not None
-        agent.close()
         counters = agent.counters
+    base_name = "stabilizer" if options.of == "agent" else "agent"
+    labels = (base_name, f"{base_name} again", "agent" if options.of == "agent" else f"agent, {options.of}")
     print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds of {options.block} steps")
-    for label, each in zip(LABELS, times, strict=True):
+    for label, each in zip(labels, times, strict=True):
         print(f"  {label:<18} {1000 * statistics.median(each) / options.block:8.2f} ms a step")
     base = [(a + b) / 2 for a, b in zip(times[0], times[1], strict=True)]
     shown = {
         "A/A control": (times[1], times[0]),
-        "agent over stabilizer": (times[2], base),
+        f"{labels[2]} over {base_name}": (times[2], base),
         "the same, sending counted in full": (with_sending, base),
     }
     for label, (above, below) in shown.items():

@@ -1,12 +1,15 @@
 """Many agents at one server: batches a second, latency, errors, and what server and store use for it.
 
     python benchmarks/ingest.py [--agents 1000] [--seconds 60] [--batches-per-second 1] [--parameters 200] [--waiting]
-                                [--workers 2] [--search]
+                                [--workers 2] [--search] [--scalars 64 --turns 3]
 
 A real `steadynorm server --workers N` with its embedded store, and the agents in processes of their own
 (`ingest_agents.py`). Every agent registers its run, then sends batches of 10 steps and one row of all parameters,
 spread evenly over time. A batch's latency counts from the moment that it was due. --waiting: each agent also holds a
 second connection on which it waits for settings, as a real agent does.
+
+--scalars: each step also has so many of the loop's own. --turns: measure without them, without them again, and with
+them, in another order in each turn, each kind with runs of its own; and print the medians and their ratios.
 
 Prints one JSON object a measurement. --search looks for the highest rate whose p99 is at most 500 ms without an error:
 measurements of --search-seconds in steps of 1.3 up or down, then three halvings. Exits with status 1 if the first
@@ -31,6 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -103,14 +107,14 @@ def memory_mb(pids: Sequence[int], field: str = "VmHWM") -> float:
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024 / 1e6
 
 
-def register(stack: LocalStack, agents: int, parameters: int) -> list[tuple[str, int, int]]:
+def register(stack: LocalStack, agents: int, parameters: int, kind: str = "ingest") -> list[tuple[str, int, int]]:
     """Every agent's run, incarnation and last stored sequence. Registering again changes nothing."""
     table = [Parameter(f"blocks.{at // 12}.part{at % 12}.weight", (64, 64), "float32") for at in range(parameters)]
     headers = {"Authorization": f"Bearer {stack.token}", "Content-Type": "application/json"}
     pool = urllib3.PoolManager(retries=False, headers=headers, maxsize=4, block=True)
 
     def one(number: int) -> tuple[str, int, int]:
-        name = f"ingest-{number}"
+        name = f"{kind}-{number}"
         sent = RunRegistration(name=name, run_id=name, instance=f"agent-{number}", parameters=table)
         answer = pool.request("POST", f"http://{stack.host}:{stack.port}/api/v1/runs", body=encode_json(sent))
         if answer.status not in (200, 201):
@@ -123,7 +127,12 @@ def register(stack: LocalStack, agents: int, parameters: int) -> list[tuple[str,
 
 
 def generate(
-    stack: LocalStack, runs: list[tuple[str, int, int]], given: argparse.Namespace, rate: float, seconds: float
+    stack: LocalStack,
+    runs: list[tuple[str, int, int]],
+    given: argparse.Namespace,
+    rate: float,
+    seconds: float,
+    scalars: int,
 ) -> tuple[list[Outcome], float]:
     """Send, from processes of their own. Returns what came of it and when it began. rate: of one agent."""
     generators: int = given.generators
@@ -137,22 +146,27 @@ def generate(
             mine = [runs[number] for number in at]
             schedule = offsets, start, seconds, 1 / rate
             parts.append(
-                Work(
-                    stack.host, stack.port, stack.token, mine, *schedule, given.parameters, given.waiting, given.scalars
-                )
+                Work(stack.host, stack.port, stack.token, mine, *schedule, given.parameters, given.waiting, scalars)
             )
         pending = [processes.submit(send_all, part) for part in parts]
         time.sleep(max(0.0, start - time.monotonic()))
         return [each.result() for each in pending], start
 
 
-def measure(stack: LocalStack, given: argparse.Namespace, rate: float, seconds: float) -> dict[str, Any]:
-    """One measurement at `rate` batches a second of each agent."""
+def measure(
+    stack: LocalStack,
+    given: argparse.Namespace,
+    rate: float,
+    seconds: float,
+    scalars: int,
+    kind: str = "ingest",
+) -> dict[str, Any]:
+    """One measurement at `rate` batches a second of each agent. kind: of runs, which are made where there are none."""
     began = time.monotonic()
-    runs = register(stack, given.agents, given.parameters)
+    runs = register(stack, given.agents, given.parameters, kind)
     registered_s = time.monotonic() - began
     before = _costs(stack)
-    outcomes, start = generate(stack, runs, given, rate, seconds)
+    outcomes, start = generate(stack, runs, given, rate, seconds, scalars)
     after = _costs(stack)
     wall = max(outcome.last_answer for outcome in outcomes) - start
     latencies = sorted(1000 * latency for outcome in outcomes for latency in outcome.latencies)
@@ -197,7 +211,7 @@ def search(stack: LocalStack, given: argparse.Namespace) -> dict[str, Any] | Non
 
     def holds(rate: float) -> bool:
         nonlocal best
-        found = measure(stack, given, rate, given.search_seconds)
+        found = measure(stack, given, rate, given.search_seconds, given.scalars)
         good: bool = found["errors"] == 0 and found["p99_ms"] <= 1000 * LATE_S
         print(json.dumps({"search": "holds" if good else "does not", **found}), flush=True)
         if good and (best is None or found["batches_per_second"] > best["batches_per_second"]):
@@ -219,6 +233,26 @@ def search(stack: LocalStack, given: argparse.Namespace) -> dict[str, Any] | Non
     return best
 
 
+def in_turns(stack: LocalStack, given: argparse.Namespace) -> dict[str, Any]:
+    """Without scalars, without them again, and with them: the medians of some figures, and ratios to the first."""
+    kinds = {"without": 0, "again": 0, "with": given.scalars}
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for turn in range(given.turns):
+        names = list(kinds)
+        for kind in names[turn % len(names) :] + names[: turn % len(names)]:
+            measured = measure(stack, given, given.batches_per_second, given.seconds, kinds[kind], kind)
+            print(json.dumps({"turn": turn, "kind": kind, **measured}), flush=True)
+            found[kind].append(measured)
+    figures = ("p50_ms", "p99_ms", "server_cpu_ms_a_batch", "store_cores", "body_bytes", "errors")
+    medians = {kind: {name: median(each[name] for each in found[kind]) for name in figures} for kind in kinds}
+    ratios = {
+        kind: {name: round(medians[kind][name] / medians["without"][name], 2) for name in figures[:-1]}
+        for kind in ("again", "with")
+    }
+    errors = sum(each["errors"] for measured in found.values() for each in measured)
+    return {"turns": given.turns, "medians": medians, "over_without": ratios, "errors": errors}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -229,6 +263,7 @@ def main() -> None:
     parser.add_argument("--batches-per-second", type=float, default=1.0, help="of each agent")
     parser.add_argument("--parameters", type=int, default=200)
     parser.add_argument("--scalars", type=int, default=0, help="of the loop's own in every step of each agent")
+    parser.add_argument("--turns", type=int, default=0, help="measure without scalars and with them, so many times")
     parser.add_argument("--workers", type=int, default=2, help="processes of the server")
     parser.add_argument("--generators", type=int, default=1, help="processes that the agents are in")
     parser.add_argument("--waiting", action="store_true", help="each agent waits for settings, too")
@@ -239,7 +274,10 @@ def main() -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < given.agents + 200:
         raise SystemExit(f"{given.agents} agents need that many open files and some more: raise `ulimit -Hn`.")
     with tempfile.TemporaryDirectory() as name, started(Path(name), given.workers) as stack:
-        first = measure(stack, given, given.batches_per_second, given.seconds)
+        if given.turns:
+            first = in_turns(stack, given)
+        else:
+            first = measure(stack, given, given.batches_per_second, given.seconds, given.scalars)
         print(json.dumps(first), flush=True)
         if given.search:
             print(json.dumps({"highest": search(stack, given)}))

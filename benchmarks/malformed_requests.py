@@ -16,10 +16,17 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from steadynorm_contract.bulk import Bulk
 from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import MalformedMessage, decode_batch, decode_json, decode_registration
+from steadynorm_contract.lifecycle import Restoration, RunUpdate
+from steadynorm_contract.notes import NewNote
+from steadynorm_contract.proposals import Decision, NewProposal
+from steadynorm_contract.retention import RetentionUpdate
+from steadynorm_contract.schedules import NewSchedule
 from steadynorm_contract.settings import SettingsError
 from steadynorm_contract.telemetry import RunFinish
+from steadynorm_contract.watch_rules import RuleSet
 
 __all__ = ["ZIP_BOMB", "Malformed", "malformed"]
 
@@ -40,11 +47,11 @@ class Malformed:
 def malformed(run_id: str, count: int, seed: int = 0) -> Iterator[Malformed]:
     """`count` requests about `run_id`, a run of two parameters at incarnation 1: two of three are fuzzed."""
     rng = random.Random(seed)
-    by_hand = list(_by_hand(run_id))
+    by_hand = [*_by_hand(run_id), *_what_operators_write(run_id)]
     rng.shuffle(by_hand)
-    kinds = [_batches, _registrations, _changes, _ends]
+    kinds = [_batches, _registrations, _changes, _ends, _bodies]
     for number in range(count):
-        yield by_hand[number // 3 % len(by_hand)] if number % 3 == 0 else kinds[number % 4](run_id, rng)
+        yield by_hand[number // 3 % len(by_hand)] if number % 3 == 0 else kinds[number % 5](run_id, rng)
 
 
 def _telemetry(run_id: str, body: bytes, **headers: str) -> Malformed:
@@ -72,6 +79,9 @@ def _batch(**changes: object) -> bytes:
         "rows": rows,
         "applied": [],
         "notes": [],
+        "user_notes": [[1, 1e9, "new data"]],
+        "logged": [{"names": ["eval/loss", "kl"], "steps": [2], "times": struct.pack("<d", 1e9), "data": bytes(8)}],
+        "described": {"kl": {"unit": "nats", "sentence": "Of the policy."}},
     }
     return msgspec.msgpack.encode(whole | changes)
 
@@ -79,6 +89,8 @@ def _batch(**changes: object) -> bytes:
 def _registration(**changes: object) -> bytes:
     table = [["embed.weight", [16, 4], "float32"], ["head.weight", [4, 16], "float32"]]
     whole = {"version": 1, "name": "victim", "parameters": table, "tags": {"team": "a"}, "world_size": 2}
+    whole |= {"config": {"optimizer": {"lr": 0.1, "betas": [0.9, 0.95]}}, "environment": {"git.commit": "f00d"}}
+    whole |= {"knobs": [{"name": "coef", "default": 0.5, "low": 0, "high": 1}], "later_settings": {"knob.coef": 0.25}}
     return json.dumps(whole | changes).encode()
 
 
@@ -123,6 +135,30 @@ def _registrations(run_id: str, rng: random.Random) -> Malformed:
 def _changes(run_id: str, rng: random.Random) -> Malformed:
     good = b'{"settings": {"gamma1": 0.5, "mode": "observe", "spike_limit": null}, "reason": "a reason"}'
     return _patch(run_id, _fuzzed(good, rng, lambda data: decode_json(data, Change)))
+
+
+_BODIES: dict[tuple[str, str], tuple[type, bytes]] = {
+    ("POST", "/runs/{}/proposals"): (NewProposal, b'{"settings": {"gamma2": 0.99}, "reason": "r", "revision": 2}'),
+    ("POST", "/runs/{}/proposals/none"): (Decision, b'{"approve": true, "reason": "a reason"}'),
+    ("POST", "/runs/{}/notes"): (NewNote, b'{"text": "shard 3", "step": 1, "action": "note", "to": ""}'),
+    ("POST", "/runs/{}/schedules"): (NewSchedule, b'{"settings": {"gamma2": 0.99}, "reason": "r", "from_step": 9000}'),
+    ("PUT", "/runs/{}/rules"): (
+        RuleSet,
+        b'{"rules": [{"id": "a", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"lr": 1}}]}',
+    ),
+    ("PUT", "/runs/{}/retention"): (RetentionUpdate, b'{"max_bytes": 9000000, "reason": "r", "revision": null}'),
+    ("PATCH", "/runs/{}"): (RunUpdate, b'{"name": "another", "archived": true, "reason": "r"}'),
+    ("POST", "/runs/{}/restore"): (Restoration, b'{"reason": "a reason"}'),
+    ("POST", "/settings/bulk"): (Bulk, b'{"settings": {"gamma2": 0.9}, "select": {"name": "*"}, "dry_run": false}'),
+}
+"""What people and programs write beside settings: by route, its type and a good body."""
+
+
+def _bodies(run_id: str, rng: random.Random) -> Malformed:
+    method, path = rng.choice(list(_BODIES))
+    kind, good = _BODIES[method, path]
+    body = _fuzzed(good, rng, lambda data: decode_json(data, kind))
+    return Malformed(method, path.format(run_id), body, {"Content-Type": JSON, "If-Match": '"2"'})
 
 
 def _ends(run_id: str, rng: random.Random) -> Malformed:
@@ -265,3 +301,78 @@ def _by_hand(run_id: str) -> Iterator[Malformed]:
     for method in ("PUT", "TRACE", "OPTIONS", "POST"):
         yield Malformed(method, f"/runs/{run_id}/settings", b"{}", {"Content-Type": JSON})
     yield Malformed("DELETE", f"/runs/{run_id}-none")
+
+
+def _what_operators_write(run_id: str) -> Iterator[Malformed]:
+    """Proposals, notes, schedules, rules, limits, names and bulk changes with values that nothing may take."""
+    deep = "[" * 900 + "]" * 900
+    wrong: dict[tuple[str, str], list[str]] = {
+        ("POST", "/runs/{}/proposals"): [
+            *(f'{{"settings": {{"gamma2": {value}}}, "revision": 2}}' for value in ("2", "NaN", "[]", "1e400", deep)),
+            *(f'{{"settings": {{"gamma2": 0.5}}, "revision": {value}}}' for value in ("-1", "99", "1e400", "null")),
+            '{"settings": {}, "revision": 2}',
+            '{"settings": {"knob.none": 1}, "revision": 2}',
+            '{"settings": {"gamma2": 0.5}, "revision": 2, "approve": true}',
+            json.dumps({"settings": {"gamma2": 0.5}, "revision": 2, "reason": "r" * 501}),
+            json.dumps({"settings": {f"knob.{at}": at for at in range(5000)}, "revision": 2}),
+        ],
+        ("POST", "/runs/{}/proposals/none"): ["{}", '{"approve": 1}', '{"approve": true}', '{"approve": false}'],
+        ("POST", "/runs/{}/notes"): [
+            "{}",
+            '{"text": ""}',
+            '{"text": "x", "step": -1}',
+            '{"text": "x", "step": 1e400}',
+            '{"text": "x", "event": "none"}',
+            '{"text": "x", "action": "burn"}',
+            '{"text": "x", "action": "take"}',
+            '{"text": "\\ud800"}',
+            json.dumps({"text": "x" * 2001}),
+            json.dumps({"text": "x", "to": "y" * 300}),
+        ],
+        ("POST", "/runs/{}/schedules"): [
+            *(f'{{"settings": {{"gamma2": 0.5}}, "from_step": {value}}}' for value in ("-1", "0", "1e400", "null")),
+            '{"settings": {"gamma2": 2}, "from_step": 9000}',
+            '{"settings": {"knob.none": 1}, "from_step": 9000}',
+        ],
+        ("PUT", "/runs/{}/rules"): [
+            '{"rules": [{"id": "a"}]}',
+            '{"rules": [], "revision": 99}',
+            *(
+                f'{{"rules": [{{"id": "a", "when": {when}, "settings": {{"gamma2": 0.5}}}}]}}'
+                for when in (
+                    '"loss > 1"',
+                    '{"scalar": "loss", "comparison": "~", "value": 1}',
+                    '{"scalar": "", "comparison": ">", "value": 1}',
+                    '{"scalar": "loss", "comparison": ">", "value": NaN}',
+                    deep,
+                )
+            ),
+        ],
+        ("PUT", "/runs/{}/retention"): ['{"max_bytes": -1}', '{"max_bytes": 1e400}', '{"revision": 99}'],
+        ("PATCH", "/runs/{}"): [
+             '{"name": ""}', '{"archived": "yes"}', '{"deleted": true}', json.dumps({"name": "n" * 201}),
+        ],
+        ("POST", "/runs/{}/restore"): ['{"reason": 1}', '{"grace_s": 1}'],
+        ("POST", "/settings/bulk"): [
+            '{"settings": {"gamma2": 0.5}, "select": {}}',
+            '{"settings": {"gamma2": 2}, "select": {"name": "*"}}',
+            '{"settings": {"gamma2": 0.5}, "select": {"name": "*"}, "dry_run": false}',
+            json.dumps({"settings": {"gamma2": 0.5}, "select": {"run_ids": [str(at) for at in range(20_000)]}}),
+        ],
+    }  # fmt: skip
+    for (method, path), bodies in wrong.items():
+        for body in ("", "null", "[]", "[" * 5000, *bodies):
+            yield Malformed(method, path.format(run_id), body.encode(), {"Content-Type": JSON, "If-Match": '"2"'})
+    for config in ({"x": {"y": None}} | {str(at): "v" * 1000 for at in range(80)}, [1], "x"):
+        yield Malformed("POST", "/runs", _registration(config=config), {"Content-Type": JSON})
+    nested: object = 1
+    for _ in range(100):
+        nested = {"x": nested}
+    yield Malformed("POST", "/runs", _registration(config=nested), {"Content-Type": JSON})
+    for environment in ({str(at): "v" for at in range(101)}, {"git.commit": "v" * 1001}, {"x": 1}):
+        yield Malformed("POST", "/runs", _registration(environment=environment), {"Content-Type": JSON})
+    for notes in ([[1, 1e9, "n" * 2001]], [[-1, 1e9, "n"]], [[1, math.nan, "n"]], [[1, 1e9, "n"]] * 600):
+        yield _telemetry(run_id, _batch(user_notes=notes))
+    odd: list[dict[str, dict[str, str]]] = [{"loss": {}}, {"x": {"sentence": "s" * 301}}, {"a\x00b": {}}]
+    for described in (*odd, {str(at): {} for at in range(257)}):
+        yield _telemetry(run_id, _batch(described=described))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 import sys
@@ -21,6 +22,7 @@ from steadynorm.clip_check import steps_next
 from steadynorm.detach import DetachReport, fold_optimizer_state
 from steadynorm.distributed.exchange import Exchange
 from steadynorm.distributed.ranks import Ranks, are_replicas
+from steadynorm.distributed.reductions import ScalarReductions
 from steadynorm.faults import ErrorState
 from steadynorm.hooks import OptimizerHooks
 from steadynorm.lifecycle import end_state
@@ -40,6 +42,7 @@ from steadynorm_contract.telemetry import RunEnd, RunFinish
 
 _C = TypeVar("_C", bound=Callable[[int], object])
 _R = TypeVar("_R", bound=Callable[[RollbackEvent], object])
+_exchanges = itertools.count(1)  # of this process, the same on all ranks
 _log = logging.getLogger("steadynorm")
 
 
@@ -91,8 +94,12 @@ class Agent(AgentLog, AgentKnobs):
             if self._sinks is not None:
                 weakref.finalize(self, self._sinks.abandon).atexit = False
         self._ranks: Ranks | None = None
+        self._reductions: ScalarReductions | None = None
         if exchange is not None:
-            parts = (self._boundary, self._mailbox, self._errors, self._stabilizers, self._check)
+            most = 2 * given.exchange_every
+            told = (self._boundary, self._recorder, self._check.report)
+            self._reductions = ScalarReductions((rank, size), most, next(_exchanges), *told)
+            parts = (self._boundary, self._mailbox, self._errors, self._stabilizers, self._check, self._reductions)
             self._ranks = Ranks(
                 exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery
             )
@@ -212,7 +219,8 @@ class Agent(AgentLog, AgentKnobs):
     def close(self, *, state: RunEnd | str | None = None, reason: str = "") -> None:
         """Send what is left, report how the run ended, and remove the hooks. Calling it again does nothing.
 
-        Takes two seconds at most when the server does not answer, and five for sinks that do not. Gradients are not
+        Takes two seconds at most when the server does not answer, five for sinks that do not, and two on rank 0 for
+        ranks that have values to be reduced and are not closed after the same step. Gradients are not
         changed afterwards: a loop that continues trains with raw gradients. See `detach()`.
 
         Args:
@@ -231,6 +239,7 @@ class Agent(AgentLog, AgentKnobs):
         self._mailbox.release()
         for hooks in self._hooks:
             hooks.remove()
+        self._end_reductions("the run failed" if end is RunEnd.FAILED else None)
         if self._ranks is not None:
             self._ranks.leave()
         if self._sinks is not None:
@@ -323,7 +332,7 @@ class Agent(AgentLog, AgentKnobs):
 
     def _make_inert(self) -> None:
         """In a forked child: the threads do not exist here, and the connections are the parent's."""
-        self._publisher = self._recorder = self._sinks = None
+        self._publisher = self._recorder = self._sinks = self._reductions = None
         self._errors.on_disabled = lambda: None
         self._mailbox = self._boundary.isolate()
         if self._ranks is not None:
@@ -345,11 +354,24 @@ class Agent(AgentLog, AgentKnobs):
         if self.closed or self._living():
             return
         self._boundary.closed = self._check.without_optimizers = True
+        self._end_reductions("the optimizers were freed")
         if self._sinks is not None:
             self._sinks.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
         if self._publisher is not None:
             self._publisher.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
         self._let_go()
+
+    def _end_reductions(self, why: str | None) -> None:
+        """why: the other ranks may not come to the end, and are not waited for."""
+        if self._reductions is None:
+            return
+        try:
+            if why is None:
+                self._reductions.finish()
+            else:
+                self._reductions.end(why)
+        except Exception:
+            self._errors.record()
 
     def _let_go(self) -> None:
         """A closed agent may stay in a variable for long: it keeps nothing of the training alive."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from steadynorm.agent_state import AgentState
+from steadynorm.distributed.reductions import Reduction, ScalarReductions, reduction
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.logged import validate_logged, validate_note
 from steadynorm.recording.recorder import Recorder
@@ -21,6 +22,7 @@ class AgentLog(AgentState):
     _mailbox: Mailbox
     _names: ScalarNames
     _recorder: Recorder | None
+    _reductions: ScalarReductions | None
 
     def log(
         self,
@@ -42,7 +44,8 @@ class AgentLog(AgentState):
             step: The loop's own number of the step, which only grows; all that people see shows it. Without it the
                 first step is 1. `agent.step` and `on_checkpoint` count optimizer steps from 1 in any case.
             scalars: Numbers under names of your own, however seldom: `log(entropy=h)`, `log({"eval/loss": l})`. At most
-                256 names a run. What cannot be recorded is left out with a warning. Of several ranks, rank 0's are.
+                256 names a run. What cannot be recorded is left out with a warning. Of several ranks, rank 0's are, or
+                what `describe(name, reduce=...)` asks for.
 
         Raises:
             TypeError: An argument has the wrong type.
@@ -53,29 +56,43 @@ class AgentLog(AgentState):
             loss = scalars.pop("loss", loss)
         said = validate_logged(loss, batch_id, step)
         try:
-            if scalars and self._recorder is not None:
+            reductions = self._reductions
+            if scalars and self._recorder is None:
+                scalars = {} if reductions is None else {k: v for k, v in scalars.items() if reductions.takes(k)}
+            if scalars:
                 said = said._replace(scalars=self._names.valid(scalars))
             if said.loss is not None:
                 self._check.logged()
-            if self._recorder is not None and not self._errors.count:
-                self._recorder.log(said)
+            if not self._errors.count:
+                if reductions is not None:
+                    said = reductions.log(said)
+                if self._recorder is not None:
+                    self._recorder.log(said)
             if self._recovery is not None and said.batch_id is not None:
                 self._recovery.log_batch_id(said.batch_id)
         except Exception:
             self._errors.record()
 
-    def describe(self, name: str, *, unit: str = "", sentence: str = "") -> None:
-        """Say what a logged scalar is, for charts and tooltips: `describe("tok_per_s", unit="tokens/s")`.
+    def describe(self, name: str, *, unit: str = "", sentence: str = "", reduce: Reduction | str | None = None) -> None:
+        """Say what a logged scalar is: `describe("eval/loss", unit="nats", reduce="mean")`.
 
         Args:
             name: As in `log()`; rules may use it from now on.
-            unit, sentence: At most 40 and 300 characters.
+            unit, sentence: For charts and tooltips; at most 40 and 300 characters.
+            reduce: What is recorded where all ranks log it: `rank0`'s value, or the `mean` or `max` of those that were
+                logged in the step, which arrives two to three `exchange_every` steps later. Call this on every rank.
+                None: as before, and `rank0` at first.
 
         Raises:
-            ValueError: A text is too long; TypeError: it is no string.
+            ValueError: A text is too long, or the reduction is unknown or another one than before; TypeError: a text
+                is no string.
         """
-        described = describe(unit, sentence)
-        if self._publisher is not None and self._names.admit(name):
+        described, how = describe(unit, sentence), reduction(reduce)
+        if (self._publisher is None and self._reductions is None) or not self._names.admit(name):
+            return
+        if self._reductions is not None and how is not None:
+            self._reductions.describe(name, how)
+        if self._publisher is not None:
             self._mailbox.describe(name, described)
 
     def note(self, text: str) -> None:

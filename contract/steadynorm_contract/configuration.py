@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -16,6 +17,7 @@ __all__ = [
     "RunConfiguration",
     "flattened",
     "is_secret",
+    "is_too_deep",
 ]
 
 MAX_CONFIG_BYTES = 64 * 1024
@@ -39,6 +41,17 @@ class RunConfiguration(msgspec.Struct, frozen=True, kw_only=True):
 
     config: dict[str, object] = {}
     environment: dict[str, str] = {}
+
+
+def is_too_deep(config: Mapping[str, object]) -> bool:
+    """Whether lists and objects lie in each other more than MAX_CONFIG_DEPTH deep."""
+    level: list[Any] = [config]
+    for _ in range(MAX_CONFIG_DEPTH + 1):
+        inner = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [each for values in inner for each in values if isinstance(each, Mapping | list | tuple)]
+        if not level:
+            return False
+    return True
 
 
 def is_secret(name: str) -> bool:

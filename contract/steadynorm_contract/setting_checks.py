@@ -7,6 +7,22 @@ import math
 import struct
 from collections.abc import Callable
 
+__all__ = [
+    "boolean",
+    "choice",
+    "clip_norm",
+    "counter",
+    "decay",
+    "detail_every",
+    "eps",
+    "lr",
+    "lr_scale",
+    "number",
+    "shown",
+    "spike_limit",
+    "step",
+]
+
 
 def number(value: object) -> float | None:
     """`value` as a finite float, or None. Booleans are not numbers here: `gamma1=True` is a mistake, not 1.0."""

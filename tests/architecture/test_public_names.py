@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ PUBLIC = {
     ),
     "steadynorm_contract.bulk": "Bulk BulkOutcome BulkResponse BulkRow MAX_SELECTED Selection",
     "steadynorm_contract.configuration": (
-        "HIDDEN MAX_CONFIG_BYTES MAX_CONFIG_DEPTH MAX_FACTS MAX_FACT_LENGTH RunConfiguration flattened is_secret"
+        "HIDDEN MAX_CONFIG_BYTES MAX_CONFIG_DEPTH MAX_FACTS MAX_FACT_LENGTH RunConfiguration flattened is_secret "
+        "is_too_deep"
     ),
     "steadynorm_contract.scalars": (
         "MAX_SCALARS MAX_SCALAR_GROUPS MAX_SCALAR_NAME_LENGTH MAX_SCALAR_RECORDS MAX_SENTENCE_LENGTH MAX_UNIT_LENGTH "
@@ -45,7 +47,15 @@ PUBLIC = {
     ),
     "steadynorm_contract.events": "Event EventKind EventList",
     "steadynorm_contract.fleet": "FleetResponse FleetRun MAX_COLUMNS FleetSort LastChange Spark",
+    "steadynorm_contract.forecast": (
+        "HORIZONS Memory Outlook Present calm_norms candidates consequences forecast memory present recent "
+        "throttled_words"
+    ),
     "steadynorm_contract.incidents": "IncidentState IncidentStatus",
+    "steadynorm_contract.knobs": (
+        "ALL_KNOBS KNOB_PREFIX MAX_KNOBS MAX_KNOB_NAME_LENGTH Knob KnobKind is_allowed is_knob knob_name_problem "
+        "near_names"
+    ),
     "steadynorm_contract.networks": "Network is_within read_networks",
     "steadynorm_contract.notes": (
         "MAX_NAME_OF_HOLDER MAX_NOTE_LENGTH NewNote Note NoteAction NoteList action_words verify_notes"
@@ -59,6 +69,7 @@ PUBLIC = {
         "rules_change run_update schedule_cancelled schedule_made settings_change"
     ),
     "steadynorm_contract.problems": "Problem UNSUPPORTED_VERSION",
+    "steadynorm_contract.proposals": "MAX_PROPOSALS Decision NewProposal Proposal ProposalList ProposalState",
     "steadynorm_contract.retention": "Retention RetentionChange RetentionLimits RetentionUpdate",
     "steadynorm_contract.rule": (
         "BASELINE_DECAY BASELINE_LIMIT BASELINE_WEIGHT Outcome RECOVERED_TARGET SPIKE_RATIO THROTTLED_SHARE "
@@ -69,6 +80,9 @@ PUBLIC = {
     ),
     "steadynorm_contract.schedules": "MAX_SCHEDULES NewSchedule Schedule ScheduleList ScheduleState",
     "steadynorm_contract.series": "HEATMAP_SIGNALS Heatmap ParameterList ParameterView Series SeriesResponse",
+    "steadynorm_contract.setting_checks": (
+        "boolean choice clip_norm counter decay detail_every eps lr lr_scale number shown spike_limit step"
+    ),
     "steadynorm_contract.settings": (
         "COUNTERS FieldError LATER_SETTINGS Mode RecoveryMode SETTING_RULES Settings SettingsError Transfer by_name "
         "is_increment later_settings merge resolve_increments with_knobs without_later"
@@ -97,3 +111,8 @@ def test_a_module_exports_exactly_its_public_names(module: str) -> None:
     assert sorted(loaded.__all__) == sorted(PUBLIC[module].split())
     for name in loaded.__all__:
         assert getattr(loaded, name) is not None
+
+
+def test_every_module_of_the_contract_is_pinned(root: Path) -> None:
+    modules = {path.stem for path in (root / "contract/steadynorm_contract").glob("*.py")} - {"__init__"}
+    assert {f"steadynorm_contract.{module}" for module in modules} == set(PUBLIC) - {"steadynorm"}

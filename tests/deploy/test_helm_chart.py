@@ -25,6 +25,7 @@ EVERYTHING = {
         "rootPath": "/api",
         "autoscaling": {"enabled": True},
         "image": {"digest": "sha256:" + "0" * 64},
+        "otlpEndpoint": "http://collector:4318",
         "env": {"STEADYNORM_RETENTION_DAYS": 90},
     },
     "dashboard": {"basePath": "/norms"},
@@ -99,7 +100,10 @@ def test_every_variable_exists_and_addresses_fit_the_services(whole: dict[tuple[
         part: {each["name"]: each.get("value") for each in container(whole["Deployment", f"demo-{part}"])["env"]}
         for part in ("server", "dashboard")
     }
-    assert {name for part in variables.values() for name in part} - {"VALKEY_PASSWORD"} <= known
+    others = {"VALKEY_PASSWORD", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+    assert {name for part in variables.values() for name in part} - others <= known
+    assert variables["server"]["STEADYNORM_OTLP"] == "true"
+    assert variables["server"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
     assert variables["dashboard"]["STEADYNORM_SERVER"] == "http://demo-server:8470"
     assert variables["server"]["STEADYNORM_REDIS_URL"] == "redis://:$(VALKEY_PASSWORD)@demo-valkey:6379/0"
     services = {name: each["spec"] for (kind, name), each in whole.items() if kind == "Service"}

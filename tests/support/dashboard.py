@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -46,6 +47,7 @@ from steadynorm_contract.telemetry import (
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 EVIL_NAME = "<img src=x onerror=alert(1)>"
 OPERATOR, AGENT, VIEWER = "operator-token-for-tests", "agent-token-for-tests", "viewer-token-for-tests"
+PROPOSER = "proposer-token-for-tests"
 PARAMETERS = [
     Parameter("embedding.weight", (256, 128), "float32"),
     *(
@@ -64,10 +66,13 @@ PARAMETERS = [
 
 
 def local_stack(home: Path, *, dashboard: bool) -> LocalStack:
-    """A server with an operator's, an agent's and a viewer's token, in processes of its own on free ports."""
+    """A server with tokens of an operator, an agent, a viewer and a proposer, in processes of its own on free ports."""
     foreign = ("STEADYNORM_", "REDIS_URL", "STREAMLIT_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    tuner = {"name": "tuner", "role": "proposer", "sha256": hashlib.sha256(PROPOSER.encode()).hexdigest()}
+    (home / "tokens.json").write_text(json.dumps([tuner]))
     environ |= {
+        "STEADYNORM_TOKENS_FILE": str(home / "tokens.json"),
         "STEADYNORM_OPERATOR_TOKEN": OPERATOR,
         "STEADYNORM_AGENT_TOKEN": AGENT,
         "STEADYNORM_VIEWER_TOKEN": VIEWER,

@@ -1,7 +1,8 @@
 """One small asynchronous all-reduce, in which each rank fills only its own bytes.
 
 Rank 0 fills the broadcast: the settings that the server desires, and whether all ranks wait. Every rank fills a status.
-Bytes that no other rank fills are their own sum, so one collective is a broadcast and a gather at once.
+Bytes that no other rank fills are their own sum, so one collective is a broadcast and a gather at once. Where all ranks
+know of it, numbers are reduced beside it, see `reductions`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from steadynorm.mailbox import DesiredAtStart, InvalidSettings, SettingsUpdate
 from steadynorm.recovery.orders import News
@@ -28,7 +30,7 @@ MAX_WAIT_S = 2.0
 """For ranks that are late. An exchange that comes in time restores it: many small waits must not use it up."""
 
 _LENGTH = struct.Struct("<i")
-_STATUS = struct.Struct("<??xxIIIddddI")
+_STATUS = struct.Struct("<??xxIIIddddIII")
 _IN_TIME_S = 0.005  # a wait that the machine's scheduling explains
 _POLL_S = 0.0005, 0.02  # the first interval, and the longest
 
@@ -46,6 +48,8 @@ class RankStatus(NamedTuple):
     weights: float = float("nan")  # fingerprint of its weights
     weights_after: float = float("nan")  # the same one step later
     snapshots: int = 0  # fingerprint of the good snapshots that it holds; 0: none
+    reduced: int = 0  # see `reductions.Offer`
+    arrived: int = 0
 
 
 class RanksApartError(RuntimeError):
@@ -91,16 +95,22 @@ class Exchange:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._group: dist.ProcessGroup | None = group
         self._bytes = torch.zeros(BROADCAST_BYTES + self.size * _STATUS.size, dtype=torch.uint8, device="cpu")
-        self._work: Any = None
+        self._works: list[Any] = []  # of the exchange in progress
+        self._tensors: list[Tensor] = []  # that they reduce
         self._left_s = MAX_WAIT_S
 
     @property
     def in_progress(self) -> bool:
         """Whether one was started and not completed."""
-        return self._work is not None
+        return bool(self._works)
 
-    def start(self, broadcast: SettingsBroadcast, status: RankStatus) -> None:
-        """Start an exchange. broadcast: only rank 0's is sent."""
+    def start(
+        self,
+        broadcast: SettingsBroadcast,
+        status: RankStatus,
+        reduced: Sequence[tuple[Tensor, dist.ReduceOp.RedOpType]] = (),
+    ) -> None:
+        """Start an exchange. broadcast: only rank 0's is sent. reduced: of the same sizes on all ranks, in place."""
         filled = bytearray(len(self._bytes))
         if self.rank == 0:
             message = msgspec.msgpack.encode(broadcast)
@@ -108,7 +118,9 @@ class Exchange:
             filled[_LENGTH.size : _LENGTH.size + len(message)] = message
         _STATUS.pack_into(filled, BROADCAST_BYTES + self.rank * _STATUS.size, *status)
         self._bytes.copy_(torch.frombuffer(filled, dtype=torch.uint8))
-        self._work = dist.all_reduce(self._bytes, group=self._group, async_op=True)
+        tensors = [(self._bytes, dist.ReduceOp.SUM), *reduced]
+        self._tensors = [tensor for tensor, _ in tensors]
+        self._works = [dist.all_reduce(tensor, op, group=self._group, async_op=True) for tensor, op in tensors]
         self._keep(True)
 
     def complete(
@@ -120,9 +132,10 @@ class Exchange:
         """
         if not self._wait(device_is_busy, extra_s):
             raise RanksApartError
-        work, self._work = self._work, None
+        works, self._works = self._works, []
         self._keep(False)
-        work.wait()  # it is done: this raises its error, if it has one
+        for work in works:
+            work.wait()  # it is done: this raises its error, if it has one
         data = ctypes.string_at(self._bytes.data_ptr(), len(self._bytes))  # numpy may not be installed
         (length,) = _LENGTH.unpack_from(data)
         broadcast = msgspec.msgpack.decode(data[_LENGTH.size : _LENGTH.size + length], type=SettingsBroadcast)
@@ -141,20 +154,20 @@ class Exchange:
         if group is None:
             return
         try:
-            if self._work is not None and self._wait(lambda: False, 0.0):
-                self._work = None
+            if self._works and self._wait(lambda: False, 0.0):
+                self._works = []
                 self._keep(False, group)
         finally:
             dist.destroy_process_group(group)  # its connections close when nothing refers to it any more
 
     def _wait(self, device_is_busy: Callable[[], bool], extra_s: float) -> bool:
         """Wait within what is left. Returns whether the exchange is done."""
-        if self._work.is_completed():
+        if self._is_done():
             self._left_s = MAX_WAIT_S
             return True
         interval_s, longest_s = _POLL_S
         begin = last = time.monotonic()
-        while not self._work.is_completed():
+        while not self._is_done():
             time.sleep(interval_s)
             interval_s = min(2 * interval_s, longest_s)
             now = time.monotonic()
@@ -167,12 +180,15 @@ class Exchange:
             self._left_s = MAX_WAIT_S
         return True
 
+    def _is_done(self) -> bool:
+        return all(work.is_completed() for work in self._works)
+
     def _keep(self, held: bool, group: dist.ProcessGroup | None = None) -> None:
-        """While an exchange is in progress, its group and its bytes are held by a reference that nothing drops.
+        """While an exchange is in progress, its group and its tensors are held by a reference that nothing drops.
 
         Destroying the group would wait for the ranks that have not come, for half an hour, and at the interpreter's
         exit gloo's thread must not be the one that frees a Python object.
         """
         change = ctypes.pythonapi.Py_IncRef if held else ctypes.pythonapi.Py_DecRef
-        for each in (group or self._group, self._bytes):
+        for each in (group or self._group, *self._tensors):
             change(ctypes.py_object(each))

@@ -25,6 +25,7 @@ from steadynorm.arguments import Arguments
 from steadynorm.distributed.arrival import tell_who_is_awaited
 from steadynorm.distributed.exchange import MAX_WAIT_S, Exchange, RanksApartError, RankStatus, SettingsBroadcast
 from steadynorm.distributed.fingerprint import Fingerprints, WeightFingerprints, differing_ranks, have_equal_weights
+from steadynorm.distributed.reductions import Offer, ScalarReductions
 from steadynorm.faults import ErrorState
 from steadynorm.mailbox import Mailbox
 from steadynorm.recovery.control import RecoveryControl
@@ -113,6 +114,7 @@ class Ranks:
         errors: ErrorState,
         stabilizers: Sequence[GradientStabilizer],
         check: SelfCheck,
+        reductions: ScalarReductions,
         *,
         replicas: bool,
         recovery: RecoveryControl | None = None,
@@ -124,7 +126,7 @@ class Ranks:
         self._boundary, self._mailbox, self._errors = boundary, mailbox, errors
         self._ended = False  # nothing is exchanged any more
         self._outdated = False  # the exchange in progress began before a checkpoint was loaded
-        self._check, self._recovery = check, recovery
+        self._check, self._recovery, self._reductions = check, recovery, reductions
         self._names = hash_of(pair for each in stabilizers for pair in zip(each.names, each.parameters, strict=True))
         self._devices = {each.device for each in stabilizers}
         self._fingerprints = Fingerprints([each.rows for each in stabilizers])
@@ -187,6 +189,7 @@ class Ranks:
             f"{lost} To change a run live, take the same number of steps on all ranks.",
         )
         _log.debug("the exchange of the ranks ended", exc_info=error)
+        self._attempt(partial(self._reductions.end, "the ranks' exchange has ended"))
         self.leave()
 
     def _is_compared(self, step: int) -> bool:
@@ -212,7 +215,9 @@ class Ranks:
     def _start(self) -> None:
         status = self._attempt(self._status) or RankStatus(failed=True, closing=self._boundary.closed)
         broadcast = self._attempt(self._broadcast) if self.rank == 0 else None
-        self._exchange.start(broadcast or SettingsBroadcast(), status)
+        reduced = self._reductions.tensors()
+        self._attempt(self._reductions.fill)
+        self._exchange.start(broadcast or SettingsBroadcast(), status, reduced)
 
     def _status(self) -> RankStatus:
         norms, statistics = self._fingerprints.read()
@@ -220,7 +225,8 @@ class Ranks:
         weights = self._weights.read() if norms == norms else (math.nan, math.nan)
         failed, closed, recovery = bool(self._errors.count), self._boundary.closed, self._recovery
         broken, held = (0, 0) if recovery is None else (recovery.broken_step, recovery.readiness)
-        return RankStatus(failed, closed, broken, self._names, effective, norms, statistics, *weights, held)
+        known = (failed, closed, broken, self._names, effective, norms, statistics, *weights, held)
+        return RankStatus(*known, *self._reductions.offer())
 
     def _broadcast(self) -> SettingsBroadcast:
         update = self._mailbox.take()
@@ -244,7 +250,11 @@ class Ranks:
             self._ended = True
             self._errors.disable_all_ranks(failed)
             self._note(NoteKind.RANK_FAILED, failed, "met an internal error, so the agents of all ranks are off")
+            self._attempt(partial(self._reductions.end, "the agents of all ranks are off"))
             return False
+        self._attempt(self._reductions.record)
+        self._reductions.agree([Offer(status.reduced, status.arrived) for status in statuses])
+        self._attempt(self._reductions.settle)
         if self._cannot_restore(statuses):
             return False
         if self._recovery is not None and not outdated:
@@ -272,6 +282,7 @@ class Ranks:
         self._errors.disable_all_ranks(differing, "does not hold the snapshot that all ranks were to go back to")
         what = "does not hold the snapshot that all ranks were to go back to, so nothing was restored anywhere and the "
         self._note(NoteKind.RANK_FAILED, differing, what + "agents of all ranks are off")
+        self._attempt(partial(self._reductions.end, "the agents of all ranks are off"))
         return True
 
     def _wait_while_paused(self) -> None:

@@ -7,6 +7,8 @@ import math
 import sys
 import time
 from array import array
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
@@ -30,6 +32,7 @@ _ABSENT = torch.tensor(
     [{"raw_norm": NOT_MEASURED}.get(name, 0.0) for name in RING_COLUMNS], dtype=torch.float32, device="cpu"
 )
 
+_OFFSETS = 4096  # changes of it, of which values that come late are numbered
 LANDING_S = 1.5  # less than what `close()` waits for without a response
 _POLL_S = 0.001
 
@@ -87,6 +90,7 @@ class Recorder:
         self._held_step: int | None = None
         self._logged_step: int | None = None
         self._numbers = StepNumbers()
+        self._offsets: deque[tuple[int, int]] = deque(maxlen=_OFFSETS)  # the first round of each, and the offset
         self._held: float | None = None
         self._held_tensors = [torch.zeros((), dtype=torch.float32, device=device) for device in devices[:1]]
         self._holds_tensor = False
@@ -143,6 +147,14 @@ class Recorder:
             put(self._newest, self._newest_step, said.scalars)
         if said.loss is not None:
             self.put_loss(said.loss)
+
+    def put_late(self, logged: LoggedRecord) -> None:
+        """Scalars of an earlier step."""
+        self._scalars.put_late(logged)
+
+    def lose_scalars(self, entries: int) -> None:
+        """Count scalars that were lost before they came here."""
+        self._scalars.lost += entries
 
     def put_loss(self, loss: float | Tensor) -> None:
         """The newest step's loss; if that has one already, the coming step's."""
@@ -217,6 +229,8 @@ class Recorder:
             logged = {each.round: each for each in self._scalars.take(self._next)}
             for each in found:
                 number, round_ = self._numbers.number(each.step, each.logged_step), first + each.round
+                if not self._offsets or self._offsets[-1][1] != self._numbers.offset:
+                    self._offsets.append((round_, self._numbers.offset))
                 own = logged.pop(round_, None)
                 said = None if own is None else replace(own, step=number)
                 records.append(replace(each, step=number, own_step=each.step, round=round_, logged=said))
@@ -235,7 +249,9 @@ class Recorder:
 
     def _numbered(self, logged: LoggedRecord) -> LoggedRecord:
         """Of a step that is not recorded with it: the first one was not taken yet, or it was sent before."""
-        return replace(logged, step=max(0, logged.step + self._numbers.offset))
+        at = bisect_right(self._offsets, logged.round, key=lambda each: each[0]) - 1
+        offset = self._offsets[at][1] if at >= 0 else self._numbers.offset
+        return replace(logged, step=max(0, logged.step + offset))
 
     def _landed(self, start: int, stop: int, deadline: float) -> int:
         """The first of the rounds start..stop (exclusive) that a device has yet to write; `stop` if there is none."""

@@ -131,15 +131,16 @@ class _Entry:
 
 
 class ScalarLog:
-    """Entries of `log()`, in the order of their calls. One thread puts, one takes."""
+    """Entries of `log()`, in the order of their calls. One thread puts, one takes. warns: of what is not finite."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, warns: bool = True) -> None:
         self.lost = 0  # entries, since the beginning
         self._entries: deque[_Entry] = deque()
         self._round = -1  # that `_names` is of: the newest with any
         self._names: set[str] = set()
         self._ring: _Ring | None = None
         self._nonfinite: set[str] = set()  # that were told of
+        self._warns = warns
 
     # The training thread.
 
@@ -166,6 +167,14 @@ class ScalarLog:
             self._round, self._names = round_ + 1, set()
         self._names.update(values)
         self._append(round_ + 1, step + 1, values)
+
+    def put_late(self, record: LoggedRecord) -> None:
+        """Record values of an earlier step."""
+        if len(self._entries) >= MAX_ENTRIES:
+            self.lost += 1
+            return
+        names, values = tuple(record.values), tuple(record.values.values())
+        self._entries.append(_Entry(record.round, record.step, record.time, names, values))
 
     def _append(self, round_: int, step: int, values: Values) -> None:
         if len(self._entries) >= MAX_ENTRIES:
@@ -221,7 +230,7 @@ class ScalarLog:
             numbers = [*copied, *numbers]
         values = dict(zip(entry.names, numbers, strict=True))
         for name, value in values.items():
-            if not math.isfinite(value) and name not in self._nonfinite:
+            if self._warns and not math.isfinite(value) and name not in self._nonfinite:
                 self._nonfinite.add(name)
                 _log.warning("%s was logged as %s at step %d. It is recorded as such.", ascii(name), value, entry.step)
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from steadynorm.sinks.base import MAX_EVENTS_SHOWN, PREFIX, Row, RunInfo, SinkEvent, Tool, own_facts
@@ -31,6 +31,7 @@ class Wandb(Tool):
         self._project, self._options = project, options
         self._run: Any = None
         self._is_ours = False
+        self._newest = 0
         self._events: deque[str] = deque(maxlen=MAX_EVENTS_SHOWN)
 
     def find_active(self) -> None:
@@ -54,9 +55,11 @@ class Wandb(Tool):
         self._run.summary[f"{PREFIX}url"] = run.url or ""
 
     def write_rows(self, rows: Sequence[Row]) -> None:
-        """A row each in a run of ours."""
+        """A row each in a run of ours. In the loop's, values that come late do not take its row back to their step."""
         for row in rows:
-            self._run.log(_named(row), commit=self._is_ours)
+            named = {PREFIX + name: value for name, value in row.scalars.items()}
+            self._newest = row.step if self._is_ours else max(self._newest, row.step)
+            self._run.log({**named, STEP: self._newest}, commit=self._is_ours)
 
     def event(self, event: SinkEvent) -> None:
         """The newest ones are in the run's summary."""
@@ -68,7 +71,3 @@ class Wandb(Tool):
         self._run.summary[f"{PREFIX}state"] = state
         if self._is_ours:
             self._run.finish(exit_code=int(state == "failed"))
-
-
-def _named(row: Row) -> Mapping[str, float]:
-    return {**{PREFIX + name: value for name, value in row.scalars.items()}, STEP: row.step}

@@ -1,8 +1,8 @@
-"""Sends metrics and events in turns that the server processes of one Redis share: in each, one of them sends.
+"""Sends metrics and events, each in turns that the server processes of one Redis share: in each, one of them sends.
 
-A receiver that hangs holds one thread, which nothing waits for, and no request. What it does not take of the metrics is
-gone, as a scrape that failed; events are sent again with the next turn, for an hour. An event may be sent twice: its
-`steadynorm.event_id` is the same.
+A receiver that hangs holds one thread of that signal: no request waits for it, and metrics do not wait for events. What
+it does not take of the metrics is gone, as a scrape that failed; events are sent again with the next turn, for an hour.
+An event may be sent twice: its `steadynorm.event_id` is the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from steadynorm_server.redis.keys import LIVE, RunKeys
 from steadynorm_server.runs.repository import RunRepository
 
 _INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
-_TURN, _UNTIL = "steadynorm:otlp:turn", "steadynorm:otlp:until"
+_TURN, _UNTIL = "steadynorm:otlp:turn:", "steadynorm:otlp:until"
 _SETTLED_MS = 2_000
 """Events younger than this wait for the next turn: clocks of a cluster's primaries may differ so much."""
 _MAX_AGE_MS = 3_600_000
@@ -67,16 +68,19 @@ class OtlpSender:
         self._resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "steadynorm"})
         self._metrics_to, self._events_to = OTLPMetricExporter(), OTLPLogExporter()
         try:
-            async with background("otlp", self._send_in_turns):
+            async with (
+                background("otlp-metrics", partial(self._in_turns, "metrics", self._send_metrics)),
+                background("otlp-events", partial(self._in_turns, "events", self._send_events)),
+            ):
                 yield
         finally:  # what tries again in a thread ends
             self._metrics_to.shutdown()
             self._events_to.shutdown()  # type: ignore[no-untyped-call]  # theirs has no types
 
-    async def _send_in_turns(self) -> None:
+    async def _in_turns(self, signal: str, send: Callable[[], Awaitable[None]]) -> None:
         while True:
-            if await self._repository.redis.set_if_absent(_TURN, max(1, round(900 * self._interval_s))):
-                await asyncio.gather(self._send_metrics(), self._send_events())
+            if await self._repository.redis.set_if_absent(_TURN + signal, max(1, round(900 * self._interval_s))):
+                await send()
             await asyncio.sleep(self._interval_s)
 
     async def _send_metrics(self) -> None:

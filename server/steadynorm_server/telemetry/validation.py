@@ -4,7 +4,13 @@ import math
 from collections.abc import Iterator, Sequence
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.configuration import MAX_CONFIG_BYTES, MAX_FACT_LENGTH, MAX_FACTS
+from steadynorm_contract.configuration import (
+    MAX_CONFIG_BYTES,
+    MAX_CONFIG_DEPTH,
+    MAX_FACT_LENGTH,
+    MAX_FACTS,
+    is_too_deep,
+)
 from steadynorm_contract.knobs import ALL_KNOBS, KNOB_PREFIX, MAX_KNOBS, is_knob, knob_name_problem
 from steadynorm_contract.scalars import (
     MAX_SCALAR_GROUPS,
@@ -97,6 +103,8 @@ def _registration_errors(run: RunRegistration) -> Iterator[FieldError]:
     yield from _knob_errors(run)
     if (size := len(encode_json(run.config))) > MAX_CONFIG_BYTES:
         yield _error("config", f"must take at most {MAX_CONFIG_BYTES} bytes as JSON", size)
+    if is_too_deep(run.config):
+        yield _error("config", f"must be nested at most {MAX_CONFIG_DEPTH} deep", "more")
     if len(run.environment) > MAX_FACTS or any(
         len(name) > 100 or len(value) > MAX_FACT_LENGTH for name, value in run.environment.items()
     ):

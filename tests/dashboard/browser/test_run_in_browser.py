@@ -14,6 +14,7 @@ import urllib3
 from playwright.sync_api import Browser, ElementHandle, Page, expect
 
 from steadynorm_cli.local_stack import LocalStack
+from steadynorm_contract.client import Client
 from steadynorm_dashboard import launch
 from steadynorm_dashboard.components import first_chart, plotly_bundle
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.browser import Visit
     from tests.support.dashboard import ScriptedRun
 
-OPERATOR = "operator-token-for-tests"
+OPERATOR, PROPOSER = "operator-token-for-tests", "proposer-token-for-tests"
 SPIKES = (120, 270, 420)
 """Steps at which a scripted run of 560 steps spikes, and of which the browser is asked."""
 
@@ -209,6 +210,23 @@ def test_a_scalar_of_the_loops_own_is_found_pinned_and_watched_by_a_rule_that_ac
     assert (changed.desired.revision, changed.applied.settings.lr_scale) == (1, 0.1)
     page.get_by_role("tab", name="Changes").click()
     expect(page.get_by_text("rule:low by").first).to_be_visible()
+
+
+def test_what_a_program_proposes_is_approved_on_the_page_and_comes_into_force(
+    visit: Visit, run: ScriptedRun, server: LocalStack
+) -> None:
+    page, client = visit.page, server.client()
+    before = client.settings(run.run_id).revision
+    Client(server.server, PROPOSER).propose(run.run_id, {"gamma1": 0.7}, revision=before, reason="smoother steps")
+    expect(page.get_by_text("smoother steps")).to_be_visible()
+    expect(page.get_by_text(re.compile("^tuner ·"))).to_be_visible()
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("heading", name="Proposed changes")).to_have_count(0)
+    run.send(5)
+    expect(page.get_by_text(f"applied @ step {run.step}").first).to_be_visible()
+    applied = client.run(run.run_id).applied
+    assert (applied.revision, applied.settings.gamma1) == (before + 1, 0.7)
+    assert client.audit(run.run_id).entries[0].actor == "operator"
 
 
 def test_what_never_changes_of_streamlit_and_plotly_is_served_packed(server: LocalStack) -> None:

@@ -1,4 +1,4 @@
-"""Some 600 malformed requests: never a 500, never a change of what is stored. benchmarks/malformed.py sends 10,000."""
+"""Some 1,100 malformed requests: never a 500, never a change of what is stored. benchmarks/malformed.py sends 10,000."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import redis
 
 from steadynorm_contract.problems import Problem
 
-COUNT = 600
+COUNT = 1100
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A receiver of OTLP over HTTP in a process of its own. Prints its port, then each request, decoded, as a line of JSON.
 
-With the argument `hang` it takes requests and never answers.
+With the argument `hang` it takes requests and never answers; with `hang /v1/logs` those to that path.
 """
 
 import gzip
@@ -30,7 +30,7 @@ class Receiver(BaseHTTPRequestHandler):
         found = {"path": self.path, "key": self.headers.get("x-key"), "body": MessageToDict(message)}
         sys.stdout.write(json.dumps(found) + "\n")  # in one write: several threads do this
         sys.stdout.flush()
-        if "hang" in sys.argv:
+        if "hang" in sys.argv and sys.argv[-1] in ("hang", self.path):
             time.sleep(600)
         self.send_response(200)
         self.send_header("Content-Type", "application/x-protobuf")

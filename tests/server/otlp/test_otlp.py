@@ -139,3 +139,19 @@ async def test_a_receiver_that_hangs_holds_one_thread_and_no_request(
     assert sum(each.name == "otlp-metrics" for each in threading.enumerate()) == 1
     text = (await client.get("http://test/metrics")).text
     assert 'steadynorm_otlp_exports_total{outcome="failed",signal="metrics"}' in text
+
+
+async def test_events_that_are_not_taken_hold_up_no_metrics(
+    start: Start, serve: Any, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", "600")
+    receiver = start("hang", "/v1/logs")
+    client = await serve(otlp=True)
+    agent = make_agent(client)
+    await agent.register()
+    await receiver.next("/v1/logs")
+    for step in range(1, 4):
+        await agent.send([step])
+        request = await receiver.next("/v1/metrics")
+        while not any(each["asDouble"] == step for each in points(request).get("steadynorm_run_step", [])):
+            request = await receiver.next("/v1/metrics")

@@ -16,6 +16,10 @@ CONFIG = {
 }
 
 
+def _nested(depth: int) -> Any:
+    return {"x": _nested(depth - 1)} if depth else 1
+
+
 async def test_the_newest_start_is_what_is_shown_and_searched(api: Any, make_agent: Any) -> None:
     api.app.state.fleet = Fleet(api.app.state.repository, fresh_s=0)
     agent = make_agent(api, config=CONFIG, environment={"git.commit": "abc123", "library.torch": "2.13.0"})
@@ -46,6 +50,7 @@ async def test_a_run_of_an_older_agent_has_none(agent: Any) -> None:
     ("changes", "status", "says"),
     [
         ({"config": {"x": "y" * 70_000}}, 422, "config must take at most 65536 bytes as JSON"),
+        ({"config": {"x": _nested(21)}}, 422, "config must be nested at most 20 deep"),
         ({"config": [1]}, 400, "Expected `object`"),
         ({"environment": {f"n{at}": "x" for at in range(101)}}, 422, "at most 100 of at most 1000 characters each"),
         ({"environment": {"x": "y" * 1001}}, 422, "at most 100 of at most 1000 characters each"),

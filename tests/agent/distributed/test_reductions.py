@@ -1,0 +1,115 @@
+"""`agent.describe(name, reduce="mean")`: one value of all ranks in each step, or rank 0's and a word about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from steadynorm.distributed.reductions import MAX_REDUCED, reduction
+from steadynorm_contract.telemetry import floats_from_bytes
+
+if TYPE_CHECKING:
+    from tests.support.agent import StubServer
+    from tests.support.ranks import StartedRanks
+
+Points = dict[int, float]
+StartRanks = Callable[..., "StartedRanks"]
+
+
+def logged(stub: StubServer, run: str, name: str) -> Points:
+    """Value by step of what that run sent under `name`; each step once."""
+    (stored,) = [each for each in stub.runs.values() if each.registrations[0].name == run]
+    found = []
+    for batch in stored.batches:
+        for group in batch.logged:
+            if name in group.names:
+                column = floats_from_bytes(group.data)[group.names.index(name) :: len(group.names)]
+                found += [(step, value) for step, value in zip(group.steps, column, strict=True) if value == value]
+    assert len({step for step, _ in found}) == len(found)
+    return dict(found)
+
+
+def train(start_ranks: StartRanks, stub: StubServer, world: int, runs: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Findings of each run; they are rank 0's to tell."""
+    arguments = {"server": stub.url, "runs": runs}
+    results: list[Any] = start_ranks(world, "several reduced", program="reduction_scenarios", **arguments).results()
+    told = ("reductions_full", "reductions_differ", "not_reduced", "partly_reduced")
+    found = [
+        [{name: text for name, text in each["findings"].items() if name.startswith(told)} for each in result]
+        for result in results
+    ]
+    assert not any(finding for others in found[1:] for finding in others)
+    return found[0]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_values_of_all_ranks_are_one_in_each_step_up_to_the_last(
+    start_ranks: StartRanks, stub: StubServer, world: int
+) -> None:
+    runs: list[dict[str, Any]] = [
+        {"run": "each step"},
+        {"run": "own numbers", "stride": 10, "flushed": True},
+        {"run": "before the step", "before": True},
+        {"run": "described late", "late": 5},
+        {"run": "short", "steps": 1},
+        {"run": "NaN", "nan_at": 7},
+    ]
+    findings = train(start_ranks, stub, world, runs)
+    assert findings == [{}] * len(runs)
+    mean, most = 100 * (world - 1) / 2, 100 * (world - 1)
+    steps = range(1, 13)
+    for run, stride in (("each step", 1), ("own numbers", 10), ("before the step", 1)):
+        assert logged(stub, run, "mean") == {stride * step: step + mean for step in steps}, run
+        assert logged(stub, run, "max") == {stride * step: step + most for step in steps}, run
+        assert logged(stub, run, "own") == {stride * step: step for step in steps}, run
+    assert logged(stub, "described late", "mean") == {step: step + (mean if step > 5 else 0) for step in steps}
+    assert logged(stub, "short", "max") == {1: 1 + most}
+    for name in ("mean", "max"):
+        assert logged(stub, "NaN", name)[7] == math.inf  # as it travels: logged, not finite
+        assert logged(stub, "NaN", name)[8] > 8
+
+
+def test_what_is_not_reduced_over_all_ranks_is_said(start_ranks: StartRanks, stub: StubServer) -> None:
+    runs: list[dict[str, Any]] = [
+        {"run": "on rank 0 only", "described_by": [0]},
+        {"run": "not on rank 0", "described_by": [1]},
+        {"run": "logged by one", "only_logged_by": [1]},
+        {"run": "too many", "names": MAX_REDUCED - 1},
+        {"run": "one fails", "fails": True},
+        {"run": "apart", "apart_at": 6},
+    ]
+    findings = dict(zip((each["run"] for each in runs), train(start_ranks, stub, 2, runs), strict=True))
+    steps = range(1, 13)
+    own, mean = {step: step for step in steps}, {step: step + 50 for step in steps}
+
+    for run in ("on rank 0 only", "not on rank 0"):
+        assert logged(stub, run, "mean") == logged(stub, run, "max") == own
+        assert "rank 1 reduces other scalars than rank 0" in findings[run].pop("reductions_differ")
+        assert not findings[run]
+
+    assert logged(stub, "logged by one", "mean") == {step: step + 100 for step in steps}
+    assert logged(stub, "logged by one", "max") == {step: step + 100 for step in steps}
+    (text,) = findings["logged by one"].values()
+    assert "'mean' was logged by 1 of 2 ranks in step 1:" in text
+
+    assert logged(stub, "too many", "mean") == mean
+    assert logged(stub, "too many", f"many/{MAX_REDUCED - 3}") == {12: 62}
+    assert logged(stub, "too many", f"many/{MAX_REDUCED - 2}") == {12: 12}
+    (text,) = findings["too many"].values()
+    assert f"at most {MAX_REDUCED} scalars of a run are reduced over ranks: got one more" in text
+
+    for run in ("one fails", "apart"):
+        points = logged(stub, run, "mean")
+        first = next(step for step in steps if points[step] == step)
+        assert 1 < first < 12
+        assert points == {step: step + (50 if step < first else 0) for step in steps}, run
+        assert f"From step {first} on the values of rank 0 alone are recorded." in findings[run]["not_reduced"]
+
+
+def test_a_reduction_that_there_is_not_is_refused() -> None:
+    assert reduction(None) is None
+    with pytest.raises(ValueError, match=r"reduce must be one of mean, max, rank0: got 'sum'\."):
+        reduction("sum")
