@@ -79,7 +79,7 @@ def _batch(**changes: object) -> bytes:
         "rows": rows,
         "applied": [],
         "notes": [],
-        "user_notes": [[1, 1e9, "new data"]],
+        "user_notes": [{"step": 1, "time": 1e9, "text": "new data"}],
         "logged": [{"names": ["eval/loss", "kl"], "steps": [2], "times": struct.pack("<d", 1e9), "data": bytes(8)}],
         "described": {"kl": {"unit": "nats", "sentence": "Of the policy."}},
     }
@@ -115,6 +115,7 @@ def _mutated(good: bytes, rng: random.Random) -> bytes:
 
 def _fuzzed(good: bytes, rng: random.Random, decode: object) -> bytes:
     assert callable(decode)
+    decode(good)
     while True:
         data = _mutated(good, rng)
         try:
@@ -146,7 +147,7 @@ _BODIES: dict[tuple[str, str], tuple[type, bytes]] = {
         RuleSet,
         b'{"rules": [{"id": "a", "when": {"scalar": "loss", "comparison": ">", "value": 9}, "settings": {"lr": 1}}]}',
     ),
-    ("PUT", "/runs/{}/retention"): (RetentionUpdate, b'{"max_bytes": 9000000, "reason": "r", "revision": null}'),
+    ("PUT", "/runs/{}/retention"): (RetentionUpdate, b'{"max_mib": 9.5, "reason": "r", "revision": null}'),
     ("PATCH", "/runs/{}"): (RunUpdate, b'{"name": "another", "archived": true, "reason": "r"}'),
     ("POST", "/runs/{}/restore"): (Restoration, b'{"reason": "a reason"}'),
     ("POST", "/settings/bulk"): (Bulk, b'{"settings": {"gamma2": 0.9}, "select": {"name": "*"}, "dry_run": false}'),
@@ -348,7 +349,7 @@ def _what_operators_write(run_id: str) -> Iterator[Malformed]:
                 )
             ),
         ],
-        ("PUT", "/runs/{}/retention"): ['{"max_bytes": -1}', '{"max_bytes": 1e400}', '{"revision": 99}'],
+        ("PUT", "/runs/{}/retention"): ['{"max_mib": -1}', '{"max_mib": 1e400}', '{"days": 9}', '{"revision": 99}'],
         ("PATCH", "/runs/{}"): [
              '{"name": ""}', '{"archived": "yes"}', '{"deleted": true}', json.dumps({"name": "n" * 201}),
         ],
@@ -371,8 +372,10 @@ def _what_operators_write(run_id: str) -> Iterator[Malformed]:
     yield Malformed("POST", "/runs", _registration(config=nested), {"Content-Type": JSON})
     for environment in ({str(at): "v" for at in range(101)}, {"git.commit": "v" * 1001}, {"x": 1}):
         yield Malformed("POST", "/runs", _registration(environment=environment), {"Content-Type": JSON})
-    for notes in ([[1, 1e9, "n" * 2001]], [[-1, 1e9, "n"]], [[1, math.nan, "n"]], [[1, 1e9, "n"]] * 600):
-        yield _telemetry(run_id, _batch(user_notes=notes))
+    note = {"step": 1, "time": 1e9, "text": "n"}
+    for odd_note in ({"step": -1}, {"time": math.nan}, {"text": 1}):
+        yield _telemetry(run_id, _batch(user_notes=[note | odd_note]))
+    yield _telemetry(run_id, _batch(user_notes=[note] * 1001))
     odd: list[dict[str, dict[str, str]]] = [{"loss": {}}, {"x": {"sentence": "s" * 301}}, {"a\x00b": {}}]
     for described in (*odd, {str(at): {} for at in range(257)}):
         yield _telemetry(run_id, _batch(described=described))

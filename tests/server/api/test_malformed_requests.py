@@ -1,4 +1,4 @@
-"""Some 1,100 malformed requests: never a 500, never a change of what is stored. benchmarks/malformed.py sends 10,000."""
+"""Some 1,100 malformed requests: never a 500, never a change of what is stored. benchmarks/malformed.py sends more."""
 
 from __future__ import annotations
 
