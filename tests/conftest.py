@@ -37,8 +37,9 @@ SLOW_FILES = {
 # Models of tests are too small for two threads, which spin while they wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A machine that stands still for a moment is no finding. Tests that draw more examples draw a multiple of these.
-settings.register_profile("whole", deadline=None)
+# A machine that stands still for a moment is no finding. Tests that draw more examples draw a multiple of these. New
+# examples are drawn where people can look at what they find: CI draws the same ones each time.
+settings.register_profile("whole", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.register_profile("fast", deadline=None, max_examples=25)
 
 

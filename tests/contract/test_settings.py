@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steadynorm_contract.settings import SETTING_RULES, Mode, RecoveryMode, Settings, SettingsError, Transfer, merge
@@ -129,10 +129,13 @@ def test_an_unknown_field_on_the_wire_is_refused() -> None:
         st.sampled_from([*SETTING_RULES, "gamma9"]), st.one_of(st.none(), st.floats(), st.text(), st.booleans())
     )
 )
+@example({"spike_limit": "NONE", "lr": "Off"})
 def test_whatever_merge_gives_is_within_the_rules(changes: dict[str, Any]) -> None:
     try:
         merged = merge(Settings(), changes)
     except SettingsError:
         return
     assert Settings(**msgspec.structs.asdict(merged)) == merged
-    assert {name: getattr(merged, name) for name in changes} == changes
+    off = [name for name in ("spike_limit", "lr") if str(changes.get(name, "")).lower() in ("off", "none", "null")]
+    expected = {**changes, **dict.fromkeys(off)}
+    assert {name: getattr(merged, name) for name in changes} == expected
