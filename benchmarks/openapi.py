@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -27,8 +28,12 @@ from pathlib import Path
 
 import urllib3
 
-from steadynorm_contract.codec import encode_json
-from steadynorm_contract.telemetry import Parameter, RunRegistration
+from steadynorm_contract.client import Client
+from steadynorm_contract.codec import encode_batch, encode_json
+from steadynorm_contract.knobs import Knob
+from steadynorm_contract.notes import NewNote
+from steadynorm_contract.scalars import ScalarDescription, ScalarRecords
+from steadynorm_contract.telemetry import Parameter, RunRegistration, TelemetryBatch, floats_to_bytes
 from steadynorm_server.runtime.process import die_with_parent
 
 CONFIGURATIONS = Path(__file__).parents[1] / "tests" / "server" / "api"
@@ -53,15 +58,39 @@ def served(home: Path) -> Iterator[tuple[str, str]]:
             time.sleep(0.05)
         address, token = json.loads((home / "server.json").read_text())["server"], (home / "token").read_text().strip()
         for run_id in KNOWN:
-            body = encode_json(RunRegistration(name="tiny", run_id=run_id, instance="one", parameters=TABLE))
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-            answer = urllib3.request("POST", f"{address}/api/v1/runs", body=body, headers=headers)
-            if answer.status not in (200, 201):
-                raise SystemExit(f"{run_id} was not registered: {answer.data!r}")
+            made(run_id, address, token)
         yield address, token
     finally:
         process.terminate()
         process.wait(30)
+
+
+def made(run_id: str, address: str, token: str) -> None:
+    """A run with a configuration, a knob, a scalar of its own, a note and a proposal."""
+    registration = RunRegistration(
+        name="tiny",
+        run_id=run_id,
+        instance="one",
+        parameters=TABLE,
+        knobs=[Knob(name="coef", default=0.5, low=0.0, high=1.0)],
+        later_settings={"knob.coef": 0.5},
+        config={"optimizer": {"lr": 0.1}},
+        environment={"git.commit": "f00d"},
+    )
+    logged = [ScalarRecords(("eval/loss",), [1], struct.pack("<d", 1e9), floats_to_bytes([2.0]))]
+    described = {"eval/loss": ScalarDescription("nats", "On held-out data.")}
+    batch = TelemetryBatch(incarnation=1, sequence=1, logged=logged, described=described)
+    for path, body in (
+        ("/runs", encode_json(registration)),
+        (f"/runs/{run_id}/telemetry", encode_batch(batch)),
+    ):
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = urllib3.request("POST", f"{address}/api/v1{path}", body=body, headers=headers)
+        if answer.status not in (200, 201):
+            raise SystemExit(f"{path}: {answer.data!r}")
+    client = Client(address, token)
+    client.add_note(run_id, NewNote(text="shard 3"))
+    client.propose(run_id, {"knob.coef": 0.25}, revision=0, reason="entropy falls")
 
 
 def tried(address: str, token: str, phases: list[str], bounds: list[str], workers: int) -> dict[str, object]:

@@ -20,6 +20,7 @@ from tests.support.agent import Training
 import steadynorm
 from steadynorm.sinks import MLflow, TensorBoard, Trackio, Wandb
 from steadynorm.sinks import thread as thread_module
+from steadynorm.sinks.base import Row
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries' own warnings
 
@@ -220,3 +221,13 @@ def test_runs_that_the_loop_has_begun_are_joined_and_left_open_with_all_of_the_l
     logged = storage.get_logs("mine", "mine-1")
     assert {row["mine"] for row in logged if "mine" in row} == set(range(1, STEPS + 1))
     assert {row["step"] for row in logged if "steadynorm/raw_norm" in row} == set(rows)
+
+
+def test_values_that_come_late_do_not_take_a_row_of_the_loops_own_run_back_to_their_step() -> None:
+    sink, rows = Wandb(), list[Any]()
+    sink._run = SimpleNamespace(log=lambda values, commit: rows.append((values, commit)))
+    sink.write_rows([Row(40, 0.0, {"raw_norm": 1.0}), Row(20, 0.0, {"eval/loss": 2.0})])
+    assert rows == [
+        ({"steadynorm/raw_norm": 1.0, "steadynorm/step": 40}, False),
+        ({"steadynorm/eval/loss": 2.0, "steadynorm/step": 40}, False),
+    ]

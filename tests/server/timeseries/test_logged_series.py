@@ -76,6 +76,29 @@ async def test_seldom_and_frequent_ones_lose_neither_an_extreme_nor_a_nan(agent:
     assert detail["scalars"][1]["value"] == pytest.approx(evaluated[12_000], rel=1e-6)
 
 
+async def test_values_that_come_late_as_those_of_all_ranks_do_are_at_their_steps(agent: Any) -> None:
+    lag, last = 25, 600  # across tiles of 256 steps
+    for first in range(1, last + lag, 10):
+        steps = range(first, first + 10)
+        now, late = [step for step in steps if step <= last], [step - lag for step in steps if 0 < step - lag <= last]
+        groups = [agent.logged(late, mean=[float(step) for step in late])] if late else []
+        await agent.send(now, logged=[*groups, *([agent.logged(now, own=now)] if now else [])])
+    for name in ("mean", "own"):
+        found = (await series(agent, name, points=1000))[name]
+        assert found["step"] == found["mean"] == list(range(1, last + 1)), name
+        coarse = (await series(agent, name, points=5))[name]
+        assert (sum(coarse["count"]), coarse["min"][0], coarse["max"][-1]) == (last, 1, last)
+    assert {(each["name"], each["value"], each["step"]) for each in (await agent.get())["scalars"]} == {
+        ("own", last, last),
+        ("mean", last, last),
+    }
+    answer = await agent.client.get(f"{agent.run}/export", params={"table": "scalars"})
+    rows = pq.read_table(io.BytesIO(answer.content)).to_pylist()
+    assert [(row["step"], row["value"], row["count"]) for row in rows if row["name"] == "mean"] == [
+        (step, step, 1) for step in range(1, last + 1)
+    ]
+
+
 async def test_a_batch_of_mixed_groups_is_one_record_a_step_and_a_later_value_wins(agent: Any) -> None:
     await agent.send([1, 2], logged=[agent.logged([1, 2], a=[1, 2]), agent.logged([2], b=5), agent.logged([2], a=9)])
     found = await series(agent, "a", "b")
