@@ -112,6 +112,13 @@ class Detector:
         sigma = max(_SIGMA_OF_MAD * _median_deviation(values, median), _LEAST_SIGMA * abs(median))
         return median + when.value * sigma
 
+    @property
+    def excess(self) -> float:
+        """How far the newest value that met the comparison was from the baseline's median; from 0 without one."""
+        if self.when.comparison is Comparison.IS_NAN:
+            return math.inf
+        return abs(self._last[0] - (_median(self._sorted) if self._sorted else 0.0))
+
     def figures(self) -> str:
         """For people: the newest value that met the comparison, and what it was compared with."""
         value, limit = self._last

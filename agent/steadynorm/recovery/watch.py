@@ -23,6 +23,7 @@ from steadynorm_contract.telemetry import MAX_DETECTORS, SCALAR_COLUMNS, Detecto
 PERIOD_S = 0.1  # between two looks at the recorded steps: an alarm is late by what a run steps in that time
 _FIRST_STEPS = 1000
 QUIET_STEPS = 5  # after which a fault is over
+_HARM = 0.1  # of a fault's excess: what is less, once it has reached restored weights, is what it did to them
 MAX_NUMBERS = 256
 
 _log = logging.getLogger("steadynorm")
@@ -65,7 +66,8 @@ class Watch:
         self._ignored = 0
         self._settles_until = 0  # up to here what is found is of the fault that was just undone
         self._again: Alarm | None = None  # that was found since
-        self._rest: Alarm | None = None  # the newest step since that met a comparison, if too few did for an alarm
+        self._rest: Alarm | None = None  # the newest step since that met a comparison by as much as the fault
+        self._largest: dict[str, float] = {}  # excess since, of each scalar
         self._quiet = 0  # steps in a row in which no detector counted
 
     @property
@@ -91,13 +93,14 @@ class Watch:
         """Training thread: steps up to this one belong to the past; the baselines stay.
 
         settle: for so many steps after it, what is found is taken for the fault that was just undone, and told once:
-        when it is over, or when they are. One that is over needs no alarm of its own for that: its last steps, too few
-        for one, came to the weights that had just been restored. advised: nothing was undone, and no step counts as
-        evaluated until the fault is over; while it lasts it is told anew each `settle` steps.
+        when it is over, or when they are. One that is over needs no alarm of its own for that: its last steps came to
+        the weights that had just been restored, and what is found after them, and is far less, is the harm that they
+        did. advised: nothing was undone, and no step counts as evaluated until the fault is over; while it lasts it is
+        told anew each `settle` steps.
         """
         self._advised, self.fault_until = advised, step if advised else 0
         self._ignored, self._settles_until = step, step + settle
-        self._again, self._rest, self._quiet = None, None, 0
+        self._again, self._rest, self._largest, self._quiet = None, None, {}, 0
         self.alarm = None
 
     def observe(self, record: StepRecord) -> None:
@@ -133,7 +136,7 @@ class Watch:
             met = detector.observe(step, value, calm=not record.alarm, moved=restored)
             if met and found is None:
                 found = Alarm(step, f"{show_condition(detector.when)} ({detector.figures()})", round=record.round)
-            if restored and detector.held_at == step:
+            if restored and detector.held_at == step and self._is_of_the_fault(detector):
                 self._rest = Alarm(step, f"the rest of the same fault ({detector.figures()})", round=record.round)
         if ignored:
             return
@@ -141,6 +144,11 @@ class Watch:
         # Nothing is confirmed while a fault lasts.
         if not self._advised and (self._again is None or self.alarm is not None):
             self._evaluated = (record.round, self._judged(step))
+
+    def _is_of_the_fault(self, detector: Detector) -> bool:
+        scalar, excess = detector.when.scalar, detector.excess
+        largest = self._largest[scalar] = max(excess, self._largest.get(scalar, 0.0))
+        return excess >= _HARM * largest
 
     def _note_value(self, when: Condition) -> None:
         """The first value of a detector."""
@@ -183,7 +191,7 @@ class Watch:
             return
         self._again = found or self._again
         over, again = self._quiet >= QUIET_STEPS, self._again
-        if again is None and self._rest is not None and step >= self._rest.step + QUIET_STEPS:
+        if self._rest is not None and step >= self._rest.step + QUIET_STEPS:
             over, again = True, self._rest
         if again is not None and (over or step == self._settles_until):
             self.alarm = self.alarm or replace(again, step=step, same=over)

@@ -88,6 +88,20 @@ def test_a_fault_that_outlasts_its_rollback_is_undone_once_more_and_costs_one_of
     assert loop.losses[-1] < 2 * loop.losses[34]
 
 
+def test_the_harm_that_the_rest_of_a_fault_did_is_undone_by_the_same_rollback() -> None:
+    loop = Loop(detectors=["loss > 20 x median of 20 for 2 steps", "loss > 4 x median of 20, 4 times in 8 steps"])
+    events: list[steadynorm.RollbackEvent] = []
+    loop.agent.on_rollback(events.append)
+    harmed = {39: 1e4, **dict.fromkeys(range(40, 80), 5.0)}  # 39: one step after the rollback
+    loop.logged = lambda step: 1e4 if 36 <= step < 39 else harmed.get(step, 1.0) if len(events) < 2 else 1.0
+    loop.train(80)
+    assert [(event.from_step, event.to_step) for event in events] == [(38, 30), (45, 30)]
+    assert events[1].reason.startswith("the rest of the same fault (loss 1e+04 ")
+    status = loop.agent._mailbox.recovery
+    assert status is not None
+    assert status.budget_left == 2
+
+
 def test_a_fault_that_stays_takes_an_older_snapshot_a_smaller_rate_and_then_ends() -> None:
     loop = Loop(max_rollbacks=3)
     events: list[steadynorm.RollbackEvent] = []
