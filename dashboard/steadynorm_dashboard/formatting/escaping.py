@@ -14,6 +14,7 @@ _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _REPLACED = re.compile(
     r"(:)(?=[\w+/-]+:)|(:)(?=//)|(\bwww)(?=\.)|(?<=\w)(@)(?=\w)", re.IGNORECASE
 )  # short codes, web and e-mail addresses
+_PLAIN = re.compile(r"(?!.*www\.)[a-z0-9]+(?:[_./-][a-z0-9]+)*", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 
 
@@ -31,6 +32,11 @@ def markdown(text: str, limit: int = 120) -> str:
     # Short codes and addresses are detected after the Markdown was parsed, where a backslash has no effect.
     joined = _REPLACED.sub(lambda found: found[0] + _WORD_JOINER, visible(text, limit))
     return _PUNCTUATION.sub(r"\\\1", joined)
+
+
+def label(text: str, limit: int = 120) -> str:
+    """`text` for a widget's label, which screen readers are told as it is: names that need no backslashes have none."""
+    return text if len(text) <= limit and _PLAIN.fullmatch(text) else markdown(text, limit)
 
 
 def badge(text: str, limit: int = 120) -> str:

@@ -208,7 +208,7 @@ class Fields:
             disabled=self._disabled(name),
             help=self._help(words, name),
         )
-        self._number(name, step, words, slider=slider, off=not on)
+        self._number(name, step, "", slider=slider, off=not on)
 
     def _slider(self, knob: Knob, off: bool) -> None:
         whole = int if knob.kind is KnobKind.INTEGER else float
@@ -250,7 +250,7 @@ class Fields:
             step=step,
             format="%.7g" if isinstance(step, float) else "%d",
             disabled=off or self._disabled(name),
-            help=self._help(words, name),
+            help=self._help(words, name) if words else None,
         )
         if slider is not None:
             self._slider(slider, off)
@@ -258,7 +258,7 @@ class Fields:
 
 
 def _label(name: str) -> str:
-    return escaping.markdown(name) if is_knob(name) else name
+    return escaping.label(name) if is_knob(name) else name
 
 
 def _step(knob: Knob) -> float:

@@ -55,6 +55,13 @@ def test_invisible_characters_become_visible_and_long_words_short() -> None:
     assert escaping.visible("x" * 500, 10) == "x" * 9 + "…"
 
 
+def test_a_label_has_backslashes_only_where_markdown_would_act() -> None:
+    for plain in ("knob.entropy_coef", "knob.data/mix-2.share"):
+        assert escaping.label(plain) == plain
+    for acts in ("knob._x_", "a__b__", "www.example.org", "data/www.x.org", "*a*", "a:red[b]", "x" * 200):
+        assert escaping.label(acts) == escaping.markdown(acts)
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [

@@ -51,7 +51,9 @@ def test_every_setting_of_the_panel_reaches_the_run(
         page.toggle(key=f"{run.run_id}/{name}/on/input/0").set_value(True)
     page.number_input(key=f"{run.run_id}/detail_every/input/0").set_value(2)
     page.slider(key=f"{run.run_id}/knob.batch/slider/input/0").set_value(16)
-    page.number_input(key=f"{run.run_id}/knob.entropy_coef/input/0").set_value(0.2).run()
+    coefficient = page.number_input(key=f"{run.run_id}/knob.entropy_coef/input/0")
+    assert coefficient.label == "knob.entropy_coef"  # which screen readers say
+    coefficient.set_value(0.2).run()
     assert "must be in [0, 0.1]: got 0.2" in "".join(error.value for error in page.error).replace("\\", "")
     assert page.button(key=f"{run.run_id}/apply").disabled
     page.slider(key=f"{run.run_id}/knob.entropy_coef/slider/input/1").set_value(0.02).run()
