@@ -155,7 +155,7 @@ def widgets(answer: FleetResponse) -> Filters:
                 max_selections=MAX_COLUMNS,
                 format_func=lambda name: escaping.visible(name, 60),
                 help="Scalars that the loops log under names of their own.",
-                width=175,
+                width=320,
             )
     return current()
 

@@ -191,9 +191,8 @@ class RunRepository:
         for run in runs:
             if not run.stalled and run.is_stalled(now, self.stalled_after_s):
                 keys, event = RunKeys(run.run_id), stalled_event(run, self.stalled_after_s)
-                await self.redis.script(
-                    "mark_stalled", [keys.run, keys.events], repr(run.last_seen), encode_json(event), MAX_EVENTS
-                )
+                heard = repr(run.last_seen), repr(run.poll_expires_at)
+                await self.redis.script("mark_stalled", [keys.run, keys.events], *heard, encode_json(event), MAX_EVENTS)
                 self.dirty_runs.mark(run.run_id)
 
     async def announce(self, run_id: str) -> None:

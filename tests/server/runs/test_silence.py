@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tests.support.server import sweep
 
+from steadynorm_server.runs.repository import RunRepository
+
 
 async def test_a_silence_is_told_once_whoever_looks_and_ends_with_telemetry(agent: Any, serve: Any, clock: Any) -> None:
     await agent.send([1])
@@ -37,6 +39,23 @@ async def test_servers_that_sweep_at_once_report_a_silence_once(agent: Any, serv
     await agent.send([1])
     clock.now += 60
     await asyncio.gather(*(sweep(client) for client in [agent.client, other] * 10))
+    assert [event["kind"] for event in await agent.events()] == ["stalled"]
+
+
+@pytest.mark.usefixtures("without_sweeper")
+async def test_an_agent_that_asks_while_a_sweep_goes_on_is_not_told_as_silent(
+    agent: Any, repository: RunRepository, clock: Any
+) -> None:
+    await agent.send([1])
+    clock.now += 60
+    read = await repository.list()
+    await agent.client.get(f"{agent.run}/settings", params={"after_revision": 0, "wait": 0.01})
+    await repository.mark_stalled(read)
+    assert await agent.events() == []
+    clock.now += 60
+    await repository.mark_stalled(read)
+    assert await agent.events() == []
+    await repository.mark_stalled(await repository.list())
     assert [event["kind"] for event in await agent.events()] == ["stalled"]
 
 
