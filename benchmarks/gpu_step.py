@@ -169,6 +169,7 @@ def cost(device: torch.device, dtype: torch.dtype, parameters: float, width: int
         parameter.grad = torch.randn_like(parameter)
     size = sum(p.numel() * p.element_size() for p in ours)
     stabilizer, with_torch = that_writes(ours), that_writes(ours, kernels=False)
+    clipping = GradientStabilizer(named(ours), mode="clip", clip_norm=1e-3)
     source = torch.randn(size // 4, dtype=torch.float32, device=device)  # not zeros, which a memory may compress
     target = torch.empty_like(source)
 
@@ -183,6 +184,7 @@ def cost(device: torch.device, dtype: torch.dtype, parameters: float, width: int
         "steadynorm": captured(stabilizer.apply).replay,
         "steadynorm eager": stabilizer.apply,
         "torch's operations": captured(with_torch.apply).replay,
+        "mode=clip": captured(clipping.apply).replay,
     }
     mode = stabilizer.settings.mode
     for wave in WAVES_MIB:
@@ -199,6 +201,7 @@ def cost(device: torch.device, dtype: torch.dtype, parameters: float, width: int
         "ms": times,
         "ratio_to_clip": times["steadynorm"] / times["clip"],
         "ratio_to_clip_eager": times["steadynorm eager"] / times["clip eager"],
+        "ratio_of_mode_clip_to_clip": times["mode=clip"] / times["clip"],
         "copy_gb_per_s": copied / 1e6,
         "of_copy_bandwidth_two_passes": 2 * size / times["steadynorm"] / copied,
         "of_copy_bandwidth_three_passes": 3 * size / times["steadynorm"] / copied,

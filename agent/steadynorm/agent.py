@@ -34,7 +34,8 @@ from steadynorm.self_check import SelfCheck
 from steadynorm.sink_feed import SinkFeed
 from steadynorm.sinks.base import RunInfo
 from steadynorm.skipped_steps import SkippedSteps
-from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.stabilizer.options import stabilizer_settings
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm.transport.factory import build_publisher, build_recovery, build_sinks
 from steadynorm_contract.codec import encodable

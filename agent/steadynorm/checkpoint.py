@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.stabilizer.options import stabilizer_settings
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.settings import Settings, later_settings, merge, without_later
 

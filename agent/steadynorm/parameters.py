@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steadynorm.parameter_names import parameter_names
-from steadynorm.stabilizer.stabilizer import GradientStabilizer, stabilizer_settings
+from steadynorm.stabilizer.options import stabilizer_settings
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.telemetry import MAX_PARAMETERS
 

@@ -18,7 +18,8 @@ from steadynorm.knobs import LiveKnob, turn
 from steadynorm.learning_rates import has_rate, steps_by_rate
 from steadynorm.mailbox import DesiredAtStart, InvalidSettings, Mailbox, SettingsUpdate
 from steadynorm.moments import has_moments
-from steadynorm.stabilizer.stabilizer import STABILIZER_SETTINGS, GradientStabilizer
+from steadynorm.stabilizer.options import STABILIZER_SETTINGS
+from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.knobs import MAX_KNOBS, Knob, is_allowed
 from steadynorm_contract.settings import Mode, Settings, Transfer, by_name, with_knobs
 from steadynorm_contract.telemetry import AgentNote, AppliedReport, Desired, NoteKind, RevisionOutcome

@@ -1,4 +1,4 @@
-"""Accelerate, in two variants: stabilizing without a clip, and observing with one."""
+"""Accelerate, in two variants: stabilizing, and clipping."""
 
 import torch
 from accelerate import Accelerator
@@ -18,21 +18,18 @@ for inputs in loader:
     with accelerator.accumulate(model):
         loss = model(inputs).square().mean()
         accelerator.backward(loss)
-        optimizer.step()  # no accelerator.clip_grad_norm_
+        optimizer.step()
         optimizer.zero_grad()
 # --8<-- [end:stabilize]
 assert agent.step == 4
 agent.close()
-# --8<-- [start:observe]
-agent = steadynorm.attach(model, optimizer, run="gpt-small", mode="observe")
+# --8<-- [start:clip]
+agent = steadynorm.attach(model, optimizer, run="gpt-small", mode="clip", clip_norm=1.0)
 for inputs in loader:
     with accelerator.accumulate(model):
         loss = model(inputs).square().mean()
         accelerator.backward(loss)
-        if accelerator.sync_gradients:
-            agent.before_clip()  # not with mixed_precision="fp16"
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step()  # no accelerator.clip_grad_norm_
         optimizer.zero_grad()
-# --8<-- [end:observe]
+# --8<-- [end:clip]
 agent.close()

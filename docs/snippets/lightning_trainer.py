@@ -1,4 +1,4 @@
-"""Lightning, in two variants: stabilizing without a clip, and observing with one."""
+"""Lightning, in two variants: stabilizing, and clipping."""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -31,8 +31,8 @@ callback = SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470")
 trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback])  # no gradient_clip_val
 trainer.fit(module, data)
 # --8<-- [end:stabilize]
-# --8<-- [start:observe]
-callback = SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470", mode="observe")
-trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], gradient_clip_val=1.0)
+# --8<-- [start:clip]
+callback = SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470", mode="clip", clip_norm=1.0)
+trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback])  # no gradient_clip_val
 trainer.fit(module, data)
-# --8<-- [end:observe]
+# --8<-- [end:clip]

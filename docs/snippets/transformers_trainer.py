@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer, in two variants: stabilizing without a clip, and observing with one."""
+"""Hugging Face's Trainer, in two variants: stabilizing, and clipping."""
 
 import torch
 from torch.utils.data import Dataset
@@ -28,9 +28,9 @@ trainer = Trainer(model=model, args=arguments, train_dataset=data)
 SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470").add_to(trainer)
 trainer.train()
 # --8<-- [end:stabilize]
-# --8<-- [start:observe]
-arguments = TrainingArguments("out", max_grad_norm=1.0, logging_steps=1, report_to=[])
+# --8<-- [start:clip]
+arguments = TrainingArguments("out", max_grad_norm=0, logging_steps=1, report_to=[])
 trainer = Trainer(model=model, args=arguments, train_dataset=data)
-SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470", mode="observe").add_to(trainer)
+SteadyNormCallback(run="gpt-small", server="http://127.0.0.1:8470", mode="clip", clip_norm=1.0).add_to(trainer)
 trainer.train()
-# --8<-- [end:observe]
+# --8<-- [end:clip]

@@ -28,9 +28,6 @@ from steadynorm.stabilizer.summary import clean_rows, stabilized_norms
 from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.settings import Mode, Settings, Transfer, merge
 
-STABILIZER_SETTINGS = ("mode", "gamma1", "gamma2", "eps", "spike_limit", "spike_fade", "transfer", "clip_norm")
-"""The settings that a stabilizer uses, by name."""
-
 
 class GradientStabilizer:
     """Replaces each gradient's magnitude by a statistically stabilized one and keeps its direction.
@@ -196,7 +193,9 @@ class GradientStabilizer:
         self._usual = self._settings if mode is previous and mode in (Mode.OBSERVE, Mode.STABILIZE) else None
         if mode is Mode.CLIP:
             return self._apply_clip(previous, self._to_device(grad_scale), self._to_device(found_inf))
-        if mode is Mode.STABILIZE and previous is Mode.CLIP and not plain:
+        if previous is Mode.CLIP and self._kernels is not None:
+            self._statistics.settings.usual_clip.fill_(self.clip.usual(self.device))
+        elif previous is Mode.CLIP and mode is Mode.STABILIZE and not plain:
             self._statistics.gain.mul_(self.clip.usual(self.device))
         self._scaling = mode is Mode.STABILIZE or (not plain and (self._gains_changed or previous is Mode.STABILIZE))
         if single is not None and mode is not Mode.OFF and single.step(self._settings, previous, self._scaling):
@@ -234,10 +233,17 @@ class GradientStabilizer:
 
     @torch.no_grad()
     def _apply_clip(self, previous: Mode, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        """All tensors are measured before any is scaled. With torch's operations: the kernels do not clip."""
-        self._scaling, everything, found = True, self._statistics, []
+        """All tensors are measured before any is scaled."""
+        self._scaling, everything, live, found = True, self._statistics, self._statistics.settings, []
         self._captures.keep(self._memory())
         self.clip.begin(self, grad_scale)
+        if self._kernels is not None:
+            live.usual_clip.fill_(self.clip.usual(self.device))
+            self._kernels.step(
+                Mode.CLIP, True, grad_scale, found_inf, lambda norms: self.clip.factor(self, norms, live)
+            )
+            self._finish_step(Mode.CLIP)
+            return
         for gradients, statistics in self._groups:
             found.append(gradients.measure(out=statistics.raw_norm))
             statistics.unscale(grad_scale, found_inf)
@@ -246,7 +252,7 @@ class GradientStabilizer:
         everything.transfer_scale(Mode.CLIP, previous, plain=plain)
         if previous is Mode.STABILIZE and not plain:
             everything.gain.div_(self.clip.usual(self.device))
-        factor = self.clip.factor(self, everything.raw_norm, self._settings.clip_norm)
+        factor = self.clip.factor(self, everything.raw_norm, live)
         torch.mul(everything.gain, factor, out=everything.scale)
         self._finish_step(Mode.CLIP)
         if self.device.type == "cpu" and not self._gains_changed:
@@ -258,8 +264,6 @@ class GradientStabilizer:
                 if grad_scale is not None:
                     gradients.saturate(present)
         everything.write_rows(out=self.rows)
-        if self._kernels is not None:
-            self._kernels.mode = Mode.CLIP
 
     @torch.no_grad()
     def total_norm(self, grad_scale: Tensor | None = None) -> Tensor:
@@ -270,7 +274,8 @@ class GradientStabilizer:
 
     def _memory(self) -> Iterator[object]:
         """What a captured step points into."""
-        yield from (self._statistics, self.rows, *(each.shards.memory for each, _ in self._groups if each.shards))
+        yield from (self._statistics, self.rows, self.clip.memory)
+        yield from (gradients.shards.memory for gradients, _ in self._groups if gradients.shards)
         if self._kernels is not None:
             yield self._kernels.memory
 
@@ -392,8 +397,3 @@ class GradientStabilizer:
         self.clip.load(state.get("clip") or {})
         if self._kernels is not None:
             self._kernels.mode = self._previous_mode
-
-
-def stabilizer_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that a GradientStabilizer uses, as its keyword arguments."""
-    return {name: getattr(settings, name) for name in STABILIZER_SETTINGS}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steadynorm_contract.clipping import AUTO
 from steadynorm_contract.rule import BASELINE_DECAY, BASELINE_LIMIT, BASELINE_WEIGHT, SPIKE_RATIO
 from steadynorm_contract.settings import Mode, Settings, Transfer
 
@@ -64,16 +65,19 @@ class DeviceSettings:
     """Live settings as tensors on the device, filled in place: a change allocates nothing there."""
 
     def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(21, dtype=torch.float32, device=device)
+        self.values = torch.zeros(24, dtype=torch.float32, device=device)
         self.decays = self.values[:7].view(_SUMS, 1)  # of the sums, in their order
         self.sample_weights = self.values[7:14].view(_SUMS, 1)  # 1 - each of these
         self.spike_limit, self.eps = self.values[14:16]
         self.values[18] = 1.0  # [16:20] are for the kernels: mode, transfer, loss scale, whether the step is skipped
         self.fade_limit = self.values[20]  # spike_limit; infinite where nothing fades
+        self.clip_factor, self.usual_clip, self.clip_norm = self.values[21:]  # the newest, see `total_clip`; clip_norm
+        self.values[21:23] = 1.0
         self.largest = torch.tensor(_SQUARABLE, dtype=torch.float32, device=device)
         self.unknown = torch.tensor(torch.inf, dtype=torch.float32, device=device)  # in place of a young baseline
         self.limited = False  # whether there is a spike_limit
         self.fading = False  # and whether steps above it fade, which they do in stabilize
+        self.clips_by_recent = False  # whether clip_norm is AUTO
 
     def fill(self, settings: Settings) -> None:
         """Copy new settings to the device."""
@@ -88,6 +92,9 @@ class DeviceSettings:
         self.limited = settings.spike_limit is not None
         self.fading = self.limited and settings.spike_fade and settings.mode is Mode.STABILIZE
         self.fade_limit.fill_((self.fading and settings.spike_limit) or torch.inf)
+        self.clip_factor.fill_(1.0)
+        self.clips_by_recent = settings.clip_norm == AUTO
+        self.clip_norm.fill_(torch.inf if isinstance(settings.clip_norm, str) else settings.clip_norm)
 
 
 class Statistics:

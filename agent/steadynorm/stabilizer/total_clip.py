@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steadynorm_contract.clipping import ALPHA, AUTO, CLIP_EPS, USUAL_DECAY, WARM_UP, Z
+from steadynorm.stabilizer.statistics import DeviceSettings
+from steadynorm_contract.clipping import ALPHA, CLIP_EPS, USUAL_DECAY, WARM_UP, Z
 
 _NOTHING = -1.0  # in place of the newest norm
 
@@ -36,8 +37,15 @@ class TotalClip:
         self._members = members
         self._stepped: set[int] = set()  # in this round
         self._norms: dict[int, Tensor] = {}  # by member: its total norm before the clip
-        self._recent: Tensor | None = None  # float64 [4]: mean, variance, steps, and the newest norm, not yet added
-        self._usual: Tensor | None = None  # decayed mean of the factor, 0-dim
+        self._automatic = False  # whether the last step was limited by recent norms
+        # What is there of: recent, float64 [4]: mean, variance, steps, and the newest norm, not yet added; usual,
+        # float64, 0-dim: decayed mean of the factor.
+        self._state: dict[str, Tensor] = {}
+
+    @property
+    def memory(self) -> object:
+        """What a captured step writes to, from now on."""
+        return self._state
 
     def begin(self, member: Member, grad_scale: Tensor | None) -> None:
         """Call before `member` measures its own gradients. Collective where others' parameters are sharded."""
@@ -45,7 +53,8 @@ class TotalClip:
             self._stepped.add(id(member))
             return
         self._stepped, self._norms, failed = {id(member)}, {}, None
-        self._add_newest()
+        if self._automatic:
+            self._add_newest(self._state["recent"])
         for other in self._members:
             if other is not member:
                 try:
@@ -55,7 +64,7 @@ class TotalClip:
         if failed is not None:
             raise failed
 
-    def factor(self, member: Member, raw_norms: Tensor, clip_norm: float | str) -> Tensor:
+    def factor(self, member: Member, raw_norms: Tensor, settings: DeviceSettings) -> Tensor:
         """Factor on the gradients of `member`, float32, 0-dim; 0 where the total norm is not finite.
 
         raw_norms: of its tensors, float32 [P], negative where none was measured.
@@ -64,27 +73,31 @@ class TotalClip:
         self._norms[id(member)] = torch.linalg.vector_norm(raw_norms.clamp_min(0.0))
         norms = [norm.to(device, non_blocking=True) for norm in self._norms.values()]
         total = (norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))).double()
-        if clip_norm == AUTO:
-            factor = self._recent_limit(total) / (total + CLIP_EPS)
+        if settings.clips_by_recent:
+            limit = self._recent_limit(total)
         else:
-            self._recent = None
-            factor = float(clip_norm) / (total + CLIP_EPS)
-        factor = torch.where(total.isfinite(), factor.clamp_max(1.0), 0.0)
-        if self._usual is None:
-            self._usual = torch.where(factor > 0, factor, 1.0)
+            self._automatic = False
+            limit = settings.clip_norm.to(device, non_blocking=True)
+        factor = torch.where(total.isfinite(), (limit / (total + CLIP_EPS)).clamp_max(1.0), 0.0)
+        usual = self._state.get("usual")
+        if usual is None:
+            self._state["usual"] = torch.where(factor > 0, factor, 1.0)
         else:
-            self._usual.lerp_(torch.where(factor > 0, factor, self._usual), 1 - USUAL_DECAY)
+            usual.lerp_(torch.where(factor > 0, factor, usual), 1 - USUAL_DECAY)
         return factor.to(member.device, torch.float32, non_blocking=True)
 
     def usual(self, device: torch.device) -> Tensor | float:
         """What the clip usually multiplies gradients by, for a bumpless change between it and `stabilize`."""
-        return 1.0 if self._usual is None else self._usual.to(device, torch.float32, non_blocking=True)
+        usual = self._state.get("usual")
+        return 1.0 if usual is None else usual.to(device, torch.float32, non_blocking=True)
 
     def _recent_limit(self, total: Tensor) -> Tensor:
         """As `RecentNorms.limit`."""
-        if self._recent is None:
-            self._recent = torch.tensor([0.0, 0.0, 0.0, _NOTHING], dtype=torch.float64, device="cpu").to(total.device)
-        mean, variance, steps, newest = self._recent
+        if not self._automatic:
+            recent = self._state.setdefault("recent", torch.zeros(4, dtype=torch.float64, device=total.device))
+            recent.zero_()[3].fill_(_NOTHING)
+            self._automatic = True
+        mean, variance, steps, newest = self._state["recent"]
         deviation = variance.sqrt()
         z = (total - mean) / (deviation + CLIP_EPS)
         limited = (steps >= WARM_UP) & (z > Z) & z.isfinite()
@@ -92,29 +105,30 @@ class TotalClip:
         newest.copy_(torch.where(total.isfinite(), torch.minimum(total, limit), _NOTHING))
         return limit
 
-    def _add_newest(self) -> None:
+    def _add_newest(self, recent: Tensor) -> None:
         """As `RecentNorms.add`, at the beginning of the next round: until then the total may still change."""
-        if self._recent is None:
-            return
-        mean, variance, steps, newest = self._recent
+        mean, variance, steps, newest = recent
         off, count = newest - mean, steps + 1
         first = mean + off / count
         begun = torch.stack([first, (steps * variance + off * (newest - first)) / count, count])
         later = torch.stack([ALPHA * mean + (1 - ALPHA) * newest, ALPHA * variance + (1 - ALPHA) * off * off, steps])
         new = torch.where(steps < WARM_UP, begun, later)
-        self._recent[:3] = torch.where(newest >= 0, new, self._recent[:3])
+        recent[:3] = torch.where(newest >= 0, new, recent[:3])
         newest.fill_(_NOTHING)
 
     def save(self) -> dict[str, list[float] | float]:
         """For a checkpoint: what there is. Waits for the device."""
-        known = {"recent": self._recent, "usual": self._usual}
-        return {name: value.tolist() for name, value in known.items() if value is not None}
+        return {name: value.tolist() for name, value in self._state.items() if self._automatic or name != "recent"}
 
     def load(self, saved: Mapping[str, list[float] | float]) -> None:
         """Restore what `save` returned."""
-        made = {
-            name: torch.tensor(value, dtype=torch.float64, device="cpu").to(self._members[0].device)
-            for name, value in saved.items()
-        }
-        self._recent, self._usual = made.get("recent"), made.get("usual")
+        made = {name: torch.tensor(value, dtype=torch.float64, device="cpu") for name, value in saved.items()}
+        for name, value in made.items():
+            if name in self._state:  # a captured step may write to it
+                self._state[name].copy_(value)
+            else:
+                self._state[name] = value.to(self._members[0].device)
+        if "usual" not in saved:
+            self._state.pop("usual", None)
+        self._automatic = "recent" in saved
         self._stepped, self._norms = set(), {}

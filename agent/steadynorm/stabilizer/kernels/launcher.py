@@ -1,12 +1,12 @@
 """Launches the kernels for many tensors at once: the tables on the device, and the launches of a step.
 
-A step is the plan's launches. Where tensors are sharded it has two parts, measuring and scaling, and between them ranks
-add up what they measured.
+A step is the plan's launches. In mode `clip` and where tensors are sharded it has two parts, measuring and scaling, and
+between them ranks add up what they measured, and the clip's factor is decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 
 import torch
@@ -17,7 +17,7 @@ from steadynorm.stabilizer.gradients import Gradients, Present
 from steadynorm.stabilizer.kernels.addresses import Addresses
 from steadynorm.stabilizer.kernels.plan import BLOCK, WAVE_BYTES, Launch, Plan
 from steadynorm.stabilizer.kernels.triton import BEFORE_ROWS, OPTIONS, TABLES, norms_kernel, step_kernel
-from steadynorm.stabilizer.statistics import MODE_CODES, Statistics
+from steadynorm.stabilizer.statistics import MODE_CODES, NOT_MEASURED, Statistics
 from steadynorm_contract.settings import Mode
 
 _ELEMENTS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -53,7 +53,7 @@ class MultiTensor:
         self._addresses = Addresses(sizes, taken, device)
         places = [dtypes.index(dtype) if dtype is not None else 0 for dtype in taken]
         itemsizes = [dtype.itemsize for dtype in dtypes]
-        self.plan = plan = Plan(sizes, places, itemsizes, wave_bytes if shards is None else None)
+        self.plan = plan = Plan(sizes, places, itemsizes, wave_bytes)
         self._elements = [_ELEMENTS[dtype] for dtype in dtypes]
 
         count = len(parts)
@@ -103,33 +103,55 @@ class MultiTensor:
     def mode(self, mode: Mode) -> None:
         self._modes.fill_(float(MODE_CODES[mode]))
 
-    def step(self, mode: Mode, scaling: bool, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+    def step(
+        self,
+        mode: Mode,
+        scaling: bool,
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+        clip: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Measure, decide, scale, and write `rows`. See `GradientStabilizer.apply` for grad_scale and found_inf.
 
         The kernel reads the settings from `statistics.settings`; mode and scaling are for the gradients that torch
-        scales, since the kernel does not support them.
+        scales, since the kernel does not support them. clip: in mode `clip`, makes of the true norms, float32 [P] and
+        negative where none was measured, the factor on all gradients, float32, 0-dim.
         """
         self._copy_loss_scale(grad_scale, found_inf)
-        if self._gradients.shards is not None:
-            others = self._step_shards(mode)
-        else:
+        if clip is None and self._gradients.shards is None:
             addresses, elsewhere = self._addresses.collect(self._gradients.all())
             others = self._measure_others(elsewhere, mode)
             self._launch(addresses, self.plan.launches)
+        else:
+            addresses, others = self._measure_all(mode)
+            if clip is not None:
+                self._statistics.settings.clip_factor.copy_(clip(self._true_norms(grad_scale, found_inf)))
+            self._launch(addresses, self.plan.scaling, norms_given=True)
         if scaling and others[0]:
-            stabilizing = mode is Mode.STABILIZE
-            self._gradients.scale(others, self._statistics.scale, self._statistics.finite if stabilizing else None)
+            self._gradients.scale(others, self._statistics.scale, self._kept(mode))
             if grad_scale is not None:
                 self._gradients.saturate(others)
 
-    def _step_shards(self, mode: Mode) -> Present:
+    def _kept(self, mode: Mode) -> Tensor | None:
+        """bool [P], false where a gradient becomes zero; None where none does."""
+        if mode is Mode.CLIP:
+            kept: Tensor = (self._statistics.settings.clip_factor > 0).expand(len(self._norms))
+            return kept
+        return self._statistics.finite if mode is Mode.STABILIZE else None
+
+    def _true_norms(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> Tensor:
+        norms = self._norms if grad_scale is None else self._norms / grad_scale.view(())
+        return norms if found_inf is None else norms.masked_fill(found_inf.view(()) > 0, NOT_MEASURED)
+
+    def _measure_all(self, mode: Mode) -> tuple[Tensor, Present]:
+        """The table of addresses, and the gradients that the kernel does not read. Norms of all are in `norms`."""
         addresses, others = self._addresses.table, NONE
 
         def measure_here(norms: Tensor) -> Present:
             nonlocal addresses, others
             addresses, elsewhere = self._addresses.collect(self._gradients.all())
             others = self._measure_others(elsewhere, mode)
-            self._launch(addresses, [each for each in self.plan.launches if each.measures])
+            self._launch(addresses, self.plan.measuring)
             with self._on_device():
                 norms_kernel[(len(norms),)](addresses, self._tables)
             return others
@@ -139,8 +161,7 @@ class MultiTensor:
             measure_here(self._norms)  # nothing is measured, but the state is copied
         else:
             self._gradients.measure(self._norms, measure_here)
-        self._launch(addresses, [each for each in self.plan.launches if not each.measures], norms_given=True)
-        return others
+        return addresses, others
 
     def _measure_others(self, elsewhere: list[int], mode: Mode) -> Present:
         """Those that the kernel does not read, in `norms`."""

@@ -1,8 +1,8 @@
 """Which parts of which gradients a launch measures and scales. Decides nothing but the order, and imports no Triton.
 
 A tensor is split into chunks, one a program. Each dtype's tensors are measured and scaled in waves, small tensors
-first: one launch scales a wave while it measures the next, so that a gradient is scaled out of L2. See
-docs/decisions/0004.
+first: one launch scales a wave while it measures the next, so that a gradient is scaled out of L2. Or all are measured
+before any is scaled. See docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -33,11 +33,6 @@ class Launch:
     measure_stop: int
 
     @property
-    def measures(self) -> bool:
-        """Whether it measures anything."""
-        return self.measure_stop > self.measure_first
-
-    @property
     def programs(self) -> int:
         """One for each chunk."""
         return self.scale_stop - self.scale_first + self.measure_stop - self.measure_first
@@ -48,6 +43,7 @@ class Plan:
     """Chunks and launches of P tensors. sizes: elements of each; dtypes: its index among those that launches are for.
 
     itemsizes: bytes an element, by dtype. wave_bytes: None for two launches a dtype however large its tensors are.
+    launches: those of a step in waves. measuring, scaling: those of a step that measures everything first.
     """
 
     sizes: list[int]
@@ -59,6 +55,8 @@ class Plan:
     first_chunks: list[int] = field(init=False)  # [P]
     columns: list[int] = field(init=False)  # [chunks]: whose it is
     launches: list[Launch] = field(init=False)
+    measuring: list[Launch] = field(init=False)
+    scaling: list[Launch] = field(init=False)
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the class is frozen for others
@@ -71,17 +69,22 @@ class Plan:
         first = dict(zip(order, starts, strict=False))
         put(self, "first_chunks", [first[column] for column in range(len(order))])
         put(self, "columns", [column for column in order for _ in range(self.chunk_counts[column])])
-        launches: list[Launch] = []
+        waves: list[Launch] = []
+        whole: list[Launch] = []
         for dtype in sorted(set(self.dtypes)):
-            launches += self._launches(dtype, [column for column in order if self.dtypes[column] == dtype])
-        put(self, "launches", launches)
+            of_dtype = [column for column in order if self.dtypes[column] == dtype]
+            waves += self._launches(dtype, of_dtype, self.wave_bytes)
+            whole += self._launches(dtype, of_dtype, None)
+        put(self, "launches", waves)
+        put(self, "measuring", whole[::2])
+        put(self, "scaling", whole[1::2])
 
-    def _launches(self, dtype: int, order: list[int]) -> list[Launch]:
+    def _launches(self, dtype: int, order: list[int], wave_bytes: int | None) -> list[Launch]:
         """One more than there are waves. A wave holds one tensor at least."""
         bounds, filled = [self.first_chunks[order[0]]], 0
         for column in order:
             size = self.sizes[column] * self.itemsizes[dtype]
-            if self.wave_bytes is not None and filled and filled + size > self.wave_bytes:
+            if wave_bytes is not None and filled and filled + size > wave_bytes:
                 bounds.append(self.first_chunks[column])
                 filled = 0
             filled += size

@@ -13,8 +13,9 @@ gradients of one wave are scaled out of L2 while the next wave is measured:
 
 What was measured last is scaled first, down to the blocks of a chunk: it is the most likely to be in L2.
 
-Between measuring and scaling, ranks that hold shards of a tensor add up what they measured. Then `norms_kernel` writes
-each local norm, and the scaling programs read the norm of the whole.
+In mode `clip` and for sharded tensors all is measured before anything is scaled. Then `norms_kernel` writes each norm,
+ranks that hold shards of a tensor add up what they measured, `total_clip` takes the factor from the norms, and the
+scaling programs read the norm of the whole.
 
 Everything that can change (addresses, settings, the mode of the previous step) is read from device memory: a captured
 CUDA graph follows settings, and a change of them compiles nothing.
@@ -66,6 +67,7 @@ _SLOTS: tl.constexpr = tl.constexpr(MOST_CHUNKS)  # partial sums that are added 
 _HEAD: tl.constexpr = tl.constexpr(8)  # at least the elements before an address of 16 bytes
 _OFF: tl.constexpr = tl.constexpr(0)  # MODE_CODES of `statistics`
 _STABILIZE: tl.constexpr = tl.constexpr(2)
+_CLIP: tl.constexpr = tl.constexpr(3)
 _SQUARABLE: tl.constexpr = tl.constexpr(1.8e19)  # as in `statistics`
 _LARGEST: tl.constexpr = tl.constexpr(3.4e38)
 _LARGEST_HALF: tl.constexpr = tl.constexpr(65504.0)
@@ -185,10 +187,13 @@ def _decide(norm, failed, writes, column, before, floats, finite_flags, modes, r
 
     # Bumpless transfer.
     stabilizing, stabilized = mode == _STABILIZE, previous == _STABILIZE
+    clipping, usual_clip = mode == _CLIP, tl.load(values + 22)
     usable = (rms > 0) & (rms <= _LARGEST)
     entering, leaving = stabilizing & (stabilized == 0), (stabilizing == 0) & stabilized
+    gain = tl.where(entering & (previous == _CLIP), gain * usual_clip, gain)
     entry_unit = tl.where(usable, gain * rms, gain)
     exit_gain = tl.where(usable, tl.div_rn(unit, rms), gain)
+    exit_gain = tl.where(clipping, tl.div_rn(exit_gain, usual_clip), exit_gain)
     unit = tl.where(plain, 1.0, tl.where(entering, entry_unit, unit))
     gain = tl.where(plain, 1.0, tl.where(leaving, exit_gain, gain))
 
@@ -197,7 +202,8 @@ def _decide(norm, failed, writes, column, before, floats, finite_flags, modes, r
     fade = tl.where(fade_limit <= _LARGEST, fade * fade, 1.0)
     chosen = tl.where(valid, tl.div_rn(unit * target, norm) * fade, tl.where(finite, 1.0, 0.0))
     passing = tl.where(usable & (plain == 0), tl.div_rn(unit, rms), gain)
-    scale = tl.where(stabilizing, tl.where(failed, passing, chosen), gain)
+    factor = tl.where(clipping, tl.load(values + 21), 1.0)
+    scale = tl.where(stabilizing, tl.where(failed, passing, chosen), gain * factor)
     if writes:
         state = floats + column
         tl.store(state, norm_sum)
@@ -230,7 +236,7 @@ def _decide(norm, failed, writes, column, before, floats, finite_flags, modes, r
         tl.store(row + 5, target)
         tl.store(row + 6, calm_share)
         tl.store(row + 7, fade)
-    return scale, stabilizing & (finite == 0)
+    return scale, (stabilizing & (finite == 0)) | (factor == 0)
 
 
 @triton.jit

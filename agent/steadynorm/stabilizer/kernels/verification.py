@@ -1,4 +1,4 @@
-"""Compares the kernels with `reference.py` on the device where they are to run: a few small tensors, ten steps."""
+"""Compares the kernels with `reference.py` on the device where they are to run: a few small tensors, twelve steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from steadynorm.stabilizer.kernels.launcher import MultiTensor
 from steadynorm.stabilizer.kernels.plan import BLOCK, SHORTEST_CHUNK
 from steadynorm.stabilizer.reference import ReferenceStabilizer
 from steadynorm.stabilizer.statistics import RING_COLUMNS, Statistics
-from steadynorm_contract.settings import Settings
+from steadynorm.stabilizer.total_clip import TotalClip
+from steadynorm_contract.settings import Mode, Settings
 
 TOLERANCE = 1e-5
 SIZES = (1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * SHORTEST_CHUNK + BLOCK + 3)
@@ -19,13 +20,27 @@ WAVE_BYTES = 4 * SHORTEST_CHUNK  # small: the steps have several waves
 CHANGES: dict[int, dict[str, object]] = {
     2: {"gamma2": 0.9, "spike_limit": 3.0, "spike_fade": True},
     4: {"mode": "observe"},
-    5: {"mode": "stabilize"},
-    7: {"mode": "off", "eps": 1e-3},
-    8: {"mode": "stabilize", "transfer": "plain"},
-    9: {"spike_limit": None},
+    5: {"mode": "clip", "clip_norm": 0.5},
+    6: {"mode": "stabilize"},
+    7: {"mode": "clip"},
+    8: {"mode": "off", "eps": 1e-3},
+    9: {"mode": "stabilize", "transfer": "plain"},
+    10: {"mode": "clip", "spike_limit": None},
+    11: {"mode": "stabilize"},
 }
 """By step: each setting and each mode."""
-STEPS = 10
+STEPS = 12
+CALM = (5, 7)  # no gradient that is not finite: the total norm is one, too
+
+
+class _Member:
+    """The only one of its clip."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def total_norm(self, grad_scale: Tensor | None) -> Tensor:
+        raise NotImplementedError
 
 
 @torch.no_grad()
@@ -39,15 +54,21 @@ def differences(device: torch.device) -> list[str]:
     statistics = Statistics.allocate(len(parameters), device)
     rows = torch.zeros(len(parameters), len(RING_COLUMNS), dtype=torch.float32, device=device)
     kernels = MultiTensor(parameters, statistics, rows, settings.mode, WAVE_BYTES)
+    clip = TotalClip([member := _Member(device)])
+    live = statistics.settings
     found: list[str] = []
     for step in range(STEPS):
         reference.configure(**CHANGES.get(step, {}))
-        statistics.settings.fill(reference.settings)
+        live.fill(reference.settings)
+        live.usual_clip.fill_(clip.usual(device))
         raw = [_gradient(parameter, step, index) for index, parameter in enumerate(parameters)]
         for gradient, ours, theirs in zip(raw, parameters, models, strict=True):
             theirs.grad = None if gradient is None else gradient.clone()
             ours.grad = None if gradient is None else _elsewhere_in_memory(gradient, step)
-        kernels.step(reference.settings.mode, True, None, None)
+        mode = reference.settings.mode
+        clip.begin(member, None)
+        factor = (lambda norms: clip.factor(member, norms, live)) if mode is Mode.CLIP else None
+        kernels.step(mode, True, None, None, factor)
         reference.apply()
         scales = rows[:, RING_COLUMNS.index("scale")].tolist()
         for index, (ours, gradient) in enumerate(zip(parameters, raw, strict=True)):
@@ -67,8 +88,8 @@ def _gradient(like: Tensor, step: int, index: int) -> Tensor | None:
         return None
     generator = torch.Generator(device="cpu").manual_seed(100 * step + index)
     values = torch.randn(like.shape, generator=generator, dtype=torch.float32, device="cpu")
-    values *= 50.0 if (step, index % 2) in ((3, 0), (8, 1)) else 0.1
-    if (step + index) % 5 == 4:
+    values *= 50.0 if (step, index % 2) in ((3, 0), (9, 1)) else 0.1
+    if (step + index) % 5 == 4 and step not in CALM:
         values[step * 31 % len(values)] = (math.nan, math.inf)[step % 2]
     return values.to(like)
 

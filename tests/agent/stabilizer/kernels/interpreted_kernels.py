@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
+from steadynorm.stabilizer.gradients import Gradients
 from steadynorm.stabilizer.kernels import verification
 from steadynorm.stabilizer.kernels.addresses import Addresses
 from steadynorm.stabilizer.kernels.plan import BLOCK
@@ -84,6 +85,7 @@ changes = st.fixed_dictionaries(
         "spike_limit": st.sampled_from([None, 1.5, 10.0]),
         "spike_fade": st.booleans(),
         "transfer": st.sampled_from(["bumpless", "plain"]),
+        "clip_norm": st.sampled_from([0.5, 3.0, "auto"]),
     },
 )
 sizes = st.one_of(st.floats(0.1, 10.0), st.sampled_from([None, 0.0, math.nan, -math.inf, 1e-6, 1e6]))
@@ -115,6 +117,25 @@ def test_the_kernels_agree_with_the_reference_over_random_histories(
                 torch.testing.assert_close(our.grad, their.grad, rtol=1e-5, atol=0.0, equal_nan=True)
 
 
+def test_a_clip_by_the_kernels_is_torchs_to_1e_6_with_the_norms_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (BLOCK + 7,), ())] for _ in range(2))
+    stabilizer = with_kernels(ours, mode="clip", clip_norm=1.0)
+    for by_torch in ("scale", "measure_some", "_measure_here"):
+        monkeypatch.delattr(Gradients, by_torch)
+    for step, size in enumerate((1e-4, 1.0, 1e6, 3e-3, math.inf)):
+        for our, their in zip(ours, theirs, strict=True):
+            their.grad = torch.randn(their.shape, generator=torch.Generator().manual_seed(step)) * size
+            our.grad = their.grad.clone()
+        norms = [float(torch.linalg.vector_norm(their.grad)) for their in theirs]
+        stabilizer.apply()
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        found = [each["raw_norm"] for each in stabilizer.statistics().values()]
+        assert found == pytest.approx(norms, rel=1e-5), "those before the clip"
+        for our, their in zip(ours, theirs, strict=True):
+            expected = torch.zeros_like(their) if size == math.inf else their.grad
+            torch.testing.assert_close(our.grad, expected, rtol=1e-6, atol=0.0)
+
+
 def awkward_parameters() -> list[torch.nn.Parameter]:
     shapes_and_dtypes = [
         ((6, 5), torch.float32),
@@ -143,7 +164,7 @@ def set_awkward_gradients(parameters: list[torch.nn.Parameter], seed: int) -> No
     parameters[5].grad = torch.zeros(0)
 
 
-@pytest.mark.parametrize("mode", ["observe", "stabilize"])
+@pytest.mark.parametrize("mode", ["observe", "clip", "stabilize"])
 def test_gradients_that_the_kernel_cannot_take_are_left_to_torch(mode: str) -> None:
     ours, theirs = awkward_parameters(), awkward_parameters()
     fast, slow = with_kernels(ours, mode=mode), with_torch(theirs, mode=mode)
@@ -227,6 +248,30 @@ def test_a_recorded_step_follows_settings_that_the_host_does_not_know_of() -> No
         assert recorded.state_dict()["mode"] == mode
 
 
+def test_a_recorded_clip_follows_its_limit_and_a_change_of_mode() -> None:
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(9)) for _ in range(3)] for _ in range(2))
+    recorded = with_kernels(ours, mode="clip", transfer="plain")
+    reference = ReferenceStabilizer(named(theirs), recorded.settings)
+    changed: list[dict[str, Any]] = [
+        {},
+        {"clip_norm": 0.25},
+        {"mode": "observe"},
+        {"mode": "stabilize"},
+        {"mode": "clip"},
+    ]
+    for step, change in enumerate(changed):
+        recorded.configure(**change)
+        reference.configure(**change)
+        for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+            their.grad = torch.randn(9, generator=torch.Generator().manual_seed(step + index))
+            our.grad = their.grad.clone()
+        recorded._apply_clip(Mode.CLIP, None, None)  # its launches, in whatever mode
+        reference.apply()
+        for our, their in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(our.grad, their.grad, rtol=1e-5, atol=0.0)
+        assert recorded.state_dict()["mode"] == reference.settings.mode
+
+
 def test_the_two_paths_take_over_from_each_other_by_a_state_dict() -> None:
     ours, theirs = ([torch.nn.Parameter(torch.zeros(9))] for _ in range(2))
     stabilizer, reference = (
@@ -248,9 +293,12 @@ def test_the_two_paths_take_over_from_each_other_by_a_state_dict() -> None:
         torch.testing.assert_close(ours[0].grad, theirs[0].grad, rtol=1e-5, atol=0.0)
 
 
-def test_loss_scaling_is_taken_out_of_the_norms_and_skipped_steps_count_for_nothing() -> None:
+@pytest.mark.parametrize("mode", ["stabilize", "clip"])
+def test_loss_scaling_is_taken_out_of_the_norms_and_skipped_steps_count_for_nothing(mode: str) -> None:
     ours, theirs = ([torch.nn.Parameter(torch.zeros(9, dtype=torch.float16))] for _ in range(2))
-    fast, slow = with_kernels(ours), with_torch(theirs)
+    fast, slow = (
+        make(given, mode=mode, clip_norm=1e-3) for make, given in ((with_kernels, ours), (with_torch, theirs))
+    )
     steps = [(65536.0, 0.0, 1.0), (65536.0, 1.0, math.inf), (512.0, 0.0, 1.0), (None, None, 1.0), (512.0, None, 1.0)]
     for number, (scale, found, size) in enumerate(steps):
         theirs[0].grad = torch.full((9,), size, dtype=torch.float16)
@@ -297,7 +345,7 @@ def test_local_shards_are_measured_and_scaled_by_the_norm_of_the_whole(mesh: Dev
     ours, theirs = parameters(), parameters()
     fast, slow = with_kernels(ours), with_torch(theirs)
     # In steps 5 and 6 another rank could not measure. The last step is under loss scaling.
-    modes = ["stabilize", "stabilize", "observe", "off", "stabilize", "stabilize", "stabilize", "stabilize"]
+    modes = ["stabilize", "clip", "observe", "off", "stabilize", "stabilize", "clip", "stabilize"]
     for step, mode in enumerate(modes):
         for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
             if (step, index) == (2, 0):

@@ -13,18 +13,21 @@ def test_a_chunk_is_measured_once_and_scaled_once_after_all_of_its_tensor(wave_b
     dtypes = [0, 1] * 5
     plan = Plan(sizes, dtypes, [4, 2], wave_bytes)
     assert len(plan.columns) == sum(plan.chunk_counts)
-    measured: list[int] = []
-    scaled: list[int] = []
-    for launch in plan.launches:
-        for chunk in range(launch.scale_first, launch.scale_stop):
-            first = plan.first_chunks[plan.columns[chunk]]
-            assert set(range(first, first + plan.chunk_counts[plan.columns[chunk]])) <= set(measured)
-            assert dtypes[plan.columns[chunk]] == launch.dtype
-            scaled.append(chunk)
-        measured += range(launch.measure_first, launch.measure_stop)
-    assert sorted(measured) == sorted(scaled) == list(range(len(plan.columns)))
+    for launches in (plan.launches, [*plan.measuring, *plan.scaling]):
+        measured: list[int] = []
+        scaled: list[int] = []
+        for launch in launches:
+            for chunk in range(launch.scale_first, launch.scale_stop):
+                first = plan.first_chunks[plan.columns[chunk]]
+                assert set(range(first, first + plan.chunk_counts[plan.columns[chunk]])) <= set(measured)
+                assert dtypes[plan.columns[chunk]] == launch.dtype
+                scaled.append(chunk)
+            measured += range(launch.measure_first, launch.measure_stop)
+        assert sorted(measured) == sorted(scaled) == list(range(len(plan.columns)))
     if wave_bytes is None:
         assert len(plan.launches) == 2 * 2
+    assert len(plan.measuring) == len(plan.scaling) == 2
+    assert not any(launch.scale_stop > launch.scale_first for launch in plan.measuring)
 
 
 def test_small_tensors_come_first_and_share_a_wave() -> None:
