@@ -40,6 +40,7 @@ class Loop:
         self.losses: list[float] = []
         self.taken = 0
         self.log_every = 1
+        self.flushes = True
         self.number: Callable[[int], int] | None = None  # the loop's own, of a step
         self.logged: Callable[[int], float] | None = None  # a loss in place of the real one
         self.own: dict[str, float] = {}  # logged under names of the loop's own
@@ -71,7 +72,8 @@ class Loop:
                     batch_id=f"batch{step}",
                     step=None if self.number is None else self.number(step),
                 )
-            self.agent.flush()
+            if self.flushes:
+                self.agent.flush()
 
     def state(self) -> list[torch.Tensor]:
         """Everything that must go back, cloned."""

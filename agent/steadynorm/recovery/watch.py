@@ -1,4 +1,4 @@
-"""Rank 0's detectors, fed with the steps that were recorded: by the publisher's thread, or by one of their own.
+"""Rank 0's detectors, fed with the steps that were recorded: by a thread of the publisher, or by one of their own.
 
 watch.observe(record)       in whichever thread collects records
 watch.alarm, watch.evaluated       read in the training thread, which never waits

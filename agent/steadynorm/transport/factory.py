@@ -110,7 +110,7 @@ def build_recovery(
 ) -> tuple[RecoveryControl | None, RecorderWatch | None, Recorder | None]:
     """Recovery; what feeds its detectors where nothing is sent; and the recorder. place: this rank, and how many.
 
-    Detectors are on rank 0: with a server, its publisher's thread gives them each step that it collects.
+    Detectors are on rank 0: with a server, its publisher gives them each step that it collects.
     """
     if (recovery := given.recovery) is None:
         return None, None, recorder
@@ -119,7 +119,7 @@ def build_recovery(
     if rank == 0:
         watch = Watch(recovery.conditions(), recovery.confirm, recovery.every_steps)
     if watch is not None and publisher is not None:
-        publisher.observe, publisher.period_s = watch.observe, WATCH_PERIOD_S
+        publisher.observe, publisher.look_s = watch.observe, WATCH_PERIOD_S
     elif watch is not None:
         recorder = recorder or build_recorder(stabilizers)
         thread = RecorderWatch(recorder, watch, mailbox)

@@ -1,5 +1,6 @@
 """The agent's background thread: collects records from the recorder, buffers them, and sends them to the server.
 
+Where detectors look at the records, another thread collects them too: they must not wait for a server that hangs.
 The training thread never waits for it, except in `close()` and `flush()`, which have a deadline.
 """
 
@@ -65,11 +66,13 @@ class Publisher:
         backoff: Backoff | None = None,
     ) -> None:
         self.registration = registration
-        self.observe: Callable[[StepRecord], None] | None = None  # is given each collected step
+        self.observe: Callable[[StepRecord], None] | None = None  # is given each collected step, every `look_s`
+        self.look_s = PERIOD_S
         self.prepare: Callable[[], None] = lambda: None  # called before the run is registered
         self.period_s = PERIOD_S  # between two looks at the recorder
         self._sent_at = 0.0  # monotonic seconds
-        self._alarmed = False  # a step that was just collected spiked or was not finite: it is sent at once
+        self._alarmed = False  # a step that waits to be sent spiked or was not finite: it is sent at once
+        self._collecting = threading.Lock()
         self._client = client
         self._poller = poller
         self._recorder = recorder
@@ -118,6 +121,8 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="steadynorm-publisher", daemon=True)
         self._thread.start()
         self._poller.start()
+        if self.observe is not None:
+            threading.Thread(target=self._look, name="steadynorm-watch", daemon=True).start()
 
     def wake(self) -> None:
         """Collect and send now instead of within a second."""
@@ -135,7 +140,8 @@ class Publisher:
 
     def number_steps_from(self, offset: int) -> None:
         """The training loop's numbers of steps are so much larger than the agent's, see `StepNumbers`."""
-        self._mailbox.step_offset = self._recorder.step_offset = offset
+        with self._collecting:
+            self._mailbox.step_offset = self._recorder.step_offset = offset
 
     def flush(self, timeout_s: float) -> bool:
         """Send everything recorded so far, the newest step included.
@@ -203,18 +209,32 @@ class Publisher:
     def _cycle(self, *, sends: bool = True) -> None:
         flushing, self._flush_asked = self._flush_asked, False
         try:
-            self._alarmed = False
             self._collect(final=flushing)
             if (sends or self._alarmed) and not self._stopped and monotonic() >= self._next_attempt:
-                self._sent_at = monotonic()
+                self._alarmed, self._sent_at = False, monotonic()
                 self._exchange()
         except Exception as error:
             self._handle(error)
         if flushing:
             self._flushed.set()
 
+    def _look(self) -> None:
+        """The other thread."""
+        while self._end is None and not self._ended.wait(self.look_s):
+            try:
+                alarmed = self._alarmed
+                self._collect()
+                if self._alarmed and not alarmed:
+                    self._wake.set()
+            except Exception as error:
+                self._count_error(error)
+
     def _collect(self, *, final: bool = False) -> None:
         """Move what is complete from the recorder to the buffer. What an exception costs counts as dropped."""
+        with self._collecting:
+            self._collect_alone(final=final)
+
+    def _collect_alone(self, *, final: bool) -> None:
         flight, produced, taken, due = self._flight_recorder, self._buffer.counters.produced, self._recorder.taken, 0
         try:
             records, lost = self._recorder.collect(final=final)
@@ -345,12 +365,15 @@ class Publisher:
         Unless the server may have that batch: then its next registration says whether it has.
         """
         self._next_attempt = monotonic() + self._backoff.slow_s()
-        first = not self._buffer.counters.sending_errors
-        self._buffer.add_error(sending=True)
+        self._count_error(error)
         if self._in_flight:
             self._registered = False
         else:
             self._batches.discard()
+
+    def _count_error(self, error: Exception) -> None:
+        first = not self._buffer.counters.sending_errors
+        self._buffer.add_error(sending=True)
         if first:
             _log.error("the agent met an internal error while sending; training continues", exc_info=error)
 

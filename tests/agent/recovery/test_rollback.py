@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +17,11 @@ from tests.support.recovery import OPTIONS, Loop, equal
 import steadynorm
 from steadynorm.recovery import memory
 from steadynorm.recovery.contents import Contents
+from steadynorm.transport import publisher
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.agent import StubServer
 
 
@@ -341,6 +346,40 @@ def test_a_restore_that_cannot_be_done_changes_nothing_and_turns_the_agent_off(
     assert loop.agent.counters.errors == 1
     weights = [each.detach() for each in loop.model.parameters()]
     assert equal(weights, [each.detach() for each in plain.model.parameters()])
+
+
+def test_a_server_that_accepts_and_never_answers_keeps_no_detector_waiting(
+    stub: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "READ_TIMEOUT_S", 600.0)
+    hangs, held, ends = threading.Event(), threading.Event(), threading.Event()
+
+    def hang(method: str, path: str, body: bytes) -> None:
+        if hangs.is_set() and path.endswith("/telemetry"):
+            held.set()
+            ends.wait(600)
+
+    def train_until(done: Callable[[], object]) -> None:
+        ends_at = time.monotonic() + 60
+        while not done():
+            assert time.monotonic() < ends_at
+            loop.train(1)
+            time.sleep(0.01)
+
+    stub.fault = hang
+    loop = Loop(server=stub.url)
+    events: list[steadynorm.RollbackEvent] = []
+    loop.agent.on_rollback(events.append)
+    loop.train(35)
+    loop.flushes = False
+    hangs.set()
+    try:
+        train_until(held.is_set)
+        loop.bad = dict.fromkeys(range(loop.taken + 1, 100_000), 1e4)
+        train_until(lambda: events)
+        assert events[0].reason.startswith("loss > 20 x median of 20 for 2 steps")
+    finally:
+        ends.set()
 
 
 def test_an_operator_rolls_back_and_is_refused_what_is_impossible(stub: StubServer) -> None:
