@@ -16,6 +16,7 @@ from study.spike_answers import spikes, throttling
 from study.svg import Panel
 from study.tables import Answer, Rows, by, identity, markdown, mean, number, twins, with_spread
 from study.tasks.registry import TASKS
+from study.warning_answers import early_warning
 from study.trial import CURVE_STEPS, Outcome, Trial
 
 __all__ = ["ANSWERS", "lost"]
@@ -265,4 +266,5 @@ ANSWERS: dict[str, Callable[[Rows], Answer]] = {
     "low bit": low_bit,
     "default": default,
     "asked for": asked_for,
+    "early warning": early_warning,
 }

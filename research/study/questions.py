@@ -250,6 +250,19 @@ def faults(steps: int) -> list[str]:
     ]
 
 
+WATCHED = ("adamw", "adamw 0.95", "sgd")
+RUNS_A_SEED = 8
+"""Of the early warning: it counts runs, and a run has one blow-up at most."""
+
+
+def early_warning(scale: Scale) -> Iterator[Trial]:
+    """Untouched runs whose rate rises until most of them blow up, with the signals of each step."""
+    if "language" in scale.tasks:
+        for seed, optimizer in product(range(RUNS_A_SEED * scale.seeds), WATCHED[:: scale.every]):
+            calm = _base("early warning", "language", optimizer, "nothing", seed, scale)
+            yield _with(calm, schedule="rising", recorded=True)
+
+
 QUESTIONS = {
     question.name: question
     for question in (
@@ -261,6 +274,7 @@ QUESTIONS = {
         Question("low bit", "Does it help where numbers have few bits?", low_bit, owed=True),
         Question("default", "Which rule should be the default?", default),
         Question("asked for", "With warm-up and cosine, and against what reviewers ask for?", asked_for),
+        Question("early warning", "Which signal warns of a run that will blow up?", early_warning),
     )
 }
 """Those that trials answer. What it costs is measured by `cost`, and defaults are argued from all of them."""

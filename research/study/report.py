@@ -88,7 +88,18 @@ def _order(trial: Trial) -> tuple[object, ...]:
     kind = (fault.factor, extents.index(fault.extent), fault.direction, fault.every) if fault else (0.0, 0, "", 0)
     what, at, how = trial.switch.split("/") if trial.switch else ("", "0", "")
     places = [*TASKS].index(trial.task), [*OPTIMIZERS].index(trial.optimizer), [*METHODS].index(trial.method)
-    return (*places, trial.lr, trial.weight_decay, kind, what, int(at), how, trial.precision, trial.seed)
+    return (
+        *places,
+        trial.lr,
+        trial.weight_decay,
+        kind,
+        what,
+        int(at),
+        how,
+        trial.precision,
+        trial.schedule,
+        trial.seed,
+    )
 
 
 def _advice(name: str) -> str:

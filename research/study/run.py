@@ -31,7 +31,11 @@ def _cosine(done: float) -> float:
     return 0.55 + 0.45 * math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda done: 1.0, "cosine": _cosine}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": _cosine,
+    "rising": lambda done: 150.0**done,
+}
 """Factor on the learning rate, by the share of the steps that is done."""
 
 GIVE_UP = 10
@@ -82,6 +86,7 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
     scaler = torch.amp.GradScaler(device, enabled=trial.precision == "float16")
 
     losses: list[float] = []
+    signals: list[str] = []
     throttled, smallest, bad, bad_now = 0, math.inf, 0, 0
     began = time.process_time()  # of this process alone: what else the machine does is not in it
     for step in range(trial.steps):
@@ -113,10 +118,15 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
                 target = method.smallest_target()
                 throttled += target < THROTTLED
                 smallest = min(smallest, target)
+        before = [parameter.detach().clone() for parameter in parameters] if trial.recorded else []
         if not (around and around.skips):
             scaler.step(optimizer)
         if around:
             around.after()
+        if before:
+            gradient = nn.utils.get_total_norm(each.grad for each in parameters if each.grad is not None)
+            changes = [now.detach() - old for now, old in zip(parameters, before, strict=True)]
+            signals.append(f"{losses[-1]:.4g} {float(gradient):.4g} {float(nn.utils.get_total_norm(changes)):.4g}")
         scaler.update()
     seconds = time.process_time() - began
 
@@ -134,6 +144,7 @@ def run(trial: Trial, device: str = "cpu") -> Outcome:
         target_min=smallest,
         seconds=seconds,
         curve=";".join(f"{point:.4g}" for point in points),
+        signals=";".join(signals),
     )
 
 

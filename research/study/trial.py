@@ -20,7 +20,7 @@ class Trial:
 
     method: a name of `methods.METHODS`. fault: "" or FACTOR/EXTENT/DIRECTION/AT[/COUNT[/EVERY]], see `faults`. switch:
     "" or DIRECTION/AT/TRANSFER, see `run`. precision: one of `precision.PRECISIONS`. schedule: of the learning rate,
-    one of `run.SCHEDULES`.
+    one of `run.SCHEDULES`. recorded: whether the row has each step's signals.
     """
 
     question: str
@@ -35,6 +35,7 @@ class Trial:
     switch: str = ""
     precision: str = "float32"
     schedule: str = "constant"
+    recorded: bool = False
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -50,7 +51,8 @@ class Outcome:
     diverged. first, last: training loss, means of CURVE_STEPS steps at the start and at the end. bad_steps: steps with
     a loss that was not finite. throttled: steps after the fault, or of the whole run without one, in which the smallest
     target was below 0.3; target_min: that target (of the stabilizer only). seconds: of CPU, for training alone. curve:
-    mean training losses of CURVE_STEPS steps each, joined by ";".
+    mean training losses of CURVE_STEPS steps each, joined by ";". signals: where they are recorded, of each step the
+    loss, the total norm of the gradient and that of the optimizer's update, joined by " ", and steps by ";".
     """
 
     score: float
@@ -62,6 +64,13 @@ class Outcome:
     target_min: float
     seconds: float
     curve: str
+    signals: str = ""
+
+    def series(self) -> tuple[list[float], list[float], list[float]]:
+        """Loss, gradient norm and update norm, step by step."""
+        steps = [[float(value) for value in step.split(" ")] for step in self.signals.split(";")]
+        loss, gradient, update = (list(each) for each in zip(*steps, strict=True))
+        return loss, gradient, update
 
     def losses(self) -> list[float]:
         """The curve's points."""
@@ -73,7 +82,20 @@ class Outcome:
 
 
 _TRIAL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, Outcome))
-_DEFAULTS = {field.name: field.default for field in fields(Trial) if field.default is not MISSING}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+_DEFAULTS = {
+    field.name: _text(field.default)
+    for kind in (Trial, Outcome)
+    for field in fields(kind)
+    if field.default is not MISSING
+}
 
 
 def append(file: Path, trial: Trial, outcome: Outcome) -> None:
@@ -97,7 +119,7 @@ def read(file: Path) -> list[tuple[Trial, Outcome]]:
     found: dict[tuple[str, ...], tuple[Trial, Outcome]] = {}
     for row in csv.DictReader(_whole_lines(file).splitlines()):
         trial = msgspec.convert({name: row[name] for name in _TRIAL if name in row}, Trial, strict=False)
-        outcome = msgspec.convert({name: row[name] for name in _OUTCOME}, Outcome, strict=False)
+        outcome = msgspec.convert({name: row[name] for name in _OUTCOME if name in row}, Outcome, strict=False)
         found[trial.key] = trial, outcome
     return list(found.values())
 
@@ -105,9 +127,3 @@ def read(file: Path) -> list[tuple[Trial, Outcome]]:
 def _whole_lines(file: Path) -> str:
     text = file.read_text("utf-8") if file.exists() else ""
     return text[: text.rfind("\n") + 1]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(int(value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -130,7 +130,7 @@ def test_all_of_it_fits_in_three_hours_on_two_cores_and_the_miniature_in_five_mi
         trials = {trial.key: trial for question in QUESTIONS.values() for trial in question.trials(scale)}
         assert sum(map(plan.seconds, trials.values())) / 2 < limit_s
     full = [trial for question in QUESTIONS.values() for trial in question.trials(FULL)]
-    assert {trial.seed for trial in full} == set(range(5))
+    assert {trial.seed for trial in full if trial.question != "early warning"} == set(range(5))
     assert {trial.method for trial in full} == set(methods.METHODS)
     assert {trial.task for trial in full} == set(FULL.tasks)
 
