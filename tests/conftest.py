@@ -16,13 +16,14 @@ pytest_plugins = [
     "tests.support.jobs",
     "tests.support.interpreter",
     "tests.support.commands",
+    "tests.support.serial",
 ]
 
 ROOT = Path(__file__).parents[1]
 SLOW_FIXTURES = {
     *("browser", "prometheus"),  # programs of the system
     *("cluster", "start_cluster", "shared_patient", "servers", "serving"),  # Redis and servers in many processes
-    *("stack", "live_run", "own_server", "plain_server", "up"),  # a server in a process of its own
+    *("stack", "live_run", "own_server", "up"),  # a server in a process of its own
     "start_ranks",
 }
 SLOW_FOLDERS = (("docs",), ("end_to_end",), ("packaging",), ("study",))
@@ -33,6 +34,13 @@ SLOW_FILES = {
     *("test_alert_rules.py", "test_encryption.py", "test_proxies.py"),  # promtool, openssl, nginx
     *("test_api_quality_schema.py", "test_two_servers.py"),
 }
+
+LONGEST = {
+    "test_study.py",
+    "test_accessibility_in_browser.py",
+    "test_demo.py",
+    "test_ranks.py",
+}  # half a minute and more
 
 # Models of tests are too small for two threads, which spin while they wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -87,11 +95,15 @@ def pytest_make_collect_report(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `scripts/test --fast` leaves out, and puts first what takes longest: quick files fill the end.
 
+    Files with tests that run alone come last, where nothing long has to end before them.
+
     Slow is what uses a browser, Prometheus, a program that only root installs, or several processes. A single test
     that takes seconds for another reason carries the mark itself.
     """
-    long = set()
+    long, alone = set(), set()
     for item in items:
+        if item.get_closest_marker("serial"):
+            alone.add(item.path)
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
@@ -105,7 +117,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         elif parameters.get("store_url") == "debian_redis":
             item.add_marker("slow")
-    items.sort(key=lambda item: item.path not in long)
+
+    def place(item: pytest.Item) -> int:
+        return 3 if item.path in alone else 0 if item.path.name in LONGEST else 1 if item.path in long else 2
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,8 @@ import pytest
 from tests.support.agent import StubServer, Training, wait_until
 from tests.support.ranks import RankServer, RunRanks, StartedRanks, rank_server
 
+from steadynorm.transport import http_client, publisher
+
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -16,6 +18,28 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STEADYNORM_SERVER", "STEADYNORM_TOKEN", "STEADYNORM_RUN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path / "home"))
+
+
+_SHIPPED_IDLE_S = publisher.CLOSE_IDLE_S
+
+
+@pytest.fixture(autouse=True)
+def _patience_with_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() waits longer for an acknowledgement than as shipped: machines of tests stand still now and then."""
+    monkeypatch.setattr(publisher, "CLOSE_IDLE_S", 10 * _SHIPPED_IDLE_S)
+
+
+@pytest.fixture
+def impatient_with_servers(_patience_with_servers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shipped: for tests of how long close() takes."""
+    monkeypatch.setattr(publisher, "CLOSE_IDLE_S", _SHIPPED_IDLE_S)
+
+
+@pytest.fixture(autouse=True)
+def _short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded is looked at, and sent, within a twentieth of a second, and not within a second as shipped."""
+    monkeypatch.setattr(publisher, "PERIOD_S", 0.05)
+    monkeypatch.setattr(http_client, "PACE_S", 0.05)
 
 
 @pytest.fixture

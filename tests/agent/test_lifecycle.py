@@ -184,12 +184,15 @@ def full_backlog() -> Iterator[str]:
 
 
 @pytest.fixture
-def nobody() -> str:
-    """A port where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"http://127.0.0.1:{server.getsockname()[1]}"
+def nobody() -> Iterator[str]:
+    """A port where nobody listens, and nobody else begins to."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
+@pytest.mark.serial
+@pytest.mark.usefixtures("impatient_with_servers")
 @pytest.mark.parametrize("server", ["black_hole", "full_backlog", "nobody"])
 def test_close_takes_two_and_a_half_seconds_at_most_without_an_answering_server(
     training: Training, server: str, request: pytest.FixtureRequest
@@ -204,6 +207,8 @@ def test_close_takes_two_and_a_half_seconds_at_most_without_an_answering_server(
     assert counters.produced == counters.acknowledged + counters.dropped + counters.buffered
 
 
+@pytest.mark.serial
+@pytest.mark.usefixtures("impatient_with_servers")
 def test_close_waits_for_a_slow_server_that_does_answer(training: Training, stub: StubServer) -> None:
     agent = steadynorm.attach(training.model, training.optimizer, server=stub.url, detail_every=1)
     slow = threading.Event()
@@ -264,6 +269,7 @@ print("the last line is done", flush=True)
 """
 
 
+@pytest.mark.serial
 def test_a_process_leaves_within_two_and_a_half_seconds_when_the_server_is_gone(black_hole: str) -> None:
     process = subprocess.Popen([sys.executable, "-c", LEAVING, black_hole], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

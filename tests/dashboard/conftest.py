@@ -8,23 +8,22 @@ from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from tests.support.dashboard import APP, EVIL_NAME, OPERATOR, OpenPage, ScriptedRun, StartRun, local_stack
+from tests.support.dashboard import APP, OPERATOR, OpenPage, ScriptedRun, StartRun, local_stack, without_runs
 
 from steadynorm_cli.local_stack import LocalStack
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """A server that the tests of a file share, with a dashboard for those that use a browser."""
-    with local_stack(tmp_path_factory.mktemp("stack"), dashboard=True) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def plain_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """The same without a dashboard of its own, which takes seconds to start."""
+@pytest.fixture(scope="session")
+def _running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """The server of all files whose tests run the app in their own process."""
     with local_stack(tmp_path_factory.mktemp("stack"), dashboard=False) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server(_running_server: LocalStack) -> LocalStack:
+    """A server that the tests of a file share, without the runs of other files."""
+    return without_runs(_running_server)
 
 
 @pytest.fixture
@@ -32,13 +31,6 @@ def own_server(tmp_path: Path) -> Iterator[LocalStack]:
     """A server without runs, for one test, which may end it."""
     with local_stack(tmp_path, dashboard=False) as running:
         yield running
-
-
-@pytest.fixture
-def live_run(server: LocalStack) -> Iterator[ScriptedRun]:
-    """A run that trains, under a name that would be a script if it were not escaped."""
-    with ScriptedRun(server, EVIL_NAME, tags={"team": "**bold**"}) as run:
-        yield run
 
 
 @pytest.fixture(scope="session")

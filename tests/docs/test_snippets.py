@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from tests.support.interpreter import Interpreter
 from tests.support.jobs import RunJob
 from tests.support.local_server import RunningStack
 from tests.support.waiting import Eventually
+
+from steadynorm_cli.ports import choose_port
 
 ALONE = (
     "pytorch_loop", "pytorch_clipping", "pytorch_amp",
@@ -70,8 +71,7 @@ def test_a_snippet_about_a_run_runs(
 @pytest.mark.parametrize("name", RANKS)
 def test_a_snippet_for_ranks_runs_on_two(here: RunningStack, root: Path, name: str, python: Interpreter) -> None:
     """With the variables that `torchrun --nproc-per-node 2` sets."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = choose_port("127.0.0.1", 0, 0, print)
     variables = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     snippet = str(root / "docs" / "snippets" / f"{name}.py")
     ranks = [

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import torch
 
+from steadynorm_cli.ports import choose_port
 from steadynorm_contract.codec import decode_batch, decode_registration, encode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import (
@@ -67,7 +68,7 @@ class StubServer:
         self.fault: Callable[[str, str, bytes], Response | None] = lambda method, path, body: None
         self.changed = threading.Condition()
         self.max_knobs = 64  # 0: a server of before
-        self.pace_s = 1.0
+        self.pace_s = 0.05
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -100,12 +101,13 @@ class StubServer:
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # the agent ends its connections when it closes
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        # One that the kernel gives to whoever connects could be gone before a killed server returns to it.
+        self._server = Server(("127.0.0.1", port or choose_port("127.0.0.1", 0, 0, print)), Handler)
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.closing = False
         self._open: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -31,5 +31,7 @@ def steadynorm(stack: RunningStack, python_without_torch: Interpreter) -> Comman
 def job(stack: RunningStack, start_job: StartJob, eventually: Any, request: pytest.FixtureRequest) -> Job:
     """A job with some steps that the server knows, with the test's own name."""
     started = start_job(stack, request.node.name[:60])
+    eventually(lambda: started.agent.step > 20)
+    started.agent.flush(20)
     eventually(lambda: [run for run in stack.client.runs().runs if run.run_id == started.run_id and run.step > 20])
     return started

@@ -20,6 +20,7 @@ from streamlit.testing.v1 import AppTest
 import steadynorm_dashboard
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.codec import decode_json, encode_batch, encode_json
+from steadynorm_contract.lifecycle import Visibility
 from steadynorm_contract.rule import SPIKE_RATIO, TensorState, advance, is_throttled
 from steadynorm_contract.scalars import ScalarRecords
 from steadynorm_contract.settings import Settings
@@ -79,6 +80,14 @@ def local_stack(home: Path, *, dashboard: bool) -> LocalStack:
         "STEADYNORM_STALLED_AFTER_S": "3600",  # runs of these tests speak once, and are looked at for minutes
     }
     return LocalStack(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
+
+
+def without_runs(stack: LocalStack) -> LocalStack:
+    """Deletes the runs of a server that files of tests share; returns the server."""
+    client = stack.client()
+    for run in client.runs(visibility=list(Visibility)).runs:
+        client.delete(run.run_id)
+    return stack
 
 
 def tables(page: AppTest) -> list[list[dict[str, str]]]:

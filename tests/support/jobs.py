@@ -25,6 +25,8 @@ class Job:
         self.agent = steadynorm.attach(
             self._model, self._optimizer, run=name, server=stack.server, token=stack.token, **options
         )
+        if self.agent._publisher is not None:
+            self.agent._publisher.period_s = 0.05  # what alarms is sent as soon, and not within a second
         self.spike = threading.Event()
         """Set: the next step's gradients are a million times larger."""
         self.poison = threading.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,24 +12,27 @@ from pathlib import Path
 
 import redis
 
+from steadynorm_cli.ports import choose_port
+
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[redis.Redis]:
     """A client of a server that ends with the block. folder: made for it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = choose_port("127.0.0.1", 0, 0, print)
     binary = shutil.which("redis-server")
     assert binary, "these tests need redis-server: apt-get install redis-server"
     folder.mkdir()
     command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+    command += ["--repl-diskless-sync-delay", "0"]  # seconds that a first replica waits for a second one
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             with redis.Redis(port=port, protocol=2) as client:
-                for _ in range(200):
+                while True:
+                    assert process.poll() is None, f"redis-server ended with status {process.returncode}"
                     with contextlib.suppress(redis.ConnectionError):
                         client.ping()
                         break
-                    time.sleep(0.05)
+                    time.sleep(0.01)
                 yield client
         finally:
             process.kill()

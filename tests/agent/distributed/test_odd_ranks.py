@@ -22,6 +22,7 @@ def odd(start_ranks: Callable[..., StartedRanks]) -> RunRanks:
     ).results()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind", ["join", "skips"])
 def test_ranks_with_other_numbers_of_steps_are_not_held_up(odd: RunRanks, stub: StubServer, kind: str) -> None:
     results = odd(2, "uneven", kind=kind, server=stub.url)

@@ -79,11 +79,11 @@ def test_retry_after_is_read_in_both_forms(stub: StubServer, value: str, seconds
 
 
 def test_an_unresolvable_or_closed_address_is_unreachable() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    for server in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid"):
-        with pytest.raises(ServerUnavailable):
-            HttpClient(server).send("r", b"")
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        for server in (f"http://127.0.0.1:{bound.getsockname()[1]}", "http://no-such-host.invalid"):
+            with pytest.raises(ServerUnavailable):
+                HttpClient(server).send("r", b"")
 
 
 def test_a_request_under_way_can_be_ended_by_another_thread() -> None:

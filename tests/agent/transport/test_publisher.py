@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder
 from steadynorm.stabilizer.statistics import RING_COLUMNS
-from steadynorm.transport import publisher
+from steadynorm.transport import http_client, publisher
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
@@ -248,15 +248,16 @@ def test_at_the_pace_of_its_server_a_spike_and_the_end_are_sent_at_once_and_noth
     stub: StubServer, sender: Sender, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.pace_s = 3600.0
+    monkeypatch.setattr(http_client, "LONGEST_PACE_S", 3600.0)
     monkeypatch.setattr(publisher, "PERIOD_S", 0.01)
-    sender.publisher.period_s = 0.01  # between two looks at the recorder; the answer's 3600 s count as ten
+    sender.publisher.period_s = 0.01  # between two looks at the recorder
     sender.take_steps(5)
     sender.deliver()
     batches = len(stub.run.batches)
     sender.take_steps(40)
     until(lambda: sender.publisher.counters.buffered > 30)  # looked at, and held back
     assert len(stub.run.batches) == batches
-    sender.take_steps(1, spike_ratio=50.0)
+    sender.take_steps(1, raw_norm=50.0, spike_ratio=50.0)
     sender.take_steps(1)  # the newest step waits for its loss
     stub.wait_for(lambda: 46 in stub.run.steps)
     monkeypatch.setattr(publisher, "_HELD_BACK_BYTES", 0)  # more than that waits

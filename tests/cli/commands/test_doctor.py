@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import redis
 import torch
 
 import steadynorm
+from steadynorm_cli.ports import choose_port
 
 if TYPE_CHECKING:
     from tests.support.commands import Command
@@ -31,13 +31,6 @@ def doctor(steadynorm: Command) -> Command:
 
 def checks_of(ended: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return {each["check"]: each for each in json.loads(ended.stdout)["checks"]}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @pytest.fixture
@@ -143,7 +136,7 @@ def test_a_store_that_is_no_cluster_though_its_address_says_so_is_a_failure(
     doctor: Command, stack: RunningStack, careless: str
 ) -> None:
     with redis.Redis.from_url(careless, protocol=2) as client:
-        client.config_set("port", str(port := _free_port()))
+        client.config_set("port", str(port := choose_port("127.0.0.1", 0, 0, print)))
         client.config_set("appendonly", "yes")
         client.config_set("maxmemory-policy", "noeviction")
     ended = doctor("--redis", f"redis+cluster://127.0.0.1:{port},127.0.0.1:9", "--json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
-from tests.support.browser import visiting
+from tests.support.browser import PATIENCE_MS, visiting
 from tests.support.dashboard import OPERATOR
 
 from steadynorm_cli.local_stack import LocalStack
@@ -67,12 +68,12 @@ def violations(
         ground, options = THEMES[theme]
         page.emulate_media(color_scheme=theme)
         expect(page.get_by_test_id("stApp")).to_have_css("background-color", ground)
-        for _ in range(5):  # parts of the page follow the theme a moment later: what is wrong in it stays wrong
-            if not (problems := page.evaluate(VIOLATIONS, [within, options])):
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while problems := page.evaluate(VIOLATIONS, [within, options]):
+            if time.monotonic() > deadline:
+                found[theme] = problems
                 break
-            page.wait_for_timeout(500)
-        else:
-            found[theme] = problems
+            page.wait_for_timeout(200)  # parts of the page follow the theme a moment later: what is wrong stays wrong
     return found
 
 

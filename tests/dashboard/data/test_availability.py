@@ -26,12 +26,6 @@ TIMEOUT_S = 3.0  # to draw a page takes a second of it on a busy machine
 LAST = "this is the last known data"
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A shorter time-out than a visitor's, and no answers shared between visitors."""
@@ -55,6 +49,7 @@ def said(app: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
+@pytest.mark.serial
 def test_a_page_waits_once_for_a_server_that_hangs_and_goes_on_by_itself(
     server: LocalStack, start_run: StartRun, open_page: OpenPage, eventually: Eventually
 ) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pyarrow.parquet
-import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -20,12 +19,6 @@ if TYPE_CHECKING:
 
 VIEWER = "viewer-token-for-tests"
 APP = Starlette(routes=[Route(PATH, download)])
-
-
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
 
 
 async def get(path: str) -> httpx.Response:

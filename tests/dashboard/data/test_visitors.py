@@ -22,12 +22,6 @@ OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 LOCKED = "You are signed in as viewer, which has read-only access. Ask for an operator token to change settings."
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 @pytest.fixture
 def visit(open_page: OpenPage) -> OpenPage:
     """visit("run's id", token="…", at="http://…", parameter="…") -> the app after its first run."""

@@ -21,21 +21,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
-@pytest.fixture(scope="module")
-def run(plain_server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
+def run(server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
     """A run that spiked in three parameters of step 120."""
-    return scripted_run(plain_server, "spiked", steps=200, batch_id="shard-006/37")
+    return scripted_run(server, "spiked", steps=200, batch_id="shard-006/37")
 
 
 @pytest.fixture
-def spike(run: ScriptedRun, plain_server: LocalStack) -> Event:
+def spike(run: ScriptedRun, server: LocalStack) -> Event:
     """Its spike."""
-    events = plain_server.client().events(run.run_id).events
+    events = server.client().events(run.run_id).events
     return next(event for event in events if event.kind is EventKind.SPIKE)
 
 
@@ -103,9 +97,9 @@ def test_it_leads_to_the_runbook_and_back_to_the_charts_of_that_time(
 
 
 def test_the_throttling_leads_to_its_spike_and_ends_by_a_button(
-    open_page: OpenPage, run: ScriptedRun, spike: Event, plain_server: LocalStack
+    open_page: OpenPage, run: ScriptedRun, spike: Event, server: LocalStack
 ) -> None:
-    events = plain_server.client().events(run.run_id).events
+    events = server.client().events(run.run_id).events
     throttled = next(event for event in events if event.kind is EventKind.THROTTLED)
     page = open_page(run.run_id, incident=throttled.id)
     assert f"Caused by the spike ×{spike.value:.3g} in {spike.parameter} at step 120, batch shard-006/37." in plain(
@@ -124,11 +118,11 @@ def test_the_throttling_leads_to_its_spike_and_ends_by_a_button(
     page.run()
     assert consequence in plain(page)
     page.button(key=f"{run.run_id}/incident/reset/go").click().run()
-    assert plain_server.client().audit(run.run_id).entries[0].after == {"reset_generation": 1}
+    assert server.client().audit(run.run_id).entries[0].after == {"reset_generation": 1}
     page = open_page(run.run_id, runbook="SteadynormThrottled")
     assert f"steadynorm set {run.run_id} gamma2=0.99" in [code.value for code in page.code]
     next(button for button in page.button if button.label == "Apply" and "gamma2=0.99" in str(button.key)).click().run()
-    assert plain_server.client().audit(run.run_id).entries[0].after == {"gamma2": 0.99}
+    assert server.client().audit(run.run_id).entries[0].after == {"gamma2": 0.99}
 
 
 def test_every_runbook_that_an_incident_leads_to_is_there() -> None:

@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 OPERATOR, VIEWER = "operator-token-for-tests", "viewer-token-for-tests"
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 @pytest.fixture
 def visit(open_page: OpenPage) -> OpenPage:
     """visit("run's id", token="…", at="http://…", parameter="…") -> the app after its first run."""

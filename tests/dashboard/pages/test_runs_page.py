@@ -29,20 +29,14 @@ VIEWER = "viewer-token-for-tests"
 
 
 @pytest.fixture(scope="module")
-def fleet(plain_server: LocalStack, scripted_run: type[ScriptedRun]) -> LocalStack:
+def fleet(server: LocalStack, scripted_run: type[ScriptedRun]) -> LocalStack:
     """A server with a handful of runs, two of which ended."""
     for name, team in (("gpt-small", "speech"), ("gpt-large", "speech"), ("vit", "vision")):
-        scripted_run(plain_server, name, steps=100, tags={"team": team})
-    scripted_run(plain_server, "spiked", steps=130)
-    scripted_run(plain_server, "finished", steps=5).finish()
-    scripted_run(plain_server, "failed", steps=5).finish(RunEnd.FAILED, "out of memory")
-    return plain_server
-
-
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
+        scripted_run(server, name, steps=100, tags={"team": team})
+    scripted_run(server, "spiked", steps=130)
+    scripted_run(server, "finished", steps=5).finish()
+    scripted_run(server, "failed", steps=5).finish(RunEnd.FAILED, "out of memory")
+    return server
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from steadynorm_cli.local_stack import LocalStack
 from steadynorm_contract.changes import PRESETS
 from steadynorm_contract.knobs import Knob, KnobKind
@@ -14,12 +12,6 @@ if TYPE_CHECKING:
     from streamlit.testing.v1 import AppTest
     from streamlit.testing.v1.element_tree import NumberInput
     from tests.support.dashboard import OpenPage, StartRun
-
-
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
 
 
 def number(app: AppTest, label: str) -> NumberInput:

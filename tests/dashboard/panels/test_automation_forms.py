@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 VIEWER = "viewer-token-for-tests"
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 def fill(page: AppTest, form: str, **fields: str | int) -> AppTest:
     """Type into a form's fields and send it."""
     for name, value in fields.items():

@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 HOSTILE = "<img src=x onerror=alert(1)> **bold** :red[red] [a](http://b.c)"
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each read asks the server."""
@@ -39,9 +33,9 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(plain_server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
+def run(server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
     """A run that spiked in step 120."""
-    return scripted_run(plain_server, "noted", steps=200)
+    return scripted_run(server, "noted", steps=200)
 
 
 def raw(app: AppTest) -> Iterable[str]:

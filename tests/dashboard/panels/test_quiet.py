@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from tests.support.waiting import Eventually
 
 
-@pytest.fixture
-def server(plain_server: LocalStack) -> LocalStack:
-    """No browser comes."""
-    return plain_server
-
-
 def test_every_live_page_watches_what_it_shows(
     server: LocalStack,
     start_run: StartRun,

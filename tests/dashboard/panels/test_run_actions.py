@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
 from msgspec import structs
 from streamlit.testing.v1 import AppTest
 
@@ -16,12 +15,6 @@ from steadynorm_dashboard.panels import run_actions
 if TYPE_CHECKING:
     from streamlit.testing.v1.element_tree import NumberInput
     from tests.support.dashboard import OpenPage, StartRun
-
-
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
 
 
 def number(app: AppTest, label: str) -> NumberInput:

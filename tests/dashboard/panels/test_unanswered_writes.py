@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from tests.support.waiting import Eventually
 
 
-@pytest.fixture(scope="module")
-def server(plain_server: LocalStack) -> LocalStack:
-    """These tests run the app in their own process."""
-    return plain_server
-
-
 @pytest.fixture
 def proxy(server: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """What stands between the dashboard and the server."""

@@ -30,6 +30,7 @@ async def test_a_burst_waits_and_nobody_fails() -> None:
     assert time.monotonic() - began > 3 * WITHIN_S  # longer than a single one may take
 
 
+@pytest.mark.serial
 async def test_a_store_that_hangs_is_seen_by_all_who_wait_at_about_the_same_time() -> None:
     turns = ConcurrencyLimiter(2, WITHIN_S)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import redis
 from tests.support.redis_server import port_of, redis_server
 
 from steadynorm_cli.health_checks import Verdict, check_redis
+from steadynorm_cli.ports import choose_port
 
 if TYPE_CHECKING:
     from tests.support.waiting import Eventually
@@ -33,8 +33,7 @@ def store_url(empty_valkey: str) -> str:
 @contextmanager
 def sentinel_of(primary: redis.Redis, folder: Path) -> Iterator[redis.Redis]:
     """A Sentinel that alone decides about this primary, under the name `main`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = choose_port("127.0.0.1", 0, 0, print)
     folder.mkdir()
     (folder / "sentinel.conf").write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor main 127.0.0.1 {port_of(primary)} 1\n"
@@ -56,6 +55,7 @@ async def test_a_failover_by_sentinel_is_followed(
 ) -> None:
     with redis_server(tmp_path / "one") as one, redis_server(tmp_path / "two") as two:
         two.replicaof("127.0.0.1", port_of(one))
+        eventually(lambda: one.info("replication")["connected_slaves"])  # a Sentinel asks for them each ten seconds
         with sentinel_of(one, tmp_path / "sentinel") as sentinel:
 
             def knows_replica() -> bool:

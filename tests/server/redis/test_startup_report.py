@@ -67,10 +67,9 @@ def test_what_is_wrong_is_one_line(
 
 
 def test_a_redis_that_is_away_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (line,) = said(f"redis://ada:hush@127.0.0.1:{port}", tmp_path, caplog)
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        (line,) = said(f"redis://ada:hush@127.0.0.1:{bound.getsockname()[1]}", tmp_path, caplog)
     assert "Redis does not answer (ConnectionError): Error 111 connecting to" in line
     assert "/readyz and all requests answer 503" in line
 

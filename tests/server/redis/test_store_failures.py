@@ -236,6 +236,7 @@ def expected(how: Broken) -> dict[tuple[str, str], int]:
     return responses
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("how", [AWAY, HANGING, READ_ONLY, FULL, NO_REPLICAS], ids=lambda how: how.name)
 async def test_each_route_answers_in_time(site: Site, patient: Patient, how: Broken) -> None:
     with patient.failing(how):

@@ -53,6 +53,7 @@ async def test_the_embedded_store_answers_when_it_is_on_the_disk(tmp_path: Path)
         assert client.config_get("appendfsync") == {"appendfsync": "always"}
 
 
+@pytest.mark.serial
 async def test_a_store_that_hangs_is_a_503_within_2_s_and_comes_back(
     tmp_path: Path, serve: Any, make_agent: Any
 ) -> None:

@@ -119,6 +119,7 @@ def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert server.returncode == 0
 
 
+@pytest.mark.serial
 def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent: Any, eventually: Any) -> None:
     with process(tmp_path) as (server, announced):
         address = announced[0].split()[-1]
@@ -165,6 +166,7 @@ async def test_a_drain_ends_by_itself_and_ctrl_c_has_none() -> None:
     assert await server.on_tick(1)
 
 
+@pytest.mark.serial
 def test_answers_are_not_held_back(tmp_path: Path) -> None:
     with process(tmp_path) as (_, announced):
         address = announced[0].split()[-1]

@@ -185,6 +185,7 @@ async def test_events_of_runs_on_every_master_are_delivered_once_whichever_proce
     assert came == {(f"tiny-{at}", step): 1 for at in range(9) for step in (1, 200)}
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("how", ["hangs", "is gone"])
 async def test_a_lost_master_stops_its_own_runs_and_no_other(
     tmp_path: Path, serve: Any, make_agent: Any, start_cluster: Any, how: str

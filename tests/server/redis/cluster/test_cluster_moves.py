@@ -97,6 +97,7 @@ async def _met(fed: Any) -> None:
         await fed.get()
 
 
+@pytest.mark.serial
 async def test_a_write_to_a_run_that_does_not_arrive_is_a_503_in_time_and_is_taken_later(
     fed: Any, cluster: Any, stack: ExitStack
 ) -> None:
