@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,22 +15,28 @@ from steadynorm.transport import batches
 from steadynorm_contract.notes import MAX_NOTE_LENGTH
 
 if TYPE_CHECKING:
-    from tests.support.agent import StubServer, Training
+    from tests.support.agent import Response, StubServer, Training
     from tests.support.local_server import RunningStack
 
 Until = Callable[[Callable[[], object]], None]
 
 
 def test_notes_wait_for_a_server_that_is_away_and_arrive_once_in_order(training: Training, stub: StubServer) -> None:
-    away = True
-    stub.fault = lambda method, path, body: (503, b"", {"Retry-After": "0"}) if away else None
+    away, answers = True, threading.Event()
+
+    def fault(method: str, path: str, body: bytes) -> Response | None:
+        answers.wait(600)
+        return (503, b"", {"Retry-After": "0"}) if away else None
+
+    stub.fault = fault
     agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
     agent.note("before the first step")
     began = time.monotonic()
     for step in range(1, 41):
         agent.log(loss=training.step())
         agent.note(f"step {step} " + "\N{SNOWMAN}" * (MAX_NOTE_LENGTH - 10))
-    assert time.monotonic() - began < 5  # nothing waits for the server
+    assert time.monotonic() - began < 60  # nothing waits for the server, which keeps each request for ten minutes
+    answers.set()
     stub.wait_for(lambda: any(path.endswith("/runs") for _, path, _, _ in stub.requests))
     away = False
     agent._publisher._next_attempt = 0.0  # type: ignore[union-attr]  # rather than wait as long as it would

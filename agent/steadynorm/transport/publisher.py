@@ -1,6 +1,5 @@
 """The agent's background thread: collects records from the recorder, buffers them, and sends them to the server.
 
-Where detectors look at the records, another thread collects them too: they must not wait for a server that hangs.
 The training thread never waits for it, except in `close()` and `flush()`, which have a deadline.
 """
 
@@ -16,12 +15,11 @@ import msgspec
 
 from steadynorm.lifecycle import NOT_CLOSED
 from steadynorm.mailbox import Mailbox
-from steadynorm.recording.clipping import ClippingDetector
-from steadynorm.recording.flight_recorder import FlightRecorder
-from steadynorm.recording.recorder import Recorder, StepRecord
+from steadynorm.recording.recorder import Recorder
 from steadynorm.transport import abandoned
 from steadynorm.transport.backoff import Backoff
 from steadynorm.transport.batches import BatchBuilder
+from steadynorm.transport.collector import Collector, count_error
 from steadynorm.transport.http_client import (
     READ_TIMEOUT_S,
     BatchRejected,
@@ -66,27 +64,20 @@ class Publisher:
         backoff: Backoff | None = None,
     ) -> None:
         self.registration = registration
-        self.observe: Callable[[StepRecord], None] | None = None  # is given each collected step, every `look_s`
-        self.look_s = PERIOD_S
         self.prepare: Callable[[], None] = lambda: None  # called before the run is registered
         self.period_s = PERIOD_S  # between two looks at the recorder
         self._sent_at = 0.0  # monotonic seconds
-        self._alarmed = False  # a step that waits to be sent spiked or was not finite: it is sent at once
-        self._collecting = threading.Lock()
         self._client = client
         self._poller = poller
         self._recorder = recorder
         self._mailbox = mailbox
         self._buffer = buffer
         self._restored_offset: int | None = None
-        self._flight_recorder = FlightRecorder(registration.detail_every)
-        self._clipping = ClippingDetector()
         self._batches = BatchBuilder(buffer, mailbox)
         self._backoff = backoff or Backoff()
         self._next_attempt = 0.0  # monotonic seconds
         self._registered = False
         self._registered_as: str | None = None  # the instance that the server knows
-        self._takes_scalars = True  # the server stores what is logged under names of the loop's own
         self._takeovers: deque[float] = deque(maxlen=3)  # monotonic seconds
         self._stopped = False
         self._in_flight = False  # whether the server may have the pending batch
@@ -99,6 +90,7 @@ class Publisher:
         self._flushed = threading.Event()
         self._ended = threading.Event()
         self._wake = threading.Event()
+        self.collector = Collector(recorder, mailbox, buffer, registration.detail_every, self._wake.set)
         self._thread: threading.Thread | None = None
 
     # Any thread.
@@ -121,8 +113,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="steadynorm-publisher", daemon=True)
         self._thread.start()
         self._poller.start()
-        if self.observe is not None:
-            threading.Thread(target=self._look, name="steadynorm-watch", daemon=True).start()
+        self.collector.start()
 
     def wake(self) -> None:
         """Collect and send now instead of within a second."""
@@ -140,8 +131,7 @@ class Publisher:
 
     def number_steps_from(self, offset: int) -> None:
         """The training loop's numbers of steps are so much larger than the agent's, see `StepNumbers`."""
-        with self._collecting:
-            self._mailbox.step_offset = self._recorder.step_offset = offset
+        self.collector.number_steps_from(offset)
 
     def flush(self, timeout_s: float) -> bool:
         """Send everything recorded so far, the newest step included.
@@ -199,6 +189,7 @@ class Publisher:
         try:
             self._finish(self._end)
         finally:
+            self.collector.close()
             self._ended.set()
             abandoned.publishers.discard(self)
 
@@ -210,56 +201,17 @@ class Publisher:
         flushing, self._flush_asked = self._flush_asked, False
         try:
             self._collect(final=flushing)
-            if (sends or self._alarmed) and not self._stopped and monotonic() >= self._next_attempt:
-                self._alarmed, self._sent_at = False, monotonic()
+            if (sends or self.collector.alarmed) and not self._stopped and monotonic() >= self._next_attempt:
+                self.collector.alarmed, self._sent_at = False, monotonic()
                 self._exchange()
         except Exception as error:
             self._handle(error)
         if flushing:
             self._flushed.set()
 
-    def _look(self) -> None:
-        """The other thread."""
-        while self._end is None and not self._ended.wait(self.look_s):
-            try:
-                alarmed = self._alarmed
-                self._collect()
-                if self._alarmed and not alarmed:
-                    self._wake.set()
-            except Exception as error:
-                self._count_error(error)
-
     def _collect(self, *, final: bool = False) -> None:
-        """Move what is complete from the recorder to the buffer. What an exception costs counts as dropped."""
-        with self._collecting:
-            self._collect_alone(final=final)
-
-    def _collect_alone(self, *, final: bool) -> None:
-        flight, produced, taken, due = self._flight_recorder, self._buffer.counters.produced, self._recorder.taken, 0
-        try:
-            records, lost = self._recorder.collect(final=final)
-            self._mailbox.step_offset = self._recorder.step_offset
-            logged = [each.logged for each in records if each.logged] + self._recorder.apart
-            due, taken = len(records) + len(logged) + lost, self._recorder.taken
-            self._buffer.add_lost(lost)
-            for record in records:
-                flight.every = self._mailbox.detail_every(record.round, flight.every)
-                rows = flight.admit(record.own_step, record.rows, record.alarm, record.step)
-                due += len(rows)
-                self._buffer.add_scalars(record.step, record.time, record.scalars, record.batch_id)
-                for step, data in rows:
-                    self._buffer.add_rows(step, data)
-                self._alarmed |= record.alarm
-                self._clipping.observe(record.raw_norm)
-                if self.observe is not None:
-                    self.observe(record)
-            for each in logged:
-                self._buffer.add_logged(each.step, each.time, each.values)
-            if not self._takes_scalars and self._buffer.drop_logged():
-                self._connection_log.no_scalars()
-        finally:
-            due += self._recorder.taken - taken
-            self._buffer.add_lost(produced + due - self._buffer.counters.produced)
+        if self.collector.collect(final=final):
+            self._connection_log.no_scalars()
 
     def _exchange(self) -> None:
         if not self._registered or self._registered_as != self.registration.instance:
@@ -301,8 +253,8 @@ class Publisher:
             state, update = self._client.register(registration, timeout_s)
         except RunNotFound as error:
             raise RequestRejected(f"there is no steadynorm server at this address ({error})") from error
-        self._takes_scalars = state.max_scalars > 0
-        if not self._takes_scalars and self._buffer.drop_logged():
+        self.collector.takes_scalars = state.max_scalars > 0
+        if not self.collector.takes_scalars and self._buffer.drop_logged():
             self._connection_log.no_scalars()
         self._mailbox.server_is_older = self._batches.without_later = state.max_knobs == 0
         if self._mailbox.server_is_older and self._mailbox.knobs:
@@ -365,17 +317,11 @@ class Publisher:
         Unless the server may have that batch: then its next registration says whether it has.
         """
         self._next_attempt = monotonic() + self._backoff.slow_s()
-        self._count_error(error)
+        count_error(self._buffer, error)
         if self._in_flight:
             self._registered = False
         else:
             self._batches.discard()
-
-    def _count_error(self, error: Exception) -> None:
-        first = not self._buffer.counters.sending_errors
-        self._buffer.add_error(sending=True)
-        if first:
-            _log.error("the agent met an internal error while sending; training continues", exc_info=error)
 
     def _finish(self, finish: RunFinish) -> None:
         self._poller.close()
