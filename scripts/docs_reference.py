@@ -175,6 +175,7 @@ def metrics() -> str:
     """What /metrics exports, from the registries that answer it."""
     from steadynorm_server.metrics.exposition import render
     from steadynorm_server.metrics.instruments import ServerMetrics
+    from steadynorm_server.otlp.sender import OtlpSender
     from steadynorm_server.webhooks.metrics import WebhookMetrics
 
     def rows(text: str) -> Iterator[tuple[str, str, str]]:
@@ -189,7 +190,9 @@ def metrics() -> str:
                     yield f"`{name}`", kind, help_of[name]
 
     registry = ServerMetrics(dashboard_url="https://steadynorm.example.org")
-    WebhookMetrics(registry.own, [])
+    WebhookMetrics(registry.own, ["name"])
+    nothing: Any = None
+    OtlpSender(nothing, nothing, registry.own)
     own = registry.exposition(0).decode()
     titles = ("metric", "type", "meaning")
     return "\n".join([
@@ -205,8 +208,6 @@ def metrics() -> str:
 
 def environment() -> str:
     """The server's variables."""
-    from pydantic import SecretStr
-
     from steadynorm_server.config import ServerConfig
 
     docs = member_docs(ServerConfig)
@@ -216,12 +217,11 @@ def environment() -> str:
         default = "" if field.default is None or field.is_required() else f"`{field.default}`"
         if field.default_factory is not None:
             default = "`~/.steadynorm`"
-        if field.annotation == SecretStr | None:
-            default = ""
         rows.append((f"`{variable}`", "" if default in ("``", "`PydanticUndefined`") else default, docs.get(name, "")))
     return (
         "# Environment variables of the server\n\n`steadynorm server` and `steadynorm up` read these; an option of the "
-        "command line wins over its variable. A wrong value stops the start with the variable's name.\n\n"
+        "command line wins over its variable. A wrong value stops the start with the variable's name.\n\nTokens and "
+        "the address of Redis can be in files instead, which variables with `_FILE` at their ends name.\n\n"
         + table(("variable", "default", "meaning"), rows)
     )
 

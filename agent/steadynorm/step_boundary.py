@@ -21,7 +21,7 @@ from steadynorm.moments import has_moments
 from steadynorm.stabilizer.options import STABILIZER_SETTINGS
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.knobs import MAX_KNOBS, Knob, is_allowed
-from steadynorm_contract.settings import Mode, Settings, Transfer, by_name, with_knobs
+from steadynorm_contract.settings import Mode, RecoveryMode, Settings, Transfer, by_name, with_knobs
 from steadynorm_contract.telemetry import AgentNote, AppliedReport, Desired, NoteKind, RevisionOutcome
 
 OBSERVE_RESUMED_STEPS = 100  # with an optimizer whose moments are already in the raw gradients' scale
@@ -379,7 +379,10 @@ class StepBoundary:
 
 
 def _without_recovery(before: Settings, after: Settings) -> str:
-    """Of an agent that keeps no snapshots."""
-    if after.recovery is before.recovery and after.rollback_generation == before.rollback_generation:
+    """Of an agent that keeps no snapshots: it is `off`, and can be set back to that."""
+    if (
+        after.recovery in (before.recovery, RecoveryMode.OFF)
+        and after.rollback_generation == before.rollback_generation
+    ):
         return ""
     return "this run was attached without snapshots: pass recovery=steadynorm.Recovery() to attach() to roll it back."

@@ -27,8 +27,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 def expand(settings: Mapping[str, object]) -> dict[str, object]:
     """`settings` with a preset replaced by its settings; settings given beside it take precedence.
 
-    `off`, `none` and `null` all stand for None as spike_limit, lr or a knob. `knobs` with values by name stands for
-    those of each `knob.NAME`. An unknown preset stays, for `merge` to reject.
+    `off`, `none` and `null` all stand for None as spike_limit, lr, rollback_to or a knob. `knobs` with values by name
+    stands for those of each `knob.NAME`. An unknown preset stays, for `merge` to reject.
     """
     if off := [name for name, value in settings.items() if _may_be_off(name) and _is_off(value)]:
         settings = {**settings, **dict.fromkeys(off)}
@@ -43,7 +43,7 @@ def expand(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def _may_be_off(name: object) -> bool:
-    return name in ("spike_limit", "lr") or (isinstance(name, str) and name.startswith(KNOB_PREFIX))
+    return name in ("spike_limit", "lr", "rollback_to") or (isinstance(name, str) and name.startswith(KNOB_PREFIX))
 
 
 def _is_off(value: object) -> bool:

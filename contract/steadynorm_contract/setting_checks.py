@@ -78,7 +78,7 @@ def lr(value: object) -> str | None:
     if value is None:
         return None
     found = number(value)
-    return None if found is not None and 0.0 <= found <= 1e6 else "Use null for the rate of the program's own."
+    return None if found is not None and 0.0 <= found <= 1e6 else "Use off for the program's own rate."
 
 
 def detail_every(value: object) -> str | None:
@@ -96,7 +96,7 @@ def counter(value: object) -> str | None:
 
 
 def step(value: object) -> str | None:
-    return None if value is None or counter(value) is None else "Use the step of a snapshot that is kept, or null."
+    return None if value is None or counter(value) is None else "Use the step of a snapshot that is kept, or off."
 
 
 def choice(choices: type[enum.StrEnum]) -> Callable[[object], str | None]:

@@ -101,14 +101,14 @@ SETTING_RULES: dict[str, tuple[str, Callable[[object], str | None]]] = {
     "transfer": ("must be bumpless or plain", checks.choice(Transfer)),
     "clip_norm": ("must be auto or greater than 0", checks.clip_norm),
     "lr_scale": ("must be in [0, 10]", checks.lr_scale),
-    "lr": ("must be null or in [0, 1000000]", checks.lr),
+    "lr": ("must be off or in [0, 1000000]", checks.lr),
     "paused": ("must be true or false", checks.boolean),
     "stop": ("must be true or false", checks.boolean),
     "reset_generation": ("must be a whole number that only grows", checks.counter),
     "checkpoint_generation": ("must be a whole number that only grows", checks.counter),
     "recovery": ("must be off, advise or act", checks.choice(RecoveryMode)),
     "rollback_generation": ("must be a whole number that only grows", checks.counter),
-    "rollback_to": ("must be a step or null", checks.step),
+    "rollback_to": ("must be off or a step", checks.step),
     "detail_every": ("must be a whole number of steps from 1 to 1000", checks.detail_every),
 }
 """Per setting: its rule in words, and a check that returns None or what to do instead."""

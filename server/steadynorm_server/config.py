@@ -6,15 +6,15 @@ ServerConfig(port=0, data=folder)     arguments win over the environment
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from steadynorm_contract.discovery import data_dir, is_loopback, is_service_link
 from steadynorm_server.errors import StartError
 
-_IN_FILES = (
+IN_FILES = (
     *(f"{role}_token{which}" for role in ("operator", "agent", "viewer") for which in ("", "_previous")),
     "proxy_token",
     "redis_url",
@@ -23,7 +23,7 @@ _IN_FILES = (
 
 
 class ServerConfig(BaseSettings):
-    """Configuration of one server process. Raises pydantic's ValidationError naming the variable, or StartError.
+    """Configuration of one server process. Raises pydantic's ValidationError, or StartError; `read` StartError alone.
 
     A token or the Redis address can be read from a file, as orchestrators mount secrets: `STEADYNORM_AGENT_TOKEN_FILE`.
     """
@@ -154,7 +154,7 @@ class ServerConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _read_secret_files(self) -> Self:
-        for name in _IN_FILES:
+        for name in IN_FILES:
             if (file := _secret_file(name)) is None:
                 continue
             variable, path = file
@@ -168,6 +168,19 @@ class ServerConfig(BaseSettings):
                 raise StartError(f"{variable} names {path}, which is empty. Write the secret into it.")
             setattr(self, name, secret if name == "redis_url" else SecretStr(secret))
         return self
+
+
+def read(**arguments: Any) -> ServerConfig:
+    """The configuration from arguments and the environment. Raises StartError, which names the variable."""
+    try:
+        return ServerConfig(**arguments)
+    except ValidationError as error:
+        problems = [f"{_variable(str(one['loc'][0]))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
+        raise StartError("; ".join(problems) + ".") from None
+
+
+def _variable(field: str) -> str:
+    return field if field.isupper() else f"STEADYNORM_{field.upper()}"
 
 
 def _secret_file(name: str) -> tuple[str, str] | None:

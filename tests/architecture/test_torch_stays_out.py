@@ -36,7 +36,7 @@ def modules_of(folder: Path) -> list[str]:
     names = [
         ".".join(path.relative_to(folder.parent).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted(folder.rglob("*.py"))
-        if path.name not in ("__main__.py", "app.py") and "pages" not in path.parts
+        if path.name not in ("__main__.py", "app.py") and "pages" not in path.relative_to(folder).parts
     ]
     assert len(names) > 5
     return names

@@ -47,11 +47,12 @@ def test_help_lists_every_command() -> None:
 
 
 def test_help_names_values_rather_than_types() -> None:
-    for command in ("rules", "set", "runs"):
-        shown = call(command, "--help").stdout
+    for command in ((), ("rules",), ("set",), ("runs",), ("link",), ("token",), ("token", "new")):
+        shown = call(*command, "--help").stdout
         usage = next(line for line in shown.splitlines() if "Usage:" in line)
         assert not re.search(r"[{}]|\[\[", usage), usage
-        assert not re.search(r"--\S+ +<|<int|<bool|…", shown)
+        assert not re.search(r"<[a-z]+[>\[]|…", shown)
+        assert not re.search(r"\[?\b[a-z]+\b\]?$", usage.split("[OPTIONS]")[1].rstrip()), usage
 
 
 def test_what_is_no_address_is_one_sentence() -> None:

@@ -8,7 +8,7 @@ import pytest
 from steadynorm_contract.bulk import Bulk, Selection
 from steadynorm_contract.changes import PRESETS, Change, parse_assignments
 from steadynorm_contract.schedules import NewSchedule
-from steadynorm_contract.settings import Mode, Settings, SettingsError, merge
+from steadynorm_contract.settings import SETTING_RULES, Mode, Settings, SettingsError, merge
 from steadynorm_contract.watch_rules import WatchRule, parse_condition
 
 ROBUST = dict(PRESETS["robust"])
@@ -50,7 +50,9 @@ def test_whatever_changes_settings_holds_what_a_preset_stands_for() -> None:
 
 
 @pytest.mark.parametrize("word", ["off", "none", "null", "None"])
-def test_every_word_for_no_spike_limit_is_taken(word: str) -> None:
-    assert Change(parse_assignments(f"spike_limit={word}")).settings == {"spike_limit": None}
-    assert merge(Settings(spike_limit=3.0), {"spike_limit": word}).spike_limit is None
+@pytest.mark.parametrize("name", ["spike_limit", "lr", "rollback_to"])
+def test_every_word_for_none_is_taken_and_the_rule_names_one(name: str, word: str) -> None:
+    assert Change(parse_assignments(f"{name}={word}")).settings == {name: None}
+    assert getattr(merge(merge(Settings(), {name: 3}), {name: word}), name) is None
+    assert SETTING_RULES[name][0].startswith("must be off or ")
     assert merge(Settings(), {"mode": "off"}).mode == "off"

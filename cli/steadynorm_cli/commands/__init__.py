@@ -33,10 +33,11 @@ from steadynorm_cli.commands import (
     whoami,
 )
 from steadynorm_cli.commands import set as set_command
-from steadynorm_cli.commands.help import Command
+from steadynorm_cli.commands.help import Command, Group
 from steadynorm_contract import __version__
 
 app = typer.Typer(
+    cls=Group,
     help="Watch and stabilize a training run's gradient norms, and change its settings while it runs.",
     no_args_is_help=True,
     add_completion=True,

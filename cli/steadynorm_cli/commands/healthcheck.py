@@ -1,4 +1,4 @@
-"""`steadynorm healthcheck`: whether the server of this machine or container lives, for orchestrators."""
+"""`steadynorm healthcheck`: whether the server of this machine or container is alive, for orchestrators."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from steadynorm_cli.errors import CommandError
 
 
 def healthcheck() -> None:
-    """Ask the server that runs here with these variables whether it lives. Exit code 1 if it does not.
+    """Ask the server that runs here with these variables whether it is alive. Exit code 1 if it does not.
 
     It asks /healthz and not /readyz: what restarts an unhealthy container shall not restart it because Redis is away.
     """
     import urllib3
-    from pydantic import ValidationError
 
     from steadynorm_contract.discovery import listener_url, read_address
-    from steadynorm_server.config import ServerConfig
+    from steadynorm_server import config as configuration
     from steadynorm_server.errors import StartError
 
     try:
-        config = ServerConfig()
-    except (ValidationError, StartError) as error:
-        raise CommandError(f"the server's configuration is invalid: {error}") from None
+        config = configuration.read()
+    except StartError as error:
+        raise CommandError(str(error)) from None
     address = listener_url(config.host, config.port, "https" if config.tls_cert else "http")
     if config.port == 0:  # any free one, which the server has written down
         if (found := read_address(config.data.expanduser())) is None:
@@ -39,4 +38,4 @@ def healthcheck() -> None:
         raise CommandError(f"{address}/healthz does not answer: {error}") from None
     if answer.status != 200:
         raise CommandError(f"{address}/healthz answers {answer.status}.")
-    typer.echo(f"{address} lives")
+    typer.echo(f"{address} is alive")

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _NAMES = {"int": "N", "int range": "N", "float": "NUMBER", "float range": "NUMBER", "str": "TEXT", "path": "PATH"}
 
@@ -12,17 +12,32 @@ class Command(TyperCommand):
     """A command whose help can be read by people who do not write Python."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Its parameters; an option that was given no name for its value has one afterwards."""
-        params: list[Any] = super().get_params(ctx)
-        for param in params:
-            if param.param_type_name == "option" and param.metavar is None:
-                param.metavar = _named(param.display_type(ctx) or "")
-        return params
+        """Its parameters, named for the help."""
+        return _with_names(super().get_params(ctx), ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The arguments as man pages show them: `RUN`, `[TEXT]`, `NAME=VALUE...`."""
         pieces = (piece.replace("......", "...") for piece in super().collect_usage_pieces(ctx))
         return [re.sub(r"\.\.\.(\}|\])\.\.\.$", r"...\1", piece).strip("{}") for piece in pieces]
+
+
+class Group(TyperGroup):
+    """A command that has commands, with the same help."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Its parameters, named for the help."""
+        return _with_names(super().get_params(ctx), ctx)
+
+
+def _with_names(params: list[Any], ctx: Any) -> list[Any]:
+    """The parameters: an argument has its name in capitals and no type, an option a name for its value."""
+    for param in params:
+        if param.param_type_name == "argument":
+            param.metavar = param.metavar or param.name.upper()
+            param.display_type_rich = lambda ctx: None
+        elif param.metavar is None:
+            param.metavar = _named(param.display_type(ctx) or "")
+    return params
 
 
 def _named(kind: str) -> str:

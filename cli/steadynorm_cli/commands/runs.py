@@ -81,7 +81,7 @@ def runs(
         typer.echo(f"no runs yet on {client.server}. In a training script:\n\n{attach_lines(client.server)}")
         return
     if not found.runs:
-        typer.echo(f"none of the {found.total} runs on {client.server} matches")
+        typer.echo(f"no run matches, of {found.total} on {client.server}")
         return
     screen = console()
     screen.print(runs_table(found.runs, screen.width, every_column=not screen.is_terminal, scalars=scalars))

@@ -64,9 +64,7 @@ def server(
     ] = None,
 ) -> None:
     """Start the server, with an embedded Redis unless REDIS_URL is set. Further variables: docs/deploying.md."""
-    from pydantic import ValidationError
-
-    from steadynorm_server.config import ServerConfig
+    from steadynorm_server import config as configuration
     from steadynorm_server.errors import StartError
     from steadynorm_server.runtime import logging
     from steadynorm_server.runtime.serve import serve
@@ -75,14 +73,11 @@ def server(
     given |= {"tls_cert": tls_cert, "tls_key": tls_key, "workers": workers}
     try:
         with stop_signals():  # uvicorn raises SIGTERM again after its shutdown, when Redis must still be stopped
-            config = ServerConfig(**{name: value for name, value in given.items() if value is not None})
+            config = configuration.read(**{name: value for name, value in given.items() if value is not None})
             logging.configure(config.log, config.log_level)
             serve(config)
     except Stopped:
         pass
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise CommandError(f"the server's configuration is invalid: {problems}") from None
     except StartError as error:
         raise CommandError(str(error)) from None
 

@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from steadynorm_cli.commands.help import Command
+from steadynorm_cli.commands.help import Command, Group
 from steadynorm_cli.commands.options import AsJson
 from steadynorm_cli.errors import CommandError
 
 ROLES = ("agent", "viewer", "operator", "proposer")
 
-app = typer.Typer(help="Tokens for a server with a tokens file.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Tokens for a server with a tokens file.", no_args_is_help=True)
 
 
 @app.callback()

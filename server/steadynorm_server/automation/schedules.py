@@ -56,7 +56,7 @@ async def delete(repository: RunRepository, run_id: str, schedule_id: str, actor
         found = next((each for each in known if each.id == schedule_id), None)
         if found is None:
             raise ProblemError(
-                404, f"run {run_id} has no schedule {schedule_id[:60]!r}. GET its schedules to see them.",
+                404, f"run {run_id} has no schedule {schedule_id[:60]!r}. `steadynorm schedules` lists them.",
                 title="Schedule not found",
             )  # fmt: skip
         if found.state is not ScheduleState.WAITING:

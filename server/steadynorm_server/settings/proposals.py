@@ -161,7 +161,7 @@ def _open(run: RunRecord, proposal_id: str) -> Proposal:
     found = next((each for each in _known(run) if each.id == proposal_id), None)
     if found is None:
         raise ProblemError(
-            404, f"run {run.run_id} has no proposal {proposal_id[:60]!r}. GET its proposals to see them.",
+            404, f"run {run.run_id} has no proposal {proposal_id[:60]!r}. `steadynorm proposals` lists them.",
             title="Proposal not found",
         )  # fmt: skip
     if found.state is not ProposalState.OPEN:

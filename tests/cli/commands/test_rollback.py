@@ -65,3 +65,6 @@ def test_a_run_without_snapshots_says_what_to_do(steadynorm: Command, job: Job) 
     rejected = steadynorm("set", job.run_id, "recovery=act")
     assert rejected.returncode == 4
     assert "was attached without snapshots" in rejected.stderr
+    undone = steadynorm("undo", job.run_id)
+    assert undone.returncode == 0, undone.stderr
+    assert "recovery act → off\napplied at step" in undone.stdout
