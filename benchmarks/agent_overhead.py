@@ -5,8 +5,9 @@
 Three identical trainings in one process: one with the agent, two with the stabilizer alone. They take turns in blocks
 of steps, and the order changes each round, so that whatever else the machine does hits all alike. Shown is the median
 over rounds of one training's time over another's; the two that are the same give the A/A control. What the agent's
-threads do between its blocks would be missing: so its backlog is sent before the others' turn, and the last line
-counts the whole time that this takes as if training had waited for it.
+threads do between its blocks would be missing: so its backlog is sent before the others' turn, and one line counts the
+whole time that this takes as if training had waited for it. On a machine where others are at work the training thread's
+own processor time tells more than the clock, and the median call of `log()` more than either.
 
 --of scalars: an agent that logs ten tensors of the device in each step, over two agents that do not. --of sink: one
 that also writes to TensorBoard. --of hanging: one whose sink never returns from its first write.
@@ -56,6 +57,8 @@ class Loop:
         self._device = device
         self._model = CharGPT(VOCABULARY).to(device)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-3)
+        self.cpu_s: list[float] = []  # of the training thread, in each step
+        self.log_s: list[float] = []  # of each call of log()
         self._own = {f"own/{at}": torch.full((), float(at), device=device) for at in range(scalars)}
         self.agent: steadynorm.Agent | None = None
         self._stabilize: Callable[[], None] = lambda: None
@@ -71,6 +74,7 @@ class Loop:
         """Seconds of `steps` steps; and with what is left to be sent after them."""
         began = time.perf_counter()
         for _ in range(steps):
+            cpu = time.thread_time()
             batch = sample_batch(TEXT, self._generator)
             loss = loss_of(self._model, *(part.to(self._device) for part in batch))
             self._optimizer.zero_grad()
@@ -78,7 +82,10 @@ class Loop:
             self._stabilize()
             self._optimizer.step()
             if self.agent is not None:
+                called = time.perf_counter()
                 self.agent.log(self._own, loss=loss)
+                self.log_s.append(time.perf_counter() - called)
+            self.cpu_s.append(time.thread_time() - cpu)
         if self._device == "cuda":
             torch.cuda.synchronize()
         trained = time.perf_counter()
@@ -108,6 +115,9 @@ def main() -> None:
         ]
         for loop, _ in itertools.product(loops, range(2)):
             loop.block(5)
+        for loop in loops:
+            loop.cpu_s.clear()
+            loop.log_s.clear()
         times: list[list[float]] = [[], [], []]
         with_sending: list[float] = []
         for round_ in range(options.rounds):
@@ -126,13 +136,20 @@ def main() -> None:
     base_name = "stabilizer" if options.of == "agent" else "agent"
     labels = (base_name, f"{base_name} again", "agent" if options.of == "agent" else f"agent, {options.of}")
     print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds of {options.block} steps")
-    for label, each in zip(labels, times, strict=True):
-        print(f"  {label:<18} {1000 * statistics.median(each) / options.block:8.2f} ms a step")
+    for label, each, loop in zip(labels, times, loops, strict=True):
+        called = f"{1e6 * statistics.median(loop.log_s):.0f} us a call of log()" if loop.log_s else ""
+        step_ms, cpu_ms = 1000 * statistics.median(each) / options.block, 1000 * statistics.median(loop.cpu_s)
+        print(f"  {label:<18} {step_ms:8.2f} ms a step, {cpu_ms:.2f} ms of its thread  {called}")
     base = [(a + b) / 2 for a, b in zip(times[0], times[1], strict=True)]
+    starts = range(0, options.rounds * options.block, options.block)
+    blocks = [[statistics.median(loop.cpu_s[at : at + options.block]) for at in starts] for loop in loops]
+    base_cpu = [(a + b) / 2 for a, b in zip(blocks[0], blocks[1], strict=True)]
     shown = {
         "A/A control": (times[1], times[0]),
         f"{labels[2]} over {base_name}": (times[2], base),
         "the same, sending counted in full": (with_sending, base),
+        "A/A control, processor time": (blocks[1], blocks[0]),
+        "processor time of the thread": (blocks[2], base_cpu),
     }
     for label, (above, below) in shown.items():
         ratios = sorted(a / b for a, b in zip(above, below, strict=True))
