@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from tests.docs.test_documentation_pages import program
 
 from steadynorm_contract.changes import parse_assignments
@@ -72,9 +73,17 @@ def test_metrics_exist(written: dict[str, str], generated: dict[str, str]) -> No
 
 
 def test_alerts_exist_and_each_has_its_section(root: Path, written: dict[str, str]) -> None:
-    alerts = set(re.findall(r"alert: (\w+)", (root / "deploy" / "prometheus" / "rules.yml").read_text("utf-8")))
+    groups = yaml.safe_load((root / "deploy" / "prometheus" / "rules.yml").read_text("utf-8"))["groups"]
+    rules = [(group["name"], rule) for group in groups for rule in group["rules"] if "alert" in rule]
+    alerts = {rule["alert"] for _, rule in rules}
     assert [found for found in named(written, r"\bSteadynorm[A-Z]\w+") if found[1] not in alerts] == []
-    assert alerts == set(re.findall(r"^## (Steadynorm\w+)$", written["docs/operations.md"], re.MULTILINE))
+    begin, *_ = written["docs/operations.md"].split("\n## ")
+    critical = {rule["alert"] for _, rule in rules if rule["labels"]["severity"] == "critical"}
+    assert set(re.findall(r"`(Steadynorm\w+)`", begin)) == critical
+    sections = re.findall(r"^## (Steadynorm\w+)$", written["docs/operations.md"], re.MULTILINE)
+    assert sorted(sections) == sorted(alerts)
+    of_service = sections[sections.index("SteadynormServerDown") :]
+    assert set(of_service) == {rule["alert"] for group, rule in rules if group == "steadynorm-service"}
 
 
 def test_routes_and_their_parameters_exist(written: dict[str, str], reference: ModuleType) -> None:
@@ -171,3 +180,15 @@ def test_conditions_on_pages_are_ones_that_a_rule_takes(written: dict[str, str])
     assert len(found) > 8
     for _, text in found:
         parse_condition(text)
+
+
+def test_findings_of_the_self_check_are_in_the_table_of_troubleshooting(root: Path, written: dict[str, str]) -> None:
+    source = "".join(path.read_text("utf-8") for path in (root / "agent").rglob("*.py"))
+    calls = re.findall(r'(?:_check\.report|self\.report|self\._report|_report_no_step)\(\s*f?"([a-z_]+)[" {]', source)
+    names = {*calls, *re.findall(r'^CLIP_AFTER_STABILIZER = "(\w+)"', source, re.MULTILINE)} - {"settings"}
+    assert len(names) > 15
+    _, table = written["docs/troubleshooting.md"].split("{ #findings }")
+    titles = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    told = {name for title in titles for name in re.findall(r"`([a-z_]+)", title)}
+    assert names - told == set()
+    assert [name for name in told if f'"{name}' not in source] == []

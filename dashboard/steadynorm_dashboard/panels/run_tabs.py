@@ -13,6 +13,7 @@ from steadynorm_dashboard.data import queries, view
 from steadynorm_dashboard.formatting import tables
 from steadynorm_dashboard.formatting.tables import LARGEST_RATIO
 from steadynorm_dashboard.panels import automation, configuration, export, notes, undo
+from steadynorm_dashboard.panels.run_view import TABS
 
 MAX_EVENTS = 2_000  # as many as the server returns at once
 
@@ -20,18 +21,11 @@ MAX_EVENTS = 2_000  # as many as the server returns at once
 @st.fragment(run_every=3)
 def panel(run_id: str) -> None:
     """The tabs. Only the open one is read and drawn: tables take most of a browser's time."""
-    parts = {
-        "Parameters": _parameters,
-        "Changes": _audit,
-        "Events": _events,
-        "Recovery": _recovery,
-        "Notes": notes.tab,
-        "Automation": automation.panel,
-        "Configuration": configuration.tab,
-        "Export": export.panel,
-    }
+    parts = (
+        _parameters, _audit, _events, _recovery, notes.tab, automation.panel, configuration.tab, export.panel,
+    )  # fmt: skip
     view.hold("tab")
-    for tab, part in zip(st.tabs(list(parts), key=f"{run_id}/tab", on_change="rerun"), parts.values(), strict=True):
+    for tab, part in zip(st.tabs(TABS, key=f"{run_id}/tab", on_change="rerun"), parts, strict=True):
         if tab.open:
             with tab:
                 part(run_id)

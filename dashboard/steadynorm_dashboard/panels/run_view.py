@@ -15,7 +15,7 @@ from steadynorm_dashboard.data import view
 from steadynorm_dashboard.data.view import Part
 from steadynorm_dashboard.panels import chart_controls, chart_view, scalar_charts
 
-TABS = ("Parameters", "Changes", "Events", "Notes", "Automation", "Configuration", "Export")
+TABS = ("Parameters", "Changes", "Events", "Recovery", "Notes", "Automation", "Configuration", "Export")
 _ZOOM = re.compile(r"(?:(.+):)?([0-9]{1,15})-([0-9]{1,15})")
 _MAX_SEARCH = 200
 _NONE = "none"  # no axis is logarithmic, though some are by default
