@@ -309,24 +309,21 @@ def works_with() -> str:
                 f"`{row['attach']}`" if "attach" in row else "the optimizer",
                 f"`{row.get('mode', 'stabilize')}`",
                 "; ".join(filter(None, notes)),
-                row.get("by_hand", "each commit"),
             )
 
     def programs() -> Iterator[tuple[str, ...]]:
         for row in known["program"]:
-            tried = "each commit" if "test" in row else row.get("by_hand", "")
-            yield row["name"], row["how"].replace("](", "](../"), tried
+            yield row["name"], row["how"].replace("](", "](../")
 
     return "\n".join([
-        "# Does it work with …?\n\nEach row was tried: a small model is trained under the agent. In `stabilize` the "
-        "optimizer's step must begin with the target as the norm of each gradient; in `observe` the trained model must "
-        "be the same as without the agent, bit for bit. *Tried* says when: *each commit* by the tests, else by hand "
-        "with that version. What is not here works if it reads `.grad` in `step()` of a `torch.optim.Optimizer`; "
-        "`python -m tests.docs.works_with` shows how to try it.\n",
+        "# Does it work with …?\n\nThe tests try each row at each commit, on the CPU: a small model is trained under "
+        "the agent. In `stabilize` the optimizer's step must begin with the target as the norm of each gradient; in "
+        "`observe` the trained model must be the same as without the agent, bit for bit. What is not here works if "
+        "it reads `.grad` in `step()` of a `torch.optim.Optimizer`; `tests/docs/works_with.py` shows how to try it.\n",
         "## Programs and frameworks\n",
-        table(("program", "how", "tried"), programs()),
+        table(("program", "how"), programs()),
         "## Optimizers\n\n*mode* is that of an `attach()` which names none.\n",
-        table(("library", "optimizers", "pass", "mode", "note", "tried"), optimizers()),
+        table(("library", "optimizers", "pass", "mode", "note"), optimizers()),
     ])  # fmt: skip
 
 

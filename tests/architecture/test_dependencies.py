@@ -27,6 +27,7 @@ EXTRAS = {
 """Which extras, beside the base dependencies, the files of a package may import from."""
 INTEGRATIONS = {
     "agent/steadynorm/integrations/lightning.py": ["lightning"],
+    "agent/steadynorm/integrations/stable_baselines3.py": ["stable-baselines3"],
     "agent/steadynorm/integrations/transformers.py": ["transformers"],
     "agent/steadynorm/sinks/mlflow.py": ["mlflow"],
     "agent/steadynorm/sinks/tensorboard.py": ["tensorboard"],

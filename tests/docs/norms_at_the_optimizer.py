@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
@@ -30,11 +31,16 @@ def watch(spikes: frozenset[int]) -> list[list[float]]:
 
     def after(optimizer: torch.optim.Optimizer, *_: object) -> None:  # gradients are as the step found them
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        norms.append([float(each.grad.norm()) for each in parameters if each.grad is not None])
+        norms.append([norm(each.grad) for each in parameters if each.grad is not None])
 
     torch.Tensor.backward = spiking  # type: ignore[method-assign, assignment]
     register_optimizer_step_post_hook(after)
     return norms
+
+
+def norm(grad: torch.Tensor) -> float:
+    """Of the whole gradient, also where it is sharded."""
+    return float((grad.full_tensor() if isinstance(grad, DTensor) else grad).norm())
 
 
 if __name__ == "__main__":
@@ -42,5 +48,6 @@ if __name__ == "__main__":
     # The same batches each time: what 50 steps after a spike still hold depends on the norm of its batch.
     torch.manual_seed(0)
     found = watch(frozenset(map(int, calls)))
+    sys.path[0] = str(Path(program).resolve().parent)  # as Python has it
     runpy.run_path(program, run_name="__main__")
     Path(output).write_text(json.dumps(found))

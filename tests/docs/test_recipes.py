@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,19 @@ from tests.support.local_server import RunningStack
 from steadynorm_contract.events import EventKind
 
 ADDRESS = "http://127.0.0.1:8470"
+SNIPPETS = Path(__file__).parents[2] / "docs" / "snippets"
+RUNS = ("gpt-small", "cartpole", "titan")  # as the pages name them
 STEPS, SPIKE = 300, 250
 CLIPPED: dict[str, tuple[str, str]] = {  # a program of two variants: the mode of each
     "pytorch_clipping": ("clip", "observe"),
     "accelerate_loop": ("stabilize", "clip"),
     "lightning_trainer": ("stabilize", "clip"),
     "transformers_trainer": ("stabilize", "clip"),
+    "stable_baselines3_ppo": ("stabilize", "clip"),
+    "torchtitan_loop": ("stabilize", "observe"),
 }
+LIMITS = {"stable_baselines3_ppo": 0.5}  # of the clip; else 1
+SHORTER = {"torchtitan_loop": (120, 100)}  # steps, and which of them spikes
 LONGER: dict[str, dict[str, str]] = {  # as many steps of each variant
     "pytorch_clipping": {"range(5)": "range(300)"},
     "accelerate_loop": {"torch.randn(64, 8)": "torch.randn(4800, 8)", "agent.step == 4": "agent.step == 300"},
@@ -29,13 +36,18 @@ LONGER: dict[str, dict[str, str]] = {  # as many steps of each variant
     "transformers_trainer": {
         'TrainingArguments("out", ': 'TrainingArguments("out", max_steps=300, save_strategy="no", '
     },
+    "stable_baselines3_ppo": {"STEPS = 640": "STEPS = 1920"},  # moves; ten steps of the optimizer for 64
+    "torchtitan_loop": {"STEPS, MICROBATCHES = 10": "STEPS, MICROBATCHES = 120"},
 }
 FRAMEWORKS = {  # and what takes longer to import than the program runs
-    "accelerate_loop": "accelerate",
-    "lightning_trainer": "lightning",
-    "transformers_trainer": "transformers.trainer",
+    "accelerate_loop": ("accelerate",),
+    "lightning_trainer": ("lightning",),
+    "transformers_trainer": ("transformers.trainer",),
+    "trl_trainers": ("trl.trainer.sft_trainer", "trl.trainer.grpo_trainer"),
+    "stable_baselines3_ppo": ("stable_baselines3",),
 }
-ACCUMULATED = {"accelerate_loop": 2}
+ACCUMULATED = {"accelerate_loop": 2, "torchtitan_loop": 2}
+ENTRIES = {"torchtitan_loop": 3}  # for a step: those of two optimizers, and of their container
 Norms = list[list[float]]
 Watch = Callable[..., Norms]
 
@@ -44,9 +56,12 @@ Watch = Callable[..., Norms]
 def watch(stack: RunningStack, root: Path, tmp_path: Path, python: Interpreter) -> Watch:
     """watch("name", *calls of backward() that spike, **replaced) -> the norms that its optimizers step with."""
 
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    one_rank = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
     def run(name: str, *spikes: int, replaced: dict[str, str] | None = None) -> Norms:
-        text = (root / "docs" / "snippets" / f"{name}.py").read_text("utf-8")
-        text = text.replace(ADDRESS, stack.server)
+        text = text_of(name).replace(ADDRESS, stack.server)
         for old, new in (replaced or {}).items():
             assert old in text
             text = text.replace(old, new)
@@ -54,9 +69,10 @@ def watch(stack: RunningStack, root: Path, tmp_path: Path, python: Interpreter) 
         own = {key: value for key, value in os.environ.items() if not key.startswith("STEADYNORM_")}
         ended = python.run(
             str(root / "tests" / "docs" / "norms_at_the_optimizer.py"), "program.py", "norms.json", *map(str, spikes),
-            cwd=tmp_path, timeout_s=300, modules=(*TORCH, *([FRAMEWORKS[name]] if name in FRAMEWORKS else [])),
+            cwd=tmp_path, timeout_s=300, modules=(*TORCH, *FRAMEWORKS.get(name, ())),
             env={
-                **own, "STEADYNORM_HOME": str(stack.home), "STEADYNORM_SERVER": stack.server, "OMP_NUM_THREADS": "1",
+                **own, **(one_rank if name == "torchtitan_loop" else {}),
+                "STEADYNORM_HOME": str(stack.home), "STEADYNORM_SERVER": stack.server, "OMP_NUM_THREADS": "1",
                 "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "STEADYNORM_RUN": name.replace("_", "-"),
             },
         )  # fmt: skip
@@ -67,34 +83,76 @@ def watch(stack: RunningStack, root: Path, tmp_path: Path, python: Interpreter) 
     return run
 
 
+def text_of(name: str) -> str:
+    """The snippet's text."""
+    return (SNIPPETS / f"{name}.py").read_text("utf-8")
+
+
 def total(norms: list[float]) -> float:
     """The norm over all tensors."""
     return math.hypot(*norms)
 
 
-@pytest.mark.parametrize("name", CLIPPED)
-def test_stabilize_gives_a_spike_its_due_and_a_clip_cuts_it(stack: RunningStack, watch: Watch, name: str) -> None:
-    replaced = {**LONGER[name], 'run="gpt-small"': f'run="recipe-{name}"'}
-    calls = ACCUMULATED.get(name, 1)
-    norms = watch(name, calls * SPIKE, calls * (STEPS + SPIKE), replaced=replaced)
-    assert len(norms) == 2 * STEPS
-    for mode, steps in zip(CLIPPED[name], (norms[:STEPS], norms[STEPS:]), strict=True):
-        if mode != "stabilize":  # by the agent, or by a clip of torch's that it looks behind
-            assert max(map(total, steps)) == pytest.approx(1.0, rel=1e-3), "never above the clip"
-            assert total(steps[SPIKE - 1]) == pytest.approx(1.0, rel=1e-3)
-            continue
-        calm = [total(step) for step in steps[20 : SPIKE - 1]]
-        tensors = len(steps[0])
-        assert 0.5 * math.sqrt(tensors) < sum(calm) / len(calm) < 2 * math.sqrt(tensors), "each tensor has about 1"
-        assert total(steps[SPIKE - 1]) < 0.1 * min(calm), "counts as good as nothing"
-        assert total(steps[-1]) > 0.5 * min(calm), "and holds nothing back afterwards"
+def gives_a_spike_its_due(norms: Norms, spike: int) -> None:
+    """In stabilize: each tensor has a norm of about 1, and the step that spikes counts as good as nothing."""
+    tensors = len(norms[0])
+    calm = [total(step) for step in norms[20 : spike - 1]]
+    assert 0.5 * math.sqrt(tensors) < sum(calm) / len(calm) < 2 * math.sqrt(tensors), "each tensor has about 1"
+    assert total(norms[spike - 1]) < 0.1 * min(calm), "counts as good as nothing"
+    assert total(norms[-1]) > 0.5 * min(calm), "and holds nothing back afterwards"
 
-    runs = stack.client.runs(name=f"recipe-{name}").runs
-    assert sorted(run.applied.settings.mode for run in runs) == sorted(CLIPPED[name])
-    for run in runs:  # in every mode the spike is recorded as large as it was, whatever was clipped
+
+def is_clipped(norms: Norms, spike: int, limit: float) -> None:
+    """By the agent, or by a clip that it looks behind."""
+    assert max(map(total, norms)) == pytest.approx(limit, rel=1e-3), "never above the clip"
+    assert total(norms[spike - 1]) == pytest.approx(limit, rel=1e-3)
+
+
+def recorded(stack: RunningStack, name: str, spike: int) -> list[str]:
+    """The modes of the runs of a name, each of which recorded the spike as large as it was, whatever was clipped."""
+    runs = stack.client.runs(name=name).runs
+    for run in runs:
         found = [event for event in stack.client.events(run.run_id).events if event.kind is EventKind.SPIKE]
         ratios = {event.step: event.value or 0.0 for event in found}
-        assert ratios[SPIKE] > 50
+        assert ratios[spike] > 50
+    return sorted(run.applied.settings.mode for run in runs)
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_stabilize_gives_a_spike_its_due_and_a_clip_cuts_it(stack: RunningStack, watch: Watch, name: str) -> None:
+    renamed = {f'run="{run}"': f'run="recipe-{name}"' for run in RUNS if f'run="{run}"' in text_of(name)}
+    calls = ACCUMULATED.get(name, 1)
+    steps, spike = SHORTER.get(name, (STEPS, SPIKE))
+    norms = watch(name, calls * spike, calls * (steps + spike), replaced={**LONGER[name], **renamed})
+    norms = norms[ENTRIES.get(name, 1) - 1 :: ENTRIES.get(name, 1)]
+    assert len(norms) == 2 * steps
+    for mode, of_one in zip(CLIPPED[name], (norms[:steps], norms[steps:]), strict=True):
+        if mode == "stabilize":
+            gives_a_spike_its_due(of_one, spike)
+        else:
+            is_clipped(of_one, spike, LIMITS.get(name, 1.0))
+    assert recorded(stack, f"recipe-{name}", spike) == sorted(CLIPPED[name])
+
+
+@pytest.mark.parametrize("mode", ["stabilize", "observe"])
+def test_trls_trainers_do_the_same(stack: RunningStack, watch: Watch, mode: str) -> None:
+    steps, spike = 40, 30
+    norms = watch(
+        "trl_trainers", spike, steps + spike,
+        replaced={
+            '"out", ': f'"out", max_steps={steps}, save_strategy="no", ',
+            "max_grad_norm=0": "max_grad_norm=0" if mode == "stabilize" else "max_grad_norm=0.01",
+            'run="sft"': f'run="sft-{mode}", mode="{mode}"',
+            'run="grpo"': f'run="grpo-{mode}", mode="{mode}"',
+        },
+    )  # fmt: skip
+    assert len(norms) == 2 * steps
+    for name, of_one in (("sft", norms[:steps]), ("grpo", norms[steps:])):
+        if mode == "stabilize":
+            gives_a_spike_its_due(of_one, spike)
+        else:
+            is_clipped(of_one, spike, 0.01)
+        assert recorded(stack, f"{name}-{mode}", spike) == [mode]
 
 
 def test_under_sgd_the_scale_of_the_clip_is_carried_over(watch: Watch) -> None:
@@ -121,11 +179,10 @@ def test_the_stabilizer_alone_gives_each_tensor_a_norm_of_about_one(watch: Watch
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_a_snippet_for_a_framework_runs_and_no_clip_is_warned_of(
-    here: RunningStack, root: Path, name: str, python: Interpreter
+    here: RunningStack, name: str, python: Interpreter
 ) -> None:
-    text = (root / "docs" / "snippets" / f"{name}.py").read_text("utf-8").replace(ADDRESS, here.server)
-    Path("program.py").write_text(text)
+    Path("program.py").write_text(text_of(name).replace(ADDRESS, here.server))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = python.run("program.py", env=environment, modules=(*TORCH, FRAMEWORKS[name]), timeout_s=300)
+    ended = python.run("program.py", env=environment, modules=(*TORCH, *FRAMEWORKS[name]), timeout_s=300)
     assert ended.returncode == 0, ended.stderr
     assert "takes back what the" not in ended.stderr

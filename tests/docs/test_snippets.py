@@ -21,7 +21,8 @@ ALONE = (
     "muon_adamw", "optimizer_in_backward",
 )  # fmt: skip
 OF_A_RUN = ("change_a_run", "live_control", "export_a_run")
-RANKS = ("ddp", "fsdp2", "reducing_optimizer")
+RANKS = {"ddp": "ddp", "fsdp2": "llama", "reducing_optimizer": "reducing", "torchtitan_loop": "titan"}
+"""And what their runs are named."""
 ELSEWHERE = {*FRAMEWORKS, "notebook_steps", "notebook_parameters", "notebook_polars", "receive_webhook"}
 """Run by the tests of the recipes, and by those of the export and of webhooks, which make what they read."""
 
@@ -83,8 +84,9 @@ def test_a_snippet_for_ranks_runs_on_two(here: RunningStack, root: Path, name: s
     ]  # fmt: skip
     for ended in [rank.result(300) for rank in ranks]:
         assert ended.returncode == 0, ended.stderr
-    runs = here.client.runs(name={"ddp": "ddp", "fsdp2": "llama", "reducing_optimizer": "reducing"}[name]).runs
-    assert [run.state.value for run in runs] == ["finished"]
+    runs = here.client.runs(name=RANKS[name]).runs
+    variants = Path(snippet).read_text("utf-8").count("steadynorm.attach(")
+    assert [run.state.value for run in runs] == ["finished"] * variants
 
 
 def test_the_quick_start_shows_what_its_page_says(here: RunningStack, root: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.docs.test_recipes import LONGER
+from tests.docs.test_recipes import FRAMEWORKS
 
 import steadynorm
 
@@ -165,10 +165,33 @@ def test_sam_itself_is_refused_with_what_to_pass() -> None:
         steadynorm.attach(model, optimizer)
 
 
-def test_every_program_of_the_table_is_tried_or_says_when_it_was(root: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of its own
+def test_opacus() -> None:
+    from opacus import PrivacyEngine
+
+    plain = network()
+    model, optimizer, loader = PrivacyEngine().make_private(
+        module=plain, optimizer=torch.optim.AdamW(plain.parameters()), noise_multiplier=1.0, max_grad_norm=1.0,
+        data_loader=torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(64, 8)), batch_size=16),
+    )  # fmt: skip
+    with pytest.raises(TypeError, match=r"attach\(model, optimizer\.original_optimizer\)"):
+        steadynorm.attach(model, optimizer)
+    agent = steadynorm.attach(model, optimizer.original_optimizer)
+    seen = watch(optimizer.original_optimizer)
+    for _ in range(3):
+        for (inputs,) in loader:
+            optimizer.zero_grad()
+            (1000 * (model(inputs) - 1).square().mean()).backward()
+            optimizer.step()
+    assert agent.step == len(seen) > 6
+    assert about_one(seen)
+    assert set(agent.statistics()) == set(dict(plain.named_parameters()))
+
+
+def test_every_program_of_the_table_is_tried(root: Path) -> None:
     programs = tomllib.loads((root / "docs" / "works_with.toml").read_text("utf-8"))["program"]
     tests = {each["test"] for each in programs if "test" in each}
     here = {name for name in globals() if name.startswith("test_") and not name.startswith("test_every")}
     assert {name for name in tests if name.startswith("test_")} == here
-    assert {name for name in tests if not name.startswith("test_")} <= set(LONGER)
-    assert all("test" in each or "by_hand" in each or each["how"].startswith("no: ") for each in programs)
+    assert {name for name in tests if not name.startswith("test_")} <= set(FRAMEWORKS)
+    assert all("test" in each or each["how"].startswith("no: ") for each in programs)

@@ -60,13 +60,13 @@ class Session:
         if agent is not None:
             agent.close(state=state, reason=reason)
 
-    def log(self, loss: Tensor | float | None) -> None:
-        """Log the newest step's loss, once per step, however many micro-batches it has."""
+    def log(self, loss: Tensor | float | None, scalars: Mapping[str, float] | None = None) -> None:
+        """Log the newest step's loss, once per step, however many micro-batches it has. scalars: beside it."""
         agent = self.agent
-        if loss is None or agent is None or agent.step == self._logged:
+        if agent is None or agent.step == self._logged or (loss is None and not scalars):
             return
         self._logged = agent.step
-        agent.log(loss=loss)
+        agent.log(scalars, loss=loss)
 
     @property
     def should_stop(self) -> bool:
