@@ -17,7 +17,7 @@ from steadynorm_contract.events import EventKind
 
 ADDRESS = "http://127.0.0.1:8470"
 SNIPPETS = Path(__file__).parents[2] / "docs" / "snippets"
-RUNS = ("gpt-small", "cartpole", "titan")  # as the pages name them
+RUNS = ("gpt-small", "cartpole-ppo", "titan")  # as the pages name them
 STEPS, SPIKE = 300, 250
 CLIPPED: dict[str, tuple[str, str]] = {  # a program of two variants: the mode of each
     "pytorch_clipping": ("clip", "observe"),
