@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from tests.support.fake_cuda import FakeCuda
 
-from steadynorm.distributed.reductions import MAX_REDUCED, reduction
+from steadynorm.distributed.reductions import MAX_REDUCED, Reduction, ScalarReductions, reduction
+from steadynorm.recording.logged import Logged
+from steadynorm.recording.scalars import LoggedRecord
 from steadynorm_contract.telemetry import floats_from_bytes
 
 if TYPE_CHECKING:
@@ -107,6 +112,27 @@ def test_what_is_not_reduced_over_all_ranks_is_said(start_ranks: StartRanks, stu
         assert 1 < first < 12
         assert points == {step: step + (50 if step < first else 0) for step in steps}, run
         assert f"From step {first} on the values of rank 0 alone are recorded." in findings[run]["not_reduced"]
+
+
+def test_a_rank_whose_device_is_behind_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, boundary, recorded = FakeCuda(monkeypatch), SimpleNamespace(round=0, step=0), list[LoggedRecord]()
+    recorder: Any = SimpleNamespace(put_late=recorded.append)
+    given: Any = boundary
+    ours = ScalarReductions((0, 1), 20, 1, given, recorder, lambda name, message: pytest.fail(message))
+    ours.describe("mean", Reduction.MEAN)
+    for step in (1, 2, 3):
+        boundary.round = boundary.step = step
+        ours.log(Logged(None, None, None, {"mean": cuda.put(torch.tensor(float(step)))}))
+    cuda.run(cuda.pending // 3 * 2)  # of the third step, nothing is there
+    for expected in ([1.0, 2.0], [1.0, 2.0, 3.0]):
+        ours.agree([ours.offer()])
+        ours.tensors()
+        ours.fill()
+        ours.record()
+        assert [each.values["mean"] for each in recorded] == expected
+        cuda.run()
+    assert [each.step for each in recorded] == [1, 2, 3]
+    assert cuda.waits == []
 
 
 def test_a_reduction_that_there_is_not_is_refused() -> None:
