@@ -4,6 +4,7 @@
     python research/study                     # all of it; ended and started again, it goes on where it was
     python research/study --quick             # a miniature, to see that all works
     python research/study --report            # docs/study.md and its plots from the committed CSV files
+    python research/study --questions spikes --repeat method=paper fault=1000/all/kept/125  # a cell again
     python research/study --scale gpu --device cuda        # what a machine without a GPU still owes
 
 Needs `pip install 'steadynorm[study]'`. Rows go to research/study/results, one CSV file a question; those of other
@@ -19,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # `python research/study` knows the folder's inside only
 
-from study import cost, machine, report  # noqa: E402
+from study import cost, machine, repeat, report  # noqa: E402
 from study.plan import plan  # noqa: E402
 from study.questions import QUESTIONS, SCALES  # noqa: E402
 from study.runner import missing, work  # noqa: E402
@@ -41,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="print trials and time, and run nothing")
     parser.add_argument("--report", action="store_true", help="write the report from what is there, and run nothing")
+    parser.add_argument(
+        "--repeat",
+        nargs="+",
+        metavar="FIELD=VALUE",
+        help="run again what the rows with these values say, print each score beside its row, and write nothing",
+    )
     options = parser.parse_args(arguments)
 
     scale = SCALES["quick" if options.quick else options.scale]
@@ -56,6 +63,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     if options.plan:
         print(plan(questions, scale, options.workers))
+        return 0
+    if options.repeat:
+        try:
+            rows = repeat.matching(folder, [question.name for question in questions], options.repeat)
+        except ValueError as error:
+            parser.error(str(error))
+        print(f"{len(rows)} trials to run again", file=sys.stderr)
+        print(repeat.repeated(rows, workers=options.workers, device=options.device))
         return 0
     if not options.report:
         trials = missing(folder, (trial for question in questions for trial in question.trials(scale)))

@@ -50,6 +50,7 @@ def asked_for(rows: Rows) -> Answer:
                 for method, found in faulty.items()
             ]
             texts.append(markdown(["method", *kinds], lines))
+        texts += _against_robust(str(task), unit, group)
         slowest = min(trial.lr for trial, _ in group)
         drawn = {
             str(method): [o for t, o in found if not t.fault and (t.lr, t.schedule) == (slowest, "cosine")]
@@ -60,6 +61,26 @@ def asked_for(rows: Rows) -> Answer:
         "\n".join([*texts, "![loss with warm-up and cosine](images/study/asked-for.svg)\n"]),
         {"asked-for.svg": draw(panels)},
     )
+
+
+def _against_robust(task: str, unit: str, rows: Rows) -> list[str]:
+    """Where a run with a fault ends, whatever it is without one."""
+    robust = twins([row for row in rows if row[0].fault and row[0].method == "robust"], "method")
+    cells: dict[str, dict[str, list[float]]] = {}
+    for trial, outcome in rows:
+        if trial.fault and trial.method != "robust" and (twin := robust.get(identity(trial, "method"))):
+            cell = cells.setdefault(trial.method, {}).setdefault(fault_words(trial), [])
+            cell.append(outcome.score - twin[1].score)
+    if not cells:
+        return []
+    kinds = list(dict.fromkeys(kind for found in cells.values() for kind in found))
+    lines = [
+        [method, *(with_spread(found.get(kind, []), sign=True) for kind in kinds)] for method, found in cells.items()
+    ]
+    return [
+        f"**{task}: score with the fault against robust with the same fault, seed by seed** ({unit})\n",
+        markdown(["method", *kinds], lines),
+    ]
 
 
 def _column(trial: Trial) -> str:

@@ -17,7 +17,7 @@ from study.trial import Outcome, Trial, append, read
 
 from steadynorm_server.runtime.process import die_with_parent
 
-__all__ = ["file_of", "missing", "work"]
+__all__ = ["file_of", "missing", "outcomes", "work"]
 
 
 def file_of(folder: Path, question: str) -> Path:
@@ -40,12 +40,13 @@ def missing(folder: Path, trials: Iterable[Trial]) -> list[Trial]:
 def work(folder: Path, trials: list[Trial], *, workers: int, device: str = "cpu") -> None:
     """Run all of `trials`. workers: processes of one thread each; 0: this one alone. Raises what a trial raises."""
     progress = _Progress(len(trials))
-    for trial, outcome in _outcomes(trials, workers, device):
+    for trial, outcome in outcomes(trials, workers, device):
         append(file_of(folder, trial.question), trial, outcome)
         progress.one_more(trial)
 
 
-def _outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[Trial, Outcome]]:
+def outcomes(trials: list[Trial], workers: int, device: str) -> Iterator[tuple[Trial, Outcome]]:
+    """Run all of `trials`, in whatever order they end."""
     if workers == 0:
         torch.set_num_threads(1)
         yield from ((trial, run(trial, device)) for trial in trials)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["CURVE_STEPS", "Outcome", "Trial", "append", "read"]
+__all__ = ["CURVE_STEPS", "FIELDS", "Outcome", "Trial", "append", "read"]
 
 CURVE_STEPS = 10
 """Steps whose mean training loss is one point of a curve."""
@@ -81,7 +81,7 @@ class Outcome:
         return [one - other for one, other in zip(self.losses(), twin.losses(), strict=False)]
 
 
-_TRIAL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, Outcome))
+FIELDS, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Trial, Outcome))
 
 
 def _text(value: object) -> str:
@@ -101,7 +101,7 @@ _DEFAULTS = {
 def append(file: Path, trial: Trial, outcome: Outcome) -> None:
     """One more row, in the file when this returns: whoever ends the study loses nothing that is done."""
     whole = _whole_lines(file)
-    columns = whole.partition("\n")[0].split(",") if whole else _TRIAL + _OUTCOME
+    columns = whole.partition("\n")[0].split(",") if whole else FIELDS + _OUTCOME
     values = {name: _text(value) for name, value in (asdict(trial) | asdict(outcome)).items()}
     # A file of before a field was added keeps its columns; a value that is not that field's default is an error in it.
     values = {name: value for name, value in values.items() if name in columns or value != _DEFAULTS.get(name)}
@@ -118,7 +118,7 @@ def read(file: Path) -> list[tuple[Trial, Outcome]]:
     """All complete rows; nothing for a file that is not there. Of equal trials the last one counts."""
     found: dict[tuple[str, ...], tuple[Trial, Outcome]] = {}
     for row in csv.DictReader(_whole_lines(file).splitlines()):
-        trial = msgspec.convert({name: row[name] for name in _TRIAL if name in row}, Trial, strict=False)
+        trial = msgspec.convert({name: row[name] for name in FIELDS if name in row}, Trial, strict=False)
         outcome = msgspec.convert({name: row[name] for name in _OUTCOME if name in row}, Outcome, strict=False)
         found[trial.key] = trial, outcome
     return list(found.values())

@@ -129,4 +129,5 @@ def test_differences_are_paired_seed_by_seed_and_their_number_is_told() -> None:
     assert "2 differences" in text
     assert "| nothing | +0.5 |" in text
     assert "| robust | +0.05 |" in text
+    assert "| nothing | +0.55 |" in text.split("against robust with the same fault")[1]
     assert set(methods.ASKED_FOR) <= set(methods.METHODS)

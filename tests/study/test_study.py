@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "research"))
 
 from study import methods, optimizers, plan, precision, report  # noqa: E402
+from study.__main__ import main  # noqa: E402
 from study.answers import ANSWERS, lost  # noqa: E402
 from study.faults import Fault  # noqa: E402
 from study.questions import FULL, QUESTIONS, QUICK  # noqa: E402
@@ -89,6 +90,23 @@ def test_every_question_gets_its_rows_its_tables_and_its_pictures(results: Path)
 def test_the_same_rows_make_the_same_page(results: Path, tmp_path: Path) -> None:
     report.write(results, tmp_path / "study.md", QUICK)
     assert (tmp_path / "study.md").read_bytes() == (results / "study.md").read_bytes()
+
+
+def test_a_cell_is_repeated_by_its_fields_and_shown_beside_its_rows(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--quick", "--out", str(results), "--workers", "0", "--questions", "spikes", "--repeat"]
+    before = file_of(results, "spikes").read_bytes()
+    assert main([*options, "task=digits-cnn", "method=paper", "lr=3e-3", "fault=100/all/random/10"]) == 0
+    head, _, line = capsys.readouterr().out.splitlines()[:3]
+    assert head == "| seed | score in the row | score now |"
+    seed, row, now = (cell.strip() for cell in line.strip("|").split("|"))
+    assert (seed, now) == ("0", row)
+    assert file_of(results, "spikes").read_bytes() == before
+    for wanted, told in (("rate=1", "a field is one of question, task"), ("method=clip 3", "'nothing', 'paper': got")):
+        with pytest.raises(SystemExit):
+            main([*options, wanted])
+        assert told in capsys.readouterr().err
 
 
 def test_a_study_that_was_ended_goes_on_with_what_has_no_whole_row(results: Path, tmp_path: Path) -> None:
