@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -63,6 +64,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The fast lane does not even import files all of whose tests are slow."""
     return True if _is_fast(config) and _is_slow(collection_path) else None
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: each collection of garbage would go through all of it, for tenths of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _is_slow(path: Path) -> bool:

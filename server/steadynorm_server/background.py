@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from steadynorm_server.redis_errors import explain, is_from_redis
 
 _RESTART_AFTER_S = 0.5
+_CANCEL_AGAIN_S = 0.2
 SAY_EVERY_S = 60.0
 """An error that goes on is logged as often."""
 
@@ -54,7 +55,7 @@ async def background(
     try:
         yield
     finally:
-        # More than once: redis-py can swallow a cancellation that arrives while it connects.
+        # More than once: `asyncio.wait_for` of Python 3.11, by which redis-py sends, can swallow a cancellation.
         while not task.done():
             task.cancel()
-            await asyncio.wait([task], timeout=0.2)
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN_S)

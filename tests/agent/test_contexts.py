@@ -104,8 +104,10 @@ def test_a_step_is_the_same_in_any_context(name: str) -> None:
             tensors, statistics = train(model, mode, CONTEXTS[name])
             expected, known = usual(model, mode)
             rounding = 0.0 if dots_are_the_same(CONTEXTS[name]) else 1e-6
-            for one, other in zip(tensors, expected, strict=True):
-                torch.testing.assert_close(one, other, rtol=rounding, atol=0.0, msg=f"{model}, {mode}")
+            for at, (one, other) in enumerate(zip(tensors, expected, strict=True)):
+                # A weight that the steps brought near zero has the rounding of what they added up: of its tensor.
+                atol = rounding * float(other.abs().max()) if at % 2 else 0.0
+                torch.testing.assert_close(one, other, rtol=rounding, atol=atol, msg=f"{model}, {mode}")
             for parameter, numbers in known.items():
                 assert statistics[parameter] == pytest.approx(numbers, rel=rounding, abs=0.0), (model, mode)
             assert statistics.keys() == known.keys()

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import redis.utils
 from tests.support.server import TOKEN, Clock, FakeAgent, Serve, client_of, emptied
 
 from steadynorm_contract.codec import encode_json
+from steadynorm_server import background
 from steadynorm_server.app import create_app
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.tokens import Tokens
@@ -35,10 +37,19 @@ def _config(variables: tuple[tuple[str, str], ...], settings: tuple[tuple[str, A
     return ServerConfig(**dict(settings))
 
 
+@contextlib.contextmanager
+def _unsynced(folder: Path, binary: Path | None = None) -> Iterator[str]:
+    """Address of a store that waits for no disk at each write: tests of durability have stores of their own."""
+    with embedded_redis_server(folder, binary) as url:
+        with redis.Redis.from_url(url, protocol=2) as client:
+            client.config_set("appendfsync", "everysec")
+        yield url
+
+
 @pytest.fixture(scope="session")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the embedded Valkey."""
-    with embedded_redis_server(tmp_path_factory.mktemp("valkey")) as url:
+    with _unsynced(tmp_path_factory.mktemp("valkey")) as url:
         yield url
 
 
@@ -48,7 +59,7 @@ def debian_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = shutil.which("redis-server")
     assert binary, "these tests need redis-server: apt-get install redis-server"
     assert Path(binary) != find_binary()
-    with embedded_redis_server(tmp_path_factory.mktemp("redis"), Path(binary)) as url:
+    with _unsynced(tmp_path_factory.mktemp("redis"), Path(binary)) as url:
         yield url
 
 
@@ -77,6 +88,12 @@ def _patience_with_stores(monkeypatch: pytest.MonkeyPatch) -> None:
 def _each_scrape_reads_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests scrape right after what they did; test_scrapes.py is about those that are shared."""
     monkeypatch.setattr(scrapes, "FRESH_S", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An application whose task missed its cancellation ends after a hundredth of a second: there are thousands."""
+    monkeypatch.setattr(background, "_CANCEL_AGAIN_S", 0.01)
 
 
 @pytest.fixture
