@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -63,10 +64,14 @@ class Session:
     def log(self, loss: Tensor | float | None, scalars: Mapping[str, float] | None = None) -> None:
         """Log the newest step's loss, once per step, however many micro-batches it has. scalars: beside it."""
         agent = self.agent
-        if agent is None or agent.step == self._logged or (loss is None and not scalars):
+        if agent is None:
             return
-        self._logged = agent.step
-        agent.log(scalars, loss=loss)
+        if agent.step == self._logged:
+            loss = None
+        if loss is not None:
+            self._logged = agent.step
+        if loss is not None or scalars:
+            agent.log(scalars, loss=loss)
 
     @property
     def should_stop(self) -> bool:
@@ -80,6 +85,11 @@ class Session:
 
     def _request_checkpoint(self, step: int) -> None:
         self._checkpoint_requested = True
+
+
+def numbers_of(logs: Mapping[str, object]) -> dict[str, float]:
+    """What can be recorded of a framework's log line, which also holds texts, pictures and histograms."""
+    return {name: float(value) for name, value in logs.items() if isinstance(value, Real)}
 
 
 def warn_about_clipping(agent: Agent, setting: str, value: object) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.base import Session
+from steadynorm.integrations.base import Session, numbers_of
 
 try:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -84,7 +83,7 @@ class _Writer(KVWriter):
         self._session = session
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        scalars = {name: float(value) for name, value in key_values.items() if isinstance(value, numbers.Real)}
+        scalars = numbers_of(key_values)
         self._session.log(scalars.pop("train/loss", None), scalars)
 
     def close(self) -> None:

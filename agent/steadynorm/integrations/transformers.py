@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from steadynorm.agent import Agent
-from steadynorm.integrations.base import Session, warn_about_clipping
+from steadynorm.integrations.base import Session, numbers_of, warn_about_clipping
 from steadynorm.lifecycle import end_state
 from steadynorm_contract.settings import Mode
 from steadynorm_contract.telemetry import RunEnd
@@ -42,9 +42,10 @@ class SteadyNormCallback(TrainerCallback):
     `add_to(trainer)` also makes a `train()` that raises end the run as failed, with the reason, whether the program
     catches the exception or not. A plain callback is not told, and cannot.
 
-    Losses are those that the trainer logs: each step's with `logging_steps=1`. An operator's stop ends `train()`; a
-    requested checkpoint is saved by the trainer; the agent's state is `steadynorm.pt` in each checkpoint, and is loaded
-    from there on resuming.
+    Losses are those that the trainer logs: each step's with `logging_steps=1`. What it logs beside them, such as an
+    evaluation's loss or GRPO's rewards, is recorded as `eval/loss` and `train/reward`. An operator's stop ends
+    `train()`; a requested checkpoint is saved by the trainer; the agent's state is `steadynorm.pt` in each checkpoint,
+    and is loaded from there on resuming.
 
     Args:
         **options: As for `steadynorm.attach`, without the model and the optimizer.
@@ -112,7 +113,11 @@ class SteadyNormCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._session.log((logs or {}).get("loss"))
+        scalars = numbers_of(logs or {})
+        loss = scalars.pop("loss", None)
+        if loss is None:
+            scalars.pop("epoch", None)  # the step has it, of the line with its loss
+        self._session.log(loss, {scalar_name(name): value for name, value in scalars.items()})
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
@@ -146,6 +151,11 @@ class SteadyNormCallback(TrainerCallback):
         if self._patched is not None:
             del self._patched.unscale_gradients
             self._patched = None
+
+
+def scalar_name(logged: str) -> str:
+    """As Hugging Face's own reporters name it."""
+    return f"eval/{logged.removeprefix('eval_')}" if logged.startswith("eval_") else f"train/{logged}"
 
 
 def train(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:

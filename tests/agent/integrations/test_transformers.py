@@ -65,7 +65,10 @@ def make_trainer(folder: Path, *callbacks: Any, model: Any = None, **options: An
         disable_tqdm=True,
         **{"save_strategy": "no", "logging_steps": 1, "learning_rate": 1e-3, **options},
     )
-    return Trainer(model=model or make_model(), args=arguments, train_dataset=Words(), callbacks=list(callbacks))
+    return Trainer(
+        model=model or make_model(), args=arguments, train_dataset=Words(), eval_dataset=Words(),
+        callbacks=list(callbacks),
+    )  # fmt: skip
 
 
 class At(TrainerCallback):
@@ -91,6 +94,18 @@ def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, s
     assert stub.run.finish is not None
     assert stub.run.finish.state == "finished"
     assert "unscale_gradients" not in vars(trainer.accelerator)
+
+
+def test_what_the_trainer_logs_beside_the_loss_is_recorded(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2)
+    SteadyNormCallback(server=stub.url).add_to(trainer)
+    trainer.train()
+    groups = [group for batch in stub.run.batches for group in batch.logged]
+    assert [step for group in groups if "eval/loss" in group.names for step in group.steps] == [2, 4]
+    assert {"train/grad_norm", "train/learning_rate", "eval/loss"} <= {name for group in groups for name in group.names}
+    assert "built-in" not in caplog.text
 
 
 def test_added_to_the_trainer_it_measures_before_the_clip(
