@@ -72,6 +72,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Bindings that find their objects alive at the end of the process call that a leak."""
+    gc.unfreeze()
+
+
 def _is_slow(path: Path) -> bool:
     return path.name in SLOW_FILES or path.relative_to(ROOT / "tests").parts[:1] in SLOW_FOLDERS
 
