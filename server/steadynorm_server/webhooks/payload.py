@@ -48,11 +48,17 @@ def build_payload(
     return encode_json(message)
 
 
+_VERBS = frozenset({"registered", "adopted", "expired", "removed", "unscheduled"})
+"""Kinds of lines that say what was done; the others say to what of the run."""
+
+
 def build_audit_payload(webhook: Webhook, message_id: str, lines: Sequence[bytes]) -> bytes:
     """The body of a message with lines of the audit stream, at least one, in the order in which they came."""
     entries = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
     runs = len({entry["run_id"] for entry in entries})
-    text = f"{_did(entries[0])}" if len(entries) == 1 else f"{len(entries)} audit entries of {runs} runs"
+    text = (
+        f"{_did(entries[0])}" if len(entries) == 1 else f"{len(entries)} audit entries of {runs} run{'s' * (runs > 1)}"
+    )
     if webhook.format == "json":
         return encode_json(AuditMessage(id=message_id, text=text, entries=entries))
     shown = [_escaped(_did(entry)[:_LINE]) for entry in entries[:_LINES]]
@@ -69,7 +75,8 @@ def _did(entry: Mapping[str, Any]) -> str:
     why = what.get("reason") or what.get("text") or entry.get("reason") or ""
     about = " ".join(part for part in (changed, f"({why})" if why else "") if part)
     named = f"{entry.get('name') or entry['run_id']} ({entry['run_id']})"
-    return f"{entry['actor']}: {entry['kind']} of {named}{': ' if about else ''}{about}"
+    of = " " if entry["kind"] in _VERBS else " of "
+    return f"{entry['actor']}: {entry['kind']}{of}{named}{': ' if about else ''}{about}"
 
 
 def _shown(events: Sequence[WebhookEvent], limit: int) -> list[WebhookEvent]:

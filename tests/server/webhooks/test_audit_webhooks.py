@@ -117,12 +117,12 @@ def test_a_chat_reads_who_did_what_and_no_name_wakes_it() -> None:
     assert html.unescape(text).replace("\u2060", "").splitlines() == [
         "*2 audit entries of 2 runs*",
         "ada: settings of @everyone (r-1): paused=True, gamma2=0.9 (<!channel>)",
-        "bob: removed of old (r-2): (wrong data)",
+        "bob: removed old (r-2): (wrong data)",
     ]
     assert "@everyone" not in text
     assert "<!" not in text
     (alone,) = json.loads(build_audit_payload(chat, "1", lines[1:]))["text"].splitlines()
-    assert alone == "bob: removed of old (r-2): (wrong data)"
+    assert alone == "bob: removed old (r-2): (wrong data)"
 
 
 def test_its_entry_names_no_kinds_of_events(tmp_path: Path) -> None:
