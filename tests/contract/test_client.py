@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
     Recorder.seen.clear()
     Recorder.status, Recorder.body = 200, b""
     with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.005,))
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
@@ -156,7 +156,7 @@ def test_after_a_request_was_sent_no_message_claims_that_it_was_not_carried_out(
         do_GET = do_PATCH  # noqa: N815 - names of http.server
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Late) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.005,))
         thread.start()
         slow = Client(f"http://127.0.0.1:{httpd.server_port}", "secret", timeout_s=0.2)
         with pytest.raises(ServerUnreachable, match="may have been carried out") as unsure:

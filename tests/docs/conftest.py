@@ -65,4 +65,7 @@ def here(stack: RunningStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(name)
     monkeypatch.setenv("STEADYNORM_HOME", str(stack.home))
     monkeypatch.setenv("STEADYNORM_SERVER", stack.server)
+    monkeypatch.setattr(
+        "steadynorm.transport.publisher.CLOSE_IDLE_S", 15.0
+    )  # machines of tests stand still now and then
     return stack

@@ -38,6 +38,7 @@ def run_id(stack: RunningStack) -> str:
                 gradient.mul_(1000.0)
             optimizer.step()
             agent.log(loss=loss, batch_id=f"shard-7/{step}")
+        agent.flush(20.0)  # close() waits for 1.5 s, which this machine may stand still for
         return agent.run_id
 
 

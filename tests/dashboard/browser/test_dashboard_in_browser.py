@@ -167,7 +167,7 @@ def evil(server: LocalStack, tmp_path: Path) -> Iterator[str]:
     """Address of a page of another origin that shows the dashboard in a frame."""
     (tmp_path / "index.html").write_text(f"<iframe src='{launch.link(server.dashboard)}'></iframe>")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as site:
-        thread = threading.Thread(target=site.serve_forever)
+        thread = threading.Thread(target=site.serve_forever, args=(0.005,))
         thread.start()
         yield f"http://localhost:{site.server_port}/"
         site.shutdown()
