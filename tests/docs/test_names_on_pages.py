@@ -153,6 +153,11 @@ def test_links_of_pages_outside_the_site_lead_somewhere(root: Path, written: dic
     assert problems == []
 
 
+def test_the_readme_leads_to_every_page(root: Path, written: dict[str, str]) -> None:
+    pages = {path.name for path in (root / "docs").glob("*.md")} - {"index.md"}
+    assert pages - set(re.findall(r"\]\(docs/([\w-]+\.md)", written["README.md"])) == set()
+
+
 def _anchors(text: str) -> set[str]:
     named = set(re.findall(r"\{ #([\w-]+) \}", text))
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -19,7 +19,7 @@ def backup(
 ) -> None:
     """Back up the runs of the server on this machine's data folder, while it runs or not.
 
-    For an embedded store; a Redis of your own has its own ways. Tokens and logs are not in it.
+    For the embedded store only: back up a Redis of your own by its own means. Tokens and logs are not included.
     """
     from steadynorm_server.errors import StartError
     from steadynorm_server.runtime import backup as backups

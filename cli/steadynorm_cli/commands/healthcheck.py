@@ -12,7 +12,7 @@ from steadynorm_cli.errors import CommandError
 def healthcheck() -> None:
     """Ask the server that runs here with these variables whether it is alive. Exit code 1 if it does not.
 
-    It asks /healthz and not /readyz: what restarts an unhealthy container shall not restart it because Redis is away.
+    It asks /healthz and not /readyz: no orchestrator should restart the container because Redis is away.
     """
     import urllib3
 

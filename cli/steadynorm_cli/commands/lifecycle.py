@@ -44,7 +44,7 @@ def rename(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run under another name. Tokens that are bound to names go by the agent's own."""
+    """Show a run under another name. Tokens bound to names keep to the one that its agent gave."""
 
     def act(client: Client, found: RunSummary) -> tuple[RunDetail | None, str]:
         done = confirmed(lambda: client.update(found.run_id, RunUpdate(name=name, reason=reason)))

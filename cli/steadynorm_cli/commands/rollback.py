@@ -33,7 +33,7 @@ def rollback(
     server: Server = None,
     as_json: AsJson = False,
 ) -> None:
-    """Roll a run back to a snapshot, on all ranks; it goes on with the data that comes next. Exit codes: as of set."""
+    """Roll a run back to a snapshot, on all ranks; it continues with the next data. Exit codes are those of `set`."""
     client = Client(server)
     detail = client.run(find_run(client, run).run_id)
     target = _target(detail, to)

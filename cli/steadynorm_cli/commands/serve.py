@@ -16,10 +16,12 @@ from steadynorm_dashboard.owner_link import make_link
 
 Port = Annotated[
     int | None,
-    typer.Option(min=0, max=65535, envvar="STEADYNORM_PORT", help="Of the server. Default: 8470; 0: any free one."),
+    typer.Option(
+        min=0, max=65535, envvar="STEADYNORM_PORT", help="Port of the server. Default: 8470; 0: any free one."
+    ),
 ]
 DashboardPort = Annotated[
-    int | None, typer.Option(min=0, max=65535, help="Of the dashboard. Default: 8501; 0: any free one.")
+    int | None, typer.Option(min=0, max=65535, help="Port of the dashboard. Default: 8501; 0: any free one.")
 ]
 
 

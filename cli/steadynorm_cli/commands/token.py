@@ -31,15 +31,15 @@ def new(
     ] = None,
     max_runs: Annotated[
         int | None,
-        typer.Option(min=1, help="Of an agent: so many runs may be in Redis; further ones are refused."),
+        typer.Option(min=1, help="For an agent: the most runs in Redis; further ones are refused."),
     ] = None,
     max_mib: Annotated[
-        float | None, typer.Option(min=1, help="Of an agent: MiB that its runs may take before new ones are refused.")
+        float | None, typer.Option(min=1, help="For an agent: MiB that its runs may take before new ones are refused.")
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Of a proposer: changes that need no approval, as JSON: "
+            help="For a proposer: changes that need no approval, as JSON: "
             '{"settings": {"gamma2": {"min": 0.9, "max": 0.9999}}, "changes_a_day": 5}.'
         ),
     ] = None,
