@@ -90,6 +90,7 @@ def syncs(device: torch.device) -> Figures:
     ours, _ = pair([(64, 64)] * 50, torch.float32, device)
     stabilizer = with_kernels(ours)
     stabilizer.apply()
+    live = {**CHANGES, 22: {"mode": "clip"}, 25: {"clip_norm": "auto"}, 28: {"mode": "stabilize"}}
     waits, first = 0, ""
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")
@@ -99,7 +100,7 @@ def syncs(device: torch.device) -> Figures:
                 if step % 3 == 0:
                     for parameter in ours:
                         parameter.grad = torch.ones_like(parameter)
-                stabilizer.configure(**CHANGES.get(step, {}))
+                stabilizer.configure(**live.get(step, {}))
                 if step == 20:
                     stabilizer.reset()
                 stabilizer.apply()

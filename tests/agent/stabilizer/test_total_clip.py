@@ -12,8 +12,10 @@ from torch import nn
 
 import steadynorm
 from steadynorm import GradientStabilizer
+from steadynorm.stabilizer.statistics import DeviceSettings
 from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.clipping import WARM_UP, RecentNorms, clip_factor
+from steadynorm_contract.settings import Mode, Settings
 
 SHAPES = ((3, 4), (7,), (200, 100))
 
@@ -158,6 +160,25 @@ def test_several_optimizers_share_one_total_also_when_settings_and_parameters_ch
             torch.testing.assert_close(our, their, rtol=1e-5, atol=1e-7)
     assert len({id(each.clip) for each in agent.stabilizers}) == 1
     agent.close()
+
+
+def test_nothing_of_the_decision_is_read_on_the_host() -> None:
+    class OnMeta:  # whose numbers nobody can read
+        device = torch.device("meta")
+
+        def total_norm(self, grad_scale: torch.Tensor | None) -> torch.Tensor:
+            return torch.empty((), device="meta")
+
+    members, live = [OnMeta(), OnMeta()], DeviceSettings(torch.device("meta"))
+    clip = TotalClip(members)
+    for limit in (1.0, "auto", "auto", 0.5):
+        live.fill(Settings(mode=Mode.CLIP, clip_norm=limit))
+        for member in members:
+            clip.begin(member, None)
+            assert clip.factor(member, torch.empty(3, device="meta"), live).device.type == "meta"
+            live.usual_clip.fill_(clip.usual(member.device))
+    with pytest.raises(RuntimeError, match="meta"):
+        clip.save()
 
 
 def test_an_error_in_measuring_another_one_still_measures_the_rest() -> None:
