@@ -90,7 +90,8 @@ def syncs(device: torch.device) -> Figures:
     ours, _ = pair([(64, 64)] * 50, torch.float32, device)
     stabilizer = with_kernels(ours)
     stabilizer.apply()
-    live = {**CHANGES, 22: {"mode": "clip"}, 25: {"clip_norm": "auto"}, 28: {"mode": "stabilize"}}
+    live: dict[int, dict[str, object]] = dict(CHANGES)
+    live |= {22: {"mode": "clip"}, 25: {"clip_norm": "auto"}, 28: {"mode": "stabilize"}}
     waits, first = 0, ""
     torch.cuda.synchronize(device)
     torch.cuda.set_sync_debug_mode("error")
