@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], help="a host name by which it may be called; may be repeated"
     )
-    parser.add_argument("--healthcheck", action="store_true", help="ask the running one whether it lives, and exit")
+    parser.add_argument("--healthcheck", action="store_true", help="ask the running one whether it is alive, and exit")
     options = parser.parse_args(argv)
     if options.healthcheck:
         base = (options.base_path or os.environ.get("STEADYNORM_DASHBOARD_BASE_PATH", "")).strip("/")

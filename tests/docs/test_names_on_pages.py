@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -156,6 +157,16 @@ def test_links_of_pages_outside_the_site_lead_somewhere(root: Path, written: dic
 def test_the_readme_leads_to_every_page(root: Path, written: dict[str, str]) -> None:
     pages = {path.name for path in (root / "docs").glob("*.md")} - {"index.md"}
     assert pages - set(re.findall(r"\]\(docs/([\w-]+\.md)", written["README.md"])) == set()
+
+
+def test_extras_that_pages_name_exist_and_installation_lists_them(root: Path, written: dict[str, str]) -> None:
+    extras = set(tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
+    given = [(page, name) for page, names in named(written, r"\[([a-z0-9,-]+)\]'") for name in names.split(",")]
+    assert len(given) > 8
+    assert [found for found in given if found[1] not in extras] == []
+    listed = re.findall(r"^\| (`[a-z].*?) \| ", written["docs/install.md"], re.MULTILINE)
+    names = {name for cell in listed for name in re.findall(r"`([a-z][a-z0-9-]+)`", cell)}
+    assert extras - {"dev", "docs", "study"} == names  # those are for developers
 
 
 def _anchors(text: str) -> set[str]:

@@ -93,7 +93,7 @@ def test_the_server_speaks_tls_itself_and_its_health_check_too(
         for name, value in {**asks, "STEADYNORM_TLS_CERT": str(cert), "STEADYNORM_TLS_KEY": str(key)}.items():
             monkeypatch.setenv(name, value)
         healthcheck()
-        assert capsys.readouterr().out == f"https://127.0.0.1:{port} lives\n"
+        assert capsys.readouterr().out == f"https://127.0.0.1:{port} is alive\n"
         monkeypatch.delenv("STEADYNORM_TLS_CERT")  # as the health check of the image used to ask, always
         with pytest.raises(CommandError, match=f"http://127.0.0.1:{port}/healthz does not answer"):
             healthcheck()
