@@ -27,6 +27,7 @@ from steadynorm_server.runtime.process import ManagedProcess
 
 SERVER_PORT = 8470
 DASHBOARD_PORT = 8501
+LINK_HINT = "(this link signs you in once, within ten minutes; `steadynorm link` prints another)"
 START_S = 90.0  # a cold disk, a busy machine
 _CONFIGURED_TOKENS = (
     "STEADYNORM_OPERATOR_TOKEN",

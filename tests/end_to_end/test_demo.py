@@ -55,7 +55,7 @@ def test_the_demo_trains_is_changed_live_and_tells_its_result(stack: RunningStac
     assert STEPS / 2 <= result["applied_step"] <= STEPS
     assert f"gamma2 0.999 → 0.99: applied at step {result['applied_step']}" in ended.stdout
     link = rf"{re.escape(result['dashboard'])}/link/\S+\?run={re.escape(result['run_id'])}"
-    assert re.search(rf"watch it   {link}\n", ended.stdout)
+    assert re.search(rf"watch it   {link}\n +\(this link signs you in once", ended.stdout)
 
     assert result["server"] == stack.server
     run = stack.client.run(result["run_id"])

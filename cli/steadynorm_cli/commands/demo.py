@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from steadynorm_cli.commands.output import number
 from steadynorm_cli.demo_run import GAMMA2, PoisonedResult, PoisonedTraining, Result, Training, example
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import LocalStack
+from steadynorm_cli.local_stack import LINK_HINT, LocalStack
 from steadynorm_cli.stop_signals import Stopped, stop_signals
 from steadynorm_contract.discovery import data_dir
 from steadynorm_contract.runs import RunDetail
@@ -74,7 +74,7 @@ def _train(stack: LocalStack, steps: int) -> Result:
         link_shown = change_shown = False
         for run in training.watch():
             if not link_shown:
-                display.print(f"watch it   {stack.link(run.run_id)}")
+                display.print(f"watch it   {stack.link(run.run_id)}\n           {LINK_HINT}")
                 link_shown = True
             display.show(run)
             change = training.change
@@ -100,7 +100,7 @@ def _spike(stack: LocalStack, steps: int) -> SpikeResult:
             told = -1
             for run in training.watch():
                 if told < 0:
-                    display.print(f"watch it   {stack.link(run.run_id)}")
+                    display.print(f"watch it   {stack.link(run.run_id)}\n           {LINK_HINT}")
                     told = 0
                 display.show(run)
                 if run.rollbacks > told:

@@ -9,7 +9,7 @@ import typer
 
 from steadynorm_cli.commands.options import Data, Host, Server
 from steadynorm_cli.errors import CommandError
-from steadynorm_cli.local_stack import DASHBOARD_PORT, LocalStack, dashboard_command
+from steadynorm_cli.local_stack import DASHBOARD_PORT, LINK_HINT, LocalStack, dashboard_command
 from steadynorm_cli.stop_signals import Stopped, stop_signals
 from steadynorm_contract.discovery import data_dir, find_server, find_token, is_loopback, listener_url
 from steadynorm_dashboard.owner_link import make_link
@@ -44,7 +44,7 @@ def _banner(stack: LocalStack) -> str:
     lines = [
         "steadynorm is up. Ctrl-C stops it.",
         f"  dashboard  {stack.link()}",
-        "             (this link signs you in once, within ten minutes; `steadynorm link` prints another)",
+        f"             {LINK_HINT}",
         f"  server     {stack.server}",
         f"  data       {stack.data}  (logs in {stack.logs})",
     ]
