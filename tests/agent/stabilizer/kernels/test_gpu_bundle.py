@@ -13,7 +13,15 @@ from types import ModuleType
 import pytest
 
 GIVEN = {"torch", "triton"}  # a machine with a GPU has them
-OPTIONAL = {"lightning", "mlflow", "tensorboard", "trackio", "transformers", "wandb"}  # where a user asks for them
+OPTIONAL = {
+    "lightning",
+    "mlflow",
+    "stable_baselines3",
+    "tensorboard",
+    "trackio",
+    "transformers",
+    "wandb",
+}  # where a user asks for them
 
 
 @pytest.fixture
