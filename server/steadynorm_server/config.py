@@ -4,7 +4,9 @@ ServerConfig()                        from the environment
 ServerConfig(port=0, data=folder)     arguments win over the environment
 """
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +22,11 @@ IN_FILES = (
     "redis_url",
 )
 """Secrets: each may also be in a file that the variable of this name with `_FILE` at its end names."""
+_PREFIX = "STEADYNORM_"
+_OF_OTHER_PROGRAMS = (
+    *("DASHBOARD_BASE_PATH", "DASHBOARD_HOSTS", "DASHBOARD_SIGN_IN", "GRAFANA_URL"),
+    *("HOME", "KERNELS", "RUN", "SERVER", "TOKEN"),
+)
 
 
 class ServerConfig(BaseSettings):
@@ -177,6 +184,26 @@ def read(**arguments: Any) -> ServerConfig:
     except ValidationError as error:
         problems = [f"{_variable(str(one['loc'][0]))}: {one['msg']}, got {one['input']!r}" for one in error.errors()]
         raise StartError("; ".join(problems) + ".") from None
+
+
+def misspelled(variables: Iterable[str]) -> list[str]:
+    """What to say of variables that are nearly one of these, and have no effect.
+
+    Other names are left alone: Kubernetes sets STEADYNORM_SERVICE_HOST and its like.
+    """
+    known = {name.upper() for name in ServerConfig.model_fields} | {f"{name.upper()}_FILE" for name in IN_FILES}
+    known |= set(_OF_OTHER_PROGRAMS)
+    said = []
+    for variable in sorted(variables):
+        name = variable.upper().removeprefix(_PREFIX)
+        if name == variable.upper() or name in known:
+            continue
+        if near := difflib.get_close_matches(name, known, 1, 0.8):
+            said.append(
+                f"{variable} has no effect, as no variable has this name: did you mean {_PREFIX}{near[0]}? Restart "
+                "with the right name."
+            )
+    return said
 
 
 def _variable(field: str) -> str:

@@ -33,7 +33,7 @@ from steadynorm_server import audit_log
 from steadynorm_server.app import create_app
 from steadynorm_server.auth import proxy
 from steadynorm_server.auth.tokens import Tokens, local_token
-from steadynorm_server.config import ServerConfig
+from steadynorm_server.config import ServerConfig, misspelled
 from steadynorm_server.errors import StartError
 from steadynorm_server.middleware.peer import with_peer
 from steadynorm_server.redis.address import StoreAddress
@@ -69,7 +69,7 @@ def serve(config: ServerConfig) -> None:
         unwritable = (OSError,)  # nothing is kept, so a container needs no folder that can be written
     _require_encryption(config)
     read_webhooks(config)
-    for line in proxy.findings(config):
+    for line in [*misspelled(os.environ), *proxy.findings(config)]:
         _log.warning("%s", line)
     audit_log.configure(config.audit_log)
     if config.redis_url:
