@@ -12,6 +12,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from steadynorm.distributed.store import ranks_store
+
 TELL_AFTER = timedelta(seconds=20)
 
 _calls = itertools.count(1)  # of this process, the same on all ranks
@@ -19,15 +21,15 @@ _log = logging.getLogger("steadynorm")
 
 
 def tell_who_is_awaited() -> None:
-    """Return once all ranks are here, or a warning has named those that are not. Collective, and never the only wait.
+    """Return once all ranks are here, or a warning has named those that are not.
 
-    The store is the one by which the ranks found each other.
+    Collective, and never the only wait.
     """
     prefix = f"steadynorm/attach/{next(_calls)}"
     rank, size = dist.get_rank(), dist.get_world_size()
     keys = [f"{prefix}/{each}" for each in range(size)]
     try:
-        store: Any = dist.distributed_c10d._get_default_store()
+        store = ranks_store()
         store.set(keys[rank], "here")
     except Exception:  # it is torch's own, and may change
         _log.debug("the ranks' store cannot be used", exc_info=True)

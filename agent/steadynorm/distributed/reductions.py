@@ -17,13 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from steadynorm.distributed.store import ranks_store
 from steadynorm.recording.logged import Logged
 from steadynorm.recording.recorder import LANDING_S, Recorder
 from steadynorm.recording.scalars import LoggedRecord, ScalarLog
@@ -254,7 +255,7 @@ class ScalarReductions:
 
     def _everyone(self, own: Rows) -> list[Rows]:
         """Rank 0: every rank's rows; the others leave theirs. Raises where they do not come, or store no more."""
-        store: Any = dist.distributed_c10d._get_default_store()
+        store = ranks_store()
         if self._rank:
             store.set(f"{self._prefix}/{self._rank}", msgspec.msgpack.encode(own))
             return []
