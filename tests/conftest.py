@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 from collections.abc import Generator, Iterator
@@ -33,7 +34,7 @@ SLOW_FILES = {
     *("test_selection.py", "test_triton.py"),  # Triton's compiler and its interpreter
     *("test_lightning.py", "test_transformers.py"),  # importing either framework takes longer than its tests
     *("test_alert_rules.py", "test_encryption.py", "test_proxies.py"),  # promtool, openssl, nginx
-    *("test_api_quality_schema.py", "test_two_servers.py"),
+    *("test_api_quality_schema.py", "test_two_servers.py", "test_workers.py"),  # several server processes
 }
 
 LONGEST = {
@@ -42,6 +43,10 @@ LONGEST = {
     "test_demo.py",
     "test_ranks.py",
 }  # half a minute and more
+LONG = {
+    *("test_publisher.py", "test_rollback.py", "test_main.py"),
+    *("test_limits.py", "test_webhooks.py", "test_serve.py"),
+}  # the longest of the fast lane
 
 # Models of tests are too small for two threads, which spin while they wait for each other. Read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -70,11 +75,9 @@ def pytest_collection_finish() -> None:
     """What is loaded by now stays: each collection of garbage would go through all of it, for tenths of a second."""
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure() -> None:
-    """Bindings that find their objects alive at the end of the process call that a leak."""
-    gc.unfreeze()
+    # Bindings that find their objects alive at the end of the process call that a leak. Not before: pytest's own last
+    # collections would go through all of it five times.
+    atexit.register(gc.unfreeze)
 
 
 def _is_slow(path: Path) -> bool:
@@ -131,7 +134,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
     def place(item: pytest.Item) -> int:
-        return 3 if item.path in alone else 0 if item.path.name in LONGEST else 1 if item.path in long else 2
+        if item.path in alone:
+            return 4
+        return 0 if item.path.name in LONGEST else 1 if item.path.name in LONG else 2 if item.path in long else 3
 
     items.sort(key=place)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ import msgspec
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from tests.support.server_process import PROGRAM, server_process, stop
 
 from steadynorm_contract.client import Client, Conflict, InvalidChange, NotFound
 from steadynorm_contract.codec import encode_batch, encode_json
@@ -30,55 +27,12 @@ from steadynorm_server.errors import StartError
 from steadynorm_server.runtime import workers
 from steadynorm_server.runtime.serve import _Server, serve
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from steadynorm_server.config import ServerConfig
-from steadynorm_server.errors import StartError
-from steadynorm_server.runtime.serve import serve
-try:
-    serve(ServerConfig(data=Path(sys.argv[1]), port=0, dashboard_url="http://127.0.0.1:8471"))
-except StartError as error:
-    sys.exit(f"StartError: {error}")
-"""
-
-
-@contextlib.contextmanager
-def process(data: Path, **environment: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A server process and what it said when it was ready: its address is the last word of the first line."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("STEADYNORM_", "REDIS_URL"))}
-    server = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PROGRAM, str(data)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=inherited | environment,
-    )
-    assert server.stderr is not None
-    try:
-        first = server.stderr.readline()
-        assert first.startswith("steadynorm server at "), first + server.stderr.read()
-        said = [first.strip()]
-        while not said[-1].startswith("API"):
-            said.append(server.stderr.readline().strip())
-        yield server, said
-    finally:
-        server.terminate()
-        server.communicate(timeout=30)
-
-
-def stop(server: subprocess.Popen[str], sign: int = signal.SIGTERM) -> tuple[str, float]:
-    """End it; gives what it still said and the seconds that it took."""
-    began = time.monotonic()
-    server.send_signal(sign)
-    _, said = server.communicate(timeout=30)
-    return said, time.monotonic() - began
-
 
 def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_agent: Any) -> None:
     for name in ("STEADYNORM_SERVER", "STEADYNORM_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("STEADYNORM_HOME", str(tmp_path))
-    with process(tmp_path) as (server, announced):
+    with server_process(tmp_path) as (server, announced):
         address = announced[0].split()[-1]
         token = (tmp_path / "token").read_text().strip()
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
@@ -112,33 +66,15 @@ def test_one_user_needs_no_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert server.returncode == 0
         assert not (tmp_path / "server.json").exists()
     # A restart locks nobody out and forgets nothing.
-    with process(tmp_path) as (server, announced):
+    with server_process(tmp_path) as (server, announced):
         address = announced[0].split()[-1]
         assert Client(address, token).run("tiny-1").counters.steps == 3
         assert stop(server, signal.SIGINT)[0] == ""
         assert server.returncode == 0
 
 
-@pytest.mark.serial
-def test_an_open_long_poll_does_not_hold_the_stop_up(tmp_path: Path, make_agent: Any, eventually: Any) -> None:
-    with process(tmp_path) as (server, announced):
-        address = announced[0].split()[-1]
-        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
-        with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
-            http.post("/runs", content=encode_json(make_agent(None).registration))
-            responses: list[httpx.Response] = []
-            url = "/runs/tiny-1/settings?after_revision=0&wait=60"
-            waiting = threading.Thread(target=lambda: responses.append(http.get(url)))
-            waiting.start()
-            eventually(lambda: "steadynorm_server_waiting_requests 1.0" in httpx.get(f"{address}/metrics").text)
-            _, seconds = stop(server)
-            waiting.join(30)
-            assert seconds < 4
-            assert [answer.status_code for answer in responses] == [200]
-
-
 def test_a_server_drains_before_its_port_closes(tmp_path: Path, eventually: Any) -> None:
-    with process(tmp_path, STEADYNORM_DRAIN_SECONDS="600") as (server, announced):
+    with server_process(tmp_path, STEADYNORM_DRAIN_SECONDS="600") as (server, announced):
         address = announced[0].split()[-1]
         assert httpx.get(f"{address}/readyz").status_code == 200
         server.send_signal(signal.SIGTERM)
@@ -166,26 +102,12 @@ async def test_a_drain_ends_by_itself_and_ctrl_c_has_none() -> None:
     assert await server.on_tick(1)
 
 
-@pytest.mark.serial
-def test_answers_are_not_held_back(tmp_path: Path) -> None:
-    with process(tmp_path) as (_, announced):
-        address = announced[0].split()[-1]
-        headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
-        with httpx.Client(base_url=f"{address}/api/v1", headers=headers) as http:
-            seconds = []
-            for _ in range(30):
-                began = time.perf_counter()
-                http.post("/runs/unknown/telemetry", content=bytes(20_000))
-                seconds.append(time.perf_counter() - began)
-            assert sorted(seconds)[10] < 0.03  # Nagle's algorithm makes most of them take 40 ms
-
-
 def test_a_large_body_is_refused_over_a_socket(tmp_path: Path) -> None:
     def parts() -> Iterator[bytes]:
         for _ in range(100):
             yield bytes(50_000)
 
-    with process(tmp_path) as (_, announced):
+    with server_process(tmp_path) as (_, announced):
         address = announced[0].split()[-1]
         headers = {"Authorization": f"Bearer {(tmp_path / 'token').read_text().strip()}"}
         with httpx.Client(base_url=f"{address}/api/v1", headers=headers, timeout=60) as http:
@@ -196,7 +118,7 @@ def test_a_large_body_is_refused_over_a_socket(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:
-    with process(tmp_path) as (server, announced):
+    with server_process(tmp_path) as (server, announced):
         address = announced[0].split()[-1]
         second = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
@@ -208,7 +130,7 @@ def test_a_second_server_on_one_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_configured_tokens_and_store_are_used(tmp_path: Path, empty_valkey: str) -> None:
-    with process(tmp_path, STEADYNORM_VIEWER_TOKEN="viewers-of-tests", REDIS_URL=empty_valkey) as (_, announced):
+    with server_process(tmp_path, STEADYNORM_VIEWER_TOKEN="viewers-of-tests", REDIS_URL=empty_valkey) as (_, announced):
         address = announced[0].split()[-1]
         assert not (tmp_path / "token").exists()
         assert not (tmp_path / "redis").exists()
@@ -243,7 +165,7 @@ def test_with_a_redis_and_tokens_of_its_own_it_needs_no_folder(empty_valkey: str
     nowhere = Path("/proc/nothing")  # not even root makes a folder there, as in a container whose root is read-only
     tokens = {f"STEADYNORM_{role}_TOKEN": f"the-{role}-token-of-tests" for role in ("OPERATOR", "AGENT")}
     home = {"HOME": str(nowhere), "STEADYNORM_HOME": str(nowhere)}
-    with process(nowhere, REDIS_URL=empty_valkey, **home, **tokens) as (server, announced):
+    with server_process(nowhere, REDIS_URL=empty_valkey, **home, **tokens) as (server, announced):
         assert httpx.get(f"{announced[0].split()[-1]}/readyz").status_code == 200
         assert stop(server)[0] == ""
         assert server.returncode == 0
