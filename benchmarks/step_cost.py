@@ -2,15 +2,16 @@
 
     python benchmarks/step_cost.py [--rounds 60] [--device cpu] [--cpu-time] [--json FILE]
     python benchmarks/step_cost.py --optimizers 200     # an optimizer for each parameter, in place of the shapes
+                                   [--elements 64 65536]
 
 Per shape, in interleaved rounds of random order: `clip_grad_norm_(foreach=True)`, the same again (the A/A control),
 `GradientStabilizer.apply()` by the paper's rule, by the default of `attach()` and in mode `clip`, and the rule as the
 paper's authors write it, one tensor at a time with a host decision each. Reported are medians of the times and of the
 per-round ratios to clipping.
 
-With `--optimizers` each of so many small parameters has an optimizer whose own step does nothing. "torch" are those
-without an agent: their hooks and their profiler's record cost that before anybody does anything. Times are of this
-thread's processor, since a round is longer than a turn of a busy machine.
+With `--optimizers` each of so many parameters, of `--elements` each, has an optimizer whose own step does nothing.
+"torch" are those without an agent: their hooks and their profiler's record cost that before anybody does anything.
+Times are of this thread's processor, since a round is longer than a turn of a busy machine.
 """
 
 from __future__ import annotations
@@ -119,13 +120,13 @@ class Empty(torch.optim.Optimizer):
         """Nothing."""
 
 
-def many_optimizers(count: int, rounds: int) -> dict[str, dict[str, float]]:
-    """As `compare`, for `count` parameters of 64 elements with an optimizer each."""
+def many_optimizers(count: int, elements: int, rounds: int) -> dict[str, dict[str, float]]:
+    """As `compare`, for `count` parameters of so many elements, with an optimizer each."""
     generator = torch.Generator().manual_seed(0)
-    gradients = [torch.randn(64, generator=generator) for _ in range(count)]
+    gradients = [torch.randn(elements, generator=generator) for _ in range(count)]
 
     def made() -> tuple[nn.ParameterList, list[Empty]]:
-        parameters = nn.ParameterList(nn.Parameter(torch.zeros(64)) for _ in range(count))
+        parameters = nn.ParameterList(nn.Parameter(torch.zeros(elements)) for _ in range(count))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
         return parameters, [Empty(parameter) for parameter in parameters]
@@ -182,7 +183,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cpu-time", action="store_true", help="of this process, where others use the machine too")
-    parser.add_argument("--optimizers", type=int, default=0, help="so many, of a small parameter each")
+    parser.add_argument("--optimizers", type=int, default=0, help="so many, of a parameter each")
+    parser.add_argument("--elements", type=int, nargs="+", default=[64], help="of each optimizer's parameter")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -191,11 +193,13 @@ def main() -> None:
     print(f"{'shape':>16}  {'method':<22} {'median ms':>10} {'ratio to clipping':>18}")
     figures: dict[str, dict[str, dict[str, float]]] = {}
     clock = time.process_time if options.cpu_time else time.perf_counter
-    for count, side in [(options.optimizers, 0)] if options.optimizers else SHAPES:
-        shape = f"{count} x {side}x{side}" if side else f"{count} optimizers"
-        figures[shape] = (
-            compare(count, side, options.rounds, device, clock) if side else many_optimizers(count, options.rounds)
-        )
+    many = options.optimizers
+    for count, size in [(many, elements) for elements in options.elements] if many else SHAPES:
+        shape = f"{count} of {size}" if many else f"{count} x {size}x{size}"
+        if many:
+            figures[shape] = many_optimizers(count, size, options.rounds)
+        else:
+            figures[shape] = compare(count, size, options.rounds, device, clock)
         for method, figure in figures[shape].items():
             print(f"{shape:>16}  {method:<22} {figure['median_ms']:>10.3f} {figure['ratio']:>18.3f}")
     if options.json:
