@@ -246,8 +246,8 @@ class GradientStabilizer:
             return
         for gradients, statistics in self._groups:
             found.append(gradients.measure(out=statistics.raw_norm))
-            statistics.unscale(grad_scale, found_inf)
-            statistics.update()
+        everything.unscale(grad_scale, found_inf)
+        everything.update()
         plain = self._settings.transfer is Transfer.PLAIN
         everything.transfer_scale(Mode.CLIP, previous, plain=plain)
         if previous is Mode.STABILIZE and not plain:
