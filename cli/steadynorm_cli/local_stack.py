@@ -50,7 +50,8 @@ def dashboard_command(
     return launch.command(host=host, port=port, server=server, base_path=base_path, allowed_hosts=allowed_hosts)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 200."""
     try:
         return urllib3.request("GET", url, timeout=2.0, retries=False).status == 200
     except urllib3.exceptions.HTTPError:
@@ -155,7 +156,7 @@ class LocalStack:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(mode=0o700, exist_ok=True)
         present = read_address(self.data)
-        if present is not None and not _answers(f"{present.server}/healthz"):
+        if present is not None and not answers(f"{present.server}/healthz"):
             present = None
         if present is not None and not self._reuse_running:
             where = f", its dashboard at {present.dashboard}" if present.dashboard else ""
@@ -188,7 +189,7 @@ class LocalStack:
             ManagedProcess(name, argv, log=self.logs / f"{name}.log", env={**self.environment(), **env})
         )
         deadline = time.monotonic() + START_S
-        while not _answers(health):
+        while not answers(health):
             self.check()
             if time.monotonic() > deadline:
                 raise CommandError(

@@ -27,10 +27,11 @@ PRESETS: Mapping[str, Mapping[str, object]] = MappingProxyType(
 def expand(settings: Mapping[str, object]) -> dict[str, object]:
     """`settings` with a preset replaced by its settings; settings given beside it take precedence.
 
-    `off`, `none` and `null` all stand for None as spike_limit, lr, rollback_to or a knob. `knobs` with values by name
-    stands for those of each `knob.NAME`. An unknown preset stays, for `merge` to reject.
+    `off`, `none` and `null` all stand for None as spike_limit, lr, rollback_to or a knob, and `default` as any but the
+    first: what they are without a value is shown as `off`. `knobs` with values by name stands for those of each
+    `knob.NAME`. An unknown preset stays, for `merge` to reject.
     """
-    if off := [name for name, value in settings.items() if _may_be_off(name) and _is_off(value)]:
+    if off := [name for name, value in settings.items() if _may_be_off(name) and _is_off(name, value)]:
         settings = {**settings, **dict.fromkeys(off)}
     knobs = settings.get("knobs")
     if isinstance(knobs, Mapping):  # as settings are written
@@ -46,8 +47,9 @@ def _may_be_off(name: object) -> bool:
     return name in ("spike_limit", "lr", "rollback_to") or (isinstance(name, str) and name.startswith(KNOB_PREFIX))
 
 
-def _is_off(value: object) -> bool:
-    return isinstance(value, str) and value.lower() in ("off", "none", "null")
+def _is_off(name: str, value: object) -> bool:
+    words = ("off", "none", "null") if name == "spike_limit" else ("off", "none", "null", "default")
+    return isinstance(value, str) and value.lower() in words
 
 
 class Change(msgspec.Struct, frozen=True):

@@ -84,7 +84,7 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
     def rule(self) -> str:
         """Which values it takes, in words."""
         number = "a whole number " if self.kind is KnobKind.INTEGER else ""
-        return f"must be {number}in [{self.low:.12g}, {self.high:.12g}]{' or null' if self.own else ''}"
+        return f"must be {number}in [{self.low:.12g}, {self.high:.12g}]{' or off' if self.own else ''}"
 
     def accepts(self, value: object) -> bool:
         """Whether it may have this value."""

@@ -257,7 +257,7 @@ def _knob_errors(knobs: Mapping[str, object]) -> list[FieldError]:
         if (problem := knob_name_problem(name)) is not None:
             errors.append(FieldError(field, "must have a valid name", problem))
         elif value is not None and checks.number(value) is None:
-            rule = "must be a finite number or null"
+            rule = "must be a finite number or off"
             errors.append(FieldError(field, rule, f"{field} {rule}: got {checks.shown(value)}."))
     if len(knobs) > MAX_KNOBS:
         rule = f"must be at most {MAX_KNOBS}"

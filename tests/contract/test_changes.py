@@ -56,3 +56,10 @@ def test_every_word_for_none_is_taken_and_the_rule_names_one(name: str, word: st
     assert getattr(merge(merge(Settings(), {name: 3}), {name: word}), name) is None
     assert SETTING_RULES[name][0].startswith("must be off or ")
     assert merge(Settings(), {"mode": "off"}).mode == "off"
+
+
+def test_default_is_a_word_for_none_where_that_is_what_the_program_has() -> None:
+    taken = Change(parse_assignments("lr=default rollback_to=Default knob.weight_decay=default")).settings
+    assert taken == {"lr": None, "rollback_to": None, "knob.weight_decay": None}
+    with pytest.raises(SettingsError, match="spike_limit must be off or greater than 1: got 'default'"):
+        merge(Settings(), {"spike_limit": "default"})  # an agent begins with 3

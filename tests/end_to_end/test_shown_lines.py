@@ -62,8 +62,8 @@ def shown_by_the_command(home: Path) -> str:
     """What `steadynorm runs` advises while there is none."""
     argv = [sys.executable, "-m", "steadynorm_cli", "runs"]
     done = subprocess.run(argv, env=clean_environment(home), capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.startswith("no runs yet on ")
-    return done.stdout.partition("\n\n")[2]
+    assert done.stderr.startswith("no runs yet on ")
+    return done.stderr.partition("\n\n")[2]
 
 
 def shown_by_the_page(home: Path, monkeypatch: pytest.MonkeyPatch, server: str) -> str:

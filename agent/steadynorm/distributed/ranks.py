@@ -161,6 +161,7 @@ class Ranks:
     def checkpoint_loaded(self) -> None:
         """On all ranks: the exchange in progress carries an older update; a newer one comes with the registration."""
         self._outdated = self._exchange.in_progress
+        self._attempt(self._reductions.checkpoint_loaded)
 
     def leave(self) -> None:
         """The agent is closed. Keeps no parameter alive."""

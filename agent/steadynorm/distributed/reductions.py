@@ -9,6 +9,7 @@ Where that is not possible rank 0's own values are recorded, and a finding says 
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -34,6 +35,8 @@ MAX_REDUCED = 64
 """Names of a run: a row of them in an exchange is 1.5 KB a step."""
 LAST_VALUES_S = 2.0  # that rank 0 waits for the other ranks' last values, when it is closed
 _POLL_S = 0.005
+
+_log = logging.getLogger("steadynorm")
 
 Rows = dict[int, dict[str, float]]
 """By round, what one rank logged in it."""
@@ -97,6 +100,9 @@ class ScalarReductions:
         self._largest = self._sums
         self._loss_round = 0  # the newest round that has a loss
         self._differing: list[int] = []  # ranks, in the last exchange
+        self._offset = boundary.step - boundary.round
+        self._earlier: list[tuple[int, int]] = []  # before a checkpoint was loaded: the last round, and the offset
+        self._given_up: set[int] = set()  # rounds whose steps came after the checkpoint's, and whose values are under way
         self._refused = self._ended = False
 
     # What the loop says.
@@ -137,6 +143,24 @@ class ScalarReductions:
         (self._held.put_ahead if ahead else self._held.put)(round_, step, ours)
         return said._replace(scalars={name: value for name, value in said.scalars.items() if name not in ours})
 
+    def checkpoint_loaded(self) -> None:
+        """All ranks continue from the boundary's new step: what is under way of later steps is of no use any more.
+
+        Recorded now, it would come amid the steps that take their place, where rules and alerts act on it.
+        """
+        last, now = self._boundary.round, self._boundary.step
+        given_up = {round_ for round_ in range(self._next(), last + 1) if self._step(round_) > now}
+        self._held.give_up(now)
+        self._given_up |= given_up
+        self._earlier = [each for each in self._earlier if each[0] >= self._next()] + [(last, self._offset)]
+        self._offset = now - last
+        if given_up and self._how and self._recorder is not None:
+            _log.warning(
+                "a checkpoint was loaded: what all ranks logged in the last %d steps before was not reduced yet, and is "
+                "not recorded",
+                len(given_up),
+            )
+
     # The exchange.
 
     def offer(self) -> Offer:
@@ -174,6 +198,8 @@ class ScalarReductions:
         if self._recorder is not None and self._window:
             sums, largest = self._sums.tolist(), self._largest.tolist()
             for at, round_ in enumerate(self._window):
+                if round_ in self._given_up:
+                    continue
                 values: dict[str, float] = {}
                 for place, (name, how) in enumerate(self._active.items()):
                     total, ranks = sums[at][place]
@@ -243,7 +269,7 @@ class ScalarReductions:
         self._ended = True
         if self._recorder is None:
             return
-        rounds = {round_ for rows in everyone for round_ in rows if round_ >= self._next()}
+        rounds = {round_ for rows in everyone for round_ in rows if round_ >= self._next()} - self._given_up
         for round_ in sorted(rounds):
             values: dict[str, float] = {}
             for name, how in self._how.items():
@@ -279,7 +305,7 @@ class ScalarReductions:
             self._put(each.round, each.values, own)
 
     def _put(self, round_: int, values: dict[str, float], own: Sequence[LoggedRecord]) -> None:
-        if self._recorder is None or not values:
+        if self._recorder is None or not values or round_ in self._given_up:
             return
         mine = next((each for each in own if each.round == round_), None)
         if mine is None:  # other ranks logged it, and this one did not
@@ -291,7 +317,8 @@ class ScalarReductions:
         return self._window.start if self._window else self._taken + 1
 
     def _step(self, round_: int) -> int:
-        return max(0, self._boundary.step - (self._boundary.round - round_))
+        offset = next((offset for last, offset in self._earlier if round_ <= last), self._offset)
+        return max(0, round_ + offset)
 
     def _check_ranks(self, name: str, ranks: int, round_: int) -> None:
         if ranks < self._size:

@@ -176,6 +176,11 @@ class ScalarLog:
         names, values = tuple(record.values), tuple(record.values.values())
         self._entries.append(_Entry(record.round, record.step, record.time, names, values))
 
+    def give_up(self, step: int) -> None:
+        """Remove values of steps after this one: a checkpoint was loaded. Only where this thread takes them, too."""
+        self._entries = deque(entry for entry in self._entries if entry.step <= step)
+        self._round, self._names = -1, set()
+
     def _append(self, round_: int, step: int, values: Values) -> None:
         if len(self._entries) >= MAX_ENTRIES:
             self.lost += 1

@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import change, plain, timestamp
+from steadynorm_cli.commands.output import change, plain, tell, timestamp
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.audit import verify as verify_chain
@@ -46,6 +46,8 @@ def audit(
         lines += [(each.time, _lifecycle_line(each)) for each in listed.lifecycle]
         for _, line in sorted(lines):
             typer.echo(line)
+        if not lines:
+            tell(f"nothing was done with {run_id} yet")
     if not verify and head is None:
         return
     chain = verify_chain(run_id, entries)

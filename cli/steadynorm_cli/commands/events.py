@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import plain, timestamp
+from steadynorm_cli.commands.output import plain, tell, timestamp
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event, EventKind
 
@@ -34,8 +34,11 @@ def events(
     kinds = frozenset(kind or EventKind)
     newest = client.events(run_id, limit=1).events
     seen = newest[0].id if newest else None
-    for event in reversed(_newest(client, run_id, kinds, limit, seen)):
+    past = _newest(client, run_id, kinds, limit, seen)
+    for event in reversed(past):
         _print(event, as_json)
+    if not past and limit and not as_json:
+        tell(f"{run_id} has no events" + (f" of kind {' or '.join(kinds)}" if kind else "") + (" yet" if follow else ""))
     while follow:
         live = client.run(run_id).state.is_live  # read first, so that the end is among the events below
         for event in reversed(list(events_after(client, run_id, seen))):

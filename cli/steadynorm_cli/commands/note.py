@@ -7,7 +7,7 @@ import typer
 
 from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
 from steadynorm_cli.commands.outcome import confirmed
-from steadynorm_cli.commands.output import plain, timestamp
+from steadynorm_cli.commands.output import plain, tell, timestamp
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import EventKind
@@ -69,7 +69,7 @@ def notes(run: Run, server: Server = None, as_json: AsJson = False) -> None:
     for each in reversed(page.notes):
         typer.echo(note_line(each))
     if not page.notes:
-        typer.echo(f"{run_id} has no notes; `steadynorm note` writes one")
+        tell(f"{run_id} has no notes; `steadynorm note` writes one")
     for status in page.incidents:
         typer.echo(f"the incident at step {status.step} is {status.state} by {plain(status.by)}")
 

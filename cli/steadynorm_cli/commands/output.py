@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -98,6 +99,11 @@ def table(*columns: str, fixed: Sequence[str] = (), right: Sequence[str] = ()) -
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", no_wrap=column in (*fixed, *right))
     return made
+
+
+def tell(sentence: str) -> None:
+    """Something about a list, such as that it is empty: not on standard output, where its entries are."""
+    typer.echo(sentence, err=True)
 
 
 def console() -> Console:

@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import confirmed
-from steadynorm_cli.commands.output import assignments, console, plain, table
+from steadynorm_cli.commands.output import assignments, console, plain, table, tell
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client
 from steadynorm_contract.proposals import Proposal, ProposalState
@@ -55,7 +55,7 @@ def proposals(
         typer.echo(msgspec.json.encode(known))
         return
     if not known.proposals:
-        typer.echo(f"{run_id} has no proposals")
+        tell(f"{run_id} has no proposals")
         return
     listed = table("ID", "STATE", "CHANGE", "BY", "WHY", "DECISION", fixed=("ID", "STATE"))
     for each in known.proposals:

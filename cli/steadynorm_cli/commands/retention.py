@@ -47,12 +47,14 @@ def retain(
 
 
 def _limit(option: str, given: str | None, known: float | None) -> float | None:
-    if given is None or given == _DEFAULT:
+    if given is None or given.lower() in (_DEFAULT, "null"):
         return known if given is None else None
     try:
         return float(given)
     except ValueError:
-        raise CommandError(f"{option} must be a number or {_DEFAULT}: got {given!r}.", 2) from None
+        wants_none = given.lower() in ("off", "none")
+        advice = " A run without a limit there is not: use a large number." if wants_none else ""
+        raise CommandError(f"{option} must be a number or {_DEFAULT}: got {given!r}.{advice}", 2) from None
 
 
 def _print(run_id: str, known: Retention) -> None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import CONFLICT, confirmed
-from steadynorm_cli.commands.output import assignments, console, plain, table, timestamp
+from steadynorm_cli.commands.output import assignments, console, plain, table, tell, timestamp
 from steadynorm_cli.commands.set import parse_changes
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, Conflict
@@ -68,7 +68,7 @@ def rules(
     elif known.rules:
         _print(known)
     else:
-        typer.echo(f"{run_id} has no rules")
+        tell(f"{run_id} has no rules; `steadynorm rules {run_id} --add ID` makes one")
 
 
 def _replace(client: Client, run_id: str, rules: list[WatchRule], revision: int) -> RuleList:

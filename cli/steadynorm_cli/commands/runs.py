@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steadynorm_cli.commands.options import AsJson, Server
-from steadynorm_cli.commands.output import ago, console, number_column, plain, style_of
+from steadynorm_cli.commands.output import ago, console, number_column, plain, style_of, tell
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import attach_lines
@@ -78,16 +78,16 @@ def runs(
         return
     found = client.fleet(state=states, health=healths, name=name, tag=tags, limit=limit or 50, scalars=scalars)
     if not found.total:
-        typer.echo(f"no runs yet on {client.server}. In a training script:\n\n{attach_lines(client.server)}")
+        tell(f"no runs yet on {client.server}. In a training script:\n\n{attach_lines(client.server)}")
         return
     if not found.runs:
-        typer.echo(f"no run matches, of {found.total} on {client.server}")
+        tell(f"no run matches, of {found.total} on {client.server}")
         return
     screen = console()
     screen.print(runs_table(found.runs, screen.width, every_column=not screen.is_terminal, scalars=scalars))
     if (more := found.matching - len(found.runs)) > 0:
         how = f"--limit {found.matching} lists them" if found.matching <= _MOST else "--json lists all of them"
-        typer.echo(f"and {more} more: {how}", err=True)
+        tell(f"and {more} more: {how}")
 
 
 def runs_table(

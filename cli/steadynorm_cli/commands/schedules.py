@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import confirmed
-from steadynorm_cli.commands.output import assignments, console, plain, table
+from steadynorm_cli.commands.output import assignments, console, plain, table, tell
 from steadynorm_cli.commands.set import parse_changes
 from steadynorm_contract.client import Client
 from steadynorm_contract.schedules import Schedule, ScheduleState
@@ -55,7 +55,7 @@ def schedules(
         typer.echo(msgspec.json.encode(known))
         return
     if not known.schedules:
-        typer.echo(f"{run_id} has no schedules; `steadynorm schedule` makes one")
+        tell(f"{run_id} has no schedules; `steadynorm schedule` makes one")
         return
     listed = table("ID", "STATE", "FROM STEP", "CHANGE", "BY", "OUTCOME", fixed=("ID", "STATE"))
     for each in known.schedules:

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Server
 from steadynorm_cli.commands.outcome import CONFLICT, NOT_DONE, confirmed
-from steadynorm_cli.commands.output import change, console, count_runs, plain, table
+from steadynorm_cli.commands.output import change, console, count_runs, plain, table, tell
 from steadynorm_cli.commands.set import parse_changes
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.bulk import Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
@@ -51,7 +51,7 @@ def set_many(
         _print(preview, as_json)
     if not preview.revisions:
         if not as_json:
-            typer.echo("none of these runs would change" if preview.runs else "no run matches: see `steadynorm runs`")
+            tell("none of these runs would change" if preview.runs else "no run matches: see `steadynorm runs`")
         return
     if not yes:
         if as_json or not sys.stdin.isatty():

@@ -159,9 +159,9 @@ def _check(requested: RetentionUpdate, limits: Limits) -> None:
 
 def _errors(requested: RetentionUpdate, limits: Limits) -> Iterator[FieldError]:
     for field, value, least, most, advice in (
-        ("max_mib", requested.max_mib, 1.0, limits.ceiling_mib, "STEADYNORM_RUN_MIB_CEILING sets the maximum."),
-        ("keep_days", requested.keep_days, _LEAST_DAYS, _MOST_DAYS, "Null means the server's default."),
+        ("max_mib", requested.max_mib, 1.0, limits.ceiling_mib, "STEADYNORM_RUN_MIB_CEILING sets the maximum. "),
+        ("keep_days", requested.keep_days, _LEAST_DAYS, _MOST_DAYS, ""),
     ):
         if value is not None and not (math.isfinite(value) and least <= value <= most):
-            rule = f"must be null or from {least:g} to {most:g}"
-            yield FieldError(field, rule, f"{field} {rule}: got {value:g}. {advice}")
+            rule = f"must be default or from {least:g} to {most:g}"
+            yield FieldError(field, rule, f"{field} {rule}: got {value:g}. {advice}Default is null in JSON.")

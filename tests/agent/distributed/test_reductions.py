@@ -24,8 +24,11 @@ Points = dict[int, float]
 StartRanks = Callable[..., "StartedRanks"]
 
 
-def logged(stub: StubServer, run: str, name: str) -> Points:
-    """Value by step of what that run sent under `name`; each step once."""
+def logged(stub: StubServer, run: str, name: str, history: int | None = None) -> Points:
+    """Value by step of what that run sent under `name`; each step once.
+
+    history: only of that one, 1 being the one after a checkpoint was loaded, in which 1000 more is logged.
+    """
     (stored,) = [each for each in stub.runs.values() if each.registrations[0].name == run]
     found = []
     for batch in stored.batches:
@@ -33,6 +36,8 @@ def logged(stub: StubServer, run: str, name: str) -> Points:
             if name in group.names:
                 column = floats_from_bytes(group.data)[group.names.index(name) :: len(group.names)]
                 found += [(step, value) for step, value in zip(group.steps, column, strict=True) if value == value]
+    if history is not None:
+        found = [(step, value) for step, value in found if (value > 1000) == history]
     assert len({step for step, _ in found}) == len(found)
     return dict(found)
 
@@ -112,6 +117,27 @@ def test_what_is_not_reduced_over_all_ranks_is_said(start_ranks: StartRanks, stu
         assert 1 < first < 12
         assert points == {step: step + (50 if step < first else 0) for step in steps}, run
         assert f"From step {first} on the values of rank 0 alone are recorded." in findings[run]["not_reduced"]
+
+
+def test_when_a_checkpoint_is_loaded_only_values_of_steps_that_count_are_recorded_late(
+    start_ranks: StartRanks, stub: StubServer
+) -> None:
+    runs: list[dict[str, Any]] = [
+        {"run": f"{who}, {when}, back from {loaded_at}", "saved_at": 6, "loaded_at": loaded_at} | extra | order
+        for loaded_at in (7, 8, 11)
+        for who, extra in (("all", {}), ("one", {"only_logged_by": [1], "silent": [0]}))
+        for when, order in (("after the step", {}), ("before it", {"before": True}))
+    ]
+    findings = train(start_ranks, stub, 2, runs)
+    for run, found in zip(runs, findings, strict=True):
+        more = {"mean": 100 if "silent" in run else 50, "max": 100}
+        for name in ("mean", "max"):
+            first, second = (logged(stub, run["run"], name, history) for history in (0, 1))
+            assert second == {step: step + more[name] + 1000 for step in range(7, 13)}, run
+            assert first == {step: step + more[name] for step in range(1, max(first) + 1)}, run
+            assert 6 <= max(first) < run["loaded_at"], run
+        assert len(found) == 2 * ("silent" in run)
+        assert all("in step 1:" in text for text in found.values())
 
 
 def test_a_rank_whose_device_is_behind_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,29 @@ def test_an_unknown_kind_is_wrong_usage(steadynorm: Command, job: Job) -> None:
     assert "rank_mismatch" in refused.stderr, "it says which there are"
 
 
+def test_a_list_that_is_empty_says_so_beside_it(steadynorm: Command, job: Job) -> None:
+    run = job.run_id
+    for command, said in (
+        (("runs", "--name", "of-no-run"), "no run matches, of "),
+        (("events", run, "--kind", "rollback"), f"{run} has no events of kind rollback\n"),
+        (("events", run, "--kind", "rollback", "--kind", "throttled"), f"{run} has no events of kind "),
+        (("events", run, "--limit", "0"), ""),
+        (("notes", run), f"{run} has no notes; `steadynorm note` writes one\n"),
+        (("rules", run), f"{run} has no rules; `steadynorm rules {run} --add ID` makes one\n"),
+        (("schedules", run), f"{run} has no schedules; `steadynorm schedule` makes one\n"),
+        (("proposals", run), f"{run} has no proposals\n"),
+        (("audit", run), f"nothing was done with {run} yet\n"),
+    ):
+        told = steadynorm(*command)
+        assert (told.returncode, told.stdout) == (0, ""), command
+        assert told.stderr.startswith(said), command
+        assert bool(told.stderr) is bool(said), command
+        as_json = steadynorm(*command, "--json")
+        assert (as_json.returncode, as_json.stderr) == (0, ""), command
+        for line in as_json.stdout.splitlines():
+            json.loads(line)
+
+
 def test_events_are_followed_until_the_run_ends(stack: RunningStack, job: Job, eventually: Any) -> None:
     following = subprocess.Popen(
         [sys.executable, "-u", "-m", "steadynorm_cli", "events", job.run_id, "--follow", "--json"],

@@ -44,10 +44,11 @@ def test_size_and_age_are_set_shown_and_put_back(steadynorm: Command, stack: Run
     assert change.endswith(r"default, default → 16 MiB, 90 days by local: one of a \x1b[31msweep")
     partly = steadynorm("retain", run_id, "--max-mib", "default", "--json")
     assert json.loads(partly.stdout)["own"] == {"max_mib": None, "keep_days": 90.0}
+    assert json.loads(steadynorm("retain", run_id, "--max-mib", "null", "--json").stdout) == json.loads(partly.stdout)
     assert stack.client.retention(run_id).own == RetentionLimits(None, 90.0)
     refused = steadynorm("retain", run_id, "--max-mib", "65")
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "max_mib must be null or from 1 to 64: got 65." in refused.stderr
+    assert "max_mib must be default or from 1 to 64: got 65." in refused.stderr
 
 
 def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
@@ -58,6 +59,8 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     with pytest.raises(CommandError, match="--keep-days must be a number or default: got 'x'") as wrong:
         retain(run_id, keep_days="x")
     assert wrong.value.code == 2
+    with pytest.raises(CommandError, match=r"got 'None'\. A run without a limit there is not: use a large number\."):
+        retain(run_id, keep_days="None")
     stale = msgspec.structs.replace(before, revision=before.revision + 7)
     monkeypatch.setattr(Client, "retention", lambda *_: stale)
     with pytest.raises(

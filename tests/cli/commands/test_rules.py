@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_a_rule_is_given_acts_on_the_job_and_is_taken_away(
     steadynorm: Command, stack: RunningStack, job: Job, eventually: Any
 ) -> None:
-    assert "has no rules" in steadynorm("rules", job.run_id).stdout
+    assert "has no rules" in steadynorm("rules", job.run_id).stderr
     given = steadynorm("rules", job.run_id, "--add", "broken", "--when", "nonfinite > 0, 2 times", "mode=observe")
     assert given.returncode == 0, given.stderr
     assert [word in given.stdout for word in ("0 of 2", "0 of 1", "mode=observe", "active")] == [True] * 4

@@ -29,7 +29,7 @@ def test_runs_lists_the_job_for_people_and_for_scripts(steadynorm: Command, job:
     row = next(line for line in listed.stdout.splitlines() if job.run_id in line)
     assert "running" in row
     nothing = steadynorm("runs", "--state", "failed", "--name", job.run_id)
-    assert re.fullmatch(r"no run matches, of \d+ on http://\S+\n", nothing.stdout)
+    assert re.fullmatch(r"no run matches, of \d+ on http://\S+\n", nothing.stderr)
     runs = json.loads(steadynorm("runs", "--json", "--state", "running").stdout)["runs"]
     mine = next(run for run in runs if run["run_id"] == job.run_id)
     assert mine["step"] > 0

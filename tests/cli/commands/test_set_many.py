@@ -138,5 +138,5 @@ def test_what_cannot_be_asked_is_refused_with_its_rule(
 
 def test_a_pattern_that_no_run_has_says_so(many: Command) -> None:
     nobody = many("--name", "nobody-*", "gamma2=0.9", "--yes")
-    assert (nobody.returncode, nobody.stderr) == (0, "")
-    assert "no run matches" in nobody.stdout
+    assert (nobody.returncode, nobody.stdout) == (0, "")
+    assert "no run matches" in nobody.stderr

@@ -132,11 +132,11 @@ async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_forc
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        ({"max_mib": 64.5}, "max_mib must be null or from 1 to 64: got 64.5"),
-        ({"max_mib": 0.5}, "max_mib must be null or from 1 to 64: got 0.5"),
-        ({"keep_days": 0}, "keep_days must be null or from 0.1 to 36500: got 0"),
-        ({"keep_days": 1e300}, "keep_days must be null or from 0.1 to 36500: got 1e+300"),
-        ({"max_mib": -1, "keep_days": -1}, "keep_days must be null or from 0.1 to 36500: got -1"),
+        ({"max_mib": 64.5}, "max_mib must be default or from 1 to 64: got 64.5"),
+        ({"max_mib": 0.5}, "max_mib must be default or from 1 to 64: got 0.5"),
+        ({"keep_days": 0}, "keep_days must be default or from 0.1 to 36500: got 0"),
+        ({"keep_days": 1e300}, "keep_days must be default or from 0.1 to 36500: got 1e+300"),
+        ({"max_mib": -1, "keep_days": -1}, "keep_days must be default or from 0.1 to 36500: got -1"),
         ({"reason": "x" * 501}, "reason must have at most 500 characters"),
     ],
 )

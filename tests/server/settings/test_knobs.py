@@ -69,7 +69,7 @@ REFUSED = [
     ({"knob.entropy_coef": True}, "knob.entropy_coef", "must be in [0, 0.1]"),
     ({"knob.entropy_coef": "0.02"}, "knob.entropy_coef", "must be in [0, 0.1]"),
     ({"knob.batch": 2.5}, "knob.batch", "must be a whole number in [1, 64]"),
-    ({"knob.weight_decay": 10**400}, "knob.weight_decay", "must be in [0, 1] or null"),
+    ({"knob.weight_decay": 10**400}, "knob.weight_decay", "must be in [0, 1] or off"),
     ({"knob.entropy_coeff": 0.02}, "knob.entropy_coeff", "Near: knob.entropy_coef."),
     ({"knob.\x00<script>": 1}, "knob.\x00<script>", "knob.\\x00<script> must be a knob that the run declares"),
     ({"knob." + "x" * 5000: 1}, "knob." + "x" * 95, "must be a knob that the run declares"),
