@@ -8,8 +8,8 @@ Only who changes a diagram runs this. Each picture names the digest of its sourc
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -53,4 +53,6 @@ def main(mermaid: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mermaid", help="a copy of mermaid.tiny.js")
+    main(parser.parse_args().mermaid)

@@ -7,6 +7,7 @@ Run it again when the rule or its defaults change; it takes half a minute.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,5 +127,7 @@ def draw(rows: Rows) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     target = Path(__file__).resolve().parent.parent / "docs" / "images" / "spike.svg"
     target.write_text(draw(train()), "utf-8")

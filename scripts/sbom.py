@@ -6,6 +6,7 @@ one of its own: docker buildx imagetools inspect python:3.11-slim --format '{{ j
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -57,6 +58,6 @@ def bill(image: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["server"], ["dashboard"]):
-        sys.exit("usage: python scripts/sbom.py server|dashboard")
-    json.dump(bill(sys.argv[1]), sys.stdout, indent=2)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", choices=("server", "dashboard"))
+    json.dump(bill(parser.parse_args().image), sys.stdout, indent=2)

@@ -16,6 +16,8 @@ FORBIDDEN = {
     "a merge conflict": re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE),
 }
 
+SCRIPTS = ("check", "demo", "docs", "environment", "release", "requirements", "test")
+
 
 def tracked(root: Path) -> list[Path]:
     """Every file that is in the repository, or about to be."""
@@ -43,14 +45,33 @@ def test_no_source_file_is_longer_than_400_lines(root: Path) -> None:
 
 
 def test_scripts_can_be_run_and_stop_at_the_first_error(root: Path) -> None:
-    scripts = ("check", "demo", "docs", "environment", "release", "test")
-    for name in (*(f"scripts/{script}" for script in scripts), ".ci/run"):
+    for name in (*(f"scripts/{script}" for script in SCRIPTS), ".ci/run"):
         path = root / name
         assert path.stat().st_mode & 0o111, f"{name} is not executable"
         text = path.read_text("utf-8")
         assert text.startswith("#!/usr/bin/env bash\n")
         assert "\nset -e" in text, f"{name} goes on after an error"
         subprocess.run(["bash", "-n", str(path)], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_say_what_they_do_and_take_no_unknown_option(root: Path, tmp_path: Path, script: str) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(root / "scripts" / script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+
+    text = (root / "scripts" / script).read_text("utf-8")
+    first = text.splitlines()[1].removeprefix("# ")
+    for option in ("--help", "-h"):
+        shown = call(option)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(first)
+        assert "set -e" not in shown.stdout
+    if "Arguments go to" not in shown.stdout:
+        refused = call("--helpp")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--helpp" in refused.stderr
+        assert refused.stderr.endswith(f"see scripts/{script} --help\n")
 
 
 def test_links_between_pages_lead_somewhere(root: Path) -> None:

@@ -102,7 +102,9 @@ class ScalarReductions:
         self._differing: list[int] = []  # ranks, in the last exchange
         self._offset = boundary.step - boundary.round
         self._earlier: list[tuple[int, int]] = []  # before a checkpoint was loaded: the last round, and the offset
-        self._given_up: set[int] = set()  # rounds whose steps came after the checkpoint's, and whose values are under way
+        self._given_up: set[int] = (
+            set()
+        )  # rounds whose steps came after the checkpoint's, and whose values are under way
         self._refused = self._ended = False
 
     # What the loop says.
@@ -156,8 +158,8 @@ class ScalarReductions:
         self._offset = now - last
         if given_up and self._how and self._recorder is not None:
             _log.warning(
-                "a checkpoint was loaded: what all ranks logged in the last %d steps before was not reduced yet, and is "
-                "not recorded",
+                "a checkpoint was loaded: what all ranks logged in the %d steps before it was not reduced yet, and is not "
+                "recorded",
                 len(given_up),
             )
 

@@ -38,7 +38,9 @@ def events(
     for event in reversed(past):
         _print(event, as_json)
     if not past and limit and not as_json:
-        tell(f"{run_id} has no events" + (f" of kind {' or '.join(kinds)}" if kind else "") + (" yet" if follow else ""))
+        tell(
+            f"{run_id} has no events" + (f" of kind {' or '.join(kinds)}" if kind else "") + (" yet" if follow else "")
+        )
     while follow:
         live = client.run(run_id).state.is_live  # read first, so that the end is among the events below
         for event in reversed(list(events_after(client, run_id, seen))):

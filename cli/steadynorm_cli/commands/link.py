@@ -41,6 +41,6 @@ def link(
         return
     start = "dashboard" if own is not None and own.server == address else "up"
     raise CommandError(
-        f"no dashboard answers at {place}, so this link leads nowhere yet: start one with `steadynorm {start}`, or name "
-        "the address of another with --dashboard."
+        f"no dashboard answers at {place}, so this link leads nowhere yet: start one with `steadynorm {start}`, or "
+        "name the address of another with --dashboard."
     )

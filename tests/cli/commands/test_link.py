@@ -58,7 +58,9 @@ def test_a_link_that_leads_nowhere_is_printed_with_what_to_start(
     for home, start in ((stack.home, "dashboard"), (tmp_path, "up")):  # with a server, and where one ran once
         monkeypatch.setenv("STEADYNORM_HOME", str(home))
         (tmp_path / "token").write_text("once")
-        with pytest.raises(CommandError, match="no dashboard answers at http://127.0.0.1:8501, so this link") as said:
+        with pytest.raises(
+            CommandError, match=r"no dashboard answers at http://127\.0\.0\.1:8501, so this link"
+        ) as said:
             link()
         assert f"`steadynorm {start}`" in str(said.value)
         assert capsys.readouterr().out.startswith("http://127.0.0.1:8501/link/")
