@@ -158,8 +158,8 @@ class ScalarReductions:
         self._offset = now - last
         if given_up and self._how and self._recorder is not None:
             _log.warning(
-                "a checkpoint was loaded: what all ranks logged in the %d steps before it was not reduced yet, and is not "
-                "recorded",
+                "a checkpoint was loaded: what all ranks logged in the %d steps before it was not reduced yet, and is "
+                "not recorded",
                 len(given_up),
             )
 

@@ -47,8 +47,8 @@ def reduced(
     stride: of the loop's own numbers of steps. names: further ones that are reduced. before: numbers are logged before
     the step. flushed: each step is sent before the next one. nan_at: the step at which the last rank logs NaN.
     apart_at: the step at which its exchange breaks. fails: it ends as failed. silent: ranks that log `own` only.
-    saved_at, loaded_at: after the former step a checkpoint is written, and after the latter all ranks go back to it; from
-    then on 1000 more is logged. With `before`, the step that was to come after the latter has been logged by then.
+    saved_at, loaded_at: after the former step a checkpoint is written, and after the latter all ranks go back to it;
+    from then on 1000 more is logged. With `before`, the step that was to come after the latter has been logged by then.
     """
     rank = dist.get_rank()
     model = torch.nn.Linear(1, 1)
