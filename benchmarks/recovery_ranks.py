@@ -2,7 +2,8 @@
 
 The training is that of the one process, each batch shared among the ranks. A broken batch is one rank's, and so is what
 breaks in weights, gradients or optimizer state where they are sharded; replicas break alike. The ranks exchange every
-five steps: in a training of 600 the usual ten would take back more than its final loss can bear.
+five steps: in a training of 600 the usual ten would take back more than its final loss can bear. Beside the usual
+detectors there is the one that docs/recovery.md names for several ranks, on the mean of their losses.
 """
 
 from __future__ import annotations
@@ -55,10 +56,12 @@ def _train(row: Row, rank: int) -> Row:
     else:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
-    recovery = steadynorm.Recovery(mode="act", every_steps=50, held_steps=50)
+    detectors = [*steadynorm.DETECTORS, "loss/mean > mean + 3 sigma of 200, 20 times in 30 steps"]
+    recovery = steadynorm.Recovery(mode="act", every_steps=50, held_steps=50, detectors=detectors)
     agent = steadynorm.attach(
         model, optimizer, run="benchmark", server="", preset="robust", exchange_every=EXCHANGE_EVERY, recovery=recovery
     )
+    agent.describe("loss/mean", reduce="mean")
     events: list[tuple[int, int]] = []
     agent.on_rollback(lambda event: events.append((event.from_step, event.to_step)))
     share = slice(rank * BATCH // WORLD, (rank + 1) * BATCH // WORLD)
@@ -74,7 +77,7 @@ def _train(row: Row, rank: int) -> Row:
         loss.backward()
         run.gradients()
         optimizer.step()
-        agent.log(loss=loss)
+        agent.log({"loss/mean": loss}, loss=loss)
         agent.flush()
         if agent.should_stop:
             break

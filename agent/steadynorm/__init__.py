@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from steadynorm.agent import Agent
     from steadynorm.attachment import attach
     from steadynorm.recovery.orders import RollbackEvent
-    from steadynorm.recovery_options import Recovery
+    from steadynorm.recovery_options import DETECTORS, Recovery
     from steadynorm.stabilizer.stabilizer import GradientStabilizer
     from steadynorm_contract.changes import PRESETS
     from steadynorm_contract.client import Client
     from steadynorm_contract.settings import Mode, Settings
 
 __all__ = [
+    "DETECTORS",
     "PRESETS",
     "Agent",
     "Client",
@@ -40,6 +41,7 @@ __all__ = [
 _MODULES = {
     "Agent": "steadynorm.agent",
     "Client": "steadynorm_contract.client",
+    "DETECTORS": "steadynorm.recovery_options",
     "GradientStabilizer": "steadynorm.stabilizer.stabilizer",
     "Mode": "steadynorm_contract.settings",
     "PRESETS": "steadynorm_contract.changes",

@@ -21,7 +21,13 @@ ALONE = (
     "muon_adamw", "optimizer_in_backward",
 )  # fmt: skip
 OF_A_RUN = ("change_a_run", "live_control", "export_a_run")
-RANKS = {"ddp": "ddp", "fsdp2": "llama", "reducing_optimizer": "reducing", "torchtitan_loop": "titan"}
+RANKS = {
+    "ddp": "ddp",
+    "fsdp2": "llama",
+    "recovery_ddp": "recovery-ddp",
+    "reducing_optimizer": "reducing",
+    "torchtitan_loop": "titan",
+}
 """And what their runs are named."""
 ELSEWHERE = {*FRAMEWORKS, "notebook_steps", "notebook_parameters", "notebook_polars", "receive_webhook"}
 """Run by the tests of the recipes, and by those of the export and of webhooks, which make what they read."""

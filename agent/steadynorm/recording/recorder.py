@@ -251,7 +251,7 @@ class Recorder:
         """Of a step that is not recorded with it: the first one was not taken yet, or it was sent before."""
         at = bisect_right(self._offsets, logged.round, key=lambda each: each[0]) - 1
         offset = self._offsets[at][1] if at >= 0 else self._numbers.offset
-        return replace(logged, step=max(0, logged.step + offset))
+        return replace(logged, step=max(0, logged.step + offset), own_step=logged.step)
 
     def _landed(self, start: int, stop: int, deadline: float) -> int:
         """The first of the rounds start..stop (exclusive) that a device has yet to write; `stop` if there is none."""

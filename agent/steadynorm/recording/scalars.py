@@ -111,12 +111,13 @@ class ScalarNames:
 
 @dataclass(frozen=True, slots=True)
 class LoggedRecord:
-    """The scalars that were logged in one step. step: the agent's own number."""
+    """The scalars that were logged in one step. step: the agent's own number, until a recorder says the loop's."""
 
     round: int
     step: int
     time: float  # Unix seconds
     values: dict[str, float]
+    own_step: int = 0  # the agent's, once `step` is the loop's
 
 
 @dataclass(frozen=True, slots=True)

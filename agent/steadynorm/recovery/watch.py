@@ -1,6 +1,7 @@
 """Rank 0's detectors, fed with the steps that were recorded: by a thread of the publisher, or by one of their own.
 
 watch.observe(record)       in whichever thread collects records
+watch.observe_late(logged)  there too: scalars of a step that was observed before
 watch.alarm, watch.evaluated       read in the training thread, which never waits
 """
 
@@ -11,11 +12,12 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder, StepRecord
+from steadynorm.recording.scalars import LoggedRecord
 from steadynorm_contract.conditions import Condition, scalar_warning, show_condition
 from steadynorm_contract.detectors import Detector
 from steadynorm_contract.telemetry import MAX_DETECTORS, SCALAR_COLUMNS, DetectorStatus, floats_from_bytes
@@ -25,6 +27,7 @@ _FIRST_STEPS = 1000
 QUIET_STEPS = 5  # after which a fault is over
 _HARM = 0.1  # of a fault's excess: what is less, once it has reached restored weights, is what it did to them
 MAX_NUMBERS = 256
+_MAX_ALARMED = 1024
 
 _log = logging.getLogger("steadynorm")
 
@@ -69,6 +72,8 @@ class Watch:
         self._rest: Alarm | None = None  # the newest step since that met a comparison by as much as the fault
         self._largest: dict[str, float] = {}  # excess since, of each scalar
         self._quiet = 0  # steps in a row in which no detector counted
+        self._newest = 0  # step
+        self._alarmed: deque[int] = deque(maxlen=_MAX_ALARMED)  # the newest rounds that spiked or were not finite
 
     @property
     def evaluated(self) -> int:
@@ -119,10 +124,34 @@ class Watch:
         self._observed += 1
         if self._observed == _FIRST_STEPS:
             self._report_unlogged()
-        if record.logged is not None and not self._names.issuperset(record.logged.values):
-            self._report_misspelled(record.logged.values)
+        if record.logged is not None:
+            self._note_names(record.logged.values)
+        if record.alarm:
+            self._alarmed.append(record.round)
         step, scalars = record.own_step, floats_from_bytes(record.scalars)
-        values = [_value(each, scalars, record) for each in self._conditions]
+        self._newest = step
+        values = [_value(each, scalars, record.logged) for each in self._conditions]
+        found = self._evaluate(step, record.round, values, calm=not record.alarm)
+        if step <= self._ignored:
+            return
+        self._judge(step, found)
+        # Nothing is confirmed while a fault lasts.
+        if not self._advised and (self._again is None or self.alarm is not None):
+            self._evaluated = (record.round, self._judged(step))
+
+    def observe_late(self, logged: LoggedRecord) -> None:
+        """Scalars of a step that was observed before, such as those that had to be reduced over ranks first."""
+        if logged.round <= self._forgotten:
+            return
+        self._note_names(logged.values)
+        values = [_value(each, (), logged) for each in self._conditions]
+        calm = logged.round not in self._alarmed
+        found = self._evaluate(logged.own_step, logged.round, values, calm=calm)
+        if found is not None:
+            self._judge(self._newest, found)
+
+    def _evaluate(self, step: int, round_: int, values: Sequence[float], *, calm: bool) -> Alarm | None:
+        """Give the detectors their values of a step, NaN where there is none. Returns what the first of them found."""
         ignored, found = step <= self._ignored, None
         restored = step <= self._settles_until and not self._advised  # the weights are those of a good snapshot
         for detector, value, seen in zip(self._detectors, values, self._seen, strict=True):
@@ -133,17 +162,12 @@ class Watch:
             if ignored:
                 detector.reset()
                 continue
-            met = detector.observe(step, value, calm=not record.alarm, moved=restored)
+            met = detector.observe(step, value, calm=calm, moved=restored)
             if met and found is None:
-                found = Alarm(step, f"{show_condition(detector.when)} ({detector.figures()})", round=record.round)
+                found = Alarm(step, f"{show_condition(detector.when)} ({detector.figures()})", round=round_)
             if restored and detector.held_at == step and self._is_of_the_fault(detector):
-                self._rest = Alarm(step, f"the rest of the same fault ({detector.figures()})", round=record.round)
-        if ignored:
-            return
-        self._judge(step, found)
-        # Nothing is confirmed while a fault lasts.
-        if not self._advised and (self._again is None or self.alarm is not None):
-            self._evaluated = (record.round, self._judged(step))
+                self._rest = Alarm(step, f"the rest of the same fault ({detector.figures()})", round=round_)
+        return found
 
     def _is_of_the_fault(self, detector: Detector) -> bool:
         scalar, excess = detector.when.scalar, detector.excess
@@ -155,8 +179,10 @@ class Watch:
         shown = show_condition(when)
         self.statuses = [DetectorStatus(shown) if each.condition == shown else each for each in self.statuses]
 
-    def _report_misspelled(self, names: Iterable[str]) -> None:
-        """Names came that were not there before: is one of them what a detector was meant to look at?"""
+    def _note_names(self, names: Mapping[str, float]) -> None:
+        """Of logged values. Where some were not there before: is one of them what a detector was meant to look at?"""
+        if self._names.issuperset(names):
+            return
         before, self._names = self._names, self._names.union(names)
         for each in self._conditions:
             told, now = scalar_warning(each, before), scalar_warning(each, self._names)
@@ -197,12 +223,13 @@ class Watch:
             self.alarm = self.alarm or replace(again, step=step, same=over)
 
 
-def _value(condition: Condition, scalars: Sequence[float], record: StepRecord) -> float:
-    """What a condition looks at in a step; NaN where there is nothing."""
+def _value(condition: Condition, scalars: Sequence[float], logged: LoggedRecord | None) -> float:
+    """What a condition looks at in a step; NaN where there is nothing. scalars: empty where they came before."""
     if condition.scalar in SCALAR_COLUMNS:
-        return scalars[SCALAR_COLUMNS.index(condition.column)]
-    logged = {} if record.logged is None else record.logged.values
-    return math.nan if condition.scalar not in logged else condition.logged_value(logged[condition.scalar])
+        return scalars[SCALAR_COLUMNS.index(condition.column)] if scalars else math.nan
+    if logged is None or condition.scalar not in logged.values:
+        return math.nan
+    return condition.logged_value(logged.values[condition.scalar])
 
 
 class RecorderWatch:
@@ -229,6 +256,8 @@ class RecorderWatch:
             if self._watch is not None:
                 for record in records:
                     self._watch.observe(record)
+                for each in self._recorder.apart:
+                    self._watch.observe_late(each)
 
     def close(self) -> None:
         """End the thread."""

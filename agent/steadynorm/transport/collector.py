@@ -9,14 +9,26 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.clipping import ClippingDetector
 from steadynorm.recording.flight_recorder import FlightRecorder
 from steadynorm.recording.recorder import Recorder, StepRecord
+from steadynorm.recording.scalars import LoggedRecord
 from steadynorm.transport.send_buffer import SendBuffer
 
 _log = logging.getLogger("steadynorm")
+
+
+class Observer(Protocol):
+    """What looks at the collected steps."""
+
+    def observe(self, record: StepRecord) -> None:
+        """One step, in their order."""
+
+    def observe_late(self, logged: LoggedRecord) -> None:
+        """Scalars of a step that was given before, or that is not recorded."""
 
 
 class Collector:
@@ -36,18 +48,18 @@ class Collector:
         self._wake = wake
         self._flight_recorder = FlightRecorder(detail_every)
         self._clipping = ClippingDetector()
-        self._observe: Callable[[StepRecord], None] | None = None
+        self._observer: Observer | None = None
         self._period_s = 0.0
         self._lock = threading.Lock()  # of one collection
         self._closing = threading.Event()
 
-    def give(self, observe: Callable[[StepRecord], None], period_s: float) -> None:
-        """Give each collected step to `observe`, and collect that often. Call before `start()`."""
-        self._observe, self._period_s = observe, period_s
+    def give(self, observer: Observer, period_s: float) -> None:
+        """Give each collected step to `observer`, and collect that often. Call before `start()`."""
+        self._observer, self._period_s = observer, period_s
 
     def start(self) -> None:
         """Start the thread, where one is needed."""
-        if self._observe is not None:
+        if self._observer is not None:
             threading.Thread(target=self._run, name="steadynorm-watch", daemon=True).start()
 
     def close(self) -> None:
@@ -84,8 +96,11 @@ class Collector:
                     self._buffer.add_rows(step, data)
                 self.alarmed |= record.alarm
                 self._clipping.observe(record.raw_norm)
-                if self._observe is not None:
-                    self._observe(record)
+                if self._observer is not None:
+                    self._observer.observe(record)
+            if self._observer is not None:
+                for each in self._recorder.apart:
+                    self._observer.observe_late(each)
             for each in logged:
                 self._buffer.add_logged(each.step, each.time, each.values)
             return not self.takes_scalars and self._buffer.drop_logged() > 0

@@ -119,7 +119,7 @@ def build_recovery(
     if rank == 0:
         watch = Watch(recovery.conditions(), recovery.confirm, recovery.every_steps)
     if watch is not None and publisher is not None:
-        publisher.collector.give(watch.observe, WATCH_PERIOD_S)
+        publisher.collector.give(watch, WATCH_PERIOD_S)
     elif watch is not None:
         recorder = recorder or build_recorder(stabilizers)
         thread = RecorderWatch(recorder, watch, mailbox)

@@ -47,11 +47,13 @@ def rolled_back(
     server: str = "",
     stay: bool = False,
     error_on: int | None = None,
+    mean: bool = False,
 ) -> dict[str, Any]:
     """Train with a fault; this rank's parts at the snapshot and after the restore, and what was told.
 
     lost_on: a rank that lost its snapshots. stay: the fault does not go away. error_on: a rank on which the agent fails
-    once the ranks were asked whether they can go back.
+    once the ranks were asked whether they can go back. mean: the detector looks at the mean of the ranks' losses, and
+    only the last rank meets the fault.
     """
     heard = Heard()
     logging.getLogger("steadynorm").addHandler(heard)
@@ -67,9 +69,11 @@ def rolled_back(
         confirm_steps=4,
         held_steps=5,
         budget_steps=1000,
-        detectors=["loss > 20 x median of 20 for 2 steps"],
+        detectors=["loss/mean > 20 x median of 20 for 2 steps" if mean else "loss > 20 x median of 20 for 2 steps"],
     )
     agent = steadynorm.attach(model, optimizer, server=server, exchange_every=2, recovery=recovery)
+    if mean:
+        agent.describe("loss/mean", reduce="mean")
     share = slice(place * BATCH // parts, (place + 1) * BATCH // parts)
 
     def state() -> list[list[float]]:
@@ -83,13 +87,15 @@ def rolled_back(
     for step in range(1, steps + 1):
         inputs, targets = data(step)
         factor = 1e4 if step in BAD or (stay and step >= BAD.start) else 1e-3 if step == 13 else 1.0
+        if mean and dist.get_rank() < world - 1:
+            factor = 1.0
         optimizer.zero_grad()
         loss = mse_loss(model(inputs[share]), factor * targets[share])
         loss.backward()
         if lost_on == dist.get_rank() and step == 38:
             agent._recovery.snapshots.clear()  # type: ignore[union-attr]
         optimizer.step()
-        agent.log(loss=loss)
+        agent.log({"loss/mean": loss} if mean else None, loss=1.0 if mean else loss)
         agent.flush()
         kept[step] = state()
         if error_on == dist.get_rank() and agent._recovery.proposed is not None:  # type: ignore[union-attr]

@@ -36,6 +36,15 @@ def test_four_ranks_are_brought_back_at_one_boundary_however_they_share_the_mode
         assert [len([text for text in each["said"] if "rolled back" in text]) for each in of_kind] == [1, 0, 0, 0]
 
 
+def test_a_fault_that_only_the_mean_of_the_ranks_shows_brings_all_back(recovery: RunRanks) -> None:
+    first, second = [result["ddp"] for result in recovery(2, "rolled back", kinds=["ddp"], mean=True)]
+    (event,) = first["events"]
+    assert event[1] == 30
+    assert 40 <= event[0] <= 50  # values come two or three exchanges after their step
+    assert second["events"] == [event]
+    assert (first["restored"], second["restored"], first["off"], second["off"]) == ([True], [True], False, False)
+
+
 def test_where_one_rank_lost_its_snapshot_nothing_is_restored_and_all_agents_are_off(recovery: RunRanks) -> None:
     for result in recovery(2, "rolled back", kinds=["fsdp"], lost_on=1):
         found = result["fsdp"]
