@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 PUBLIC = {
-    "steadynorm": "Agent Client DETECTORS GradientStabilizer Mode PRESETS Recovery RollbackEvent Settings __version__ attach",
+    "steadynorm": (
+        "Agent Client DETECTORS GradientStabilizer Mode PRESETS Recovery RollbackEvent Settings __version__ attach"
+    ),
     "steadynorm_contract.audit": (
         "AuditChain AuditEntry AuditList SettingsChange chained_hash entry_hash revert_to verify"
     ),
