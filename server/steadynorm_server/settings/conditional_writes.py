@@ -4,6 +4,7 @@ The hash's field `automation_version` counts these writes. Operators' edits, exe
 depend on it: once a DELETE of a rule is answered, that rule has no further effect.
 """
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 from steadynorm_contract.knobs import is_allowed, is_knob
@@ -83,7 +84,9 @@ async def compare_and_set(
     """Write a field unless `automation_version` moved since `run` was read. Returns whether. Raises RunNotFound."""
     keys = RunKeys(run.run_id)
     answer = await repository.redis.script(
-        "compare_and_set", [keys.run, keys.events], run.automation_version, field, value, event, MAX_EVENTS
+        "compare_and_set",
+        [keys.run, keys.events],
+        *(run.automation_version, field, value, event, MAX_EVENTS, secrets.token_hex(8)),
     )
     if answer == b"not_found":
         raise RunNotFound(run.run_id)

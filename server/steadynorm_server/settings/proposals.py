@@ -115,7 +115,7 @@ async def _within_budget(
     if budget is None or not budget.allows(made.settings):
         return None
     key, day = budget_key(sender.name), str(int(repository.clock() // _DAY_S))
-    taken = await repository.redis.script("budget", [key], day, budget.changes_a_day, 1)
+    taken = await repository.redis.script("budget", [key], day, budget.changes_a_day, 1, secrets.token_hex(8))
     if taken < 0:
         return None
     done = msgspec.structs.replace(
@@ -127,7 +127,7 @@ async def _within_budget(
         return await _make(repository, run, done, sender.name, reason)
     except ProblemError as problem:
         if problem.status in (409, 412):  # it was not made, for certain
-            await repository.redis.script("budget", [key], day, budget.changes_a_day, -1)
+            await repository.redis.script("budget", [key], day, budget.changes_a_day, -1, secrets.token_hex(8))
         raise
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import secrets
 import time
 
 import msgspec
@@ -63,6 +64,7 @@ async def register(
         "event": encode_json(started).decode(),
         "max_events": MAX_EVENTS,
         "searched": _searched(registration),
+        "id": secrets.token_hex(8),  # Redis may be asked twice, see the script
     }
     configuration = RunConfiguration(config=registration.config, environment=registration.environment)
     answer = await repository.redis.script(

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from tests.support.server import STARTED
 
 from steadynorm_contract.proposals import MAX_PROPOSALS
 from steadynorm_server.auth.principals import TokenError
 from steadynorm_server.auth.token_file import read
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
+from steadynorm_server.redis.client import _scripts
+
+DAY_S = 86_400
 
 BUDGET = {
     "settings": {"gamma2": {"min": 0.9, "max": 0.9999}, "mode": {"among": ["observe"]}, "paused": {"among": [True]}},
@@ -134,6 +139,41 @@ async def test_within_its_budget_a_proposer_is_not_asked_for_and_beyond_it_is(ru
     assert (await propose(run, "frugal", {"gamma2": 0.98}, revision=2)).json()["state"] == "open"  # none is left
     (last, _) = (await run("ada", "GET", "/audit")).json()["entries"]
     assert (last["actor"], last["reason"]) == ("frugal", "within its budget (2 of 2 changes today): falls")
+
+
+async def test_a_budget_is_that_of_one_day_whichever_servers_clock_says_so(run: Any, clock: Any) -> None:
+    """Of two servers, one has begun the day and the other, whose clock is late, has not."""
+
+    async def propose_at(days: float, revision: int) -> str:
+        clock.now = (STARTED // DAY_S + days) * DAY_S
+        made = await propose(run, "frugal", {"gamma2": 0.9 + revision / 1000}, revision=revision)
+        state: str = made.json()["state"]
+        return state
+
+    days = (0.999, 0.999, 1.001, 0.999, 1.001, 0.999)
+    made = [await propose_at(day, min(at, 4)) for at, day in enumerate(days)]
+    assert made == ["within_budget"] * 4 + ["open"] * 2
+    assert await propose_at(2, 4) == "within_budget"
+
+
+async def test_what_is_given_back_after_midnight_is_not_of_the_new_day(run: Any, clock: Any, empty_valkey: str) -> None:
+    with redis.Redis.from_url(empty_valkey, protocol=2) as client:
+        script = client.register_script(_scripts()["budget"][1])
+        key = ["steadynorm:budget:frugal"]
+        asked = [
+            (1, 1, "a"),
+            (2, 1, "b"),
+            (1, -1, "c"),
+            (2, 1, "d"),
+            (2, 1, "e"),
+            (2, -1, "f"),
+            (2, -1, "f"),
+            (2, 1, "g"),
+        ]
+        assert [script(key, [day, 2, change, name]) for day, change, name in asked] == [1, 1, -1, 2, -1, 1, 1, 2]
+        assert client.ttl(key[0]) > DAY_S
+        client.expire(key[0], 5)  # as with a day from a clock that was far ahead
+        assert (script(key, [1, 4, 1, "h"]), client.ttl(key[0]) <= 5) == (3, True)
 
 
 async def test_open_proposals_are_bounded_and_a_refusal_makes_room(run: Any) -> None:

@@ -3,16 +3,25 @@
 -- of the audit entry that ours is chained to (empty: none), hash of ours; for a schedule or a rule also: expected
 -- automation_version (empty: none yet), field to write with the change, its value, event, cap of the events.
 -- Returns {'ok'}, {'not_found'}, {'ended', state}, {'conflict', revision}, {'automation_conflict'} when schedules or rules
--- were written meanwhile, or {'audit_head', head} when another entry was added: chain to that one instead.
+-- were written meanwhile, or {'audit_head', head} when another entry was added: chain to that one instead. Asked again
+-- since the reply was lost, it finds its own entry, which says that the change was made.
+local function unless_made(answer)
+  for _, found in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 16)) do
+    if string.find(found[2][2], '"' .. ARGV[8] .. '"', 1, true) then
+      return {'ok'}
+    end
+  end
+  return answer
+end
 local stored = redis.call('HMGET', KEYS[1], 'desired_revision', 'state', 'audit_head', 'automation_version')
 if not stored[1] then
   return {'not_found'}
 end
 if stored[2] ~= 'running' then
-  return {'ended', stored[2]}
+  return unless_made({'ended', stored[2]})
 end
 if stored[1] ~= ARGV[1] then
-  return {'conflict', stored[1]}
+  return unless_made({'conflict', stored[1]})
 end
 if ARGV[9] and (stored[4] or '') ~= ARGV[9] then
   return {'automation_conflict'}

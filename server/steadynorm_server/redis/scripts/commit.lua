@@ -3,20 +3,35 @@
 -- ARGV: how many fields of the run are expected, each with its value (empty: absent); how many are set, each with its
 -- value; what few batches bring, as JSON (empty: nothing); peaks (empty: unchanged); then per append level, id, first and
 -- last step, budget, last entry that may be dropped, block.
--- Returns {'ok', desired revision, desired settings}, or {'conflict'} when the run is not what the plan was made for.
+-- Returns {'ok', desired revision, desired settings}, or {'conflict'} when the run is not what the plan was made for. Asked
+-- again since the reply was lost, it finds what it set itself: the batch's number, and when it was planned.
 local names = {}
 for i = 1, tonumber(ARGV[1]) do
   names[i] = ARGV[2 * i]
 end
 local values = redis.call('HMGET', KEYS[1], unpack(names))
+local at = 2 * #names + 2
+local last = at + 2 * tonumber(ARGV[at])
+local function is_stored()
+  local expected, set = {}, {}
+  for i = 2, 2 * #names, 2 do
+    expected[ARGV[i]] = ARGV[i + 1]
+  end
+  for i = at + 1, last, 2 do
+    set[ARGV[i]] = ARGV[i + 1]
+  end
+  local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'last_seen', 'desired_revision', 'desired')
+  if now[1] == expected.incarnation and now[2] == set.sequence and now[3] == set.last_seen then
+    return {'ok', now[4], now[5]}
+  end
+  return {'conflict'}
+end
 for i = 1, #names do
   if (values[i] or '') ~= ARGV[2 * i + 1] then
-    return {'conflict'}
+    return is_stored()
   end
 end
 
-local at = 2 * #names + 2
-local last = at + 2 * tonumber(ARGV[at])
 redis.call('HSET', KEYS[1], unpack(ARGV, at + 1, last))
 if ARGV[last + 1] ~= '' then
   local plan = cjson.decode(ARGV[last + 1])

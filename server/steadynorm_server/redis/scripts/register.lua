@@ -1,12 +1,12 @@
 -- Registers an agent: a new run, a new incarnation of a known one, or the same agent again.
 -- KEYS: run, parameters, events, configuration. ARGV: plan as JSON, parameter table, configuration.
--- Returns {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one,
--- last sequence stored of its previous instance ('' if not known), whether the desired settings or their number came from
--- the agent}, {'name', stored name} for a run of another name, or
--- {'table'} for another parameter table.
+-- Returns {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one or
+-- seems never to have been told so, last sequence stored of its previous instance ('' if not known), whether the desired
+-- settings or their number came from the agent}, {'name', stored name} for a run of another name, or {'table'} for another
+-- parameter table. Asked again since the reply was lost, it knows the plan's id.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
-  'sequence', 'previous_instance', 'previous_sequence', 'desired')
+  'sequence', 'previous_instance', 'previous_sequence', 'desired', 'registered_revision', 'registration')
 if known[1] and known[5] ~= plan.name then
   return {'name', known[5]}
 end
@@ -29,6 +29,15 @@ if plan.previous_instance ~= '' then
   elseif known[8] == plan.previous_instance then
     previous = known[9]
   end
+end
+local function answer(flags)
+  local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
+  local created, another, adopted = string.match(flags, '(%d)(%d)(%d)')
+  return {'ok', now[1], now[2], now[3], now[4], created, another, previous, adopted}
+end
+local id, flags = string.match(known[12] or '', '^(.*) (%d+)$')
+if known[1] and id == plan.id then
+  return answer(flags)
 end
 redis.call('SET', KEYS[4], ARGV[3])
 redis.call('HSET', KEYS[1], 'searched', plan.searched, 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
@@ -55,13 +64,17 @@ if not same then
   end
   redis.call('HSET', KEYS[1], 'incarnation', incarnation, 'instance', plan.instance, 'sequence', '0',
     'stalled', '', 'registered_step', plan.step, 'applied_revision', plan.applied_revision, 'applied_step', plan.step,
-    'applied', plan.settings, 'previous_instance', instance, 'previous_sequence', sequence)
+    'applied', plan.settings, 'previous_instance', instance, 'previous_sequence', sequence,
+    'registered_revision', redis.call('HGET', KEYS[1], 'desired_revision'))
 end
 if not same or known[6] ~= 'running' then
   local event = cjson.decode(plan.event)
   event.value = tonumber(incarnation)
   redis.call('XADD', KEYS[3], 'MAXLEN', plan.max_events, '*', 'event', cjson.encode(event))
 end
-local now = redis.call('HMGET', KEYS[1], 'incarnation', 'sequence', 'desired_revision', 'desired')
-return {'ok', now[1], now[2], now[3], now[4], known[1] and '0' or '1', (known[1] and not same) and '1' or '0',
-  previous, adopted}
+-- Nothing is stored of it, and nobody changed the settings since it began: the server that took it may have ended before it
+-- did what comes with another agent.
+local unanswered = same and incarnation ~= '1' and known[7] == '0' and known[11] == known[4]
+flags = (known[1] and '0' or '1') .. (((known[1] and not same) or unanswered) and '1' or '0') .. adopted
+redis.call('HSET', KEYS[1], 'registration', plan.id .. ' ' .. flags)
+return answer(flags)
