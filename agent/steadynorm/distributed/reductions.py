@@ -102,9 +102,7 @@ class ScalarReductions:
         self._differing: list[int] = []  # ranks, in the last exchange
         self._offset = boundary.step - boundary.round
         self._earlier: list[tuple[int, int]] = []  # before a checkpoint was loaded: the last round, and the offset
-        self._given_up: set[int] = (
-            set()
-        )  # rounds whose steps came after the checkpoint's, and whose values are under way
+        self._given_up: set[int] = set()  # rounds under way whose steps came after the checkpoint's
         self._refused = self._ended = False
 
     # What the loop says.
