@@ -75,16 +75,21 @@ def entry_hash(previous: str, run_id: str, change: SettingsChange) -> str:
     )
 
 
-def verify(run_id: str, entries: Sequence[AuditEntry]) -> AuditChain:
+def verify(run_id: str, entries: Sequence[AuditEntry], *, whole: bool = False) -> AuditChain:
     """Recompute the hashes of `entries`, newest first and without gaps.
 
-    The oldest may follow an entry that was trimmed. Entries without a hash, written by versions that had none, may only
-    come before the first one with a hash.
+    Entries without a hash, written by versions that had none, may only come before the first one with a hash, which
+    then names none as its previous.
+
+    whole: the oldest is the run's first. Else it may follow an entry that was trimmed, or is on another page.
     """
-    head, begun = "", False
+    head, begun, unhashed = "", False, None
     for entry in reversed(entries):
         if not entry.hash and not begun:
+            unhashed = entry.revision
             continue
+        if not begun and entry.previous and (whole or unhashed is not None):
+            return AuditChain(verified=False, broken_at=unhashed)
         if entry.hash != entry_hash(entry.previous, run_id, entry) or (begun and entry.previous != head):
             return AuditChain(verified=False, head=head, broken_at=entry.revision)
         head, begun = entry.hash, True

@@ -64,12 +64,14 @@ class LifecycleChange(msgspec.Struct, frozen=True, kw_only=True):
         return chained_hash(previous, {"run_id": run_id, "lifecycle": {name: getattr(self, name) for name in names}})
 
 
-def verify_lifecycle(run_id: str, changes: Sequence[LifecycleChange]) -> bool:
-    """Whether the hashes of a run's changes, newest first, hold. The oldest may follow one that is no longer stored.
+def verify_lifecycle(run_id: str, changes: Sequence[LifecycleChange], *, whole: bool = False) -> bool:
+    """Whether the hashes of a run's changes, newest first, hold.
 
     Before the first entry with a hash there may be some of versions that had none, which no `previous` names.
+
+    whole: the oldest is the run's first. Else it may follow one that is no longer stored.
     """
-    older: str | None = None  # hash of the entry before; None: it is not stored
+    older: str | None = "" if whole else None  # hash of the entry before; None: it is not stored
     for change in reversed(changes):
         chained = change.hash or change.previous or older
         if chained and change.hash != change.hash_after(change.previous, run_id):

@@ -76,6 +76,7 @@ class NoteList(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[Note]
     incidents: list[IncidentStatus] = []  # the latest that were taken or closed, newest first
     next: str | None = None  # cursor of older notes; null: there are none
+    head: str = ""  # with the first page: hash of the newest note, as the run has it beside its notes
 
 
 def action_words(note: Note) -> str:
@@ -90,11 +91,14 @@ def action_words(note: Note) -> str:
     return ""
 
 
-def verify_notes(run_id: str, notes: Sequence[Note]) -> AuditChain:
-    """Recompute the hashes of all notes of a run, newest first. `broken_at` is not used: a note has no revision."""
+def verify_notes(run_id: str, notes: Sequence[Note], newest: str = "") -> AuditChain:
+    """Recompute the hashes of all notes of a run, newest first. `broken_at` is not used: a note has no revision.
+
+    newest: `NoteList.head`; one of them must have it.
+    """
     head = ""
     for note in reversed(notes):
         if note.previous != head or note.hash != note.hash_after(head, run_id):
             return AuditChain(verified=False, head=head)
         head = note.hash
-    return AuditChain(verified=True, head=head)
+    return AuditChain(verified=not newest or any(note.hash == newest for note in notes), head=head)

@@ -13,11 +13,12 @@ from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.audit import verify as verify_chain
 from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.lifecycle import LifecycleChange, lifecycle_words, verify_lifecycle
-from steadynorm_contract.notes import Note, action_words, verify_notes
+from steadynorm_contract.notes import Note, NoteList, action_words, verify_notes
 
 BROKEN = 6
 """Exit code: the chain of hashes does not verify."""
 ALL = 10_000  # as many as a server stores
+ALL_OF_THE_RUN = 50
 ALL_NOTES = 2000
 
 
@@ -35,9 +36,11 @@ def audit(
     """Print who did what, with settings, notes, incidents and the run. Exit code 6: --verify found alterations."""
     client = Client(server)
     run_id = find_run(client, run).run_id
-    listed = client.audit(run_id, limit=ALL)
+    verify = verify or head is not None
+    listed = client.audit(run_id, limit=ALL, verify=verify)
     entries = listed.entries
-    notes = _notes(client, run_id)
+    noted = _notes(client, run_id)
+    notes = noted.notes
     if as_json:
         for entry in reversed(entries):
             typer.echo(msgspec.json.encode({"run_id": run_id, **msgspec.to_builtins(entry)}))
@@ -48,16 +51,18 @@ def audit(
             typer.echo(line)
         if not lines:
             tell(f"nothing was done with {run_id} yet")
-    if not verify and head is None:
+    if not verify:
         return
-    chain = verify_chain(run_id, entries)
-    if not chain.verified:
-        raise CommandError(
-            f"the audit list of {run_id} was tampered with: its chain breaks at revision {chain.broken_at}.", BROKEN
-        )
-    if not verify_lifecycle(run_id, listed.lifecycle):
+    chain = verify_chain(run_id, entries, whole=listed.next is None and len(entries) < ALL)
+    for each in (chain, listed.chain):  # the server knows which entry was its newest
+        if each is not None and not each.verified:
+            where = (
+                "entries are missing" if each.broken_at is None else f"its chain breaks at revision {each.broken_at}"
+            )
+            raise CommandError(f"the audit list of {run_id} was tampered with: {where}.", BROKEN)
+    if not verify_lifecycle(run_id, listed.lifecycle, whole=len(listed.lifecycle) < ALL_OF_THE_RUN):
         raise CommandError(f"what was done with {run_id} as a whole was tampered with: its chain breaks.", BROKEN)
-    if not verify_notes(run_id, notes).verified:
+    if not verify_notes(run_id, notes, noted.head).verified:
         raise CommandError(f"the notes of {run_id} were tampered with: their chain breaks.", BROKEN)
     known = {each.hash for each in entries} | {each.hash for each in notes} | {each.hash for each in listed.lifecycle}
     if head is not None and head not in known:
@@ -73,12 +78,12 @@ def audit(
         print(f"{len(notes)} notes verified; the newest hash is {notes[0].hash}", file=sys.stderr)
 
 
-def _notes(client: Client, run_id: str) -> list[Note]:
+def _notes(client: Client, run_id: str) -> NoteList:
     """All notes, newest first; none of a server that knows no notes."""
     try:
-        return client.notes(run_id, ALL_NOTES).notes
+        return client.notes(run_id, ALL_NOTES)
     except NotFound:
-        return []
+        return NoteList(notes=[])
 
 
 def _note_line(note: Note) -> str:

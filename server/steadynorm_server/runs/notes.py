@@ -85,6 +85,7 @@ async def read(repository: RunRepository, run_id: str, limit: int, cursor: str |
         ],
         incidents=run.incident_states(),
         next=entries[limit - 1][0] if len(entries) > limit else None,
+        head="" if cursor else run.notes_head,
     )
 
 

@@ -17,6 +17,7 @@ from steadynorm_contract.runs import RevisionState, RunDetail, RunList, RunSumma
 from steadynorm_contract.series import Heatmap, ParameterList, ParameterView, Series, SeriesResponse
 from steadynorm_contract.telemetry import ROW_COLUMNS, Parameter
 from steadynorm_server.redis.keys import RunKeys
+from steadynorm_server.runs.events import MAX_AUDIT
 from steadynorm_server.runs.pagination import RunFilter
 from steadynorm_server.runs.record import Outcome, RunRecord, StoredChange, detail, summary
 from steadynorm_server.runs.repository import RunRepository
@@ -172,8 +173,10 @@ class RunQueries:
         changes = [msgspec.json.decode(fields[b"entry"], type=StoredChange) for _, fields in entries[:limit]]
         outcomes = await self._repository.redis.fields([(keys.outcomes, str(change.revision)) for change in changes])
         audited = [_audited(run, change, _outcome(stored)) for change, stored in zip(changes, outcomes, strict=True)]
-        chain = await asyncio.to_thread(_verified, run, audited) if verify_chain and not cursor else None
-        return AuditList(audited, chain, _next(entries, limit), [] if cursor else run.lifecycle.changes)
+        older = _next(entries, limit)
+        whole = older is None and len(audited) < MAX_AUDIT  # nothing was trimmed yet
+        chain = await asyncio.to_thread(_verified, run, audited, whole) if verify_chain and not cursor else None
+        return AuditList(audited, chain, older, [] if cursor else run.lifecycle.changes)
 
     async def _last_outcomes(self, runs: Sequence[RunRecord]) -> list[Outcome | None]:
         fields = [(RunKeys(run.run_id).outcomes, str(run.desired_revision)) for run in runs]
@@ -226,9 +229,9 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
     )
 
 
-def _verified(run: RunRecord, entries: Sequence[AuditEntry]) -> AuditChain:
+def _verified(run: RunRecord, entries: Sequence[AuditEntry], whole: bool) -> AuditChain:
     """Whether the entries form an intact chain that reaches the newest entry at the time when `run` was read."""
-    chain = verify(run.run_id, entries)
+    chain = verify(run.run_id, entries, whole=whole)
     # An entry may have been added since: then it, or one after it, names that newest one as its previous.
     seen = {linked for entry in entries for linked in (entry.hash, entry.previous)}
     if chain.verified and run.audit_head and run.audit_head not in seen:

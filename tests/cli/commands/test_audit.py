@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 from tests.support.commands import Command
 
 from steadynorm_contract.audit import AuditEntry, verify
 from steadynorm_contract.codec import encode_json
+from steadynorm_contract.lifecycle import LifecycleChange, verify_lifecycle
+from steadynorm_contract.notes import NewNote
 from steadynorm_contract.telemetry import RunRegistration
 
 
@@ -78,3 +81,32 @@ def test_notes_and_incidents_are_written_listed_and_verified_with_the_changes(
     lines = audited.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2", "3", "note", "note"]
     assert "2 notes verified; the newest hash is" in audited.stderr
+
+
+@pytest.mark.parametrize(("key", "place"), [("audit", -1), ("audit", 0), ("notes", -1), ("notes", 0)])
+def test_an_end_of_a_list_that_is_cut_off_in_redis_shows(
+    steadynorm: Command, stack: Any, run_id: str, key: str, place: int
+) -> None:
+    if key == "notes":
+        for text in ("one", "two"):
+            stack.client.add_note(run_id, NewNote(text=text))
+    with redis.Redis(unix_socket_path=str(stack.home / "redis" / "redis.sock"), protocol=2) as client:
+        stream = f"steadynorm:{{{run_id}}}:{key}"
+        at, _ = client.xrange(stream)[place]
+        kept = client.dump(stream)
+        client.xdel(stream, at)
+        ended = steadynorm("audit", run_id, "--verify")
+        client.restore(stream, 0, kept, replace=True)
+    assert (ended.returncode, "tampered with" in ended.stderr) == (6, True), ended.stderr
+    assert steadynorm("audit", run_id, "--verify").returncode == 0
+
+
+def test_a_short_list_of_the_run_as_a_whole_begins_with_its_first_entry() -> None:
+    made: list[LifecycleChange] = []
+    for at in range(3):
+        entry = LifecycleChange(time=float(at), actor="ada", reason="", before={"name": f"{at}"}, after={"name": "x"})
+        head = made[0].hash if made else ""
+        made.insert(0, msgspec.structs.replace(entry, previous=head, hash=entry.hash_after(head, "tiny-1")))
+    assert verify_lifecycle("tiny-1", made, whole=True)
+    assert verify_lifecycle("tiny-1", made[:2])
+    assert not verify_lifecycle("tiny-1", made[:2], whole=True)

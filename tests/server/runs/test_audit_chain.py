@@ -14,6 +14,7 @@ import redis
 from steadynorm_contract.audit import AuditEntry, AuditList, verify
 from steadynorm_contract.changes import Change
 from steadynorm_server.errors import ProblemError
+from steadynorm_server.runs import queries
 from steadynorm_server.runs.queries import RunQueries
 from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.settings import service
@@ -76,7 +77,7 @@ async def test_an_entry_removed_or_rewritten_in_the_store_shows(agent: Any, stor
         at, _ = stored[place]
         client.xdel(AUDIT, at)
         removed = (await agent.get("/audit", verify=True))["chain"]
-        assert removed["verified"] is (place == 0)  # the oldest may have been dropped: the list is capped
+        assert removed["verified"] is False  # the oldest too: so short a list was never trimmed
         client.delete(AUDIT)
         for other, (_, kept) in enumerate(stored):
             entry = json.loads(kept[b"entry"])
@@ -85,8 +86,26 @@ async def test_an_entry_removed_or_rewritten_in_the_store_shows(agent: Any, stor
     assert (rewritten["verified"], rewritten["broken_at"]) == (False, place + 1)
 
 
+@pytest.mark.parametrize("rewritten", [1, 2, 3])
+async def test_entries_that_are_stripped_of_their_hashes_are_not_those_of_an_older_version(
+    agent: Any, store_url: str, rewritten: int
+) -> None:
+    await change_often(agent, 4)
+    with redis.Redis.from_url(store_url, protocol=2) as client:
+        stored = [json.loads(kept[b"entry"]) for _, kept in client.xrange(AUDIT)]
+        client.delete(AUDIT)
+        for place, entry in enumerate(stored):
+            forged = {**entry, "actor": "nobody", "hash": "", "previous": ""}
+            client.xadd(AUDIT, {"entry": json.dumps(forged if place < rewritten else entry)})
+    audit = msgspec.convert(await agent.get("/audit", verify=True), AuditList)
+    assert audit.chain is not None
+    assert (audit.chain.verified, audit.chain.broken_at) == (False, rewritten)
+    assert not verify("tiny-1", audit.entries).verified  # nor to whoever has an export
+
+
 async def test_a_capped_list_verifies_from_its_oldest_entry(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "MAX_AUDIT", 3)
+    monkeypatch.setattr(queries, "MAX_AUDIT", 3)
     audit = await change_often(agent, 6)
     assert [entry.revision for entry in audit.entries] == [6, 5, 4]
     assert audit.entries[-1].previous != ""

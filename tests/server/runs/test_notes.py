@@ -62,6 +62,8 @@ async def test_notes_are_listed_newest_first_in_pages_and_form_a_chain(agent: Fa
         assert not verify_notes("tiny-1", changed).verified
     assert not verify_notes("tiny-1", [found.notes[0], found.notes[2]]).verified
     assert not verify_notes("tiny-2", found.notes).verified
+    assert verify_notes("tiny-1", found.notes, found.head).verified
+    assert not verify_notes("tiny-1", found.notes[1:], found.head).verified  # the newest is missing
 
 
 async def test_an_incident_is_taken_by_one_handed_over_closed_and_opened_again(agent: FakeAgent) -> None:
