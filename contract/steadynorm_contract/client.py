@@ -260,7 +260,7 @@ class Client(Transport):
             InvalidChange: A value is invalid, or the run has reached the step already.
         """
         new = NewSchedule(from_step=from_step, settings=dict(settings), reason=reason)
-        look = partial(outcomes.schedule_made, self, run_id, new)
+        look = partial(outcomes.schedule_made, self, run_id, new, time.time())
         return self._send("POST", f"/runs/{quote(run_id, safe='')}/schedules", new, Schedule, look)
 
     def unschedule(self, run_id: str, schedule_id: str) -> None:
@@ -286,7 +286,7 @@ class Client(Transport):
             InvalidChange: A value is invalid.
         """
         new = NewProposal(settings=dict(settings), reason=reason, revision=revision)
-        look = partial(outcomes.proposal_made, self, run_id, new)
+        look = partial(outcomes.proposal_made, self, run_id, new, time.time())
         return self._send("POST", f"/runs/{quote(run_id, safe='')}/proposals", new, Proposal, look)
 
     def decide(self, run_id: str, proposal_id: str, *, approve: bool, revision: int, reason: str = "") -> Proposal:
@@ -297,7 +297,7 @@ class Client(Transport):
             NotFound: There is no such proposal.
         """
         path = f"/runs/{quote(run_id, safe='')}/proposals/{quote(proposal_id, safe='')}"
-        look = partial(outcomes.proposal_decided, self, run_id, proposal_id)
+        look = partial(outcomes.proposal_decided, self, run_id, proposal_id, approve=approve)
         body = Decision(approve, reason)
         return self._send("POST", path, body, Proposal, look, **{"If-Match": f'"{revision}"'})
 

@@ -94,10 +94,12 @@ def _is_of(entry: AuditEntry, wanted: Mapping[str, object]) -> bool:
     )
 
 
-def schedule_made(client: Reader, run_id: str, new: NewSchedule) -> Finding:
-    """Of a new schedule."""
+def schedule_made(client: Reader, run_id: str, new: NewSchedule, sent: float) -> Finding:
+    """Of a new schedule. sent: as in `note_added`."""
+    wanted = (client.me().name, new.from_step, new.reason, new.settings)
     for each in client.schedules(run_id).schedules:
-        if (each.from_step, each.reason, each.settings) == (new.from_step, new.reason, new.settings):
+        same = (each.created_by, each.from_step, each.reason, each.settings) == wanted
+        if same and each.created_at > sent - _CLOCKS_DIFFER_S:
             return Finding(True, f"your schedule was made: {each.id}", result=each)
     return Finding(False, f"your schedule was not made: {run_id} has none of that step and change", final=False)
 
@@ -112,22 +114,28 @@ def schedule_cancelled(client: Reader, run_id: str, schedule_id: str) -> Finding
     return Finding(False, f"schedule {schedule_id} was not removed: it still waits", final=False)
 
 
-def proposal_made(client: Reader, run_id: str, new: NewProposal) -> Finding:
-    """Of a new proposal."""
+def proposal_made(client: Reader, run_id: str, new: NewProposal, sent: float) -> Finding:
+    """Of a new proposal. sent: as in `note_added`."""
+    wanted = (client.me().name, new.revision, new.reason, new.settings)
     for each in client.proposals(run_id).proposals:
-        if (each.revision, each.reason, each.settings) == (new.revision, new.reason, new.settings):
+        same = (each.proposed_by, each.revision, each.reason, each.settings) == wanted
+        if same and each.proposed_at > sent - _CLOCKS_DIFFER_S:
             return Finding(True, f"your proposal is stored: {each.id}, {each.state}", result=each)
     return Finding(False, f"your proposal is not stored: {run_id} has none of that revision and change", final=False)
 
 
-def proposal_decided(client: Reader, run_id: str, proposal_id: str) -> Finding:
+def proposal_decided(client: Reader, run_id: str, proposal_id: str, *, approve: bool) -> Finding:
     """Of a decision."""
     known = next((each for each in client.proposals(run_id).proposals if each.id == proposal_id), None)
     if known is None:
         return Finding(False, f"proposal {proposal_id} is not stored any more")
     if known.state is ProposalState.OPEN:
         return Finding(False, f"proposal {proposal_id} is not decided: it is still open", final=False)
-    return Finding(True, f"proposal {proposal_id} is {known.state}, by {known.decided_by}", result=known)
+    text = f"proposal {proposal_id} is {known.state}, by {known.decided_by}"
+    wanted = ProposalState.APPROVED if approve else ProposalState.REFUSED
+    if known.state is not wanted or known.decided_by != client.me().name:
+        return Finding(False, f"your decision was not made: {text}")
+    return Finding(True, text, result=known)
 
 
 def rules_change(client: Reader, run_id: str, rules: Sequence[WatchRule], revision: int | None) -> Finding:

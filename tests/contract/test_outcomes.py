@@ -14,12 +14,15 @@ from tests.support.dashboard import OPERATOR, ScriptedRun, local_stack
 from tests.support.proxy import Proxy
 
 from steadynorm_cli.local_stack import LocalStack
+from steadynorm_contract import outcomes
 from steadynorm_contract.bulk import Bulk, BulkOutcome, Selection
 from steadynorm_contract.client import Client, OutcomeUnknown
 from steadynorm_contract.lifecycle import RunUpdate
 from steadynorm_contract.notes import NewNote
+from steadynorm_contract.proposals import NewProposal, Proposal, ProposalList, ProposalState
 from steadynorm_contract.retention import RetentionUpdate
-from steadynorm_contract.schedules import Schedule
+from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
+from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import WatchRule, parse_condition
 
 RULE = WatchRule(id="save", when=parse_condition("spikes > 0"), settings={"checkpoint_generation": "+1"})
@@ -119,6 +122,8 @@ def test_every_other_write_is_found_too(own_server: LocalStack, proxy: Proxy, cl
     assert isinstance(made, Schedule)
     found(lambda: client.unschedule(run, made.id))
     assert client.schedules(run).schedules == []
+    proposed = found(lambda: client.propose(run, {"gamma2": 0.9}, revision=0, reason="tried"))
+    assert found(lambda: client.decide(run, proposed.id, approve=False, revision=0)).decided_by == "operator"
     assert found(lambda: client.set_rules(run, [RULE], revision=0)).rules[0].rule == RULE
     assert found(lambda: client.set_retention(run, RetentionUpdate(keep_days=3.0, revision=0))).own.keep_days == 3.0
     assert found(lambda: client.add_note(run, NewNote(text=" new data "))).text == "new data"
@@ -135,3 +140,52 @@ def test_every_other_write_is_found_too(own_server: LocalStack, proxy: Proxy, cl
     found(lambda: client.delete(ended.run_id, grace_s=600, reason="a typo"))
     assert found(lambda: client.restore(ended.run_id)).deletes_at is None
     found(lambda: client.delete(ended.run_id))
+
+
+class OneRun:
+    """A reader of a run with what somebody else wrote, which is what the sender wanted too."""
+
+    def __init__(self, writer: str, at: float, state: ProposalState = ProposalState.OPEN) -> None:
+        self._writer, self._at, self._state = writer, at, state
+
+    def me(self) -> TokenInfo:
+        return TokenInfo("ada", ["operator"], None)
+
+    def schedules(self, _: str) -> ScheduleList:
+        return ScheduleList(
+            [Schedule(id="s", created_by=self._writer, created_at=self._at, **msgspec.structs.asdict(LATER))]
+        )
+
+    def proposals(self, _: str) -> ProposalList:
+        fields = msgspec.structs.asdict(PROPOSED)
+        made = Proposal(
+            id="p", proposed_by=self._writer, proposed_at=self._at, state=self._state, decided_by=self._writer, **fields
+        )
+        return ProposalList([made], 0)
+
+
+LATER = NewSchedule(from_step=7, settings={"rollback_generation": "+1"})
+PROPOSED = NewProposal(settings={"rollback_generation": "+1"}, revision=0)
+SENT = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(("writer", "at", "made"), [("ada", SENT, True), ("bob", SENT, False), ("ada", 1.0, False)])
+def test_what_another_wrote_or_the_sender_long_ago_is_not_the_write(writer: str, at: float, made: bool) -> None:
+    reader: Any = OneRun(writer, at)
+    assert outcomes.schedule_made(reader, "run", LATER, SENT).made is made
+    assert outcomes.proposal_made(reader, "run", PROPOSED, SENT).made is made
+
+
+@pytest.mark.parametrize(
+    ("who", "state", "made"),
+    [
+        ("ada", ProposalState.APPROVED, True),
+        ("bob", ProposalState.APPROVED, False),
+        ("bob", ProposalState.REFUSED, False),
+    ],
+)
+def test_a_decision_of_another_is_not_the_senders(who: str, state: ProposalState, made: bool) -> None:
+    reader: Any = OneRun(who, SENT, state)
+    found = outcomes.proposal_decided(reader, "run", "p", approve=True)
+    assert (found.made, found.final) == (made, True)
+    assert f"proposal p is {state}, by {who}" in found.text
