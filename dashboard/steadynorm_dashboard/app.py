@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from steadynorm_dashboard import navigation
+from steadynorm_dashboard.components import background_tab
 from steadynorm_dashboard.data import session, view
 from steadynorm_dashboard.pages import change, compare, incident, parameter, run, runbook, runs
 from steadynorm_dashboard.panels import messages, page_header, page_title, quiet
@@ -49,6 +50,7 @@ def show() -> None:
         case _:
             runs.render()
     page_title.show_part(query)
+    background_tab.watch()
 
 
 # One page, with the run in the query: with a path of its own (`/run?run=…`) the browser would first request Streamlit's

@@ -10,6 +10,7 @@ from starlette.responses import FileResponse
 from starlette.routing import Route
 
 from steadynorm_dashboard import owner_link
+from steadynorm_dashboard.components.changed_elements import ChangedElements
 from steadynorm_dashboard.components.plotly_bundle import ADDRESS, FILE
 from steadynorm_dashboard.components.preloads import Preloads
 from steadynorm_dashboard.components.proxy_identity import ProxyIdentity
@@ -43,6 +44,7 @@ app = st.App(  # Streamlit looks for this name
         Middleware(Preloads, scripts=[ADDRESS], modules="/static/js/", base=_BASE),
         Middleware(StaticFileCache),
         Middleware(SingleClicks),
-        Middleware(QuietTimers),
+        Middleware(ChangedElements),
+        Middleware(QuietTimers),  # within: it times a refresh by the message that ends it, which may not be sent
     ],
 )

@@ -322,6 +322,24 @@ function describe(figure, { name, description }) {
   if (words.textContent !== description) words.textContent = description;
 }
 
+const RESTS = 10;
+const MOST_REST_MS = 4000;
+
+/** Waits, after a refresh, ten times as long as it took: on a busy machine charts are drawn less often. Not after a hand. */
+async function rest(host) {
+  const rested = () => navigator.userActivation?.isActive || performance.now() >= (host.steadynormRests ?? 0);
+  while (!rested()) await new Promise((resolve) => setTimeout(resolve, 100));
+}
+
+/** Draws; a first drawing, and one slow drawing after a quick one, do not count. */
+async function timed(host, drawing) {
+  const began = performance.now();
+  await drawing();
+  const [ended, before] = [performance.now(), host.steadynormTook ?? 0];
+  host.steadynormTook = ended - began;
+  host.steadynormRests = ended + Math.min(RESTS * Math.min(before, host.steadynormTook), MOST_REST_MS);
+}
+
 export default async function draw({ data, parentElement, setTriggerValue }) {
   const host = parentElement.querySelector(".steadynorm-chart");
   const loaded = load(new URL(data.library, document.baseURI).href);
@@ -334,6 +352,8 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
     await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
     if (host.steadynormNewest !== data.figure) return;
   }
+  await rest(host);
+  if (host.steadynormNewest !== data.figure) return;
   const look = appearance(host, data.figure);
   if (look.every((one, at) => one === host.steadynormLook?.[at])) return; // of a run that stands still
   host.steadynormLook = look;
@@ -346,7 +366,8 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
   }
   if (FINGER.matches && !data.follows) layout.margin.t += MODE_BAR_PX;
   host.steadynormLines = null;
-  await plotly.react(host, traces, layout, data.follows ? FOLLOWER : FINGER.matches ? TOUCH : CONFIG);
+  const config = data.follows ? FOLLOWER : FINGER.matches ? TOUCH : CONFIG;
+  await timed(host, () => plotly.react(host, traces, layout, config));
   document.documentElement.dataset.steadynormDrawn = ""; // see first_chart.py
   if (!host.steadynormListens) {
     host.steadynormListens = true; // once per chart

@@ -1,4 +1,4 @@
-"""ASGI middleware that keeps the timers of fragments quiet while what their page shows stands still.
+"""ASGI middleware that keeps the timers of fragments quiet where a refresh helps nobody.
 
 Streamlit's page asks for each live fragment again at its interval, whether there is anything new or not. Drawing one
 takes tens of milliseconds in this process and as long in the browser, so that an open page of a run that had ended took
@@ -10,6 +10,10 @@ A timer's message then waits until the data change, and is delivered at that mom
 Without a change it is delivered the more rarely the longer they stand still, for words such as "last seen 3 min ago".
 Whatever a visitor does is delivered, and for some seconds all timers after it. A page that says nothing keeps all its
 timers.
+
+Where the machine is busy, refreshes yield: a fragment rests four times as long as its last refresh took, so that one
+that is due each second is drawn each second second, or fourth, until it is quick again. A page in a background tab is
+refreshed for its title alone.
 """
 
 from __future__ import annotations
@@ -18,12 +22,13 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 CONNECTION = "X-Steadynorm-Connection"
 """The header by which a page's script knows its connection. A browser's own is removed."""
@@ -40,6 +45,11 @@ _HELD_S = 1.5
 """A message carries the state of the page's widgets, so an older one is dropped: the timer sends the next."""
 _LEAST_S, _MOST_S = 5.0, 30.0
 """Between two messages of a timer while nothing changes: a quarter of that time, within these bounds."""
+_RESTS = 4
+_MOST_REST_S = 4.0
+"""After a refresh, its fragment rests so many times as long as it took, and at most so long."""
+_END_BYTES = 4096
+"""The message that ends a run is shorter."""
 
 
 @dataclass(slots=True)
@@ -50,6 +60,7 @@ class _Page:
     seen: object = None
     changed_at: float = 0.0
     active_until: float = 0.0
+    hidden: bool = False
 
 
 _pages: dict[str, _Page] = {}
@@ -76,8 +87,14 @@ def touch(headers: Mapping[str, str]) -> None:
         page.active_until = _clock() + _ACTIVE_S
 
 
+def hide(headers: Mapping[str, str], hidden: bool) -> None:
+    """Whether the page of these headers is in a background tab."""
+    if (page := _pages.get(headers.get(CONNECTION, ""))) is not None:
+        page.hidden = hidden
+
+
 class QuietTimers:
-    """Passes everything on to `app`, the messages of timers when there is something new."""
+    """Passes everything on to `app`, the messages of timers when there is something new and time for it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -92,8 +109,13 @@ class QuietTimers:
         _pages[name] = page
         gate = _Gate(page)
         reading = asyncio.create_task(gate.read(receive))
+
+        async def timed(message: Message) -> None:
+            await send(message)
+            gate.time(message)
+
         try:
-            await self._app({**scope, "headers": [*kept, (key, name.encode())]}, gate.messages.get, send)
+            await self._app({**scope, "headers": [*kept, (key, name.encode())]}, gate.messages.get, timed)
         finally:
             del _pages[name]
             await gate.close(reading)
@@ -107,6 +129,7 @@ class _Gate:
     messages: asyncio.Queue[Message] = field(default_factory=lambda: asyncio.Queue(8))
     delivered: dict[str, float] = field(default_factory=dict)  # by fragment: when a message of its timer was
     held: dict[str, tuple[float, Message]] = field(default_factory=dict)  # by fragment, with the time of its arrival
+    rests: dict[str, float] = field(default_factory=dict)  # by fragment: until when
     polled_at: float = 0.0
     polling: asyncio.Task[None] | None = None
 
@@ -121,8 +144,11 @@ class _Gate:
             fragment = timer_of(message)
             if fragment is None:
                 self.held.clear()  # an older state of the page
+                self.rests.clear()  # what comes of it is seen at once
                 self.page.active_until = _clock() + _ACTIVE_S
                 await self.messages.put(message)
+            elif self._rests(fragment):
+                pass
             elif self._is_due(fragment):
                 await self._deliver(fragment, message)
             else:
@@ -137,6 +163,19 @@ class _Gate:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+
+    def time(self, message: Message) -> None:
+        """A message to the browser: where it ends a refresh, that took the time since its timer's was delivered."""
+        now = _clock()
+        for fragment in _ended(message):
+            if (since := self.delivered.get(fragment)) is not None:
+                self.rests[fragment] = now + min(_RESTS * (now - since), _MOST_REST_S)
+
+    def _rests(self, fragment: str) -> bool:
+        now = _clock()
+        if self.page.hidden:
+            return now - self.delivered.get(fragment, float("-inf")) < _MOST_S
+        return now < self.rests.get(fragment, 0.0)
 
     def _is_due(self, fragment: str) -> bool:
         page, now = self.page, _clock()
@@ -168,6 +207,18 @@ class _Gate:
             if _clock() - since < _HELD_S and fragment in self.held:
                 await self._deliver(fragment, message)
         self.held.clear()
+
+
+def _ended(message: Message) -> Sequence[str]:
+    """The fragments whose run this message ends."""
+    data = message.get("bytes") or b""
+    if message["type"] != "websocket.send" or len(data) > _END_BYTES:
+        return ()
+    try:
+        sent = ForwardMsg.FromString(data)
+    except DecodeError:
+        return ()
+    return tuple(sent.metadata.run.fragment_ids) if sent.WhichOneof("type") == "script_finished" else ()
 
 
 def timer_of(message: Message) -> str | None:

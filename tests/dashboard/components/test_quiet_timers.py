@@ -11,9 +11,10 @@ from itertools import pairwise
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from steadynorm_dashboard.components import quiet_timers
-from steadynorm_dashboard.components.quiet_timers import CONNECTION, QuietTimers, touch, watch
+from steadynorm_dashboard.components.quiet_timers import CONNECTION, QuietTimers, hide, touch, watch
 
 Test = Callable[["Visitor"], Awaitable[None]]
 
@@ -46,6 +47,7 @@ class Visitor:
     polls: int = 0
     sent: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     got: list[str] = field(default_factory=list)
+    answer: Send | None = None
 
     def watch(self) -> None:
         def poll() -> object:
@@ -65,6 +67,14 @@ class Visitor:
         got, self.got = self.got, []
         return got
 
+    async def refreshed(self, took_s: float, fragment: str = "charts") -> None:
+        """The application ends a refresh, so long after its timer's message."""
+        self.clock.now += took_s
+        ended = ForwardMsg(script_finished=ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)
+        ended.metadata.run.fragment_ids.append(fragment)
+        assert self.answer is not None
+        await self.answer({"type": "websocket.send", "bytes": ended.SerializeToString()})
+
 
 @pytest.fixture
 def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], None]:
@@ -82,18 +92,19 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], None]:
         visitor = Visitor(clock)
         entered = asyncio.Event()
 
-        async def app(scope: Scope, receive: Receive, _send: Send) -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            visitor.answer = send
             visitor.headers = {CONNECTION: ",".join(value.decode() for _, value in scope["headers"])}
             entered.set()
             while (one := await receive())["type"] != "websocket.disconnect":
                 visitor.got.append(BackMsg.FromString(one["bytes"]).rerun_script.query_string)
 
-        async def no_answer(_message: Message) -> None:
-            raise AssertionError
+        async def answered(_message: Message) -> None:
+            pass
 
         forged = [(CONNECTION.lower().encode(), b"another visitor's")]
         serving = asyncio.create_task(
-            QuietTimers(app)({"type": "websocket", "headers": forged}, visitor.sent.get, no_answer)
+            QuietTimers(app)({"type": "websocket", "headers": forged}, visitor.sent.get, answered)
         )
         await entered.wait()
         assert "another visitor's" not in visitor.headers[CONNECTION]
@@ -184,6 +195,59 @@ def test_what_a_visitor_does_passes_with_all_timers_after_it_and_no_older_messag
         assert await visitor.send("held", 1.0) == []
         touch(visitor.headers)
         assert await visitor.send("awaits an answer", 1.0) == ["awaits an answer"]
+
+    visit(test)
+
+
+def test_a_refresh_that_takes_long_is_made_the_more_rarely_until_it_is_quick_again(
+    visit: Callable[[Test], None],
+) -> None:
+    async def test(visitor: Visitor) -> None:
+        async def pause(took_s: float) -> int:
+            """Ticks of a timer of a second until the next refresh, which takes so long."""
+            await visitor.refreshed(took_s)
+            visitor.clock.now += 1.0 - took_s % 1.0
+            ticks = 1 + int(took_s)
+            while not await visitor.send("tick"):
+                visitor.clock.now += 1.0
+                ticks += 1
+            return ticks
+
+        visitor.watch()
+        assert await visitor.send("tick")
+        for took_s, ticks in ((0.05, 1), (0.15, 1), (0.3, 2), (0.7, 4), (3.0, 7), (0.3, 2), (0.05, 1), (0.05, 1)):
+            visitor.data = took_s, visitor.clock.now
+            assert await pause(took_s) == ticks
+
+    visit(test)
+
+
+def test_refreshes_yield_each_for_itself_and_never_to_what_a_visitor_does(visit: Callable[[Test], None]) -> None:
+    async def test(visitor: Visitor) -> None:
+        assert await visitor.send("charts")
+        await visitor.refreshed(0.9)
+        assert await visitor.send("charts", 0.1) == []
+        assert await visitor.send("header", fragment="header") == ["header"]
+        assert await visitor.send("click", timer=False) == ["click"]
+        assert await visitor.send("what came of it", 0.1) == ["what came of it"]
+
+    visit(test)
+
+
+def test_a_page_in_a_background_tab_is_refreshed_for_its_title_alone(visit: Callable[[Test], None]) -> None:
+    async def test(visitor: Visitor) -> None:
+        visitor.watch()
+        assert await visitor.send("seen") == ["seen"]
+        hide(visitor.headers, True)
+        assert await visitor.send("hides", timer=False) == ["hides"]
+        drawn = 0
+        for second in range(120):
+            visitor.data = second
+            drawn += len(await visitor.send("tick", 1.0))
+        assert drawn == 4
+        hide(visitor.headers, False)
+        assert await visitor.send("is back", timer=False) == ["is back"]
+        assert await visitor.send("tick", 1.0) == ["tick"]
 
     visit(test)
 
