@@ -7,6 +7,7 @@ for step, loss in enumerate(losses, 1):
 """
 
 import bisect
+import itertools
 import math
 import operator
 import struct
@@ -32,6 +33,8 @@ _LEAST_SIGMA = 0.01
 """Of the mean: of values that hardly vary, such as counts or a stuck loss, any difference would be an outlier."""
 
 _MOST_MOVED = 2.0  # times the median: what lasts and is more is a fault still
+_MOST_ALIKE = 0.2
+"""Correlation of successive values, three standard errors of 200 that are independent: beyond it they wander."""
 
 
 class DetectorState(msgspec.Struct):
@@ -54,6 +57,7 @@ class Detector:
         self._sorted = sorted(self._calm)
         self._holds, self._limit = _HOLDS[when.comparison], _as_stored(when.value)
         self._last = (math.nan, math.nan)
+        self._wanders: bool | None = None  # of the present baseline; None: not asked yet
         self.held_at = -1  # the newest step that met the comparison and counted
 
     @property
@@ -113,6 +117,22 @@ class Detector:
         return median + when.value * sigma
 
     @property
+    def learned(self) -> int:
+        """Calm values in the baseline, at most `window`."""
+        return len(self._calm)
+
+    @property
+    def wanders(self) -> bool:
+        """Whether the baseline's values are anything but independent noise around a level that stays or falls.
+
+        Then sigma says how far one value is from its neighbours, and not how far they go together: several in a row
+        beyond it are nothing unusual. So it is with reinforcement learning, whose data are the policy's own.
+        """
+        if self._wanders is None:
+            self._wanders = _correlation(list(self._calm)) > _MOST_ALIKE
+        return self._wanders
+
+    @property
     def excess(self) -> float:
         """How far the newest value that met the comparison was from the baseline's median; from 0 without one."""
         if self.when.comparison is Comparison.IS_NAN:
@@ -145,6 +165,7 @@ class Detector:
         if len(self._calm) == window:
             del self._sorted[bisect.bisect_left(self._sorted, self._calm[0])]
         self._calm.append(value)
+        self._wanders = None
         bisect.insort(self._sorted, value)
 
 
@@ -168,6 +189,43 @@ def _median_deviation(values: Sequence[float], median: float) -> float:
         else:
             high = middle
     return max(median - values[low], values[low + half - 1] - median)
+
+
+def _correlation(values: Sequence[float]) -> float:
+    """Of each value with the next, by rank, once the best falling line was taken off: 0 of noise, also while it falls.
+
+    Bartels' rank version of von Neumann's ratio (JASA 77, 1982), of what is left of an isotonic regression.
+    """
+    ranks = _ranks([value - level for value, level in zip(values, _falling(values), strict=True)])
+    middle = (len(ranks) - 1) / 2
+    spread = sum((rank - middle) ** 2 for rank in ranks)
+    apart = sum((after - before) ** 2 for before, after in itertools.pairwise(ranks))
+    return 1 - apart / (2 * spread) if spread else 0.0
+
+
+def _falling(values: Sequence[float]) -> list[float]:
+    """The sequence that never rises and is closest to the values by least squares: neighbours that rise are pooled."""
+    pools: list[tuple[float, int]] = []  # sum and number
+    for value in values:
+        total, number = value, 1
+        while pools and pools[-1][0] * number < total * pools[-1][1]:
+            before, count = pools.pop()
+            total, number = total + before, number + count
+        pools.append((total, number))
+    return [total / number for total, number in pools for _ in range(number)]
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """From 0; equal values share the mean of theirs."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    first = 0
+    for _, equal in itertools.groupby(order, key=values.__getitem__):
+        places = list(equal)
+        for place in places:
+            ranks[place] = first + (len(places) - 1) / 2
+        first += len(places)
+    return ranks
 
 
 def _as_stored(value: float) -> float:

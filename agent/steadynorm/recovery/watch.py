@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from steadynorm.mailbox import Mailbox
 from steadynorm.recording.recorder import Recorder, StepRecord
 from steadynorm.recording.scalars import LoggedRecord
-from steadynorm_contract.conditions import Condition, scalar_warning, show_condition
+from steadynorm_contract.conditions import Baseline, Condition, scalar_warning, show_condition
 from steadynorm_contract.detectors import Detector
 from steadynorm_contract.telemetry import MAX_DETECTORS, SCALAR_COLUMNS, DetectorStatus, floats_from_bytes
 
@@ -46,9 +46,15 @@ class Watch:
     """Detectors over the recorded steps.
 
     confirm: steps after which a snapshot is good if they raised no alarm. every_steps: between two snapshots.
+    defaults: whether nobody chose the conditions. Those with a sigma then do not count where values wander, as they do
+    in reinforcement learning.
     """
 
-    def __init__(self, conditions: Sequence[Condition], confirm: int, every_steps: int = 1) -> None:
+    def __init__(
+        self, conditions: Sequence[Condition], confirm: int, every_steps: int = 1, *, defaults: bool = False
+    ) -> None:
+        self._defaults = defaults
+        self._told_wandering = False
         self.numbers: dict[int, int] = {}  # under which the newest steps that may have a snapshot were recorded
         self._every = every_steps
         self.fault_until = 0  # the newest step of a fault that is only told of: what was saved until then has it
@@ -163,11 +169,33 @@ class Watch:
                 detector.reset()
                 continue
             met = detector.observe(step, value, calm=calm, moved=restored)
-            if met and found is None:
+            if met and found is None and self._says_something(detector, step):
                 found = Alarm(step, f"{show_condition(detector.when)} ({detector.figures()})", round=round_)
-            if restored and detector.held_at == step and self._is_of_the_fault(detector):
+            held = restored and detector.held_at == step and self._says_something(detector)
+            if held and self._is_of_the_fault(detector):
                 self._rest = Alarm(step, f"the rest of the same fault ({detector.figures()})", round=round_)
         return found
+
+    def _says_something(self, detector: Detector, met: int = 0) -> bool:
+        """Whether steps beyond a limit that nobody chose are evidence of a fault. met: the step that met it.
+
+        One that may be interrupted goes by a little more than noise, so it waits until a whole window is known.
+        """
+        when = detector.when
+        if not self._defaults or when.baseline is not Baseline.SIGMA or when.window is None:
+            return True
+        if when.within is not None and detector.learned < when.window:
+            return False
+        if not detector.wanders:
+            return True
+        if met and not self._told_wandering:
+            self._told_wandering = True
+            _log.warning(
+                "step %d met %s (%s). That is no alarm here, since this run's %s wanders, as in reinforcement learning "
+                "or where it is an average of several steps. Name detectors in Recovery(detectors=[...]) to act on it.",
+                *(met, show_condition(when), detector.figures(), when.scalar),
+            )
+        return False
 
     def _is_of_the_fault(self, detector: Detector) -> bool:
         scalar, excess = detector.when.scalar, detector.excess
@@ -205,7 +233,7 @@ class Watch:
         return step
 
     def _judge(self, step: int, found: Alarm | None) -> None:
-        counts = found is not None or any(each.count for each in self._detectors)
+        counts = found is not None or any(each.count and self._says_something(each) for each in self._detectors)
         self._quiet = 0 if counts else self._quiet + 1
         if self._advised:
             if counts:

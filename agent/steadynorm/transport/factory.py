@@ -117,7 +117,12 @@ def build_recovery(
     rank, size = place
     watch, thread = None, None
     if rank == 0:
-        watch = Watch(recovery.conditions(), recovery.confirm, recovery.every_steps)
+        watch = Watch(
+            recovery.conditions(),
+            recovery.confirm,
+            recovery.every_steps,
+            defaults=recovery.detectors is None,
+        )
     if watch is not None and publisher is not None:
         publisher.collector.give(watch, WATCH_PERIOD_S)
     elif watch is not None:
