@@ -83,6 +83,7 @@ PARTS: dict[str, tuple[Callable[[Sequence[str]], Iterator[Row]], Callable[[Row],
     "faults": (faults, fault),
     "ranks": (rank_faults, recovery_ranks.on_ranks),
     "clean": (clean_runs, recovery_calm.clean),
+    "wandering": (lambda ways: recovery_calm.wandering_runs(), recovery_calm.wandering),
     "stays": (lambda ways: ({"part": "stays", "seed": seed} for seed in range(SEEDS)), recovery_calm.stays),
     "cost": (lambda ways: iter([{"part": "cost"}]), recovery_calm.cost),
     "killed": (

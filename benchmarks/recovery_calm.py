@@ -7,6 +7,7 @@ import importlib
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from torch.nn.functional import cross_entropy
 
 import steadynorm
 from steadynorm.recovery.memory import needed_bytes
+from steadynorm_contract.detectors import Detector
 
 TASKS = ("language", "digits-cnn", "digits-vit", "co2", "cartpole", "pendulum")
 RATES = (1e-3, 3e-3)
 CLEAN_STEPS, LONG_STEPS = 400, 20_000
+WANDERING = (("cartpole", 1e-3), ("cartpole", 3e-3), ("pendulum", 1e-3), ("pendulum", 3e-3))
+MORE_SEEDS, LONGER_SEEDS, LONGER_STEPS = range(5, 35), range(100, 108), 1_600
 BLOCKS, BLOCK = 20, 100
 
 Row = dict[str, Any]
@@ -27,13 +31,33 @@ Row = dict[str, Any]
 
 def clean(row: Row) -> Row:
     """A task of the study. Of the first seed also without recovery: are the weights the same to the bit?"""
-    rollbacks, weights = _train_task(row, "act")
+    rollbacks, weights, _ = _train_task(row, "act")
     found = {**row, "rollbacks": rollbacks}
     return found if row["seed"] else {**found, "same_bits": weights == _train_task(row, None)[1]}
 
 
-def _train_task(row: Row, mode: str | None) -> tuple[int, str]:
-    """Rollbacks, and a hash of the weights at the end."""
+def wandering_runs() -> Iterator[Row]:
+    """Reinforcement learning: more seeds, and longer, where returns grow tenfold."""
+    for seed in [*MORE_SEEDS, *LONGER_SEEDS]:
+        for task, rate in WANDERING:
+            steps = LONGER_STEPS if seed in LONGER_SEEDS else CLEAN_STEPS
+            if steps == CLEAN_STEPS or rate == (3e-3 if task == "cartpole" else 1e-3):
+                yield {"part": "wandering", "task": task, "rate": rate, "steps": steps, "seed": seed}
+
+
+def wandering(row: Row) -> Row:
+    """Rollbacks; and whether the default conditions on the loss were met all the same, as they are where named."""
+    rollbacks, _, losses = _train_task(row, "act", row["steps"])
+    met = []
+    for condition in steadynorm.Recovery().conditions():
+        detector = Detector(condition)
+        if condition.baseline == "sigma":
+            met += [step for step, loss in enumerate(losses, 1) if detector.observe(step, loss)]
+    return {**row, "rollbacks": rollbacks, "first_met": min(met, default=None)}
+
+
+def _train_task(row: Row, mode: str | None, steps: int = CLEAN_STEPS) -> tuple[int, str, list[float]]:
+    """Rollbacks, a hash of the weights at the end, and the losses."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "research"))
     tasks = importlib.import_module("study.tasks.registry").TASKS
     sys.path.pop(0)
@@ -44,20 +68,22 @@ def _train_task(row: Row, mode: str | None) -> tuple[int, str]:
     recovery = None if mode is None else steadynorm.Recovery(mode=mode)
     agent = steadynorm.attach(task.model, optimizer, server="", preset="robust", recovery=recovery)
     events: list[object] = []
+    losses = []
     if recovery is not None:
         agent.on_rollback(events.append)
-    for _ in range(CLEAN_STEPS):
+    for _ in range(steps):
         loss = task.loss(batches)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         agent.log(loss=loss)
         agent.flush()
+        losses.append(float(loss.detach()))
     agent.close()
     hashed = hashlib.sha256()
     for parameter in task.model.parameters():
         hashed.update(parameter.detach().contiguous().numpy().tobytes())
-    return len(events), hashed.hexdigest()
+    return len(events), hashed.hexdigest(), losses
 
 
 def stays(row: Row) -> Row:

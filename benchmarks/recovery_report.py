@@ -110,7 +110,7 @@ def others(rows: Sequence[Row]) -> Iterator[str]:
     """The rows that are no faults."""
     part = {
         name: [row for row in rows if row["part"] == name]
-        for name in ("ranks", "clean", "cost", "memory", "killed", "moments", "one rank", "stays")
+        for name in ("ranks", "clean", "wandering", "cost", "memory", "killed", "moments", "one rank", "stays")
     }
     yield from _ranks(part["ranks"], [row for row in rows if row["part"] == "faults"])
     if mine := part["clean"]:
@@ -123,6 +123,20 @@ def others(rows: Sequence[Row]) -> Iterator[str]:
             f"rollbacks{where}; weights equal to the bit to those without recovery in {sum(bits)} of {len(bits)} | 0, "
             "all |"
         )
+    for task in dict.fromkeys(row["task"] for row in part["wandering"]):
+        mine = [row for row in part["wandering"] if row["task"] == task]
+        longest = max(row["steps"] for row in mine)
+        shown = []
+        for title, some in (
+            (f"of {longest:,} steps", [row for row in mine if row["steps"] == longest]),
+            ("of 400", [row for row in mine if row["steps"] == 400]),
+        ):
+            met = sum(row["first_met"] is not None for row in some)
+            shown.append(
+                f"{sum(row['rollbacks'] for row in some)} rollbacks in {len(some)} {title}, where the same conditions, "
+                f"had they been named, were met in {met}"
+            )
+        yield f"| clean runs of {task}, other seeds | {'; '.join(reversed(shown))} | 0 |"
     for row in part["cost"]:
         yield (
             f"| the training thread's time for a step of {row['step_ms']:g} ms on a CPU, a snapshot every 100 | "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from collections.abc import Callable
 
 import pytest
 
@@ -137,3 +138,55 @@ def test_a_level_that_moved_for_known_reasons_is_learned_unless_it_is_a_multiple
         moved = [level + 0.1 * math.sin(step) for step in range(80)]
         found = [int(detector.observe(0, value, moved=True)) for value in moved]
         assert found[40:] == (met or [0] * 40)
+
+
+def _rollouts(level: float, fall: float, noise: float) -> list[float]:
+    """Sixteen steps each on the same data, whose loss falls meanwhile."""
+    return [level + fall * (0.5 - step % 16 / 16) + random.gauss(0, noise) for step in range(200)]
+
+
+def _walk(share: float) -> list[float]:
+    values = [0.0]
+    while len(values) < 200:
+        values.append(share * values[-1] + random.gauss(0, 1))
+    return values
+
+
+WANDER: list[tuple[str, bool, Callable[[], list[float]]]] = [
+    ("noise", False, lambda: [random.gauss(2.0, 0.2) for _ in range(200)]),
+    ("heavy tails", False, lambda: [2.0 + 0.2 * random.gauss(0, 1) / (0.1 + random.random()) for _ in range(200)]),
+    ("falls", False, lambda: [1.6 + 3 * math.exp(-step / 20) + random.gauss(0, 0.1) for step in range(200)]),
+    ("falls without noise", False, lambda: [1.6 + 3 * math.exp(-step / 20) for step in range(200)]),
+    ("stuck", False, lambda: [2.0] * 200),
+    ("counts", False, lambda: [float(random.randrange(3)) for _ in range(200)]),
+    ("rollouts", True, lambda: _rollouts(30.0, 15.0, 3.0)),
+    ("averages of steps", True, lambda: _walk(0.8)),
+    ("walks", True, lambda: _walk(1.0)),
+    ("rises", True, lambda: [1.0 + step / 200 + random.gauss(0, 0.1) for step in range(200)]),
+]
+
+
+@pytest.mark.parametrize(("wanders", "values"), [each[1:] for each in WANDER], ids=[each[0] for each in WANDER])
+def test_a_series_wanders_unless_it_is_noise_around_a_level_that_stays_or_falls(
+    wanders: bool, values: Callable[[], list[float]]
+) -> None:
+    random.seed(0)
+    detector = Detector(parse_condition("loss > mean + 1000 sigma of 200"))
+    found = []
+    for _ in range(20):
+        detector = Detector(detector.when)
+        for step, value in enumerate(values()):
+            detector.observe(step, value)
+        assert detector.learned == 200
+        found.append(detector.wanders)
+    assert found == [wanders] * 20
+
+
+def test_what_wanders_is_asked_of_the_present_baseline() -> None:
+    random.seed(0)
+    detector = Detector(parse_condition("loss > mean + 1000 sigma of 100"))
+    assert not detector.wanders  # of nothing
+    for values in (_walk(1.0), [random.gauss(0.0, 1.0) for _ in range(100)]):
+        for step, value in enumerate(values):
+            detector.observe(step, value)
+        assert detector.wanders == (len(values) == 200)
