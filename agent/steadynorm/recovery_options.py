@@ -38,7 +38,8 @@ class Recovery:
         max_host_gib: Most memory of all ranks of a host, in GiB; beyond it, or beyond 60 % of the memory that is
             available, attach() raises.
         mode: `advise` (tell what would have been done), `act`, or `off` (no snapshots). Operators change it live.
-        detectors: Conditions such as "loss > mean + 6 sigma of 200 for 3 steps"; None: DETECTORS.
+        detectors: Conditions such as "loss > mean + 6 sigma of 200 for 3 steps"; None: DETECTORS, of which those with a
+            sigma leave a loss alone that wanders, as in reinforcement learning.
         held_lr: Factor on the learning rate after a rollback, for `held_steps`.
         held_steps: Steps after a rollback with the rate held back; then it is what it was.
         max_rollbacks: Automatic rollbacks within `budget_steps`, after which the run is paused, or stopped.
