@@ -128,13 +128,13 @@ def others(rows: Sequence[Row]) -> Iterator[str]:
         longest = max(row["steps"] for row in mine)
         shown = []
         for title, some in (
-            (f"of {longest:,} steps", [row for row in mine if row["steps"] == longest]),
-            ("of 400", [row for row in mine if row["steps"] == 400]),
+            (f"{longest:,}", [row for row in mine if row["steps"] == longest]),
+            ("400", [row for row in mine if row["steps"] == 400]),
         ):
             met = sum(row["first_met"] is not None for row in some)
             shown.append(
-                f"{sum(row['rollbacks'] for row in some)} rollbacks in {len(some)} {title}, where the same conditions, "
-                f"had they been named, were met in {met}"
+                f"{sum(row['rollbacks'] for row in some)} rollbacks in {len(some)} runs of {title} steps, of which {met} "
+                "met a condition that was left alone"
             )
         yield f"| clean runs of {task}, other seeds | {'; '.join(reversed(shown))} | 0 |"
     for row in part["cost"]:
