@@ -133,8 +133,8 @@ def others(rows: Sequence[Row]) -> Iterator[str]:
         ):
             met = sum(row["first_met"] is not None for row in some)
             shown.append(
-                f"{sum(row['rollbacks'] for row in some)} rollbacks in {len(some)} runs of {title} steps, of which {met} "
-                "met a condition that was left alone"
+                f"{sum(row['rollbacks'] for row in some)} rollbacks in {len(some)} runs of {title} steps, of which "
+                f"{met} met a condition that was left alone"
             )
         yield f"| clean runs of {task}, other seeds | {'; '.join(reversed(shown))} | 0 |"
     for row in part["cost"]:
