@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -36,13 +36,27 @@ _GRAVE = {EventKind.UNRECOVERABLE, EventKind.AGENT_ERROR, EventKind.RANK_FAILED,
 _CALM = {EventKind.STARTED, EventKind.ENDED, EventKind.RESUMED, EventKind.RECOVERED}
 
 
-def metrics_data(text: bytes, resource: Resource, since_ns: int) -> MetricsData:
-    """The families of /metrics, under the same names. since_ns: when this server began to count, Unix nanoseconds."""
+def metrics_data(text: bytes, of_runs: Resource | None, of_server: Resource | None) -> MetricsData:
+    """The families of /metrics, under the same names.
+
+    of_runs: of the families of runs, which all servers have alike. of_server: of the others, which each counts by
+    itself. None: without these.
+    """
     now = time.time_ns()
-    families = text_string_to_metric_families(text.decode("utf-8", "replace"))
-    metrics = [made for family in families if (made := _metric(family, since_ns, now)) is not None]
-    scope = ScopeMetrics(_SCOPE, metrics, "")
-    return MetricsData([ResourceMetrics(resource, [scope], "")])
+    families = list(text_string_to_metric_families(text.decode("utf-8", "replace")))
+    # A collector takes a count that begins at another time for one from zero, so it must not depend on who sends it.
+    began = {
+        each.labels.get("run_id", ""): int(each.value * 1e9)
+        for family in families
+        if family.name in ("steadynorm_run_started_timestamp_seconds", "process_start_time_seconds")
+        for each in family.samples
+    }
+    sent = []
+    for resource, runs in ((of_runs, True), (of_server, False)):
+        some = [each for each in families if any("run_id" in one.labels for one in each.samples) is runs]
+        if resource is not None and (metrics := [made for each in some if (made := _metric(each, began, now))]):
+            sent.append(ResourceMetrics(resource, [ScopeMetrics(_SCOPE, metrics, "")], ""))
+    return MetricsData(sent)
 
 
 def log_record(run_id: str, run: str, event: Event, resource: Resource) -> ReadableLogRecord:
@@ -66,13 +80,18 @@ def log_record(run_id: str, run: str, event: Event, resource: Resource) -> Reada
     return ReadableLogRecord(record, resource, _SCOPE)
 
 
-def _metric(family: Family, since_ns: int, now: int) -> Metric | None:
+def _metric(family: Family, began: Mapping[str, int], now: int) -> Metric | None:
+    """began: when the counters began (Unix ns), by the run's id; the server's own under an empty one."""
     about = (family.name, family.documentation, "")
     samples = [each for each in family.samples if not each.name.endswith("_created")]
     if family.type == "histogram":
-        known = list(_histograms(samples, since_ns, now))
+        known = list(_histograms(samples, began.get("", 0), now))
         return Metric(*about, Histogram(known, _CUMULATIVE)) if known else None
-    points = [NumberDataPoint(each.labels, since_ns, now, each.value) for each in samples if each.value == each.value]
+    points = [
+        NumberDataPoint(each.labels, began.get(each.labels.get("run_id", ""), 0), now, each.value)
+        for each in samples
+        if each.value == each.value
+    ]
     if not points:
         return None
     if family.type == "counter":

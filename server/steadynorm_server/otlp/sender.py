@@ -1,4 +1,5 @@
 """Sends metrics and events, each in turns that the server processes of one Redis share: in each, one of them sends.
+Each tells what it counts of itself, under a `service.instance.id`: else their counts would be taken for one that leaps.
 
 A receiver that hangs holds one thread of that signal: no request waits for it, and metrics do not wait for events. What
 it does not take of the metrics is gone, as a scrape that failed; events are sent again with the next turn, for an hour.
@@ -11,11 +12,13 @@ import asyncio
 import contextlib
 import logging
 import os
+import platform
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter
@@ -23,8 +26,13 @@ from prometheus_client import CollectorRegistry, Counter
 from steadynorm_contract.events import Event
 from steadynorm_server.background import background
 from steadynorm_server.redis.keys import LIVE, RunKeys
+from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.repository import RunRepository
 
+if TYPE_CHECKING:
+    from opentelemetry.sdk.resources import Resource
+
+_INSTANCE = "service.instance.id"
 _INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
 _TURN, _UNTIL = "steadynorm:otlp:turn:", "steadynorm:otlp:until"
 _SETTLED_MS = 2_000
@@ -50,6 +58,9 @@ class OtlpSender:
         self._repository, self._read_metrics, self._clock = repository, read_metrics, clock
         self._interval_s = float(os.environ.get(_INTERVAL_MS) or 60_000) / 1000
         self._since_ns = int(clock() * 1e9)
+        # Workers of one server count together.
+        shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._instance = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{platform.node()}:{shared}") if shared else uuid.uuid4())
         self._busy: set[str] = set()  # signals that a thread is sending
         self._exports = Counter(
             "steadynorm_otlp_exports",
@@ -65,11 +76,15 @@ class OtlpSender:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.resources import Resource
 
-        self._resource = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "steadynorm"})
+        about = Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME") or "steadynorm"}).attributes
+        # The SDK makes an id for each process. Runs and events are of none, and one of your own is of all.
+        mine = {} if f"{_INSTANCE}=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "") else {_INSTANCE: self._instance}
+        self._server = Resource({**about, **mine})
+        self._resource = Resource({name: value for name, value in about.items() if name not in mine})
         self._metrics_to, self._events_to = OTLPMetricExporter(), OTLPLogExporter()
         try:
             async with (
-                background("otlp-metrics", partial(self._in_turns, "metrics", self._send_metrics)),
+                background("otlp-metrics", self._send_metrics_in_turns),
                 background("otlp-events", partial(self._in_turns, "events", self._send_events)),
             ):
                 yield
@@ -77,19 +92,28 @@ class OtlpSender:
             self._metrics_to.shutdown()
             self._events_to.shutdown()  # type: ignore[no-untyped-call]  # theirs has no types
 
+    async def _is_turn(self, signal: str) -> bool:
+        return await self._repository.redis.set_if_absent(_TURN + signal, max(1, round(900 * self._interval_s)))
+
     async def _in_turns(self, signal: str, send: Callable[[], Awaitable[None]]) -> None:
         while True:
-            if await self._repository.redis.set_if_absent(_TURN + signal, max(1, round(900 * self._interval_s))):
+            if await self._is_turn(signal):
                 await send()
             await asyncio.sleep(self._interval_s)
 
-    async def _send_metrics(self) -> None:
+    async def _send_metrics_in_turns(self) -> None:
+        while True:
+            of_runs = self._resource if await self._is_turn("metrics") else None
+            of_server = self._server if await self._is_turn(f"server:{self._instance}") else None
+            if of_runs or of_server:
+                await self._send_metrics(of_runs, of_server)
+            await asyncio.sleep(self._interval_s)
+
+    async def _send_metrics(self, of_runs: Resource | None, of_server: Resource | None) -> None:
         from steadynorm_server.otlp.encoding import metrics_data
 
         text = await self._read_metrics()
-        await self._in_thread(
-            "metrics", lambda: self._metrics_to.export(metrics_data(text, self._resource, self._since_ns))
-        )
+        await self._in_thread("metrics", lambda: self._metrics_to.export(metrics_data(text, of_runs, of_server)))
 
     async def _send_events(self) -> None:
         from steadynorm_server.otlp.encoding import log_record
@@ -97,12 +121,12 @@ class OtlpSender:
         redis, now = self._repository.redis, round(self._clock() * 1000)
         known, until = int(await redis.get(_UNTIL) or 0), now - _SETTLED_MS
         since = max(known or self._since_ns // 10**6, now - _MAX_AGE_MS)  # the first time: since this process began
-        found = await self._events(since, until)
-        if found:
+        read = await self._events(since, until)
+        until = min(until, self._complete_until)
+        if found := [each for each in read if _ms(each[2].id) < until]:
             records = [log_record(*each, self._resource) for each in found]
             if not await self._in_thread("events", lambda: self._events_to.export(records)):
                 return
-            until = min(until, self._complete_until)
         await redis.set(_UNTIL, str(until))
 
     async def _events(self, since: int, until: int) -> Sequence[tuple[str, str, Event]]:
@@ -117,11 +141,14 @@ class OtlpSender:
             places = [(RunKeys(run_id).events, f"{since - 1}-{2**60}") for run_id in some]
             read = await repository.redis.entries_of(places, _AT_ONCE)
             names = await repository.redis.fields([(RunKeys(run_id).run, "name") for run_id in some])
-            for run_id, entries, name in zip(some, read, names, strict=True):
-                if len(entries) == _AT_ONCE:
-                    self._complete_until = min(self._complete_until, int(entries[-1][0].partition("-")[0]))
+            for run_id, place, entries, name in zip(some, places, read, names, strict=True):
+                if len(entries) == _AT_ONCE and _ms(entries[0][0]) == _ms(entries[-1][0]):
+                    # All of one batch, which had more: the next turn begins with the millisecond of its last.
+                    (entries,) = await repository.redis.entries_of([place], MAX_EVENTS)
+                elif len(entries) == _AT_ONCE:
+                    self._complete_until = min(self._complete_until, _ms(entries[-1][0]))
                 for at, fields in entries if name is not None else ():
-                    if int(at.partition("-")[0]) < until:
+                    if _ms(at) < until:
                         event = msgspec.json.decode(fields[b"event"], type=Event)
                         found.append((run_id, name.decode(), msgspec.structs.replace(event, id=at)))  # type: ignore[union-attr] # not None, see above
         return found
@@ -151,3 +178,7 @@ class OtlpSender:
         delivered = outcome == [True]
         self._exports.labels(signal, "delivered" if delivered else "failed").inc()
         return delivered
+
+
+def _ms(entry: str) -> int:
+    return int(entry.partition("-")[0])

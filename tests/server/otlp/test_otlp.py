@@ -69,10 +69,10 @@ def store_url(empty_valkey: str) -> str:
 
 def points(request: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Data points by metric."""
-    (resource,) = request["body"]["resourceMetrics"]
-    (scope,) = resource["scopeMetrics"]
     return {
         each["name"]: next(each[kind]["dataPoints"] for kind in ("gauge", "sum", "histogram") if kind in each)
+        for resource in request["body"]["resourceMetrics"]
+        for scope in resource["scopeMetrics"]
         for each in scope["metrics"]
     }
 
@@ -155,3 +155,50 @@ async def test_events_that_are_not_taken_hold_up_no_metrics(
         request = await receiver.next("/v1/metrics")
         while not any(each["asDouble"] == step for each in points(request).get("steadynorm_run_step", [])):
             request = await receiver.next("/v1/metrics")
+
+
+async def test_no_count_leaps_or_begins_anew_with_the_server_that_sends_it(
+    start: Start, serve: Any, make_agent: Any
+) -> None:
+    receiver = start()
+    clients = [await serve(otlp=True), await serve(otlp=True)]
+    agent = make_agent(clients[0])
+    await agent.register()
+    await agent.send(range(1, 11))  # one of them has counted these steps, and the other none
+    servers: set[str] = set()
+    seen: dict[tuple[str, str, str], tuple[str, float]] = {}
+    for _ in range(60):
+        for resource in (await receiver.next("/v1/metrics"))["body"]["resourceMetrics"]:
+            about = {each["key"]: each["value"]["stringValue"] for each in resource["resource"]["attributes"]}
+            instance = about.get("service.instance.id", "")
+            for each in resource["scopeMetrics"][0]["metrics"]:
+                assert bool(instance) is (not each["name"].startswith(("steadynorm_run_", "steadynorm_spikes_total")))
+                for point in each.get("sum", {}).get("dataPoints", ()):
+                    key = (instance, each["name"], json.dumps(labels(point), sort_keys=True))
+                    began, value = point["startTimeUnixNano"], point["asDouble"]
+                    assert seen.get(key, (began, 0.0))[0] == began, key
+                    assert seen.get(key, (began, 0.0))[1] <= value, key
+                    seen[key] = (began, value)
+            servers |= {instance} - {""}
+        if len(servers) == 2:
+            return
+    raise AssertionError("only one of two servers tells of itself")
+
+
+async def test_a_batch_of_more_events_than_are_sent_at_once_holds_up_none(
+    start: Start, serve: Any, make_agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = start()
+    agent = make_agent(await serve(otlp=True))
+    await agent.register()
+    rejected = [agent.applied(revision, 1, "rejected", "no") for revision in range(1, 251)]
+    await agent.send([1], applied=rejected)
+    await agent.client.post(f"{agent.run}/finish", content=b'{"state": "finished"}')
+    sent: list[str] = []
+    for _ in range(20):
+        (resource,) = (await receiver.next("/v1/logs"))["body"]["resourceLogs"]
+        sent += [each["eventName"] for each in resource["scopeLogs"][0]["logRecords"]]
+        if "steadynorm.ended" in sent:
+            break
+    assert "steadynorm.ended" in sent
+    assert sent.count("steadynorm.rejected") == 250
