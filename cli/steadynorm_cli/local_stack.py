@@ -8,6 +8,7 @@ The server starts its own Redis. The dashboard is stopped first and the server l
 kernel ends both.
 """
 
+import errno
 import importlib.util
 import os
 import sys
@@ -153,8 +154,16 @@ class LocalStack:
             self._children.pop()
 
     def _start(self) -> None:
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.logs.mkdir(mode=0o700, exist_ok=True)
+        try:
+            for folder in (self.data, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        except OSError as error:
+            raise CommandError(
+                f"{error.filename} cannot be written: {error.strerror}. Name another folder for data, such as "
+                "STEADYNORM_HOME=/tmp/steadynorm, or --data of `steadynorm up`."
+            ) from None
         present = read_address(self.data)
         if present is not None and not answers(f"{present.server}/healthz"):
             present = None

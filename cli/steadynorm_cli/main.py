@@ -4,6 +4,8 @@ Imports nothing of an extra before it is needed: a training image that has only 
 `steadynorm runs` starts without FastAPI, Streamlit or torch.
 """
 
+import errno
+import io
 import os
 import sys
 
@@ -31,10 +33,16 @@ EXTRA_OF = {
 """The extra that installs a package."""
 
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def main() -> None:
     """Run the command line. Exit codes: 0 success, 1 failure, 2 usage error; more in `set`, `outcome`, `audit`."""
     if is_service_link(os.environ.get("STEADYNORM_PORT")):
         del os.environ["STEADYNORM_PORT"]  # Kubernetes' word about a Service of our name, not the user's
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="replace")  # a locale without arrows gets a ? for one
     try:
         from steadynorm_cli.commands import app
 
@@ -45,7 +53,7 @@ def main() -> None:
             raise
         _fail(f"this command needs the package {error.name}, which is not installed: pip install 'steadynorm[{extra}]'")
     except InvalidChange as error:
-        _fail("; ".join(one.message for one in error.errors) or str(error))
+        _fail(" ".join(one.message for one in error.errors) or str(error))
     except OutcomeUnknown as error:
         _fail(str(error), 7)
     except ClientError as error:
@@ -53,8 +61,20 @@ def main() -> None:
     except CommandError as error:
         _fail(str(error), error.code)
     except BrokenPipeError:  # `steadynorm runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        if error.filename is None:
+            _close_output()
+        where = error.filename or "what this command prints"
+        _fail(f"{where} cannot be written: {error.strerror}. Make room, or write to another place.")
+
+
+def _close_output() -> None:
+    """What is still to be written is lost: Python would try it again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -19,10 +19,10 @@ def choose_port(
     reserved already. Raises CommandError.
     """
     if requested:
-        if _is_free(host, requested):
+        if is_free(host, requested):
             return requested
         raise CommandError(f"port {requested} on {host} is in use by another program. Choose another, or 0 for any.")
-    if requested is None and default != taken and _is_free(host, default):
+    if requested is None and default != taken and is_free(host, default):
         return default
     port = _any_free(host)
     if requested is None:
@@ -33,7 +33,7 @@ def choose_port(
 def _any_free(host: str) -> int:
     """A free port outside the kernel's range, so that it is not assigned to another program before it is bound."""
     for port in random.sample(_UNASSIGNED, 20):
-        if _is_free(host, port):
+        if is_free(host, port):
             return port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
@@ -41,7 +41,8 @@ def _any_free(host: str) -> int:
     return found
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether a program could listen there."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

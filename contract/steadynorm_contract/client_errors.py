@@ -76,6 +76,8 @@ class ServerUnreachable(ClientError):
         )
         if self.timed_out:
             advice = "It is overloaded or hangs: see its log, or try again."
+        elif isinstance(reason, urllib3.exceptions.SSLError):
+            advice = "Its certificate is not accepted here, or it speaks http and not https."
         elif is_loopback(server):
             advice = "Start one with: steadynorm up"
         else:

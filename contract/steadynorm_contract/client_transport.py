@@ -8,7 +8,7 @@ import msgspec
 import urllib3
 
 from steadynorm_contract.client_errors import BY_STATUS, ClientError, Finding, OutcomeUnknown, ServerUnreachable
-from steadynorm_contract.discovery import check_address, find_server, find_token
+from steadynorm_contract.discovery import DEFAULT_SERVER, check_address, find_server, find_token
 from steadynorm_contract.problems import Problem
 
 __all__ = ["Look", "Transport"]
@@ -66,6 +66,11 @@ class Transport:
     ) -> bytes:
         answer = self._open(method, path, body=body, headers=headers)
         if answer.status < 400:
+            if answer.headers.get("Content-Type", "").startswith("text/html"):
+                raise ClientError(
+                    f"there is no steadynorm server at {self.server}: it answered with a web page. A dashboard has "
+                    f"another address than its server, which is such as {DEFAULT_SERVER}."
+                )
             return answer.data
         raise self._error(method, path, answer.status, answer.data)
 

@@ -159,5 +159,5 @@ def find_token(server: str) -> str | None:
     folder = Path(own.data) if own is not None and own.server == server.rstrip("/") else data_dir()
     try:
         return (folder / "token").read_text("ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeError):  # also a path that this locale cannot write
         return None

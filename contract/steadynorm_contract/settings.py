@@ -87,7 +87,7 @@ class SettingsError(ValueError):
     """One or more settings are invalid. `errors` names each field, its rule and what to do."""
 
     def __init__(self, errors: list[FieldError]) -> None:
-        super().__init__("; ".join(error.message for error in errors))
+        super().__init__(" ".join(error.message for error in errors))
         self.errors = errors
 
 
@@ -317,7 +317,9 @@ def merge(settings: Settings, changes: Mapping[str, object], knobs: Sequence[Kno
                 errors.append(FieldError(name, rule, f"{name} {rule}: got {checks.shown(value)}."))
                 continue
             known = ", ".join([*SETTING_RULES, f"{KNOB_PREFIX}NAME"])
-            errors.append(FieldError(str(name), "must be a known setting", f"{name} is not a setting. Known: {known}."))
+            near = "".join(f" Did you mean {each}?" for each in near_names(str(name), SETTING_RULES)[:1])
+            message = f"{name} is not a setting. Known: {known}.{near}"
+            errors.append(FieldError(str(name), "must be a known setting", message))
         elif (error := _problem(name, value)) is not None:
             errors.append(error)
         elif name in COUNTERS and isinstance(value, int) and value < getattr(settings, name):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +97,29 @@ def test_a_wrong_configuration_is_one_sentence() -> None:
     assert ended.returncode == 1
     assert "without configured tokens the server listens on loopback only" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "steadynorm_cli", "--version"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "error: what this command prints cannot be written: No space left on device. Make room, or write to another "
+        "place.\n"
+    )
+
+
+def test_a_terminal_without_arrows_gets_something_in_their_place(tmp_path: Path) -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "latin-1", "STEADYNORM_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "steadynorm_cli", "doctor", "--server", "http://127.0.0.1:9"]
+    ended = subprocess.run(command, capture_output=True, env=plain, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert b" ? start one with `steadynorm up`" in ended.stdout
+    assert ended.stderr == b""
+
+
+def test_a_value_that_is_none_of_the_words_is_told_in_plain_words() -> None:
+    ended = call("runs", "--state", "runing")
+    assert ended.returncode == 2
+    assert "Invalid value for '--state': 'runing' is not one of 'running'," in ended.stderr

@@ -35,12 +35,14 @@ class Recorder(BaseHTTPRequestHandler):
 
     status: ClassVar[int] = 200
     body: ClassVar[bytes] = b""
+    kind: ClassVar[str] = "application/json"
     seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
 
     def _answer(self) -> None:
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.seen.append((self.command, self.path, dict(self.headers), sent))
         self.send_response(self.status)
+        self.send_header("Content-Type", self.kind)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
         self.wfile.write(self.body)
@@ -55,7 +57,7 @@ class Recorder(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     """The address of a Recorder."""
     Recorder.seen.clear()
-    Recorder.status, Recorder.body = 200, b""
+    Recorder.status, Recorder.body, Recorder.kind = 200, b"", "application/json"
     with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, args=(0.005,))
         thread.start()
@@ -108,6 +110,18 @@ def test_an_answer_of_another_shape_is_told(client: Client) -> None:
     Recorder.body = b'{"walks": []}'
     with pytest.raises(ClientError, match=r"not a RunList.*Are client and server of the same version"):
         client.runs()
+
+
+def test_a_web_page_and_a_server_of_plain_http_are_no_servers_and_said_to_be_what_they_are(client: Client) -> None:
+    Recorder.body, Recorder.kind = b"<html>", "text/html; charset=utf-8"
+    with pytest.raises(
+        ClientError, match=r"there is no steadynorm server at \S+: it answered with a web page\. A dashb"
+    ):
+        client.runs()
+    with pytest.raises(
+        ServerUnreachable, match=r"\(SSLError\)\. Its certificate is not accepted here, or it speaks http"
+    ):
+        Client(client.server.replace("http:", "https:"), timeout_s=5).runs()
 
 
 def test_nobody_there_says_how_to_start_one() -> None:

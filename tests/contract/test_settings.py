@@ -139,3 +139,8 @@ def test_whatever_merge_gives_is_within_the_rules(changes: dict[str, Any]) -> No
     off = [name for name in ("spike_limit", "lr") if str(changes.get(name, "")).lower() in ("off", "none", "null")]
     expected = {**changes, **dict.fromkeys(off)}
     assert {name: getattr(merged, name) for name in changes} == expected
+
+
+def test_a_name_that_nearly_is_a_setting_is_guessed() -> None:
+    with pytest.raises(SettingsError, match=r"knob\.NAME\. Did you mean lr_scale\? gamma1 must be in"):
+        merge(Settings(), {"lr_scal": 0.5, "gamma1": 1})

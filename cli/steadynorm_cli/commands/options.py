@@ -11,6 +11,8 @@ import typer
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.discovery import check_address
+from steadynorm_contract.knobs import near_names
+from steadynorm_contract.lifecycle import Visibility
 from steadynorm_contract.runs import RunSummary
 
 
@@ -53,6 +55,7 @@ Wait = Annotated[
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait.")]
 
+_NEAR = 200  # of the newest runs, among whose names one is looked for that was meant
 _RUN_ID = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -82,7 +85,20 @@ def find_run(client: Client, named: str, visibility: Sequence[str] = ()) -> RunS
         shown = "\n".join(f"  {run.run_id}  {run.name}  {run.state}" for run in matches[:10])
         more = f"\n  and {len(matches) - 10} more" if len(matches) > 10 else ""
         raise CommandError(f"{named!r} matches {len(matches)} runs: use an id.\n{shown}{more}")
-    newest = ", ".join(run.run_id for run in client.runs(limit=5).runs) or "none yet"
-    raise CommandError(
-        f"no run on {client.server} has the id or name {named!r} or one that begins so. Newest: {newest}."
-    )
+    raise CommandError(_none_found(client, named, visibility))
+
+
+def _none_found(client: Client, named: str, visibility: Sequence[str]) -> str:
+    every = client.runs(name=f"{glob.escape(named)}*", visibility=list(Visibility)).runs if named else []
+    for run in every:
+        if run.visibility is Visibility.LISTED:  # and was looked for among others
+            return f"{run.run_id} is neither archived nor deleted."
+        if run.visibility.value not in (visibility or [Visibility.LISTED]):
+            back = "restore" if run.visibility is Visibility.DELETED else "unarchive"
+            return f"{run.run_id} is {run.visibility}: `steadynorm {back} {run.run_id}` lists it again."
+    newest = client.runs(limit=_NEAR).runs
+    near = near_names(named, [name for run in newest for name in (run.name, run.run_id)])[:1]
+    said = f"no run on {client.server} has the id or name {named!r} or one that begins so."
+    if near:
+        return f"{said} Did you mean {near[0]}?"
+    return f"{said} Newest: {', '.join(run.run_id for run in newest[:5]) or 'none yet'}."

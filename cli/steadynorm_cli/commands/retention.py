@@ -53,7 +53,7 @@ def _limit(option: str, given: str | None, known: float | None) -> float | None:
         return float(given)
     except ValueError:
         wants_none = given.lower() in ("off", "none")
-        advice = " A run without a limit there is not: use a large number." if wants_none else ""
+        advice = " To exempt a run, use a large number." if wants_none else ""
         raise CommandError(f"{option} must be a number or {_DEFAULT}: got {given!r}.{advice}", 2) from None
 
 

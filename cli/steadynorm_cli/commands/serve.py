@@ -1,6 +1,7 @@
 """`steadynorm up`, `server` and `dashboard`: start the long-running processes."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 from steadynorm_cli.commands.options import Data, Host, Server
 from steadynorm_cli.errors import CommandError
 from steadynorm_cli.local_stack import DASHBOARD_PORT, LINK_HINT, LocalStack, dashboard_command
+from steadynorm_cli.ports import is_free
 from steadynorm_cli.stop_signals import Stopped, stop_signals
 from steadynorm_contract.discovery import data_dir, find_server, find_token, is_loopback, listener_url
 from steadynorm_dashboard.owner_link import make_link
@@ -49,7 +51,7 @@ def _banner(stack: LocalStack) -> str:
         f"  data       {stack.data}  (logs in {stack.logs})",
     ]
     if stack.data != data_dir().absolute():
-        lines.append(f"  For training scripts and other shells: export STEADYNORM_HOME={stack.data}")
+        lines.append(f"  For training scripts and other shells: export STEADYNORM_HOME={shlex.quote(str(stack.data))}")
     return "\n".join(lines)
 
 
@@ -100,6 +102,11 @@ def dashboard(
 ) -> None:
     """Start the dashboard of a running server, in the foreground."""
     argv = dashboard_command(host=host, port=port, server=server, base_path=base_path, allowed_hosts=allow_host or ())
+    if not is_free(host, port):
+        raise CommandError(
+            f"port {port} on {host} is in use by another program, or by your dashboard already: `steadynorm link` "
+            "tells. Choose another with --port."
+        )
     address = server or find_server().server
     if (token := find_token(address)) is not None and is_loopback(address) and is_loopback(f"http://{host}"):
         front = listener_url(host, port) + (f"/{base_path.strip('/')}" if base_path.strip("/") else "")

@@ -77,7 +77,14 @@ def send(
         before, after = by_name(present.settings), by_name(desired.settings)
         changed = {name: value for name, value in after.items() if value != before.get(name)}  # as in the audit list
         typer.echo(f"{run.run_id}: revision {desired.revision}: {output.change(before, changed)}")
-    entry = None if wait is None else _await_outcome(client, run.run_id, desired.revision, wait)
+    try:
+        entry = None if wait is None else _await_outcome(client, run.run_id, desired.revision, wait)
+    except KeyboardInterrupt:
+        output.tell(
+            f"revision {desired.revision} is stored, and the job applies it at its next step. See it with "
+            f"`steadynorm show {run.run_id}`, or take it back with `steadynorm undo {run.run_id}`."
+        )
+        raise
     if as_json:
         outcome = {"state": entry.state, "applied_step": entry.applied_step} if entry else {"state": "pending"}
         typer.echo(msgspec.json.encode(record | outcome))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -23,6 +24,7 @@ from steadynorm_contract.series import Series
 from steadynorm_contract.signals import signal
 
 SERIES = ("loss", "raw_norm", "stabilized_norm")
+_NUMBERS = (*SERIES, "target_min")
 STEPS = 240
 """Steps that a sparkline reaches back."""
 WIDTH = 60
@@ -54,40 +56,45 @@ def watch(
     client = Client(server)
     run_id = find_run(client, run).run_id
     screen = console()
-    detail, picture = _look(client, run_id)
+    detail, picture = _look(client, run_id, screen.width)
     if once:
         screen.print(picture)
         return
     with Live(picture, console=screen, auto_refresh=False) as live:
         while detail.state.is_live:
             time.sleep(EVERY_S)
-            detail, picture = _look(client, run_id)
+            detail, picture = _look(client, run_id, screen.width)
             live.update(picture, refresh=True)
 
 
-def _look(client: Client, run_id: str) -> tuple[RunDetail, Group]:
+def _look(client: Client, run_id: str, width: int) -> tuple[RunDetail, Group]:
     detail = client.run(run_id)
     logged = [each.name for each in detail.scalars[:SCALARS] if each.step is not None]
     series = client.series(run_id, [*SERIES, *logged], start=max(0, detail.step - STEPS), points=WIDTH).series
-    return detail, _picture(detail, series, client.events(run_id, limit=EVENTS).events)
+    return detail, _picture(detail, series, client.events(run_id, limit=EVENTS).events, width)
 
 
-def _picture(run: RunDetail, series: dict[str, Series], events: Sequence[Event]) -> Group:
+def _picture(run: RunDetail, series: dict[str, Series], events: Sequence[Event], width: int) -> Group:
+    """In a terminal of `width` cells. Where a sparkline is too long, its newest part is shown."""
+    speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g} steps/s"
+    health = Text.assemble("health ", (health_of(run), style_of(health_of(run)))) if run.state.is_live else Text()
+    rows: list[tuple[str, Text, Text | str]] = [  # a plain string is a sparkline
+        ("run", Text(), Text(f"{plain(run.run_id)}  {plain(run.name)}")),
+        ("state", Text(run.condition, style_of(run.condition)), health),
+        ("step", Text(str(run.step)), Text(speed)),
+        *((signal(name).title, Text(number(getattr(run, name))), _drawn(series, name)) for name in _NUMBERS),
+        *((_label(each), Text(_newest(each)), _drawn(series, each.name)) for each in run.scalars[:SCALARS]),
+        ("settings", Text(f"r{run.applied.revision}"), Text(_settings(run))),
+    ]
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(justify="right", no_wrap=True)
     facts.add_column(no_wrap=True)
-    speed = "" if run.steps_per_s is None else f"{run.steps_per_s:.3g} steps/s"
-    health = Text.assemble("health ", (health_of(run), style_of(health_of(run)))) if run.state.is_live else Text()
-    facts.add_row("run", Text(plain(run.run_id)), Text(plain(run.name)))
-    facts.add_row("state", Text(run.condition, style_of(run.condition)), health)
-    for name, value, more in (
-        ("step", str(run.step), speed),
-        *((signal(name).title, number(getattr(run, name)), _drawn(series, name)) for name in (*SERIES, "target_min")),
-        *((_label(each), _newest(each), _drawn(series, each.name)) for each in run.scalars[:SCALARS]),
-        ("settings", f"r{run.applied.revision}", _settings(run)),
-    ):
-        facts.add_row(Text(name), Text(value), Text(more))
+    left = max(8, width - max(cell_len(name) for name, *_ in rows) - max(value.cell_len for _, value, _ in rows) - 4)
+    for name, value, more in rows:
+        shown = Text(more[-left:]) if isinstance(more, str) else more
+        shown.truncate(left, overflow="ellipsis")  # else rich takes from all columns
+        facts.add_row(Text(name), value, shown)
     if (others := len(run.scalars) - SCALARS) > 0:
         facts.add_row("", "", Text(f"and {others} more logged scalars", "dim"))
     return Group(facts, Text(), *(_event(event) for event in events))

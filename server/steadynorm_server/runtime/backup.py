@@ -40,7 +40,9 @@ def back_up(folder: Path, file: Path) -> int:
             os.fsync(made.fileno())
         draft.replace(file)
     except OSError as error:
-        raise BackupError(f"{error.filename or file}: {error.strerror}.") from error
+        if str(error.filename) in ("None", str(draft)):
+            raise BackupError(f"{file} cannot be written: {error.strerror}. Choose another place.") from error
+        raise BackupError(f"{error.filename}: {error.strerror}.") from error
     finally:
         draft.unlink(missing_ok=True)
     return file.stat().st_size

@@ -40,3 +40,22 @@ def test_a_wrong_token_is_said(steadynorm: Command) -> None:
     refused = steadynorm("runs", STEADYNORM_TOKEN="not-the-token")
     assert refused.returncode == 1
     assert "token" in refused.stderr
+
+
+def test_a_name_that_nearly_is_one_is_guessed_and_a_hidden_run_told_of(
+    steadynorm: Command, stack: RunningStack, start_job: StartJob, eventually: Any
+) -> None:
+    job = start_job(stack, "resnet-of-options")
+    eventually(lambda: job.run_id in {run.run_id for run in stack.client.runs().runs})
+    assert steadynorm("show", "resent-of-option").stderr.endswith("begins so. Did you mean resnet-of-options?\n")
+    for command in ("restore", "unarchive"):
+        assert steadynorm(command, "resnet-of").stderr == f"error: {job.run_id} is neither archived nor deleted.\n"
+    job.end()
+    eventually(lambda: stack.client.run(job.run_id).state == "finished")
+    assert steadynorm("archive", "resnet-of").returncode == 0
+    hidden = steadynorm("show", "resnet-of")
+    back = f"`steadynorm unarchive {job.run_id}` lists it again.\n"
+    assert (hidden.returncode, hidden.stderr) == (1, f"error: {job.run_id} is archived: {back}")
+    assert steadynorm("delete", "resnet-of").returncode == 0
+    back = f"`steadynorm restore {job.run_id}` lists it again.\n"
+    assert steadynorm("archive", "resnet-of").stderr == f"error: {job.run_id} is deleted: {back}"

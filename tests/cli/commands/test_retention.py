@@ -59,7 +59,7 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
     with pytest.raises(CommandError, match="--keep-days must be a number or default: got 'x'") as wrong:
         retain(run_id, keep_days="x")
     assert wrong.value.code == 2
-    with pytest.raises(CommandError, match=r"got 'None'\. A run without a limit there is not: use a large number\."):
+    with pytest.raises(CommandError, match=r"got 'None'\. To exempt a run, use a large number\."):
         retain(run_id, keep_days="None")
     stale = msgspec.structs.replace(before, revision=before.revision + 7)
     monkeypatch.setattr(Client, "retention", lambda *_: stale)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from steadynorm_cli.commands.serve import _banner, dashboard
+from steadynorm_cli.errors import CommandError
+from steadynorm_cli.local_stack import LocalStack
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -111,3 +118,22 @@ def test_a_part_that_dies_ends_the_others_and_its_log_is_shown(up: Up, eventuall
     assert up.process.wait(60) == 1
     assert "the dashboard ended with status -9" in up.text()
     eventually(lambda: not any(alive(pid) for pid in parts))
+
+
+def test_a_folder_that_cannot_hold_data_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        with pytest.raises(CommandError, match=rf"^{folder}\S* cannot be written: [A-Z].*\. Name another folder"):
+            LocalStack(folder).__enter__()
+
+
+def test_what_to_export_can_be_pasted_and_a_dashboard_on_a_port_in_use_prints_no_link(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack: Any = SimpleNamespace(data=tmp_path / "Jörg's runs", logs=tmp_path, server="", link=lambda: "")
+    assert shlex.split(_banner(stack).splitlines()[-1].partition("export ")[2]) == [f"STEADYNORM_HOME={stack.data}"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CommandError, match=f"port {port} on 127.0.0.1 is in use by another program, or by your"):
+            dashboard(port=port)
+    assert capsys.readouterr().out == ""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from steadynorm_cli.commands.set import send
+
 if TYPE_CHECKING:
     from tests.support.commands import Command
     from tests.support.jobs import Job, StartJob
@@ -124,3 +126,17 @@ def test_a_run_that_ended_cannot_be_changed(
     refused = steadynorm("set", job.run_id, "gamma2=0.9")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "has ended (finished)" in refused.stderr
+
+
+def test_who_does_not_wait_for_the_job_is_told_what_becomes_of_the_change(
+    stack: RunningStack, job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steadynorm_cli.commands.set._await_outcome", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        send(stack.client, stack.client.run(job.run_id), {"gamma1": 0.61}, reason="", wait=30.0, as_json=False)
+    told = capsys.readouterr().err
+    assert told.startswith("revision 1 is stored, and the job applies it at its next step.")
+    assert f"`steadynorm undo {job.run_id}`" in told

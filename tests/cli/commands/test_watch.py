@@ -52,3 +52,18 @@ def test_a_sparkline_shows_the_spike_and_the_gap() -> None:
     assert sparkline([1.0, 10.0, 1e7, 0.0], log=True) == "▁▂█ "
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([None]) == ""
+
+
+def test_a_narrow_terminal_has_whole_names_and_the_newest_part_of_each_line(stack: RunningStack, job: Job) -> None:
+    from rich.console import Console
+
+    from steadynorm_cli.commands.watch import _look
+
+    for width in (60, 100):
+        _, picture = _look(stack.client, job.run_id, width)
+        with (screen := Console(width=width)).capture() as shown:
+            screen.print(picture)
+        rows = {line[:16].strip(): line.rstrip() for line in shown.get().splitlines()}
+        assert {"stabilized norm", "smallest target", "settings"} <= rows.keys()
+        assert "…" not in rows["raw norm"]
+        assert len(rows["raw norm"]) <= width

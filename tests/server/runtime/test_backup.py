@@ -51,6 +51,10 @@ def test_a_backup_of_a_store_that_works_has_all_that_was_acknowledged_and_comes_
 def test_what_is_no_backup_and_what_has_no_data_is_said(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="holds no data of an embedded store"):
         back_up(tmp_path / "none", tmp_path / "file")
+    (tmp_path / "appendonlydir").mkdir()
+    nowhere = tmp_path / "nowhere" / "file"
+    with pytest.raises(BackupError, match=rf"^{nowhere} cannot be written: No such file or directory\. Choose another"):
+        back_up(tmp_path, nowhere)
     (tmp_path / "text").write_text("no tar")
     with pytest.raises(BackupError, match="is no whole backup"):
         restore(tmp_path / "text", tmp_path / "new")
