@@ -23,7 +23,7 @@ TASKS = ("language", "digits-cnn", "digits-vit", "co2", "cartpole", "pendulum")
 RATES = (1e-3, 3e-3)
 CLEAN_STEPS, LONG_STEPS = 400, 20_000
 WANDERING = (("cartpole", 3e-3), ("pendulum", 1e-3))
-MORE_SEEDS, LONGER_SEEDS, LONGER_STEPS = range(5, 35), range(100, 108), 1_600
+MORE_SEEDS, LONGER_SEEDS, LONGER_STEPS = range(5, 35), range(100, 106), 1_600
 BLOCKS, BLOCK = 20, 100
 
 Row = dict[str, Any]
