@@ -153,9 +153,14 @@ def retention_change(client: Reader, run_id: str, update: RetentionUpdate) -> Fi
     """Of a change of a run's retention."""
     now = client.retention(run_id)
     wanted = RetentionLimits(update.max_mib, update.keep_days)
-    if now.own == wanted or any(
-        (each.after, each.reason) == (wanted, update.reason) for each in now.changes if now.revision != update.revision
-    ):
+    mine = (wanted, update.reason, client.me().name)
+    # The newest first: on a revision, it is the change right after it.
+    changes = [
+        each
+        for at, each in enumerate(now.changes)
+        if update.revision is None or now.revision - at == update.revision + 1
+    ]
+    if now.own == wanted or any((each.after, each.reason, each.actor) == mine for each in changes):
         return Finding(True, f"your limits were set: {run_id} has them, at revision {now.revision}", result=now)
     if update.revision is None or now.revision == update.revision:
         text = f"your limits were not set: those of {run_id} are still at revision {now.revision}"

@@ -20,7 +20,7 @@ from steadynorm_contract.client import Client, OutcomeUnknown
 from steadynorm_contract.lifecycle import RunUpdate
 from steadynorm_contract.notes import NewNote
 from steadynorm_contract.proposals import NewProposal, Proposal, ProposalList, ProposalState
-from steadynorm_contract.retention import RetentionUpdate
+from steadynorm_contract.retention import Retention, RetentionChange, RetentionLimits, RetentionUpdate
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
 from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import WatchRule, parse_condition
@@ -156,6 +156,18 @@ class OneRun:
             [Schedule(id="s", created_by=self._writer, created_at=self._at, **msgspec.structs.asdict(LATER))]
         )
 
+    def retention(self, _: str) -> Retention:
+        """16 MiB were set once, then 32; at revision 3 somebody set 8."""
+        limits = [RetentionLimits(each) for each in (None, 16.0, 32.0, 8.0)]
+        changes = [
+            RetentionChange(SENT, who, "", before, after)
+            for who, before, after in zip(("ada", "ada", self._writer), limits, limits[1:], strict=False)
+        ]
+        return Retention(
+            revision=3, own=limits[-1], effective=limits[-1], ceiling_mib=64.0, redis_bytes=0, expires=None,
+            changes=changes[::-1],
+        )  # fmt: skip
+
     def proposals(self, _: str) -> ProposalList:
         fields = msgspec.structs.asdict(PROPOSED)
         made = Proposal(
@@ -174,6 +186,15 @@ def test_what_another_wrote_or_the_sender_long_ago_is_not_the_write(writer: str,
     reader: Any = OneRun(writer, at)
     assert outcomes.schedule_made(reader, "run", LATER, SENT).made is made
     assert outcomes.proposal_made(reader, "run", PROPOSED, SENT).made is made
+
+
+@pytest.mark.parametrize(
+    ("mib", "revision", "made"), [(16.0, 2, False), (16.0, 0, True), (32.0, 1, True), (8.0, 2, True)]
+)
+def test_limits_that_were_set_earlier_are_not_those_that_were_sent(mib: float, revision: int, made: bool) -> None:
+    reader: Any = OneRun("bob", SENT)
+    found = outcomes.retention_change(reader, "run", RetentionUpdate(max_mib=mib, revision=revision))
+    assert (found.made, found.final) == (made, True)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ class RequestLog:
 
     def _record(self, scope: Scope, status: int, size: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "none")  # a template: paths would be unbounded labels
-        if b"wait=" not in scope["query_string"]:
+        polls = scope["method"] == "GET" and route.endswith("/settings") and b"wait=" in scope["query_string"]
+        if not polls:
             self._metrics.record_request(scope["method"], route, status, seconds)
         level = logging.WARNING if status >= 500 else logging.INFO
         if _log.isEnabledFor(level):
