@@ -8,6 +8,7 @@ import secrets
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -25,7 +26,7 @@ from steadynorm.distributed.ranks import Ranks, are_replicas
 from steadynorm.distributed.reductions import ScalarReductions
 from steadynorm.faults import ErrorState
 from steadynorm.hooks import OptimizerHooks
-from steadynorm.lifecycle import end_state
+from steadynorm.lifecycle import end_state, run_all
 from steadynorm.mailbox import Mailbox
 from steadynorm.parameters import ParameterTracker, split_by_device
 from steadynorm.recording.scalars import ScalarNames
@@ -66,6 +67,7 @@ class Agent(AgentLog, AgentKnobs):
         self._run, self._run_id = given.run, given.run_id
         self._detached: DetachReport | None = None
         self._names = ScalarNames()
+        self._finalizers: list[weakref.finalize[[], Self]] = []
         self._stabilizers = [
             GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for parts in by_device for pairs in parts
         ]
@@ -85,6 +87,7 @@ class Agent(AgentLog, AgentKnobs):
         state = (self._stabilizers, self._boundary, self._mailbox, self._errors)
         self._recovery, self._watch, self._recorder = build_recovery(given, *state, *sends, place=(rank, size))
         self._publisher = sends[1]
+        self._mailbox.sends = self._publisher is not None
         self._sinks: SinkFeed | None = None
         if rank == 0:
             collected = (self._watch, self._recorder)
@@ -93,7 +96,7 @@ class Agent(AgentLog, AgentKnobs):
             self._config, self._tags = given.config, given.tags
             self._describe_run()
             if self._sinks is not None:
-                weakref.finalize(self, self._sinks.abandon).atexit = False
+                self._when_freed(self._sinks.abandon)
         self._ranks: Ranks | None = None
         self._reductions: ScalarReductions | None = None
         if exchange is not None:
@@ -105,11 +108,10 @@ class Agent(AgentLog, AgentKnobs):
                 exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery
             )
         if self._watch is not None:
-            weakref.finalize(self, self._watch.close).atexit = False
+            self._when_freed(self._watch.close)
         if self._publisher is not None:
             self._errors.on_disabled = self._publisher.add_error
-            # Where the collector frees it together with the optimizers; the threads do not hold it.
-            weakref.finalize(self, self._publisher.abandon).atexit = False
+            self._when_freed(self._publisher.abandon)
             if given.server_is_found:  # and not named by the user
                 print(f"steadynorm: run {given.run_id} is recorded at {self.url}", file=sys.stderr)
         elif talks_to_server:
@@ -237,21 +239,15 @@ class Agent(AgentLog, AgentKnobs):
         if end is not RunEnd.FAILED:
             self._check.closed()
         self._boundary.closed = True
-        self._mailbox.release()
-        for hooks in self._hooks:
-            hooks.remove()
-        self._end_reductions("the run failed" if end is RunEnd.FAILED else None)
-        if self._ranks is not None:
-            self._ranks.leave()
-        if self._sinks is not None:
-            self._sinks.abandon(end.value)
-        if self._publisher is not None:
-            self._publisher.close(RunFinish(end, reason=encodable(reason[:500])))
-        elif self._watch is not None:
-            self._watch.close()
-        if self._sinks is not None:
-            self._sinks.join(end.value)
-        self._let_go()
+        sinks, publisher, why = self._sinks, self._publisher, "the run failed" if end is RunEnd.FAILED else None
+        parts: list[Callable[[], object]] = [self._mailbox.release, *(hooks.remove for hooks in self._hooks)]
+        parts.append(partial(self._end_reductions, why))
+        parts += [] if self._ranks is None else [self._ranks.leave]
+        parts += [] if sinks is None else [partial(sinks.abandon, end.value)]
+        parts += [] if publisher is None else [partial(publisher.close, RunFinish(end, reason=encodable(reason[:500])))]
+        parts += [] if self._watch is None else [self._watch.close]
+        parts += [] if sinks is None else [partial(sinks.join, end.value)]
+        run_all([*parts, self._let_go])
 
     def detach(self) -> DetachReport:
         """Stop stabilizing without a jump: call it between two steps, on every rank; the loop continues alone.
@@ -333,15 +329,24 @@ class Agent(AgentLog, AgentKnobs):
 
     def _make_inert(self) -> None:
         """In a forked child: the threads do not exist here, and the connections are the parent's."""
-        self._publisher = self._recorder = self._sinks = self._reductions = None
+        for finalizer in self._finalizers:
+            finalizer.detach()
+        self._publisher = self._recorder = self._sinks = self._reductions = self._watch = None
         self._errors.on_disabled = lambda: None
+        self._mailbox.disconnect()
         self._mailbox = self._boundary.isolate()
+        self._mailbox.disconnect()
         if self._ranks is not None:
             self._ranks.abandon()
         if self._skipped is not None:
             self._skipped.remove()
         for hooks in self._hooks:
             hooks.stop_recording()
+
+    def _when_freed(self, end: Callable[[], None]) -> None:
+        """Where the collector frees it together with the optimizers; the threads do not hold it."""
+        self._finalizers.append(weakref.finalize(self, end))
+        self._finalizers[-1].atexit = False
 
     def _describe_run(self) -> None:
         if self._sinks is not None:

@@ -105,5 +105,5 @@ class AgentLog(AgentState):
             ValueError: The text is empty or too long; TypeError: it is no string.
         """
         said = UserNote(self.step, time.time(), validate_note(text))
-        if self._publisher is not None and not self.closed:
+        if not self.closed:
             self._mailbox.user_note(said)

@@ -19,7 +19,7 @@ from steadynorm import arguments
 from steadynorm.agent import Agent
 from steadynorm.distributed.foreign_shards import check_shards
 from steadynorm.distributed.ranks import agree_on_arguments, open_exchange, ranks_with_other_parameters
-from steadynorm.lifecycle import end_state_at_exit
+from steadynorm.lifecycle import end_state_at_exit, run_all
 from steadynorm.parameters import assign
 from steadynorm.recovery.memory import check_memory, needed_bytes
 from steadynorm.recovery_options import Recovery
@@ -203,9 +203,7 @@ def _check_unattached(optimizers: Sequence[Optimizer]) -> None:
 
 def _close_all() -> None:
     state, reason = end_state_at_exit()
-    for agent in list(_agents):
-        agent.close(state=state, reason=reason)
-    wait_for_abandoned()
+    run_all([*(functools.partial(agent.close, state=state, reason=reason) for agent in _agents), wait_for_abandoned])
 
 
 def _make_inert_after_fork() -> None:

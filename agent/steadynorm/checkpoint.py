@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,14 @@ from steadynorm_contract.settings import Settings, later_settings, merge, withou
 
 VERSION = 2
 _READABLE = (1, 2)  # 1: without baselines
+
+_ENTRIES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("run", "run_id"), (str,)),
+    **dict.fromkeys(("step", "revision"), (int,)),
+    **dict.fromkeys(("settings", "parameters"), (Mapping,)),
+    "observe_steps": (int, NoneType),
+    "modes": (list, tuple),
+}
 
 _log = logging.getLogger("steadynorm")
 
@@ -66,11 +75,16 @@ def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Seque
     `stop` and `paused` are not restored: they were meant for the process that wrote the checkpoint.
     Raises ValueError or SettingsError for a state that is not an agent's, and then changes nothing.
     """
-    if state.get("version") not in _READABLE:
+    if not isinstance(state, Mapping) or state.get("version") not in _READABLE:
+        found = state.get("version") if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(
-            f"the agent's state must have version 1 or {VERSION}: got {state.get('version')!r}. "
+            f"the agent's state must have version 1 or {VERSION}: got {found!r}. "
             "Pass what agent.state_dict() returned; if you did, upgrade steadynorm."
         )
+    for name, kinds in _ENTRIES.items():
+        if not isinstance(state.get(name, ...), kinds):
+            what = type(state[name]).__name__ if name in state else "no such entry"
+            raise ValueError(f"the agent's state has {name}: got {what}. Pass all that agent.state_dict() returned.")
     settings = Settings(**{**state["settings"], "stop": False, "paused": False})
     # Without them, those in force stay: detail_every as attached.
     settings = merge(settings, {**later_settings(boundary.settings), **state.get("later_settings", {})})

@@ -45,9 +45,12 @@ class AgentCopy:
         self.run_id = run_id
         self._told = False
 
-    def log(self, **values: object) -> None:
+    def log(self, values: object = None, /, **scalars: object) -> None:
         """Nothing is recorded."""
         self._tell("log()")
+
+    def describe(self, name: str, **description: object) -> None:
+        """There is nothing to describe."""
 
     def note(self, text: str) -> None:
         """Nothing is recorded."""

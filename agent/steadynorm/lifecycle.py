@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from steadynorm_contract.telemetry import RunEnd
 
@@ -15,7 +17,7 @@ def end_state(error: BaseException | None) -> tuple[RunEnd | None, str]:
         return None, ""
     if isinstance(error, KeyboardInterrupt):
         return RunEnd.STOPPED, "interrupted from the keyboard"
-    return RunEnd.FAILED, f"{type(error).__name__}: {error}".rstrip(": ")
+    return RunEnd.FAILED, described(error).rstrip(": ")
 
 
 def end_state_at_exit() -> tuple[RunEnd | None, str]:
@@ -28,3 +30,18 @@ def end_state_at_exit() -> tuple[RunEnd | None, str]:
     interactive = hasattr(sys, "ps1") or bool(sys.flags.interactive)
     state, reason = end_state(None if interactive else getattr(sys, "last_value", None))
     return state, reason or f"the process ended without agent.close(): {NOT_CLOSED}"
+
+
+def described(error: BaseException) -> str:
+    """Type and text of an exception of others, which may raise another one where it is asked for its text."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__}: its text cannot be read"
+
+
+def run_all(parts: Sequence[Callable[[], object]]) -> None:
+    """Call all of them in this order, also where one raises, or is interrupted from the keyboard."""
+    with ExitStack() as left:
+        for part in reversed(parts):
+            left.callback(part)

@@ -58,6 +58,7 @@ class Mailbox:
         self.wake_publisher: Callable[[], None] = lambda: None
         self.on_message: Callable[[AppliedReport | AgentNote | UserNote], None] | None = None  # must not wait
         self.sinks_dropped: Callable[[], int] = lambda: 0  # rows and events that sinks lost
+        self.sends = True  # else what is told goes to sinks only
         self._discard_reports = discard_reports  # on a rank that does not talk to the server
         self._seen_revision = 0
         self._update: SettingsUpdate | None = None
@@ -118,6 +119,11 @@ class Mailbox:
             "applied_revision": revision,
         }
 
+    def disconnect(self) -> None:
+        """In a forked child, for those that still know it: threads that are not here may hold its locks."""
+        self._lock, self._changed = threading.Lock(), threading.Event()
+        self.wake_publisher, self.on_message, self._discard_reports = lambda: None, None, True
+
     def put_detail(self, round_: int, every: int) -> None:
         """Training thread: from this round on per-parameter rows are sent every so many steps."""
         if not self._discard_reports:
@@ -172,6 +178,8 @@ class Mailbox:
         if self._discard_reports:
             return
         self._pass_on(note)
+        if not self.sends:
+            return
         if len(self._user_notes) < MAX_USER_NOTES:
             self._user_notes.append(note)
             self.wake_publisher()
@@ -200,9 +208,11 @@ class Mailbox:
 
     def _take(self, waiting: deque[_M], limit: int) -> list[_M]:
         """The oldest. They are removed last, so that no exception loses one."""
-        taken = [self._numbered(waiting[at]) for at in range(min(limit, len(waiting)))]
-        for _ in taken:
-            waiting.popleft()
+        first = list(waiting)[:limit]
+        taken = [self._numbered(each) for each in first]
+        for each in first:
+            if waiting and waiting[0] is each:  # else one that came meanwhile, to a full queue, has pushed it out
+                waiting.popleft()
         return taken
 
     def _pass_on(self, message: _M) -> None:

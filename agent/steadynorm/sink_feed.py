@@ -44,7 +44,7 @@ class SinkFeed:
         self.start_watch: Callable[[], None] = lambda: None  # starts what collects records, where nothing is sent
         self._threads = [SinkThread(sink, report) for sink in sinks]
         self._names, self._settings = names, settings
-        self._alarm = -math.inf  # step of the newest one
+        self._alarm = -math.inf  # round of the newest one: a step's number goes back with a checkpoint
 
     @property
     def states(self) -> tuple[SinkState, ...]:
@@ -72,9 +72,9 @@ class SinkFeed:
             values = floats_from_bytes(record.scalars)
             rows.append(Row(record.step, record.time, _scalars(values, record.logged)))
             if record.alarm:
-                if record.step - self._alarm > _QUIET_STEPS:
+                if record.round - self._alarm > _QUIET_STEPS:
                     events.append(self._incident(record, values))
-                self._alarm = record.step
+                self._alarm = record.round
         rows += [Row(each.step, each.time, each.values) for each in apart]
         self._put(rows, events)
         if final and self.ending is not None:

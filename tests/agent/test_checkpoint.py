@@ -206,6 +206,9 @@ def test_what_an_operator_wants_holds_after_an_older_checkpoint_was_loaded(
     [
         ({"version": 7}, "version 1 or 2: got 7"),
         ({"settings": {"gamma1": 2.0}}, "gamma1 must be in"),
+        ({"revision": None}, "the agent's state has revision: got NoneType"),
+        ({"step": "50"}, "the agent's state has step: got str"),
+        ({"parameters": []}, "the agent's state has parameters: got list"),
     ],
 )
 def test_a_state_that_is_not_ours_is_refused_and_changes_nothing(
@@ -216,6 +219,9 @@ def test_a_state_that_is_not_ours_is_refused_and_changes_nothing(
     before = agent.state_dict()
     with pytest.raises((ValueError, SettingsError), match=said):
         agent.load_state_dict({**before, "step": 50, **damage})
+    for other in ({}, {"version": 2}, None, [1]):
+        with pytest.raises(ValueError, match="the agent's state"):
+            agent.load_state_dict(other)  # type: ignore[arg-type]  # that is the point
     after = agent.state_dict()
     assert after["step"] == 1
     assert all(torch.equal(before["parameters"][name], rows) for name, rows in after["parameters"].items())

@@ -73,6 +73,8 @@ def test_a_saved_model_has_an_inert_agent_that_says_what_it_is(model: Model, cap
         for _ in range(3):
             agent.before_clip()
             agent.log(loss=1.0)
+            agent.log({"eval/loss": 1.0}, step=7)
+        agent.describe("eval/loss", unit="nats", reduce="mean")
         agent.note("a new epoch")
         assert agent.on_checkpoint(print) is print
     agent.close()

@@ -147,6 +147,90 @@ def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer, python
     assert produced == acknowledged
 
 
+FREEING = """
+import os, sys
+import torch, steadynorm
+from steadynorm.transport import abandoned
+
+def train():
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    agent = steadynorm.attach(model, optimizer, server=sys.argv[1], recovery=steadynorm.Recovery())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    agent.flush(20)
+    polling = agent._publisher._poller._client._connections
+    while not polling._open:
+        pass
+    mailbox = agent._mailbox
+    with mailbox._lock, mailbox._changed._cond:  # as another thread may hold them
+        child = os.fork()
+    return child, None if child == 0 else (agent, optimizer, polling), mailbox if child == 0 else None
+
+child, kept, mailbox = train()      # in the child, the agent is freed as the function returns
+if child == 0:
+    mailbox.release()
+    print("abandoned", len(abandoned.publishers), flush=True)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+print("polls", all(each.sock is not None for each in kept[2]._open))
+kept[0].close()
+"""
+
+
+def test_a_forked_child_that_frees_the_agent_leaves_the_parents_connections_alone(
+    stub: StubServer, python: Interpreter
+) -> None:
+    done = python.run("-W", "ignore", "-c", FREEING, stub.url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["abandoned", "0", "polls", "True"]
+    assert len([path for _, path, _, _ in stub.requests if path.endswith("/settings")]) == 1
+
+
+INTERRUPTED = """
+import os, signal, threading
+import torch, steadynorm
+class Sink:
+    def __init__(self): self.closing = threading.Event()
+    def write(self, step, scalars): pass
+    def close(self, state):
+        os.kill(os.getpid(), signal.SIGINT); release.wait(60)
+release = threading.Event()
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+agent = steadynorm.attach(model, optimizer, server="", sinks=[Sink()])
+model(torch.ones(1, 2)).sum().backward()
+optimizer.step()
+try:
+    agent.close()
+except KeyboardInterrupt:
+    print("interrupted")
+release.set()
+print(len(agent._hooks), [len(each.parameters) for each in agent.stabilizers])
+"""
+
+
+def test_closing_that_is_interrupted_from_the_keyboard_lets_go_of_the_training(python: Interpreter) -> None:
+    done = python.run("-W", "ignore", "-c", INTERRUPTED)
+    assert done.stdout.splitlines() == ["interrupted", "0 [0]"], done.stderr
+
+
+class Silent(Exception):
+    """As exceptions with arguments that were forgotten: it cannot be shown."""
+
+    def __str__(self) -> str:
+        raise AttributeError("nothing")
+
+
+def test_an_exception_that_has_no_text_ends_the_run_as_others_do(training: Training, stub: StubServer) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    training.step()
+    agent.__exit__(Silent, Silent(), None)
+    assert stub.run.finish is not None
+    assert stub.run.finish.state is RunEnd.FAILED
+    assert stub.run.finish.reason == "Silent: its text cannot be read"
+
+
 @pytest.fixture
 def black_hole() -> Iterator[str]:
     """A server that takes connections and never answers."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from tests.support.fake_cuda import FakeCuda
+from torch.distributed.tensor import Partial
 
 import steadynorm
 from steadynorm.recording import scalars as scalars_module
@@ -185,3 +186,55 @@ def test_a_reader_that_is_far_behind_costs_values_and_mixes_none(monkeypatch: py
     for step in range(11, MAX_ENTRIES + 12):
         log.put(step, step, {"a": 1.0})
     assert log.lost == 3
+
+
+class Unreadable:
+    """A number whose own code fails."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("not computed yet")
+
+
+def test_a_value_whose_own_code_fails_is_left_out_and_the_agent_goes_on(
+    training: Training, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
+        agent.log(loss=training.step(), odd=Unreadable(), good=2.0)  # type: ignore[arg-type]  # that is the point
+    assert agent.counters.errors == 0
+    assert [value for _, value in points(stub, "good")] == [2.0]
+    assert "'odd': it cannot be read (RuntimeError: not computed yet)" in caplog.text
+
+
+def test_a_number_that_float32_cannot_hold_is_recorded_and_told_as_infinite(
+    training: Training, stub: StubServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
+        training.step()
+        agent.log(loss=1e39, big=1e39)
+        training.step()
+        agent.log(loss=-(10**400))
+    assert [abs(value) for value in stub.run.column("loss")] == [math.inf, math.inf]
+    assert stub.run.column("loss_nonfinite") == [1.0, 1.0]
+    assert "'big' was logged as 1e+39 at step 1. It is recorded as inf: float32 ends at 3.4e38." in caplog.text
+
+
+class Parts(torch.Tensor):
+    """As a DTensor of which each rank holds a part of the sum."""
+
+    placements = (Partial(),)
+
+
+def test_what_ranks_hold_in_parts_is_refused_and_said(training: Training, caplog: pytest.LogCaptureFixture) -> None:
+    part = torch.tensor(2.0).as_subclass(Parts)
+    agent = steadynorm.attach(training.model, training.optimizer, server="", sinks=[Kept()])
+    with pytest.raises(ValueError, match=r"parts of a DTensor. Use \.full_tensor\(\) on each rank"):
+        agent.log(loss=part)
+    agent.log(part=part)
+    assert "part must be the same on all ranks" in caplog.text
+    agent.close()
+
+
+class Kept:
+    """A sink, for which scalars are recorded without a server."""
+
+    def write(self, step: int, scalars: object) -> None: ...

@@ -13,6 +13,8 @@ import steadynorm
 from steadynorm import mailbox
 from steadynorm.transport import batches
 from steadynorm_contract.notes import MAX_NOTE_LENGTH
+from steadynorm_contract.settings import Settings
+from steadynorm_contract.telemetry import AgentNote, NoteKind
 
 if TYPE_CHECKING:
     from tests.support.agent import Response, StubServer, Training
@@ -82,3 +84,17 @@ def test_a_note_is_stored_by_the_real_server(training: Training, stack: RunningS
     agent.close()
     (note,) = stack.client.notes(agent.run_id).notes
     assert (note.text, note.step, note.author, note.by_agent) == ("new data from here on", 1, "training loop", True)
+
+
+def test_a_note_that_comes_while_a_full_queue_is_taken_is_not_lost() -> None:
+    waiting = mailbox.Mailbox(Settings())
+
+    def note(number: int) -> None:
+        waiting.note(AgentNote(NoteKind.FINDING, number, 0.0, 0, ""))
+
+    for number in range(mailbox.MAX_NOTES):
+        note(number)
+    numbered, waiting._numbered = waiting._numbered, lambda each: (note(1000), numbered(each))[1]  # type: ignore[method-assign]  # amid it
+    assert [each.step for each in waiting.notes()] == list(range(mailbox.MAX_NOTES))
+    waiting._numbered = numbered  # type: ignore[method-assign]
+    assert [each.step for each in waiting.notes()] == [1000] * mailbox.MAX_NOTES

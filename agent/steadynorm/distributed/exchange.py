@@ -160,6 +160,11 @@ class Exchange:
         finally:
             dist.destroy_process_group(group)  # its connections close when nothing refers to it any more
 
+    def abandon(self) -> None:
+        """In a forked child: the threads that would complete it, and end the group, are the parent's."""
+        works, self._group, self._works = self._works, None, []
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(works))  # to free them would wait for those threads
+
     def _wait(self, device_is_busy: Callable[[], bool], extra_s: float) -> bool:
         """Wait within what is left. Returns whether the exchange is done."""
         if self._is_done():

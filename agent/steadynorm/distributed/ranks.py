@@ -175,6 +175,7 @@ class Ranks:
     def abandon(self) -> None:
         """In a forked child: the group is the parent's."""
         self._ended = True
+        self._exchange.abandon()
 
     def _go_alone(self, error: Exception) -> None:
         """Leave the exchange, for good: the others get an error, or the end of their patience, too."""

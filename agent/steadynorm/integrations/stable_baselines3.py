@@ -56,7 +56,8 @@ class SteadyNormCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self._session.begin(self.model.policy, optimizers(self.model))
-        self.logger.output_formats.append(self._writer)
+        if self._writer not in self.logger.output_formats:  # a logger of the user's, after a `learn()` that raised
+            self.logger.output_formats.append(self._writer)
         limit = getattr(self.model, "max_grad_norm", None)
         if limit is not None and limit < math.inf:
             _log.warning(

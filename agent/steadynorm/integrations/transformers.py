@@ -13,7 +13,7 @@ import torch
 
 from steadynorm.agent import Agent
 from steadynorm.integrations.base import Session, numbers_of, warn_about_clipping
-from steadynorm.lifecycle import end_state
+from steadynorm.lifecycle import described, end_state
 from steadynorm_contract.settings import Mode
 from steadynorm_contract.telemetry import RunEnd
 
@@ -76,9 +76,7 @@ class SteadyNormCallback(TrainerCallback):
     ) -> None:
         run = args.run_name if args.run_name != args.output_dir else None
         saved = Path(args.output_dir or "", f"checkpoint-{state.global_step}", STATE_FILE)
-        known = (
-            torch.load(saved, map_location="cpu", weights_only=True) if state.global_step and saved.exists() else None
-        )
+        known = _read(saved) if state.global_step and saved.exists() else None
         scaler = getattr(kwargs["optimizer"], "scaler", None)  # of Accelerate's wrapper
         agent = self._session.begin(
             kwargs["model"], [kwargs["optimizer"]], run=run, state=known, steps=state.global_step, scaler=scaler
@@ -122,7 +120,7 @@ class SteadyNormCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(args.output_dir or "", f"checkpoint-{state.global_step}")
         if self.agent is not None and state.is_world_process_zero and folder.is_dir():
-            torch.save(self.agent.state_dict(), folder / STATE_FILE)
+            _write(self.agent.state_dict(), folder / STATE_FILE)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -151,6 +149,32 @@ class SteadyNormCallback(TrainerCallback):
         if self._patched is not None:
             del self._patched.unscale_gradients
             self._patched = None
+
+
+def _read(saved: Path) -> Any:
+    """The agent's state; None, with a warning, where it cannot be read: the trainer's own checkpoint is complete."""
+    try:
+        return torch.load(saved, map_location="cpu", weights_only=True)
+    except Exception as error:
+        _log.warning(
+            "%s cannot be read (%s): training resumes, and the statistics of norms begin anew. Nothing is to be done.",
+            *(saved, described(error)[:300]),
+        )
+        return None
+
+
+def _write(state: dict[str, Any], saved: Path) -> None:
+    """All of it or nothing: a job may be killed meanwhile. A full disk is told, and is no reason to stop training."""
+    unfinished = saved.with_suffix(".unfinished")
+    try:
+        torch.save(state, unfinished)
+        unfinished.replace(saved)
+    except Exception as error:
+        unfinished.unlink(missing_ok=True)
+        _log.warning(
+            "%s was not written (%s): resumed from there, the statistics of norms begin anew. Make room on the disk.",
+            *(saved, described(error)[:300]),
+        )
 
 
 def scalar_name(logged: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import NamedTuple
 
 from torch import Tensor
 
-from steadynorm.recording.scalars import Values
+from steadynorm.recording.scalars import Values, whole
 from steadynorm_contract.codec import encodable
 from steadynorm_contract.notes import MAX_NOTE_LENGTH
 from steadynorm_contract.telemetry import MAX_BATCH_ID_LENGTH
@@ -36,12 +37,17 @@ def loss_value(loss: object) -> float | Tensor:
     if isinstance(loss, Tensor):
         if loss.numel() != 1:
             raise ValueError(f"loss must be one number: got shape {tuple(loss.shape)}. Use loss.mean().")
+        if loss.is_complex() or loss.is_meta:
+            raise ValueError(f"loss must be a real number: got {loss.dtype} on {loss.device}. Use loss.abs() or .real.")
+        loss = whole("loss", loss)
         if loss.device.type == "cpu":
             return float(loss.detach())  # in host memory: no wait, where copying it to a device would be one
         return loss.detach().reshape(())
     try:
         return float(loss)  # type: ignore[arg-type]  # numpy's scalars and the like: float() knows
-    except (TypeError, ValueError):
+    except OverflowError:
+        return math.inf
+    except Exception:  # of its own code too
         raise TypeError(f"loss must be a number or a tensor of one element: got {type(loss).__name__}.") from None
 
 

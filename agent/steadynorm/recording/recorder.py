@@ -291,7 +291,8 @@ def combine(
         elif present:
             losses = [mark.loss for mark in present if mark.loss is not None]
             if losses:  # else NaN, as a loss that is NaN: the flag tells them apart
-                values[_LOSS], values[_LOSS_NONFINITE] = losses[0], float(not math.isfinite(losses[0]))
+                loss = ctypes.c_float(losses[0]).value  # as it is sent: infinite where float32 cannot hold it
+                values[_LOSS], values[_LOSS_NONFINITE] = loss, float(not math.isfinite(loss))
             values[_LEARNING_RATE] = present[0].learning_rate
             alarm = values[_SPIKES] > 0 or values[_NONFINITE] > 0
             batch_id = next((mark.batch_id for mark in present if mark.batch_id is not None), None) if alarm else None

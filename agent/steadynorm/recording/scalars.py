@@ -13,11 +13,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from ctypes import c_float
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from steadynorm.lifecycle import described
 from steadynorm_contract.scalars import (
     MAX_SCALARS,
     MAX_SENTENCE_LENGTH,
@@ -46,6 +48,7 @@ def scalar_value(name: str, value: object) -> float | Tensor:
             raise ValueError(f"{name} must be one number: got shape {tuple(value.shape)}. Use .mean().")
         if value.is_complex():
             raise ValueError(f"{name} must be a real number: got {value.dtype}. Use .abs().")
+        value = whole(name, value)
         return float(value.item()) if value.is_cpu else value.detach()
     if not isinstance(value, str | bytes | bytearray):
         try:
@@ -55,6 +58,18 @@ def scalar_value(name: str, value: object) -> float | Tensor:
         except (TypeError, ValueError):
             pass
     raise ValueError(f"{name} must be a number or a tensor of one element: got {type(value).__name__}. Use float().")
+
+
+def whole(name: str, value: Tensor) -> Tensor:
+    """A plain tensor of the same number. Raises ValueError for a DTensor of which each rank holds a part."""
+    if (placements := getattr(value, "placements", None)) is None:
+        return value
+    if not all(each.is_replicate() for each in placements):
+        raise ValueError(
+            f"{name} must be the same on all ranks: got parts of a DTensor. Use .full_tensor() on each rank."
+        )
+    local: Tensor = value.to_local()  # type: ignore[attr-defined]  # of a DTensor
+    return local
 
 
 def describe(unit: object, sentence: object) -> ScalarDescription:
@@ -82,8 +97,9 @@ class ScalarNames:
                 continue
             try:
                 number = scalar_value(name, value)
-            except ValueError as error:
-                self._warn(name, str(error))
+            except Exception as error:  # of the value's own code, whose errors are not the agent's
+                text = str(error) if isinstance(error, ValueError) else f"it cannot be read ({described(error)[:200]})."
+                self._warn(str(name)[:100], text if str(name) in text else f"{ascii(name)[:100]}: {text}")
                 continue
             if name in self._known or self.admit(name):
                 found[name] = number
@@ -236,9 +252,10 @@ class ScalarLog:
             numbers = [*copied, *numbers]
         values = dict(zip(entry.names, numbers, strict=True))
         for name, value in values.items():
-            if self._warns and not math.isfinite(value) and name not in self._nonfinite:
+            if self._warns and not math.isfinite(recorded := c_float(value).value) and name not in self._nonfinite:
                 self._nonfinite.add(name)
-                _log.warning("%s was logged as %s at step %d. It is recorded as such.", ascii(name), value, entry.step)
+                how = "as such" if value != value or value == recorded else f"as {recorded}: float32 ends at 3.4e38"
+                _log.warning("%s was logged as %s at step %d. It is recorded %s.", ascii(name), value, entry.step, how)
         return values
 
 

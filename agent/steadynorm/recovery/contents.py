@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from steadynorm.lifecycle import described
 from steadynorm.recovery import trees
 from steadynorm.recovery.trees import Buffers
 from steadynorm.recovery_options import Recovery
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
+from steadynorm_contract.codec import encodable
 
 _log = logging.getLogger("steadynorm")
 
@@ -94,6 +97,7 @@ class Contents:
         if self._restores_rng:
             saved.random = {"cpu": torch.get_rng_state()}
             saved.random |= {str(device): torch.cuda.get_rng_state(device) for device in self.devices()}
+        buffers.trim()
         return saved
 
     @torch.no_grad()
@@ -142,7 +146,7 @@ class Contents:
                 part()
             except Exception as error:
                 _log.debug("%s did not go back", name, exc_info=True)
-                failed.append(f"{name} ({type(error).__name__}: {str(error)[:200]})")
+                failed.append(f"{name} ({encodable(described(error)[:200])})")
         return failed
 
     def _restore_weights(self, saved: Saved) -> None:
@@ -150,10 +154,13 @@ class Contents:
             trees.local(weight).copy_(copied)
 
     def _restore_buffers(self, saved: Saved) -> None:
-        if (model := self._model()) is not None:
-            for name, buffer in model.named_buffers():
-                if name in saved.buffers:
-                    trees.restore(buffer, saved.buffers[name], buffer.device)
+        if (model := self._model()) is None:
+            return
+        known = [(name, buffer, saved.buffers[name]) for name, buffer in model.named_buffers() if name in saved.buffers]
+        for _, buffer, copied in known:
+            trees.restore(buffer, copied, buffer.device)
+        if other := [name for name, buffer, copied in known if not trees.fits(buffer, copied)]:
+            raise ValueError(f"{', '.join(other[:3])} has another shape than when it was taken")
 
     def _restore_statistics(self, saved: Saved) -> None:
         for reference, mode, statistics in saved.statistics:
@@ -220,12 +227,23 @@ def _living_weights(saved: Saved) -> list[tuple[Tensor, Tensor]]:
 
 def _restore_other(other: Any, state: Any) -> None:
     if isinstance(other, torch.nn.Module):
-        trees.restore(other.state_dict(), state, None)  # which shares the module's memory
+        now, again = other.state_dict(), other.state_dict()
+        # Before it is written into: two calls that give the same memory give the module's own.
+        shared = all(isinstance(each, Tensor) and _is_same(each, again.get(name)) for name, each in now.items())
+        given = OrderedDict(trees.restore(None, state, None))
+        trees.restore(now, state, None)
+        if not shared:  # copies, or what get_extra_state() returns
+            given._metadata = getattr(now, "_metadata", None)  # type: ignore[attr-defined]  # as torch's own has
+            other.load_state_dict(given)
     elif _is_scaler(other):
         # It was not asked how many steps it had before it raises its scale, which would have been a wait: begin anew.
         other.load_state_dict({**other.state_dict(), "scale": float(state["scale"]), "_growth_tracker": 0})
     elif state:  # a scaler that is off has none
         other.load_state_dict(trees.restore(None, state, None))
+
+
+def _is_same(one: Tensor, other: object) -> bool:
+    return isinstance(other, Tensor) and trees.local(one).data_ptr() == trees.local(other).data_ptr()
 
 
 def _is_scaler(other: object) -> bool:

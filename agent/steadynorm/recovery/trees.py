@@ -21,14 +21,22 @@ class Buffers:
 
     def __init__(self) -> None:
         self._tensors: dict[tuple[Any, ...], Tensor] = {}
+        self._used: set[tuple[Any, ...]] = set()  # since the last `trim()`
 
     def of(self, path: tuple[Any, ...], tensor: Tensor) -> Tensor:
         """The buffer for a tensor at this place, made once."""
+        self._used.add(path)
         known = self._tensors.get(path)
         if known is None or known.shape != tensor.shape or known.dtype != tensor.dtype:
             known = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=tensor.is_cuda)
             self._tensors[path] = known
         return known
+
+    def trim(self) -> None:
+        """All is copied: free what was of tensors that are there no more, such as parameters that were exchanged."""
+        for path in self._tensors.keys() - self._used:
+            del self._tensors[path]
+        self._used = set()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from steadynorm.lifecycle import described
 from steadynorm.sinks.base import Row, RunInfo, Sink, SinkEvent, Tool
 
 MAX_VALUES = 200_000
@@ -82,7 +83,7 @@ class SinkThread:
             try:
                 self._sink.find_active()
             except Exception as error:
-                self._tell(f"{type(error).__name__}: {error}")
+                self._tell(described(error))
         self._run, self._prepare = run, prepare
         self._thread = threading.Thread(target=self._work, name=f"steadynorm-sink-{self.name}", daemon=True)
         self._thread.start()
@@ -144,8 +145,8 @@ class SinkThread:
                 else:
                     self._call("open", self._run)
                 pause_s, opened = 0.0, True
-            except Exception as error:
-                self._tell(f"{type(error).__name__}: {error}"[:300])
+            except BaseException as error:  # SystemExit too: nobody else would count what is left
+                self._tell(described(error)[:300])
                 if not opened and self._end is not None:  # nobody waits for another attempt
                     break
                 pause_s = min(_LONGEST_PAUSE_S, 2 * pause_s or _FIRST_PAUSE_S)
@@ -172,22 +173,22 @@ class SinkThread:
 
     def _write(self, rows: Sequence[Row], events: Sequence[SinkEvent]) -> None:
         """Each of them is counted, whatever is raised. Raises the first error, after all were tried."""
-        errors: list[Exception] = []
+        errors: list[BaseException] = []
         if isinstance(self._sink, Tool):
             if rows:
                 self._count(len(rows), errors, self._sink.write_rows, rows)
         else:
             for row in rows:
-                self._count(1, errors, self._sink.write, row.step, row.scalars)
+                self._count(1, errors, self._sink.write, row.step, dict(row.scalars))  # other sinks have them too
         for event in events if hasattr(self._sink, "event") else ():
             self._count(1, errors, self._call, "event", event)
         if errors:
             raise errors[0]
 
-    def _count(self, items: int, errors: list[Exception], call: Callable[..., object], *arguments: object) -> None:
+    def _count(self, items: int, errors: list[BaseException], call: Callable[..., object], *arguments: object) -> None:
         try:
             call(*arguments)
-        except Exception as error:
+        except BaseException as error:
             errors.append(error)
             with self._lock:
                 self._dropped["error"] += items
@@ -200,8 +201,8 @@ class SinkThread:
             self._called_at = monotonic()
             if opened:
                 self._call("close", self._end or "")
-        except Exception as error:
-            self._tell(f"{type(error).__name__}: {error}"[:300])
+        except BaseException as error:
+            self._tell(described(error)[:300])
         finally:
             self._called_at = None
             with self._lock:

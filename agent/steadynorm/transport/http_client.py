@@ -9,7 +9,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from time import time
+from time import monotonic, time
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -87,6 +87,9 @@ def _shutdown(connection: HTTPConnection) -> None:
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+"""Settings and defaults take some 20 KB: more comes from something else, and training needs the memory."""
+_READ_BYTES = 16 * 1024
 
 LONGEST_PACE_S = 10.0
 """Whatever a server says: what is not sent is lost with the process."""
@@ -238,12 +241,15 @@ class HttpClient:
             headers["Authorization"] = f"Bearer {token}"
         timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
         try:
-            response = self._pool.request(method, self._root + path, body=body, headers=headers, timeout=timeout)
+            response = self._pool.request(
+                method, self._root + path, body=body, headers=headers, timeout=timeout, preload_content=False
+            )
+            data = _body(response, timeout_s)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
         if response.status in (200, 201, 202, 204, 304):
-            return response.data
-        raise _error(response.status, response.data, response.headers.get("Retry-After"))
+            return data
+        raise _error(response.status, data, response.headers.get("Retry-After"))
 
 
 class _Registered(msgspec.Struct):
@@ -276,11 +282,28 @@ def _not_ours(error: MalformedMessage) -> RequestRejected:
     return RequestRejected(f"the response is not steadynorm's ({error}): is this another server?")
 
 
+def _body(response: urllib3.BaseHTTPResponse, timeout_s: float) -> bytes:
+    """At most MAX_RESPONSE_BYTES of it: what is cut is no answer of ours. urllib3's time-out is that of one read."""
+    parts, size, until = [], 0, monotonic() + timeout_s
+    try:
+        while size <= MAX_RESPONSE_BYTES and (part := response.read1(_READ_BYTES)):
+            parts.append(part)
+            size += len(part)
+            if monotonic() > until:
+                raise TimeoutError(f"the response did not end within {timeout_s:.3g} s")
+        if size <= MAX_RESPONSE_BYTES:
+            response.release_conn()
+            return b"".join(parts)
+    finally:
+        response.close()  # where it was read to its end, the connection is the pool's already
+    return b""
+
+
 def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
     try:
-        problem = msgspec.json.decode(data, type=Problem)
+        problem = decode_json(data, Problem)
         message = f"{status} {problem.title}: {problem.detail}"
-    except msgspec.MsgspecError:
+    except MalformedMessage:
         problem, message = None, f"it responded with status {status}"
     if status == 404:
         return RunNotFound(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -219,7 +220,34 @@ def late(world: int) -> list[str]:
     return messages.texts
 
 
+def fork(world: int) -> dict[str, Any]:
+    """A child of each rank closes the agent, amid an exchange that the other rank has not come to."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    agent = steadynorm.attach(model, optimizer, server="", exchange_every=2)
+
+    def train(steps: int) -> None:
+        for step in range(steps):
+            backward(model, step)
+            average(parameter.grad for parameter in model.parameters())
+            optimizer.step()
+
+    train(5)
+    assert agent._ranks is not None
+    assert agent._ranks._exchange.in_progress
+    child = os.fork()
+    if child == 0:
+        agent.close()
+        agent.load_state_dict(agent.state_dict())
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    train(10)
+    agent.close()
+    return {"child": status, "step": agent.step, "findings": list(agent._check.findings)}
+
+
 SCENARIOS["uneven"] = uneven
+SCENARIOS["fork"] = fork
 SCENARIOS["late"] = late
 SCENARIOS["replicas"] = lambda world, kinds: {kind: replicas(world, kind) for kind in kinds}
 SCENARIOS["recorded replicas"] = lambda world, kind, server: replicas(world, kind, server)

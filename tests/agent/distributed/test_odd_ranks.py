@@ -93,3 +93,8 @@ def test_state_that_is_partitioned_over_ranks_changes_no_step(odd: RunRanks) -> 
     for result in odd(2, "zero"):
         for whole, partitioned in zip(result["whole"], result["partitioned"], strict=True):
             assert whole == pytest.approx(partitioned, rel=1e-5)
+
+
+def test_a_forked_child_of_a_rank_closes_without_waiting_for_ranks(odd: RunRanks) -> None:
+    for result in odd(2, "fork"):
+        assert result == {"child": 0, "step": 15, "findings": []}

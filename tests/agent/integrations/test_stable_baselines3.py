@@ -15,6 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what their own imports deprecate is not ours
     from stable_baselines3 import DQN, PPO, SAC
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.logger import configure
 
     from steadynorm.integrations.stable_baselines3 import SteadyNormCallback
 
@@ -119,3 +120,22 @@ def test_an_operators_checkpoint_is_saved_and_a_stop_ends_the_training(
     assert PPO.load(saved, device="cpu").num_timesteps < ppo.num_timesteps
     assert stub.run.finish is not None
     assert stub.run.finish.state == "stopped"
+
+
+def test_after_a_training_that_raised_a_logger_of_the_users_writes_once(stub: StubServer) -> None:
+    def fail() -> None:
+        raise RuntimeError("the environment is gone")
+
+    callback, ppo = SteadyNormCallback(server=stub.url, run="twice"), make_ppo()
+    ppo.set_logger(configure(None, []))
+    with pytest.raises(RuntimeError, match="gone"):
+        ppo.learn(96, callback=[callback, At(20, fail)])
+    ppo.learn(96, callback=callback)
+    sent = [
+        step
+        for batch in list(stub.runs.values())[-1].batches
+        for group in batch.logged
+        if "train/entropy_loss" in group.names
+        for step in group.steps
+    ]
+    assert sent == [4, 8]

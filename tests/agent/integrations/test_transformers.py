@@ -188,6 +188,33 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
     assert list(stub.runs.values())[-1].steps == [steps + 1, steps + 2]
 
 
+def test_a_state_file_that_was_cut_off_resumes_without_it_and_is_not_left_by_a_full_disk(
+    tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = SteadyNormCallback(server=stub.url, run="cut")
+    make_trainer(tmp_path, callback, max_steps=2, save_strategy="steps", save_steps=2).train()
+    saved = tmp_path / "checkpoint-2" / "steadynorm.pt"
+    saved.write_bytes(saved.read_bytes()[:100])  # by a job that was killed as it wrote
+    write = torch.save
+
+    def full(state: Any, file: Any) -> None:
+        if "steadynorm" in str(file):
+            Path(file).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(state, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    trainer = make_trainer(
+        tmp_path, SteadyNormCallback(server=stub.url), max_steps=4, save_strategy="steps", save_steps=4
+    )
+    trainer.train(resume_from_checkpoint=str(saved.parent))
+    assert trainer.state.global_step == 4
+    assert list(stub.runs.values())[-1].steps == [3, 4]
+    assert "training resumes, and the statistics of norms begin anew" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert not list((tmp_path / "checkpoint-4").glob("steadynorm*"))
+
+
 def test_training_twice_makes_two_runs_and_a_failed_one_ends_as_failed(tmp_path: Path, stub: StubServer) -> None:
     def fail() -> None:
         raise RuntimeError("out of data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -156,6 +156,76 @@ def test_a_sink_that_hangs_keeps_the_newest_rows_and_no_step_waits(
     assert stub.run.finish is not None
     assert len(stub.run.steps) == 201
     sink.released.set()
+
+
+class Leaving(Exception):
+    """Of a library that forgot its own arguments."""
+
+    def __str__(self) -> str:
+        raise AttributeError("nothing")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Leaving()])
+def test_a_sink_that_raises_anything_is_counted_and_closing_does_not_wait_for_it(
+    training: Training, caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    class Odd:
+        def write(self, step: int, scalars: Mapping[str, float]) -> None:
+            raise error
+
+    agent = steadynorm.attach(training.model, training.optimizer, server="", sinks=[Odd()])
+    for _ in range(3):
+        training.step()
+    agent.close()
+    (state,) = agent.health().sinks
+    assert (state.dropped["error"], state.waiting) == (3, 0)
+    assert type(error).__name__ in state.trouble
+    assert "it goes on for as long as the process runs" not in caplog.text
+
+
+def test_a_note_reaches_sinks_where_no_server_is_given(training: Training, caplog: pytest.LogCaptureFixture) -> None:
+    sink = Collected()
+    with steadynorm.attach(training.model, training.optimizer, server="", sinks=[sink]) as agent:
+        training.step()
+        for number in range(600):
+            agent.note(f"note {number}")
+    assert sink.events[-1].message == "note 599"
+    assert "is dropped" not in caplog.text
+
+
+def test_what_a_sink_does_to_its_row_is_not_seen_by_the_server_or_another_sink(
+    training: Training, stub: StubServer
+) -> None:
+    class Emptying:
+        def write(self, step: int, scalars: dict[str, float]) -> None:
+            scalars.clear()
+
+    sink = Collected()
+    sinks: list[Any] = [Emptying(), sink]
+    with steadynorm.attach(training.model, training.optimizer, server=stub.url, sinks=sinks) as agent:
+        for step in range(5):
+            training.step()
+            assert agent.flush()
+            agent.log(late=step)  # its step was sent before: a row of its own
+            assert agent.flush()
+    assert len(sink.rows) == 5
+    assert all("raw_norm" in row and "late" in row for row in sink.rows.values())
+
+
+def test_an_incident_after_an_older_checkpoint_was_loaded_is_told(training: Training) -> None:
+    sink = Collected()
+    with steadynorm.attach(training.model, training.optimizer, server="", sinks=[sink]) as agent:
+        for _ in range(20):
+            training.step()
+        state = agent.state_dict()
+        for _ in range(180):
+            training.step()
+        training.step(spike=1e4)
+        agent.load_state_dict(state)
+        for _ in range(80):
+            training.step()
+        training.step(spike=1e4)
+    assert [(event.kind, event.step) for event in sink.events] == [("spike", 201), ("spike", 101)]
 
 
 @pytest.mark.parametrize(

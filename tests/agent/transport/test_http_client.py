@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import socket
 import threading
+from collections.abc import Iterator
 from email.utils import formatdate
 from time import time
 from typing import TYPE_CHECKING
@@ -141,3 +144,72 @@ def test_waits_grow_and_differ_and_obey_the_server() -> None:
     assert 15.0 <= backoff.slow_s() <= 30.0
     backoff.reset()
     assert backoff.next_s() <= 1.0
+
+
+def answering(parts: Iterator[bytes]) -> tuple[str, threading.Event]:
+    """A server that answers one request with these bytes, and an event that is set when it has ended."""
+    listener, ended = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def answer() -> None:
+        with listener, contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                for part in parts:
+                    connection.sendall(part)
+        ended.set()
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}", ended
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_response_without_end_is_cut_before_it_takes_the_memory(packed: bool) -> None:
+    sent: list[int] = []
+    bomb = gzip.compress(bytes(20_000_000), 1)
+
+    def huge() -> Iterator[bytes]:
+        if packed:
+            yield HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb) + bomb
+            return
+        yield HEAD + b"Content-Length: 1000000000\r\n\r\n"
+        for _ in range(1000):
+            sent.append(1_000_000)
+            yield b" " * 1_000_000
+
+    address, ended = answering(huge())
+    with pytest.raises(RequestRejected, match="another server"):
+        HttpClient(address).send("r", b"")
+    assert ended.wait(20)
+    assert sum(sent) < 50_000_000
+
+
+def test_a_response_that_comes_bit_by_bit_has_an_end() -> None:
+    def drops() -> Iterator[bytes]:
+        yield HEAD + b"Content-Length: 100000\r\n\r\n"
+        while not over.wait(0.05):
+            yield b" "
+
+    over = threading.Event()
+    address, ended = answering(drops())
+    with pytest.raises(ServerUnavailable, match=r"did not end within 0\.3 s"):
+        HttpClient(address).send("r", b"", 0.3)
+    over.set()
+    assert ended.wait(20)
+
+
+def test_an_error_whose_text_is_no_text_is_still_the_servers(stub: StubServer) -> None:
+    stub.fault = lambda method, path, sent: (503, b'{"title": "\xff\xfe", "status": 503, "detail": ""}', {})
+    with pytest.raises(ServerUnavailable, match="status 503"):
+        HttpClient(stub.url).send("r", b"")
+
+
+def test_a_connection_is_used_again_after_a_response(stub: StubServer) -> None:
+    client = HttpClient(stub.url)
+    for _ in range(3):
+        client.register(RunRegistration(name="r", run_id="r"))
+    assert len(client._connections._open) == 1
+    assert len(stub._open) == 1
