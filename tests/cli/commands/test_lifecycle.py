@@ -48,7 +48,7 @@ def test_runs_are_put_away_and_brought_back_by_name(
     assert shown.out.splitlines()[0] == "one-a-1: archived; back: steadynorm unarchive one-a-1"
     assert "Stop it first (`steadynorm set runs-on-1 stop=true`), then archive it." in shown.err
     assert listed() == {live}
-    with pytest.raises(CommandError, match="no run on"):
+    with pytest.raises(CommandError, match=r"one-a-1 is archived: `steadynorm unarchive one-a-1` lists it again\."):
         lifecycle.archive(["one-a"], server=stack.server)  # of that name none is listed
     lifecycle.unarchive(["one-a", "one-b"], server=stack.server)
     assert listed() == {first, second, live}
