@@ -46,13 +46,13 @@ class Session:
         recovery = options.get("recovery")
         if isinstance(recovery, Recovery) and recovery.scaler is None:
             options["recovery"] = replace(recovery, scaler=scaler)
-        agent = attach(model, list(optimizers), **options)
+        agent = self.agent = attach(model, list(optimizers), **options)  # also where the state is refused: it is closed
         if state is not None:
             agent.load_state_dict(state)
         elif steps:
             agent.log(step=steps + 1)
         agent.on_checkpoint(self._request_checkpoint)
-        self.agent, self._logged, self._checkpoint_requested = agent, agent.step, False
+        self._logged, self._checkpoint_requested = agent.step, False
         return agent
 
     def end(self, state: RunEnd | None = None, reason: str = "") -> None:
