@@ -3,6 +3,9 @@
 Streamlit's page asks for the script of each element when the first one of its kind is drawn, so that a first visit is a
 chain of requests, each of which waits for the server and for the script before it. What earlier visitors asked for is
 named in the page's head, and is loaded beside the rest.
+
+What stands in place of elements that are not loaded yet stands still: Streamlit lets it pulse, sixty frames a second,
+which without a GPU are drawn by the processor that the page waits for.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _HEAD_ENDS = b"</head>"
+_STILL = "".join(
+    f'<style>[data-testid="{name}"], [data-testid="{name}"] * {{ animation: none !important; }}</style>'
+    for name in ("stAppSkeleton", "stSkeleton")
+)
 _NAME = re.compile(r"[\w.~-]+\.js")  # nothing that would be markup in a page
 
 
@@ -75,7 +82,7 @@ class Preloads:
         modules = [
             f'<link rel="modulepreload" crossorigin href=".{path.removeprefix(self._base)}">' for path in missing
         ]
-        return page.replace(_HEAD_ENDS, "".join([*self._links, *modules]).encode() + _HEAD_ENDS, 1)
+        return page.replace(_HEAD_ENDS, "".join([_STILL, *self._links, *modules]).encode() + _HEAD_ENDS, 1)
 
 
 def _is_page(message: Message) -> bool:

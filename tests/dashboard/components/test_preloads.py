@@ -53,3 +53,9 @@ async def test_what_is_missing_is_no_module_or_would_be_markup_is_not_named() ->
     assert page.text.count("modulepreload") == 1
     assert "./static/js/good.js" in page.text
     assert "<script>" not in page.text
+
+
+async def test_what_stands_in_place_of_elements_that_are_not_loaded_yet_stands_still() -> None:
+    head = (await _get(_app(), "/")).text.partition("</head>")[0]
+    for name in ("stAppSkeleton", "stSkeleton"):
+        assert f'[data-testid="{name}"] * {{ animation: none !important; }}' in head
