@@ -3,6 +3,7 @@
     python benchmarks/step_cost.py [--rounds 60] [--device cpu] [--cpu-time] [--json FILE]
     python benchmarks/step_cost.py --optimizers 200     # an optimizer for each parameter, in place of the shapes
                                    [--elements 64 65536]
+    python benchmarks/step_cost.py --hook 100 1000      # one optimizer of so many parameters: all that the agent does
 
 Per shape, in interleaved rounds of random order: `clip_grad_norm_(foreach=True)`, the same again (the A/A control),
 `GradientStabilizer.apply()` by the paper's rule, by the default of `attach()` and in mode `clip`, and the rule as the
@@ -11,6 +12,7 @@ per-round ratios to clipping.
 
 With `--optimizers` each of so many parameters, of `--elements` each, has an optimizer whose own step does nothing.
 "torch" are those without an agent: their hooks and their profiler's record cost that before anybody does anything.
+With `--hook` it is one optimizer of so many, and what is shown of the agent is the time above an optimizer without one.
 Times are of this thread's processor, since a round is longer than a turn of a busy machine.
 """
 
@@ -23,7 +25,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -113,8 +115,8 @@ def compare(
 class Empty(torch.optim.Optimizer):
     """Its step does nothing but what torch does around it."""
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        super().__init__([parameter], {"lr": 1e-3})
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters, {"lr": 1e-3})
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Nothing."""
@@ -122,6 +124,19 @@ class Empty(torch.optim.Optimizer):
 
 def many_optimizers(count: int, elements: int, rounds: int) -> dict[str, dict[str, float]]:
     """As `compare`, for `count` parameters of so many elements, with an optimizer each."""
+    return _figures(_empty_steps(count, elements, rounds, together=False), "clip_grad_norm_ of all")
+
+
+def hook_of_one(count: int, elements: int, rounds: int) -> dict[str, dict[str, float]]:
+    """As `compare`, for one optimizer of `count` parameters; the agent's times without those of torch's own step."""
+    times = _empty_steps(count, elements, rounds, together=True)
+    for name in ("torch again", "steadynorm", "steadynorm, observe"):
+        times[name] = [whole - bare for whole, bare in zip(times[name], times["torch"], strict=True)]
+    return _figures(times, "clip_grad_norm_ of all")
+
+
+def _empty_steps(count: int, elements: int, rounds: int, *, together: bool) -> dict[str, list[float]]:
+    """Seconds of each round, by method, of optimizers whose step does nothing. together: one has all parameters."""
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(elements, generator=generator) for _ in range(count)]
 
@@ -129,7 +144,7 @@ def many_optimizers(count: int, elements: int, rounds: int) -> dict[str, dict[st
         parameters = nn.ParameterList(nn.Parameter(torch.zeros(elements)) for _ in range(count))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
-        return parameters, [Empty(parameter) for parameter in parameters]
+        return parameters, [Empty(parameters)] if together else [Empty([parameter]) for parameter in parameters]
 
     def in_turn(optimizers: list[Empty]) -> Callable[[], object]:
         def run() -> None:
@@ -165,7 +180,7 @@ def many_optimizers(count: int, elements: int, rounds: int) -> dict[str, dict[st
                 times[name].append(time.thread_time() - start)
     for agent in agents:
         agent.close()
-    return _figures(times, "clip_grad_norm_ of all")
+    return times
 
 
 def _figures(times: dict[str, list[float]], base: str) -> dict[str, dict[str, float]]:
@@ -184,6 +199,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cpu-time", action="store_true", help="of this process, where others use the machine too")
     parser.add_argument("--optimizers", type=int, default=0, help="so many, of a parameter each")
+    parser.add_argument("--hook", type=int, nargs="+", default=[], help="one optimizer of so many parameters")
     parser.add_argument("--elements", type=int, nargs="+", default=[64], help="of each optimizer's parameter")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args()
@@ -194,9 +210,12 @@ def main() -> None:
     figures: dict[str, dict[str, dict[str, float]]] = {}
     clock = time.process_time if options.cpu_time else time.perf_counter
     many = options.optimizers
-    for count, size in [(many, elements) for elements in options.elements] if many else SHAPES:
-        shape = f"{count} of {size}" if many else f"{count} x {size}x{size}"
-        if many:
+    counts: list[int] = options.hook or ([many] if many else [])
+    for count, size in [(count, elements) for count in counts for elements in options.elements] or SHAPES:
+        shape = f"{count} of {size}" if counts else f"{count} x {size}x{size}"
+        if options.hook:
+            figures[shape] = hook_of_one(count, size, options.rounds)
+        elif many:
             figures[shape] = many_optimizers(count, size, options.rounds)
         else:
             figures[shape] = compare(count, size, options.rounds, device, clock)

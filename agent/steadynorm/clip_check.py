@@ -55,9 +55,11 @@ class ClipCheck:
             return
         self._kept = _smallest(stabilizers)
 
-    def looks_at(self, stabilizer: GradientStabilizer) -> bool:
+    def looks_at(self, stabilizers: Sequence[GradientStabilizer]) -> bool:
         """Whether `begins()` and `stabilized()` have anything to do in the coming step."""
-        return bool(self._left) or (self._looks < STEPS and stabilizer.settings.mode is Mode.STABILIZE)
+        if self._looks >= STEPS:
+            return bool(self._left)
+        return bool(self._left) or any(each.settings.mode is Mode.STABILIZE for each in stabilizers)
 
     def begins(self) -> None:
         """A step begins, and nothing of it is stabilized yet."""

@@ -69,8 +69,7 @@ class OptimizerHooks:
         self._ranks = ranks
         self._tracker = tracker
         self._check, self._clip_check = check, ClipCheck(check)
-        self._recorded = recorded
-        self._recorder = recorder
+        self._recorded, self._recorder = recorded, recorder
         self._publisher = publisher
         self._recovery = recovery
         self._learning_rate: float | Tensor = float("nan")
@@ -160,17 +159,15 @@ class OptimizerHooks:
             self._counts = early or self._enter(optimizer, closure=closure is not None)
             if self._boundary.closed:  # while it was paused
                 return None
-            try:
-                # Also after an error: a run that is held at a tenth of its rate must not jump to all of it.
-                self._rates.begin(self._boundary.lr_scale, self._boundary.settings.lr, self.options)
-            except Exception:
-                self._errors.record()
+            self._begin_rates()
             if early:
                 self._look(lambda: self._clip_check.steps(self._step_frame))
             elif closure is None and self._counts:
-                self._look(self._clip_check.begins)
+                if looks := self._clip_check.looks_at(self.stabilizers):
+                    self._look(self._clip_check.begins)
                 self._stabilize(optimizer)
-                self._look(lambda: self._clip_check.stabilized(self.stabilizers))
+                if looks:
+                    self._look(lambda: self._clip_check.stabilized(self.stabilizers))
         if closure is None or not self._counts or getattr(closure, "hooks", None) is self:
             return None
         wrapped = self._wrap_closure(optimizer, closure)
@@ -196,22 +193,28 @@ class OptimizerHooks:
         stabilizer, rate = self.stabilizers[0], groups[0].get("lr")
         ours, theirs = stabilizer.parameters, groups[0]["params"]
         if (
-            len(ours) != 1
-            or len(theirs) != 1
+            not len(ours) == len(theirs) == 1
             or ours[0] is not theirs[0]
             or type(rate) is not float
             or not rate
-            or self._clip_check.looks_at(stabilizer)
+            or self._clip_check.looks_at(self.stabilizers)
             or not boundary.joins_step(self._index)
         ):
             return False
         self._step_frame, self._depth = calling_frame(), 0
         self._evaluations, self._counts, self._learning_rate = 0, True, rate
-        scale, lr = boundary.lr_scale, boundary.settings.lr
-        if scale != 1.0 or lr is not None or self.options or self._rates.changes:
-            self._rates.begin(scale, lr, self.options)
+        self._begin_rates()
         self._stabilize_with(stabilizer, optimizer, again=False)
         return True
+
+    def _begin_rates(self) -> None:
+        """Also after an error: a run that is held at a tenth of its rate must not jump to all of it."""
+        scale, lr = self._boundary.lr_scale, self._boundary.settings.lr
+        try:
+            if scale != 1.0 or lr is not None or self.options or self._rates.changes:
+                self._rates.begin(scale, lr, self.options)
+        except Exception:
+            self._errors.record()
 
     def _look(self, check: Callable[[], None]) -> None:
         try:

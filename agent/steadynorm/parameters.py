@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
@@ -125,7 +125,7 @@ class Members:
     """
 
     def __init__(self, groups: Groups) -> None:
-        self._groups: list[tuple[int, Callable[[Sequence[Tensor]], Iterable[Tensor]], list[int]]] = []
+        self._groups: list[tuple[int, Callable[[Sequence[Tensor]], Iterable[Tensor]], list[Tensor]]] = []
         self._frozen: list[tuple[int, int]] = []  # group and place
         self._next = 0
         for index, group in enumerate(groups):
@@ -134,15 +134,15 @@ class Members:
             self._frozen += [(index, at) for at in frozen]
             trainable = sorted(set(range(len(parameters))) - set(frozen))
             pick = _all if not frozen else itemgetter(*trainable) if len(trainable) > 1 else _those(trainable)
-            self._groups.append((len(parameters), pick, [*map(id, pick(parameters))]))
+            self._groups.append((len(parameters), pick, [*pick(parameters)]))
 
     def changed(self, groups: Groups) -> bool:
         """Whether the groups have other trainable parameters now."""
         if len(groups) != len(self._groups):
             return True
-        for group, (size, pick, identities) in zip(groups, self._groups, strict=True):
+        for group, (size, pick, trainable) in zip(groups, self._groups, strict=True):
             parameters = group["params"]
-            if len(parameters) != size or [*map(id, pick(parameters))] != identities:
+            if len(parameters) != size or not all(map(is_, pick(parameters), trainable)):
                 return True
         return bool(self._frozen) and self._thawed(groups)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from steadynorm.stabilizer.alike import Stacks
 from steadynorm.stabilizer.sharding import Shards, is_sharded, local_part
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)  # their norms accumulate in float32
@@ -40,6 +41,8 @@ class Gradients:
         self._separate = {index for index, part in enumerate(self.parts) if _is_measured_separately(part)}
         # Whether gradients are checked one by one: complex ones, and once any was sparse or of another dtype.
         self._unusual = any(parameter.is_complex() for parameter in parameters)
+        self._all = list(range(len(parameters)))
+        self._stacks = None if self._unusual or self.shards else Stacks.among(parameters)
         self._norms_of: Tensor | None = None
         self._norm_views: list[Tensor] = []
         self._scales_of: Tensor | None = None
@@ -58,10 +61,12 @@ class Gradients:
     def collect(self) -> Present:
         """Indices and gradients of the parameters that have one."""
         # Identity, not `None in found`: that would compare every tensor, element by element.
-        pairs = [(index, gradient) for index, p in enumerate(self._parameters) if (gradient := p.grad) is not None]
+        gradients = [gradient for p in self._parameters if (gradient := p.grad) is not None]
+        indices = self._all
+        if len(gradients) < len(indices):
+            indices = [index for index, p in enumerate(self._parameters) if p.grad is not None]
         if self._unusual:
-            pairs = [(index, self._dense(index, gradient)) for index, gradient in pairs]
-        indices, gradients = [index for index, _ in pairs], [gradient for _, gradient in pairs]
+            gradients = [self._dense(index, gradient) for index, gradient in zip(indices, gradients, strict=True)]
         return indices, gradients if self.shards is None else self.shards.local(indices, gradients)
 
     def all(self) -> list[Tensor | None]:
@@ -127,7 +132,10 @@ class Gradients:
         if not gradients:
             out.zero_()
         elif len(gradients) == len(self._parameters):
-            torch.stack(self._norms(indices, gradients), out=out)
+            if self._stacks is None or self._unusual:
+                torch.stack(self._norms(indices, gradients), out=out)
+            else:
+                self._stacks.measure(gradients, out, self._norms)
         else:
             if self._norms_of is not out:
                 self._norms_of, self._norm_views = out, list(out.unbind())

@@ -73,10 +73,11 @@ class DeviceSettings:
         self.fade_limit = self.values[20]  # spike_limit; infinite where nothing fades
         self.clip_factor, self.usual_clip, self.clip_norm = self.values[21:]  # the newest, see `total_clip`; clip_norm
         self.values[21:23] = 1.0
-        self.largest = torch.tensor(_SQUARABLE, dtype=torch.float32, device=device)
-        self.unknown = torch.tensor(torch.inf, dtype=torch.float32, device=device)  # in place of a young baseline
-        self.limited = False  # whether there is a spike_limit
-        self.fading = False  # and whether steps above it fade, which they do in stabilize
+        self.unknown = torch.tensor(torch.inf, dtype=torch.float32, device=device)  # in place of what is too young
+        self.begun = torch.tensor([[0.0], [BASELINE_WEIGHT]], dtype=torch.float32, device=device)
+        self.limits = torch.ones(4, 1, dtype=torch.float32, device=device)  # of `Statistics._limits`
+        self.limits[2:, 0] = torch.tensor([BASELINE_LIMIT, SPIKE_RATIO], dtype=torch.float32, device="cpu")
+        self.fading = False  # whether steps above spike_limit fade, which they do in stabilize
         self.clips_by_recent = False  # whether clip_norm is AUTO
 
     def fill(self, settings: Settings) -> None:
@@ -89,8 +90,8 @@ class DeviceSettings:
         # Pinned, so that the copy need not wait; torch's allocator holds the memory until it is done.
         host = torch.tensor(values, dtype=torch.float32, device="cpu", pin_memory=self.values.is_cuda)
         self.values[: len(values)].copy_(host, non_blocking=True)
-        self.limited = settings.spike_limit is not None
-        self.fading = self.limited and settings.spike_fade and settings.mode is Mode.STABILIZE
+        self.limits[:2].fill_(settings.spike_limit or torch.inf)
+        self.fading = settings.spike_limit is not None and settings.spike_fade and settings.mode is Mode.STABILIZE
         self.fade_limit.fill_((self.fading and settings.spike_limit) or torch.inf)
         self.clip_factor.fill_(1.0)
         self.clips_by_recent = settings.clip_norm == AUTO
@@ -100,7 +101,7 @@ class DeviceSettings:
 class Statistics:
     """Statistics of P parameters. `slice` returns a part of them that shares the memory.
 
-    All attributes are views of two matrices, float32 [_FLOATS, P] and bool [3, P], one row or a few each.
+    All attributes are views of two matrices, float32 [_FLOATS, P] and bool [5, P], one row or a few each.
     """
 
     def __init__(self, floats: Tensor, flags: Tensor, settings: DeviceSettings) -> None:
@@ -116,13 +117,28 @@ class Statistics:
         self._updated = floats[24:31]  # [7, P]: the sums with the sample, used where it is valid
         self._fade = floats[31]  # factor on the target where settings.fading, else 1
         self._events = flags[:2]  # [2, P]: valid, broken; counted as updates, nonfinite
-        self._valid, self._broken, self.finite = flags
+        self._valid, self._broken, self.finite = flags[:3]
         self.target, self.calm_share = self._updated[:2]  # reuse the memory, which is free once the sums are done
+        # Pairs and fours of rows, each of which is one call.
+        self._weighted, self._weights = self.sums[0:6:2], self.sums[1:6:2]  # [3, P]: of the moments
+        self._square_sum, self._calm_square_sum = self.sums[2], self.sums[6]
+        self._spreads = _twice(self.moments[1:])  # [2, 2, P]: norm_rms, baseline
+        self._begun_by = self.sums[2:6:3]  # [2, P]: what shows that there is one: square_sum, baseline_weight
+        self._begun = flags[3:]  # [2, P]: whether there is
+        self._begun_twice = _twice(self._begun)
+        # [4, P]: the largest norm that enters as a sample, that counts in full, that enters the baseline, that is calm.
+        self._limits = self._samples[::2]
+        self._limits_by_spread = self._limits.view(2, 2, -1)
+        self._limit_of_fade, self._known_baseline, self._calm_limit = self._limits[1:]
+        self._sample, self._calm_sample = self._sample_and_calm = floats[17:25:7]  # the second reuses target's memory
+        self._sample_squares = floats[19:24:4]
+        self._row_columns = [self.raw_norm, self.norm_mean, self.norm_rms, self.scale]
+        self._row_columns += [self.spike_ratio, self.target, self.calm_share, self._fade]
 
     @classmethod
     def allocate(cls, count: int, device: torch.device) -> Statistics:
         """Fresh statistics: unit and gain 1, no samples."""
-        flags = torch.zeros(3, count, dtype=torch.bool, device=device)
+        flags = torch.zeros(5, count, dtype=torch.bool, device=device)
         statistics = cls(torch.zeros(_FLOATS, count, dtype=torch.float32, device=device), flags, DeviceSettings(device))
         for ones in (statistics.unit, statistics.gain, statistics._samples[1::2], statistics._fade):
             ones.fill_(1.0)
@@ -172,29 +188,21 @@ class Statistics:
     def update(self) -> None:
         """Update the statistics with the newest `raw_norm` of every parameter."""
         raw, settings = self.raw_norm, self.settings
-        sample, limited, calm = self._samples[0], self._samples[4], self._samples[6]
         torch.lt(raw, _SQUARABLE, out=self.finite)  # false for NaN too
         torch.logical_not(self.finite, out=self._broken)
-        # A young baseline is infinite: no ratio, no limit.
-        torch.gt(self.sums[5], BASELINE_WEIGHT, out=self._valid)
-        torch.where(self._valid, self.baseline, settings.unknown, out=self.baseline)
-        torch.div(raw, self.baseline, out=self.spike_ratio)
-        torch.mul(self.baseline, BASELINE_LIMIT, out=limited)
-        torch.minimum(limited, raw, out=limited)
-        torch.mul(self.baseline, SPIKE_RATIO, out=calm)
         torch.gt(raw, 0.0, out=self._valid).logical_and_(self.finite)
-        if settings.limited:
-            torch.mul(self.norm_rms, settings.spike_limit, out=sample)
-            torch.where(self.norm_rms > 0, sample, settings.largest, out=sample)
-            torch.minimum(sample, raw, out=sample)
-        else:
-            sample.copy_(raw)
+        # Without samples norm_rms is infinite here, and so is a young baseline: no limit, no ratio.
+        torch.gt(self._begun_by, settings.begun, out=self._begun)
+        torch.where(self._begun_twice, self._spreads, settings.unknown, out=self._limits_by_spread)
+        torch.div(raw, self._known_baseline, out=self.spike_ratio)
         if settings.fading:  # as `rule.fade`
-            torch.maximum(self.baseline, self.norm_rms, out=self._fade)
-            self._fade.mul_(settings.fade_limit).div_(raw).clamp_max_(1.0).square_()
-        torch.mul(sample, sample, out=self._samples[2])
-        torch.minimum(calm, sample, out=calm)
-        calm.mul_(calm)
+            torch.maximum(self._known_baseline, self.norm_rms, out=self._limit_of_fade)
+        self._limits.mul_(settings.limits)
+        torch.minimum(self._limits, raw, out=self._limits)
+        if settings.fading:
+            torch.div(self._limit_of_fade, raw, out=self._fade).square_()
+        torch.minimum(self._calm_limit, self._sample, out=self._calm_sample)
+        torch.mul(self._sample_and_calm, self._sample_and_calm, out=self._sample_squares)
         # Not a lerp: with gamma = 1e-8, 1 - gamma is 1 in float32, and a spike of 1e6 would lose its tail.
         torch.mul(self.sums, settings.decays, out=self._updated).addcmul_(self._samples, settings.sample_weights)
         torch.where(self._valid, self._updated, self.sums, out=self.sums)
@@ -203,12 +211,11 @@ class Statistics:
 
     def refresh(self) -> None:
         """Recompute what follows from the sums. Means and target are 0 where there are no samples, calm_share NaN."""
-        sums_and_weights = self.sums[:6].view(3, 2, -1)
-        torch.div(sums_and_weights[:, 0], sums_and_weights[:, 1], out=self.moments)
+        torch.div(self._weighted, self._weights, out=self.moments)
         self.norm_rms.sqrt_()
         torch.add(self.norm_rms, self.settings.eps, out=self.target)
         torch.div(self.norm_mean, self.target, out=self.target)
-        torch.div(self.sums[6], self.sums[2], out=self.calm_share)
+        torch.div(self._calm_square_sum, self._square_sum, out=self.calm_share)
 
     def transfer_scale(self, mode: Mode, previous: Mode, *, plain: bool) -> None:
         """Bumpless transfer: carry the output scale over a change of mode. Rare, so it may allocate."""
@@ -242,9 +249,12 @@ class Statistics:
 
     def write_rows(self, out: Tensor) -> None:
         """Write RING_COLUMNS into `out`, float32 [P, columns]."""
-        norms = [self.raw_norm, self.norm_mean, self.norm_rms]
-        ratios = [self.scale, self.spike_ratio, self.target, self.calm_share, self._fade]
-        torch.stack([*norms, *ratios], dim=1, out=out)
+        torch.stack(self._row_columns, dim=1, out=out)
+
+
+def _twice(rows: Tensor) -> Tensor:
+    """Each row two times: [N, P] as [N, 2, P], in the same memory."""
+    return rows.unsqueeze(1).expand(-1, 2, -1)
 
 
 def upgraded(saved: object) -> Tensor:

@@ -58,6 +58,39 @@ def test_statistics_are_float32_whatever_the_gradients_are() -> None:
     assert {round(row["target"], 5) for row in stabilizer.statistics().values()} == {1.0}
 
 
+@pytest.mark.parametrize("others", [[], [(300, 70), (2, 3, 2, 2), ()]], ids=["alone", "among others"])
+def test_small_tensors_of_one_shape_are_measured_together(
+    others: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = [*others, *[(64,)] * 5, *[(6, 4)] * 9 * bool(others), *[(64,)] * 5]
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    gradients, norms = Gradients(parameters), torch.zeros(len(shapes))
+    one_by_one: list[int] = []
+    measure = torch._foreach_norm
+
+    def count(tensors: list[torch.Tensor], *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        one_by_one.append(len(tensors))
+        return measure(tensors, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "_foreach_norm", count)
+    for change in ("none", "transposed", "absent", "sparse"):
+        for parameter in parameters:
+            parameter.grad = torch.randn(parameter.shape) * 10 ** float(torch.randn(()))
+        if change == "transposed" and others:
+            parameters[8].grad = torch.randn(4, 6).t()
+        elif change == "absent":
+            parameters[-1].grad = None
+        elif change == "sparse":
+            parameters[-1].grad = torch.randn(64).to_sparse()
+        present = gradients.measure(norms)
+        assert len(present[0]) == len(present[1]) == len(shapes) - (change == "absent")
+        expected = [0.0 if each.grad is None else exact_norm(each.grad) for each in parameters]
+        assert norms.tolist() == pytest.approx(expected, rel=1e-5)
+    # Without one of them, or with one that is sparse, as it was before.
+    whole = len(shapes) - (1 if others else 0)  # the matrix has a dot product
+    assert one_by_one == [2, 2, whole - 1, whole] if others else [whole - 1, whole]
+
+
 def test_complex_conjugates_and_nonfinite_complex_gradients_are_handled() -> None:
     parameter = torch.nn.Parameter(torch.zeros(4, dtype=torch.complex64))
     stabilizer = GradientStabilizer([("p", parameter)])
