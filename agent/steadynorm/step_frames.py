@@ -5,41 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import currentframe
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch.compiler import is_compiling
-
-try:
-    from torch._C._dynamo.eval_frame import get_eval_frame_callback
-except ImportError:  # it may be called otherwise in another torch
-    get_eval_frame_callback = None
 
 _REASON = "steadynorm measures gradients between graphs: compile the step without fullgraph=True"
 
 _SKIPPED = ("steadynorm.hooks", "steadynorm.step_frames", "torch._dynamo")
 
+_H = TypeVar("_H", bound=Callable[..., Any])
 
-def outside_graphs(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """`hook`, which torch.compile does not look into: it breaks the graph there, or says why it cannot.
 
-    Hiding costs more than the rest of a small hook, so it is left out where nothing is compiled.
-    """
+def outside_graphs(hook: _H) -> _H:
+    """`hook`, which torch.compile does not look into: it breaks the graph there, or says why it cannot."""
     try:
-        hidden = torch.compiler.disable(hook, reason=_REASON)
+        hidden: _H = torch.compiler.disable(hook, reason=_REASON)
     except TypeError:  # before torch 2.7 it takes no reason
         hidden = torch.compiler.disable(hook)
-    callback = get_eval_frame_callback
-    if callback is None:
-        return hidden
-
-    def run(*args: Any) -> Any:
-        # The compiler's view of this function, and that of a call from compiled code, which it would look into.
-        if is_compiling() or callback() is not None:
-            return hidden(*args)
-        return hook(*args)
-
-    return run
+    return hidden
 
 
 def calling_frame() -> FrameType | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 
 import steadynorm
 from steadynorm.arguments import unwrap_optimizers
-from steadynorm.step_frames import outside_graphs
 
 
 def model_and_sgd() -> tuple[torch.nn.Linear, torch.optim.SGD]:
@@ -249,21 +247,6 @@ def test_before_clip_with_several_optimizers_needs_the_one_that_steps_next() -> 
     with pytest.raises(ValueError, match="got another SGD"):
         agent.before_clip(model_and_sgd()[1])
     agent.close()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, within torch.compile
-def test_hooks_are_hidden_from_the_compiler_only_where_it_compiles() -> None:
-    def hook() -> list[str]:
-        frame, names = sys._getframe(), []
-        while frame.f_back is not None:
-            names.append(frame.f_globals["__name__"])
-            frame = frame.f_back
-        return names
-
-    run = outside_graphs(hook)
-    assert not [name for name in run() if name.startswith("torch._dynamo")]
-    compiled = torch.compile(lambda: run(), backend="eager")
-    assert [name for name in compiled() if name.startswith("torch._dynamo")]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, within torch.compile
