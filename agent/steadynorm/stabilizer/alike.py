@@ -28,7 +28,7 @@ class Stacks:
         stops = accumulate(map(len, parts), initial=0)
         *self._norms_alike, self._norms_of_others = (self._norms[start:stop] for start, stop in pairwise(stops))
         self._places = torch.empty(len(order), dtype=torch.int64, device="cpu")  # of each tensor, in `_norms`
-        self._places[order] = torch.arange(len(order), device="cpu")
+        self._places[order] = torch.arange(len(order), dtype=torch.int64, device="cpu")
 
     @classmethod
     def among(cls, parameters: list[Tensor]) -> Stacks | None:
