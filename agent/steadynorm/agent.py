@@ -67,7 +67,7 @@ class Agent(AgentLog, AgentKnobs):
         self._run, self._run_id = given.run, given.run_id
         self._detached: DetachReport | None = None
         self._names = ScalarNames()
-        self._finalizers: list[weakref.finalize[[], Self]] = []
+        self._finalizers: list[weakref.finalize[[], Agent]] = []
         self._stabilizers = [
             GradientStabilizer(pairs, **stabilizer_settings(given.settings)) for parts in by_device for pairs in parts
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -94,7 +94,13 @@ def test_a_note_that_comes_while_a_full_queue_is_taken_is_not_lost() -> None:
 
     for number in range(mailbox.MAX_NOTES):
         note(number)
-    numbered, waiting._numbered = waiting._numbered, lambda each: (note(1000), numbered(each))[1]  # type: ignore[method-assign]  # amid it
+    numbered: Any = waiting._numbered
+
+    def amid(message: Any) -> Any:
+        note(1000)
+        return numbered(message)
+
+    waiting._numbered = amid  # type: ignore[method-assign]  # as another thread would
     assert [each.step for each in waiting.notes()] == list(range(mailbox.MAX_NOTES))
-    waiting._numbered = numbered  # type: ignore[method-assign]
+    waiting._numbered = numbered  # type: ignore[method-assign]  # as it was
     assert [each.step for each in waiting.notes()] == [1000] * mailbox.MAX_NOTES
