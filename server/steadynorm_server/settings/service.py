@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import secrets
 from dataclasses import dataclass
 
 import msgspec
@@ -135,6 +136,7 @@ async def _store(
     side_effect: AtomicSideEffect | None,
 ) -> None:
     keys, head, expected = RunKeys(run.run_id), run.audit_head, entry.revision - 1
+    this_change = secrets.token_hex(8)
     extra: tuple[str | bytes | int, ...] = ()
     if side_effect is not None:
         extra = (run.automation_version, side_effect.field, side_effect.value, side_effect.event, MAX_EVENTS)
@@ -144,7 +146,7 @@ async def _store(
             "change",
             [keys.run, keys.audit, keys.outcomes, keys.events],
             *(str(expected), encode_json(settings), encode_json(entry), MAX_AUDIT, CHANGES, run.run_id),
-            *(head, entry.hash, *extra),
+            *(head, entry.hash, this_change, *extra),
         )
         match answer:
             case [b"ok"]:

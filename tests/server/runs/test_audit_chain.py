@@ -140,6 +140,16 @@ async def test_operators_who_race_do_not_fork_the_chain(agent: Any, store_url: s
     assert audit.chain.verified
 
 
+async def test_of_two_equal_changes_at_one_moment_one_is_made(agent: Any, repository: RunRepository) -> None:
+    repository.clock = lambda: 1e9
+    run = await repository.get("tiny-1")
+    wanted = Change({"reset_generation": 1})
+    assert (await change(repository, run, wanted, 0, "ada")).revision == 1
+    with pytest.raises(ProblemError, match="changed concurrently") as refused:
+        await change(repository, run, wanted, 0, "ada")
+    assert refused.value.status == 412
+
+
 async def test_a_change_that_was_chained_to_an_older_entry_is_chained_anew(
     agent: Any, repository: RunRepository
 ) -> None:
