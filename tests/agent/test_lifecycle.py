@@ -147,46 +147,6 @@ def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer, python
     assert produced == acknowledged
 
 
-FREEING = """
-import os, sys
-import torch, steadynorm
-from steadynorm.transport import abandoned
-
-def train():
-    model = torch.nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    agent = steadynorm.attach(model, optimizer, server=sys.argv[1], recovery=steadynorm.Recovery())
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    agent.flush(20)
-    polling = agent._publisher._poller._client._connections
-    while not polling._open:
-        pass
-    mailbox = agent._mailbox
-    with mailbox._lock, mailbox._changed._cond:  # as another thread may hold them
-        child = os.fork()
-    return child, None if child == 0 else (agent, optimizer, polling), mailbox if child == 0 else None
-
-child, kept, mailbox = train()      # in the child, the agent is freed as the function returns
-if child == 0:
-    mailbox.release()
-    print("abandoned", len(abandoned.publishers), flush=True)
-    sys.exit(0)
-assert os.waitpid(child, 0)[1] == 0
-print("polls", all(each.sock is not None for each in kept[2]._open))
-kept[0].close()
-"""
-
-
-def test_a_forked_child_that_frees_the_agent_leaves_the_parents_connections_alone(
-    stub: StubServer, python: Interpreter
-) -> None:
-    done = python.run("-W", "ignore", "-c", FREEING, stub.url)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["abandoned", "0", "polls", "True"]
-    assert len([path for _, path, _, _ in stub.requests if path.endswith("/settings")]) == 1
-
-
 INTERRUPTED = """
 import os, signal, threading
 import torch, steadynorm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import logging
 import math
 import threading
@@ -210,74 +209,6 @@ def test_tied_weights_extras_a_scheduler_and_a_scaler_go_back_together() -> None
         agent.log(loss=loss)
         agent.flush()
     assert agent.snapshots == (20, 30)
-
-
-class Handing(torch.nn.Module):
-    """An average whose state_dict() hands out copies, as some do, and that has state of its own beside tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("average", torch.zeros(2))
-        self.average: torch.Tensor
-        self.updates = 0
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        state = super().state_dict(*args, **kwargs)
-        for name in state:
-            state[name] = copy.deepcopy(state[name])
-        return state
-
-    def get_extra_state(self) -> Any:
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.updates = state["updates"]
-
-
-def test_a_module_whose_state_is_a_copy_goes_back_too() -> None:
-    extra = Handing()
-    loop = Loop(extra={"average": extra})
-    counted = itertools.count(1)
-
-    def update() -> None:
-        extra.updates = next(counted)
-        extra.average.fill_(extra.updates)
-
-    loop.before = update
-    loop.bad = dict.fromkeys(range(36, 38), 1e4)
-    seen: list[Any] = []
-    loop.agent.on_rollback(lambda event: seen.append((event.to_step, extra.updates, extra.average.tolist())))
-    loop.train(40)
-    assert seen == [(30, 31, [31.0, 31.0])]  # it was taken as step 31 began
-
-
-def test_a_buffer_that_has_another_shape_by_now_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    loop = Loop()
-    loop.model.register_buffer("seen", torch.zeros(1))
-    loop.train(34)
-    loop.model.seen = torch.zeros(3)
-    loop.bad = dict.fromkeys(range(36, 38), 1e4)
-    loop.train(6)
-    assert "Not brought back, as it raised an error: buffers (ValueError: seen has another shape" in caplog.text
-    assert float(loop.model[1].running_mean.abs().max()) < 10  # the others are back
-
-
-def test_snapshots_keep_no_memory_of_parameters_that_were_exchanged() -> None:
-    loop = Loop()
-    loop.train(12)
-    snapshots = loop.agent._recovery.snapshots  # type: ignore[union-attr]  # it has some
-
-    def held() -> int:
-        buffers = [*snapshots._free, *(each.buffers for each in snapshots._held)]
-        return max(len(each._tensors) for each in buffers)
-
-    before, group = held(), loop.optimizers[0].param_groups[0]["params"]
-    for _ in range(8):
-        old, layer = group[-1], loop.model[4]
-        layer.bias = group[-1] = torch.nn.Parameter(old.detach().clone())
-        del loop.optimizers[0].state[old], old
-        loop.train(10)
-    assert held() <= before + 1  # the statistics of the one that came
 
 
 def test_a_snapshot_does_not_ask_a_scaler_for_what_waits_for_its_device(monkeypatch: pytest.MonkeyPatch) -> None:

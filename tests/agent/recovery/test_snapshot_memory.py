@@ -83,3 +83,21 @@ def test_pinned_memory_is_reckoned_as_torch_takes_it() -> None:
 
     sizes = {0: 0, 1: 1, 4096: 4096, 4097: 8192}
     assert {size: memory._held_bytes(OnGpu(size)) for size in sizes} == sizes  # type: ignore[arg-type]
+
+
+def test_snapshots_keep_no_memory_of_parameters_that_were_exchanged() -> None:
+    loop = Loop()
+    loop.train(12)
+    snapshots = loop.agent._recovery.snapshots  # type: ignore[union-attr]  # it has some
+
+    def held() -> int:
+        buffers = [*snapshots._free, *(each.buffers for each in snapshots._held)]
+        return max(len(each._tensors) for each in buffers)
+
+    before, group = held(), loop.optimizers[0].param_groups[0]["params"]
+    for _ in range(8):
+        old, layer = group[-1], loop.model[4]
+        layer.bias = group[-1] = torch.nn.Parameter(old.detach().clone())
+        del loop.optimizers[0].state[old], old
+        loop.train(10)
+    assert held() <= before + 1  # the statistics of the one that came

@@ -62,8 +62,8 @@ def test_statistics_are_float32_whatever_the_gradients_are() -> None:
 def test_small_tensors_of_one_shape_are_measured_together(
     others: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shapes = [*others, *[(64,)] * 5, *[(6, 4)] * 9 * bool(others), *[(64,)] * 5]
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    shapes: list[tuple[int, ...]] = [*others, *[(64,)] * 5, *[(6, 4)] * 9 * bool(others), *[(64,)] * 5]
+    parameters: list[torch.Tensor] = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     gradients, norms = Gradients(parameters), torch.zeros(len(shapes))
     one_by_one: list[int] = []
     measure = torch._foreach_norm
