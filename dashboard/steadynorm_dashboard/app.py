@@ -50,7 +50,8 @@ def show() -> None:
         case _:
             runs.render()
     page_title.show_part(query)
-    background_tab.watch()
+    if session.client() is not None:  # else nothing is refreshed
+        background_tab.watch()
 
 
 # One page, with the run in the query: with a path of its own (`/run?run=…`) the browser would first request Streamlit's

@@ -150,6 +150,7 @@ def test_a_forked_child_is_inert_and_the_parent_goes_on(stub: StubServer, python
 INTERRUPTED = """
 import os, signal, threading
 import torch, steadynorm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background, it is ignored
 class Sink:
     def __init__(self): self.closing = threading.Event()
     def write(self, step, scalars): pass

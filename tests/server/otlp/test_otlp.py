@@ -172,7 +172,8 @@ async def test_no_count_leaps_or_begins_anew_with_the_server_that_sends_it(
             about = {each["key"]: each["value"]["stringValue"] for each in resource["resource"]["attributes"]}
             instance = about.get("service.instance.id", "")
             for each in resource["scopeMetrics"][0]["metrics"]:
-                assert bool(instance) is (not each["name"].startswith(("steadynorm_run_", "steadynorm_spikes_total")))
+                (kind,) = {"sum", "gauge", "histogram"} & each.keys()
+                assert {"run_id" in labels(point) for point in each[kind]["dataPoints"]} == {not instance}, each["name"]
                 for point in each.get("sum", {}).get("dataPoints", ()):
                     key = (instance, each["name"], json.dumps(labels(point), sort_keys=True))
                     began, value = point["startTimeUnixNano"], point["asDouble"]
