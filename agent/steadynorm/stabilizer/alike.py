@@ -63,5 +63,6 @@ class Stacks:
 
 
 def _measure_rows(gradients: list[Tensor], out: Tensor) -> None:
-    rows = torch.cat(gradients).view(len(gradients), -1)
+    # Not `cat`: it takes one of another size, where a parameter's memory was exchanged, and the rows would be mixed.
+    rows = torch.stack(gradients).view(len(gradients), -1)
     torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32, out=out)

@@ -264,3 +264,13 @@ def test_on_an_accelerator_norms_are_taken_by_dtype_in_one_call_each(monkeypatch
     found = _norms_at_once([torch.empty(size, dtype=dtype, device="meta") for size, dtype in enumerate(dtypes)])
     assert list(map(int, found)) == [0, 1, 2, 3, 4]
     assert sorted(map(str, calls)) == sorted(str({dtype}) for dtype in set(dtypes))
+
+
+def test_tensors_that_are_alike_no_more_are_measured_one_by_one() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(64)) for _ in range(8)]
+    gradients = Gradients(list(parameters))
+    parameters[3].data = torch.zeros(128)  # together they can still be cut into eight parts of one size
+    for at, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, at + 1.0)
+    gradients.measure(out=(norms := torch.zeros(8)))
+    assert torch.equal(norms, torch.stack([each.grad.norm() for each in parameters if each.grad is not None]))
