@@ -213,7 +213,7 @@ class Agent(AgentLog, AgentKnobs):
 
         Returns:
             Whether the server has stored all records since the last call. False also if any were dropped: see
-            `counters`.
+            `counters`. And False at once while the agent waits before it asks a server again that has failed.
         """
         if self._watch is not None:
             self._watch.look(final=True)
