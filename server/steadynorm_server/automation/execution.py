@@ -108,7 +108,7 @@ async def execute(repository: RunRepository, run: RunRecord, action: DueAction) 
             why = str(error)
     if why:
         event = action.event(now, f"{outcome or 'did nothing'}: {why}")
-        await compare_and_set(repository, run, *action.completed(run, None, why, failed), event)
+        await compare_and_set(repository, run, *action.completed(run, None, why, failed), event=event)
         return
     revision = run.desired_revision + 1
     shown = {name: "off" if value is None else msgspec.json.encode(value).decode() for name, value in settings.items()}

@@ -4,6 +4,7 @@ import math
 import re
 import secrets
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 
@@ -71,9 +72,9 @@ async def replace(repository: RunRepository, run_id: str, requested: RuleSet, cr
             unchanged.get(rule.id) or StoredRule(rule, secrets.token_hex(4), created_by, repository.clock())
             for rule in requested.rules
         ]
-        if await compare_and_set(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules))):
-            what = {"revision": known.revision + 1, "rules": requested.rules}
-            audit_log.record("rules", run_id, created_by, name=run.name, entry=what)
+        what = {"revision": known.revision + 1, "rules": requested.rules}
+        line = partial(audit_log.record, "rules", run_id, created_by, name=run.name, entry=what)
+        if await compare_and_set(repository, run, FIELD, encode_json(StoredRules(known.revision + 1, rules)), line):
             return list_rules(await repository.get(run_id), repository.clock())
     raise contention_error(run_id)
 

@@ -1,6 +1,7 @@
 """Settings changes scheduled for a step, stored in the hash's field `schedules`."""
 
 import secrets
+from functools import partial
 
 import msgspec
 
@@ -42,8 +43,8 @@ async def create(repository: RunRepository, run_id: str, new: NewSchedule, creat
         made = Schedule(
             id=secrets.token_hex(4), created_by=created_by, created_at=repository.clock(), **msgspec.structs.asdict(new)
         )
-        if await compare_and_set(repository, run, FIELD, encode_json([*known, made])):
-            audit_log.record("schedule", run_id, created_by, name=run.name, entry=made)
+        line = partial(audit_log.record, "schedule", run_id, created_by, name=run.name, entry=made)
+        if await compare_and_set(repository, run, FIELD, encode_json([*known, made]), line):
             return made
     raise contention_error(run_id)
 
@@ -62,8 +63,9 @@ async def delete(repository: RunRepository, run_id: str, schedule_id: str, actor
         if found.state is not ScheduleState.WAITING:
             undo = f" as revision {found.revision}; `steadynorm undo` reverts it" if found.revision else ""
             raise ProblemError(409, f"schedule {found.id} is {found.state}, at step {found.step}{undo}.")
-        if await compare_and_set(repository, run, FIELD, encode_json([each for each in known if each is not found])):
-            audit_log.record("unscheduled", run_id, actor, name=run.name, entry=found)
+        left = encode_json([each for each in known if each is not found])
+        line = partial(audit_log.record, "unscheduled", run_id, actor, name=run.name, entry=found)
+        if await compare_and_set(repository, run, FIELD, left, line):
             return
     raise contention_error(run_id)
 

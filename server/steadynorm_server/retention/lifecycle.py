@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 
 import msgspec
 
@@ -101,11 +102,9 @@ async def _write(repository: RunRepository, run: RunRecord, changed: Lifecycle, 
     written = msgspec.json.decode(encode_json(entry), type=LifecycleChange)  # hashed as a reader of Redis decodes it
     entry = msgspec.structs.replace(written, previous=head, hash=written.hash_after(head, run.run_id))
     changes = [entry, *run.lifecycle.changes[: _CHANGES_STORED - 1]]
-    stored = await compare_and_set(
-        repository, run, _FIELD, encode_json(msgspec.structs.replace(changed, changes=changes))
-    )
-    if stored:
-        audit_log.record("lifecycle", run.run_id, actor, name=run.name, entry=entry)
+    line = partial(audit_log.record, "lifecycle", run.run_id, actor, name=run.name, entry=entry)
+    written_as = encode_json(msgspec.structs.replace(changed, changes=changes))
+    if stored := await compare_and_set(repository, run, _FIELD, written_as, line):
         await repository.index.touch(run.run_id)
         _log.warning("run %s: %s → %s by %r", run.run_id, entry.before, entry.after, actor)
     return stored

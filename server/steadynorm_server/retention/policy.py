@@ -22,6 +22,7 @@ from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line
 from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_reason, compare_and_set, contention_error
 
 _FIELD = "retention"
@@ -117,8 +118,8 @@ async def replace(
             return retention_of(run, limits)
         change = RetentionChange(repository.clock(), created_by, requested.reason, known.own, own)
         changed = _Stored(known.revision + 1, own, [change, *known.changes[: _CHANGES_SHOWN - 1]])
-        if await compare_and_set(repository, run, _FIELD, encode_json(changed)):
-            audit_log.record("retention", run_id, created_by, name=run.name, entry=change)
+        line = partial(audit_log.record, "retention", run_id, created_by, name=run.name, entry=change)
+        if await compare_and_set(repository, run, _FIELD, encode_json(changed), line):
             await repository.index.touch(run_id)
             _log.warning("run %s: its retention was set to %s by %r", run_id, _described(own), created_by)
             return retention_of(await repository.get(run_id), limits)
@@ -132,14 +133,14 @@ async def delete_expired(repository: RunRepository, runs: Sequence[RunRecord], l
     """
     now = repository.clock()
     due = [run for run in runs if (at := limits.expires(run)) is not None and at < now]
-    gone = [run.run_id for run in due if await repository.delete_if_expired(run, partial(_record_expiry, run))]
+    gone = [run.run_id for run in due if await repository.delete_if_expired(run, _expiry(run))]
     if gone:
         _log.info("removed %d runs whose time has expired: %s", len(gone), ", ".join(gone[:10]))
     return gone
 
 
-def _record_expiry(run: RunRecord) -> None:
-    audit_log.record("expired", run.run_id, "retention", name=run.name, **run.audit_heads())
+def _expiry(run: RunRecord) -> Line:
+    return partial(audit_log.record, "expired", run.run_id, "retention", name=run.name, **run.audit_heads())
 
 
 def _stored(run: RunRecord) -> _Stored:

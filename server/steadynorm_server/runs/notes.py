@@ -1,6 +1,7 @@
 """Notes on runs, steps and incidents: read, written one at a time, and chained to one another by hashes."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -14,6 +15,7 @@ from steadynorm_server.errors import ProblemError, RunNotFound, invalid
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line, Look
 
 MAX_NOTES = 1000
 """Of a run. None is dropped: a note that was read by others has to stay."""
@@ -54,16 +56,18 @@ async def add(repository: RunRepository, run_id: str, new: NewNote, author: str,
         if event is not None and new.action is not NoteAction.NOTE:
             incidents = _act(incidents, event, note)
         (note,) = chain(run, [note])
-        answer = await repository.redis.script(
-            "note",
-            [RunKeys(run_id).run, RunKeys(run_id).notes],
-            *(run.notes_head, note.hash, encode_json(note), encode_json(incidents)),
-            MAX_AGENT_NOTES if by_agent else MAX_NOTES + MAX_AGENT_NOTES,
-        )
+        keys = RunKeys(run_id)
+        with repository.unanswered.following(note.hash, *unanswered_notes(repository, run, [note])):
+            answer = await repository.redis.script(
+                "note",
+                [keys.run, keys.notes],
+                *(run.notes_head, note.hash, encode_json(note), encode_json(incidents)),
+                MAX_AGENT_NOTES if by_agent else MAX_NOTES + MAX_AGENT_NOTES,
+            )
         match answer:
             case [b"ok", at]:
                 written = msgspec.structs.replace(note, id=at.decode())
-                audit_log.record("note", run_id, note.author, name=run.name, entry=written)
+                record(run, written)
                 return written
             case [b"not_found"]:
                 raise RunNotFound(run_id)
@@ -87,6 +91,22 @@ async def read(repository: RunRepository, run_id: str, limit: int, cursor: str |
         next=entries[limit - 1][0] if len(entries) > limit else None,
         head="" if cursor else run.notes_head,
     )
+
+
+def record(run: RunRecord, note: Note, **more: object) -> None:
+    """Write the note's line of the audit stream."""
+    audit_log.record("note", run.run_id, note.author, name=run.name, entry=note, **more)
+
+
+def unanswered_notes(repository: RunRepository, run: RunRecord, notes: Sequence[Note]) -> tuple[Look, list[Line]]:
+    """What looks for those of `notes` that are stored, and the lines of all, for `Unanswered.following`."""
+
+    async def look() -> Sequence[Line]:
+        newest = await repository.redis.newest_entries(RunKeys(run.run_id).notes, MAX_NOTES)
+        stored = b"".join(fields[b"note"] for _, fields in newest)
+        return [partial(record, run, note) for note in notes if note.hash.encode() in stored]
+
+    return look, [partial(record, run, note) for note in notes]
 
 
 def from_agent(run: RunRecord, notes: Sequence[UserNote]) -> tuple[list[Note], bool]:

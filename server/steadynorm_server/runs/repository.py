@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.runs import RunState
 from steadynorm_contract.telemetry import Parameter
+from steadynorm_server.background import background
 from steadynorm_server.errors import RunNotFound
 from steadynorm_server.redis.change_feed import ChangeNotifier
 from steadynorm_server.redis.client import Timed
@@ -26,6 +27,7 @@ from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.index import RunIndex
 from steadynorm_server.runs.parameter_names import ParameterNameCache
 from steadynorm_server.runs.record import RunRecord, stalled_event
+from steadynorm_server.runs.unanswered import Line, Unanswered
 from steadynorm_server.runs.view import View
 from steadynorm_server.timeseries.rollups import SCHEMES
 
@@ -60,6 +62,7 @@ class RunRepository:
         self.audience = Audience(lambda run_id: self.redis.publish(CHANGES, LOOK + run_id))
         self.changes = ChangeNotifier(self.redis, waits, on_look=self.audience.note)
         self.dirty_runs = DirtyRuns()
+        self.unanswered = Unanswered()
         self._heard: set[str] = set()
         self._names = ParameterNameCache(self.redis)
 
@@ -67,9 +70,10 @@ class RunRepository:
     async def opened(self) -> AsyncIterator[Self]:
         """Subscribes to settings changes during the block, closes all connections at its end."""
         try:
-            async with self.changes.running():
+            async with self.changes.running(), background("audit lines", self.unanswered.settle_repeatedly):
                 yield self
         finally:
+            await self.unanswered.close()
             await self.redis.close()
 
     async def check(self) -> None:
@@ -166,22 +170,24 @@ class RunRepository:
         """The same for many runs; empty for a run that was just deleted."""
         return await self._names.get(runs)
 
-    async def delete(self, run_id: str, on_removed: Callable[[], object] = lambda: None) -> None:
-        """Remove a run with all its data. Raises RunNotFound. on_removed: called at once, whatever fails afterwards."""
+    async def delete(self, run_id: str, line: Line) -> None:
+        """Remove a run with all its data. Raises RunNotFound. line: written at once, whatever fails afterwards."""
         await self.get(run_id)
-        await self.redis.remove(*_all_keys(run_id))
-        on_removed()
+        with self._following_removal(run_id, line):
+            await self.redis.remove(*_all_keys(run_id))
+        line()
         await self._on_deleted(run_id)
 
-    async def delete_if_expired(self, run: RunRecord, on_removed: Callable[[], object] = lambda: None) -> bool:
+    async def delete_if_expired(self, run: RunRecord, line: Line) -> bool:
         """Remove a run unless its agent was heard from or it was changed since `run` was read. Returns whether.
 
-        on_removed: called at once, whatever fails afterwards.
+        line: written at once, whatever fails afterwards.
         """
         expected = (repr(run.last_seen), repr(run.poll_expires_at), str(run.desired_revision), run.automation_version)
-        deleted = await self.redis.script("delete_if_expired", _all_keys(run.run_id), *expected)
+        with self._following_removal(run.run_id, line):
+            deleted = await self.redis.script("delete_if_expired", _all_keys(run.run_id), *expected)
         if deleted:
-            on_removed()
+            line()
             await self._on_deleted(run.run_id)
         return bool(deleted)
 
@@ -199,6 +205,12 @@ class RunRepository:
         """Wake who waits for changes of a run. What was done stands, also where Redis forbids the message."""
         with contextlib.suppress(NoPermissionError):
             await self.redis.publish(CHANGES, run_id)
+
+    def _following_removal(self, run_id: str, line: Line) -> contextlib.AbstractContextManager[None]:
+        async def look() -> Sequence[Line]:
+            return () if await self._start_times([run_id]) else (line,)
+
+        return self.unanswered.following(f"removal {run_id}", look, [line])
 
     async def _on_deleted(self, run_id: str) -> None:
         await self._remove_from_index(run_id)

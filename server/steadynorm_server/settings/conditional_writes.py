@@ -4,8 +4,9 @@ The hash's field `automation_version` counts these writes. Operators' edits, exe
 depend on it: once a DELETE of a rule is answered, that rule has no further effect.
 """
 
+import contextlib
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from steadynorm_contract.knobs import is_allowed, is_knob
 from steadynorm_contract.settings import (
@@ -22,6 +23,7 @@ from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.events import MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line
 
 MAX_ATTEMPTS = 8
 """Of a write that other writers keep winning; then `contention_error`."""
@@ -79,17 +81,28 @@ def _require_allowed(run: RunRecord, names: Iterable[str]) -> None:
 
 
 async def compare_and_set(
-    repository: RunRepository, run: RunRecord, field: str, value: bytes, event: bytes = b""
+    repository: RunRepository, run: RunRecord, field: str, value: bytes, line: Line | None = None, event: bytes = b""
 ) -> bool:
-    """Write a field unless `automation_version` moved since `run` was read. Returns whether. Raises RunNotFound."""
-    keys = RunKeys(run.run_id)
-    answer = await repository.redis.script(
-        "compare_and_set",
-        [keys.run, keys.events],
-        *(run.automation_version, field, value, event, MAX_EVENTS, secrets.token_hex(8)),
-    )
+    """Write a field unless `automation_version` moved since `run` was read. Returns whether. Raises RunNotFound.
+
+    line: of the audit stream, written with it, also where Redis' answer was lost.
+    """
+    keys, lines, this_write = RunKeys(run.run_id), [] if line is None else [line], secrets.token_hex(8)
+
+    async def look() -> Sequence[Line]:
+        (writes,) = await repository.redis.fields([(keys.run, "automation_writes")])
+        return lines if this_write.encode() in (writes or b"") else ()
+
+    with repository.unanswered.following(this_write, look, lines) if lines else contextlib.nullcontext():
+        answer = await repository.redis.script(
+            "compare_and_set",
+            [keys.run, keys.events],
+            *(run.automation_version, field, value, event, MAX_EVENTS, this_write),
+        )
     if answer == b"not_found":
         raise RunNotFound(run.run_id)
+    if answer == b"ok" and line is not None:
+        line()
     return bool(answer == b"ok")
 
 

@@ -1,6 +1,7 @@
 """Proposed changes, stored in the hash's field `proposals`: approved or refused by an operator, or within a budget."""
 
 import secrets
+from functools import partial
 
 import msgspec
 
@@ -66,9 +67,9 @@ async def propose(repository: RunRepository, run_id: str, new: NewProposal, send
                 409, f"run {run_id} has {MAX_PROPOSALS} open proposals, and may not have more. Wait for a decision."
             )
         event = _event(run, made, f"{sender.name} proposes {_shown(made)}", made.proposed_at)
-        if await compare_and_set(repository, run, FIELD, encode_json([made, *_known(run)]), event):
+        line = partial(audit_log.record, "proposal", run_id, sender.name, name=run.name, entry=made)
+        if await compare_and_set(repository, run, FIELD, encode_json([made, *_known(run)]), line, event):
             repository.dirty_runs.mark(run_id)
-            audit_log.record("proposal", run_id, sender.name, name=run.name, entry=made)
             return made
     raise contention_error(run_id)
 
@@ -101,9 +102,9 @@ async def decide(
             reason = f"proposed by {found.proposed_by}: {found.reason or 'no reason given'}; approved{why}"
             return await _make(repository, run, done, sender.name, reason)
         event = _event(run, done, f"{sender.name} refuses {_shown(found)}, by {found.proposed_by}", repository.clock())
-        if await compare_and_set(repository, run, FIELD, _encoded(run, done), event):
+        line = partial(audit_log.record, "proposal_refused", run_id, sender.name, name=run.name, entry=done)
+        if await compare_and_set(repository, run, FIELD, _encoded(run, done), line, event):
             repository.dirty_runs.mark(run_id)
-            audit_log.record("proposal_refused", run_id, sender.name, name=run.name, entry=done)
             return done
     raise contention_error(run_id)
 
@@ -136,17 +137,17 @@ async def _make(repository: RunRepository, run: RunRecord, done: Proposal, actor
     settings = resolve_increments(done.settings, run.desired)
     if merge(run.desired, settings, run.info.knobs or []) == run.desired:
         event = _event(run, done, f"{actor}: {_shown(done)} changed nothing", repository.clock())
-        if not await compare_and_set(repository, run, FIELD, _encoded(run, done), event):
+        line = partial(audit_log.record, "proposal", run.run_id, actor, name=run.name, entry=done)
+        if not await compare_and_set(repository, run, FIELD, _encoded(run, done), line, event):
             raise ProblemError(412, f"run {run.run_id} was changed concurrently. Read it again.")
-        audit_log.record("proposal", run.run_id, actor, name=run.name, entry=done)
         return done
     done = msgspec.structs.replace(done, made=run.desired_revision + 1)
     by = f", proposed by {done.proposed_by}" if done.state is ProposalState.APPROVED else " within its budget"
     event = _event(run, done, f"{actor} set {_shown(done)}{by}, as revision {done.made}", repository.clock())
-    effect = service.AtomicSideEffect(FIELD, _encoded(run, done), event)
+    line = partial(audit_log.record, "proposal", run.run_id, actor, name=run.name, entry=done)
+    effect = service.AtomicSideEffect(FIELD, _encoded(run, done), event, line)
     change = Change(settings, reason[:_MAX_REASON])
     await service.change(repository, run, change, done.revision, actor, effect)
-    audit_log.record("proposal", run.run_id, actor, name=run.name, entry=done)
     return done
 
 

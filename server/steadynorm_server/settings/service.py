@@ -3,7 +3,9 @@
 import asyncio
 import random
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -19,6 +21,7 @@ from steadynorm_server.redis.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord, StoredChange
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line, Look
 from steadynorm_server.settings.conditional_writes import (
     MAX_ATTEMPTS,
     check_allowed,
@@ -28,6 +31,7 @@ from steadynorm_server.settings.conditional_writes import (
 )
 
 _LONG_WAIT_S = 10.0
+_LOOKED_THROUGH = 100  # newest entries, for one whose answer was lost
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class AtomicSideEffect:
     field: str  # of the run's hash
     value: bytes
     event: bytes
+    line: Line | None = None
+    """Of the audit stream, after that of the change."""
 
 
 async def wait_for_settings(
@@ -142,15 +148,20 @@ async def _store(
         extra = (run.automation_version, side_effect.field, side_effect.value, side_effect.event, MAX_EVENTS)
     for _ in range(MAX_ATTEMPTS):
         entry = _chained(run.run_id, entry, head)
-        answer = await repository.redis.script(
-            "change",
-            [keys.run, keys.audit, keys.outcomes, keys.events],
-            *(str(expected), encode_json(settings), encode_json(entry), MAX_AUDIT, CHANGES, run.run_id),
-            *(head, entry.hash, this_change, *extra),
-        )
+        lines: list[Line] = [partial(audit_log.record, "settings", run.run_id, entry.actor, name=run.name, entry=entry)]
+        if side_effect is not None and side_effect.line is not None:
+            lines.append(side_effect.line)
+        with repository.unanswered.following(entry.hash, _look(repository, keys.audit, entry, lines), lines):
+            answer = await repository.redis.script(
+                "change",
+                [keys.run, keys.audit, keys.outcomes, keys.events],
+                *(str(expected), encode_json(settings), encode_json(entry), MAX_AUDIT, CHANGES, run.run_id),
+                *(head, entry.hash, this_change, *extra),
+            )
         match answer:
             case [b"ok"]:
-                audit_log.record("settings", run.run_id, entry.actor, name=run.name, entry=entry)
+                for line in lines:
+                    line()
                 return
             case [b"not_found"]:
                 raise RunNotFound(run.run_id)
@@ -163,6 +174,14 @@ async def _store(
             case [b"audit_head", newest]:
                 head = newest.decode()
     raise contention_error(run.run_id)
+
+
+def _look(repository: RunRepository, audit: str, entry: StoredChange, lines: Sequence[Line]) -> Look:
+    async def look() -> Sequence[Line]:
+        newest = await repository.redis.newest_entries(audit, _LOOKED_THROUGH)
+        return lines if any(entry.hash.encode() in fields[b"entry"] for _, fields in newest) else ()
+
+    return look
 
 
 def _chained(run_id: str, entry: StoredChange, previous: str) -> StoredChange:

@@ -4,6 +4,8 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
@@ -11,7 +13,7 @@ from steadynorm_contract import __version__
 from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.configuration import RunConfiguration, flattened
-from steadynorm_contract.events import EventKind
+from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.knobs import MAX_KNOBS
 from steadynorm_contract.scalars import MAX_SCALARS
 from steadynorm_contract.settings import Settings, merge
@@ -23,12 +25,14 @@ from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.runs.events import MAX_EVENTS, new_event
 from steadynorm_server.runs.record import Info
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line
 from steadynorm_server.settings.service import change
 from steadynorm_server.telemetry.quotas import admit
 from steadynorm_server.telemetry.service import other_incarnation
 from steadynorm_server.telemetry.validation import validate_registration
 
 _MAX_REASON = 500
+_EVENTS_LOOKED_THROUGH = 200  # newest ones, for the start of an agent whose registration was not answered
 _MAX_SEARCHED = 2000  # characters: every process holds those of all runs
 _DEFAULTS = msgspec.to_builtins(Settings())
 
@@ -67,13 +71,18 @@ async def register(
         "id": secrets.token_hex(8),  # Redis may be asked twice, see the script
     }
     configuration = RunConfiguration(config=registration.config, environment=registration.environment)
-    answer = await repository.redis.script(
-        "register",
-        [keys.run, keys.parameters, keys.events, keys.configuration],
-        encode_json(plan),
-        table,
-        encode_json(configuration),
-    )
+    began = {"step": registration.step, "host": registration.host}
+    line = partial(audit_log.record, "registered", run_id, sender.name, name=registration.name)
+    look = partial(_look, repository, keys, str(plan["id"]), started, began, line)
+    key = f"agent {registration.instance or plan['id']} of {run_id}"
+    with repository.unanswered.following(key, look, [partial(line, entry=began)]):
+        answer = await repository.redis.script(
+            "register",
+            [keys.run, keys.parameters, keys.events, keys.configuration],
+            encode_json(plan),
+            table,
+            encode_json(configuration),
+        )
     # 422 and not 409: on a 409 an agent registers again, which would not help.
     match answer:
         case [b"name", name]:
@@ -88,11 +97,8 @@ async def register(
     _, incarnation, acknowledged, revision, settings, created, succeeded, previous, adopted = answer
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
     if b"1" in (created, succeeded, adopted):
-        began = {"incarnation": int(incarnation), "step": registration.step, "host": registration.host}
-        audit_log.record(
-            "registered", run_id, sender.name, name=registration.name,
-            entry={**began, "adopted": adopted == b"1", "revision": desired.revision, "settings": desired.settings},
-        )  # fmt: skip
+        repository.unanswered.forget(key)
+        _record(line, began, int(incarnation), adopted == b"1", desired)
     repository.dirty_runs.mark(run_id)
     # Also for a known run: the process that created it may have died before this line.
     await repository.index.add({run_id: now})
@@ -103,6 +109,35 @@ async def register(
         run_id, int(incarnation), int(acknowledged), desired, stored, __version__, _DEFAULTS, MAX_SCALARS, MAX_KNOBS
     )
     return registered, created == b"1"
+
+
+def _record(line: Line, described: dict[str, object], incarnation: int, adopted: bool, desired: Desired) -> None:
+    held = {"adopted": adopted, "revision": desired.revision, "settings": desired.settings}
+    line(entry={"incarnation": incarnation, **described, **held})
+
+
+async def _look(
+    repository: RunRepository, keys: RunKeys, plan_id: str, started: Event, described: dict[str, object], line: Line
+) -> Sequence[Line]:
+    """The line of a registration whose answer was lost, also where its agent has asked again since."""
+    names = ("registration", "incarnation", "desired_revision", "desired", "rollback_time")
+    ((registration, incarnation, revision, settings, rollback_time),) = await repository.redis.picked([keys.run], names)
+    if incarnation is None or revision is None or settings is None:
+        return ()
+    newest_id, _, flags = (registration or b"").decode().rpartition(" ")
+    entries = await repository.redis.newest_entries(keys.events, _EVENTS_LOOKED_THROUGH)
+    events = [msgspec.json.decode(fields[b"event"], type=Event) for _, fields in entries]
+    # Lua writes numbers with 14 digits.
+    starts = (each for each in events if each.kind is EventKind.STARTED and abs(each.time - started.time) < 1e-3)
+    found = next(starts, None)
+    began, number = found is not None, int(incarnation if found is None or found.value is None else found.value)
+    adopted = (rollback_time or b"").decode() == repr(started.time)
+    if newest_id == plan_id:
+        began, adopted = "1" in flags, flags.endswith("1")
+    if not began and not adopted:
+        return ()
+    desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
+    return [partial(_record, line, described, number, adopted or number == 1, desired)]
 
 
 def _searched(registration: RunRegistration) -> str:

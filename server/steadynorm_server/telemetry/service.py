@@ -1,6 +1,8 @@
 """Stores telemetry: reads the run, validates the batch, plans what it adds, commits the plan, runs due actions."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -14,10 +16,12 @@ from steadynorm_server.automation.execution import run_due_actions
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import RunKeys
 from steadynorm_server.retention.policy import Limits
+from steadynorm_server.runs import notes
 from steadynorm_server.runs.cache import CachedRun, RunCache
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord
 from steadynorm_server.runs.repository import RunRepository
+from steadynorm_server.runs.unanswered import Line
 from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, contention_error
 from steadynorm_server.telemetry.ingest import IngestPlan, plan_batch
 from steadynorm_server.telemetry.pace import pace_s
@@ -85,18 +89,23 @@ class TelemetryService:
     async def _commit(self, run: RunRecord, batch: TelemetryBatch, plan: IngestPlan, sender: Principal) -> bool:
         """Store the plan if the run is still as expected, and update `run`. Returns whether it was stored."""
         keys = RunKeys(run.run_id)
-        answer = await self._repository.redis.grouped_script(
-            "commit",
-            [keys.run, keys.events, keys.outcomes, keys.peaks, keys.notes]
-            + [keys.history(append.level.name) for append in plan.appends],
-            *_arguments(run, plan, self._limits.budget_factor(run)),
-        )
+        with self._following(run, batch, plan, sender) if plan.notes or plan.adopt else contextlib.nullcontext():
+            answer = await self._repository.redis.grouped_script(
+                "commit",
+                [keys.run, keys.events, keys.outcomes, keys.peaks, keys.notes]
+                + [keys.history(append.level.name) for append in plan.appends],
+                *_arguments(run, plan, self._limits.budget_factor(run)),
+            )
         if answer[0] != b"ok":
             return False
         run.desired_revision = int(answer[1])
         if answer[2] != run.stored_desired:
             run.stored_desired, run.desired = answer[2], msgspec.json.decode(answer[2], type=Settings)
-        _audit(run, plan, sender)
+        for note in plan.notes:
+            notes.record(run, note)
+        if plan.adopt is not None and plan.adopt[0] == run.desired_revision:
+            _adoption(run, plan.adopt, sender)()
+        self._repository.unanswered.forget(_key(run, batch))
         self._repository.hear(run.run_id)
         if plan.events:
             self._repository.dirty_runs.mark(run.run_id)
@@ -109,14 +118,29 @@ class TelemetryService:
         run.sequence, run.last_seen, run.stalled = batch.sequence, plan.time, ""
         return True
 
+    def _following(
+        self, run: RunRecord, batch: TelemetryBatch, plan: IngestPlan, sender: Principal
+    ) -> contextlib.AbstractContextManager[None]:
+        """Look for what the batch does beside telemetry, should its answer be lost."""
+        look_for_notes, lines = notes.unanswered_notes(self._repository, run, plan.notes)
+        adoption = [_adoption(run, plan.adopt, sender)] if plan.adopt else []
 
-def _audit(run: RunRecord, plan: IngestPlan, sender: Principal) -> None:
-    """What the batch did that is not of the training itself. run: with the settings after it."""
-    for note in plan.notes:
-        audit_log.record("note", run.run_id, note.author, name=run.name, entry=note)
-    if plan.adopt is not None and plan.adopt[0] == run.desired_revision:
-        entry = {"revision": run.desired_revision, "step": plan.adopt[2], "settings": run.desired}
-        audit_log.record("adopted", run.run_id, sender.name, name=run.name, entry=entry)
+        async def look() -> Sequence[Line]:
+            (at,) = await self._repository.redis.fields([(RunKeys(run.run_id).run, "rollback_time")])
+            adopted = at is not None and at.decode() == plan.fields["last_seen"]
+            return [*await look_for_notes(), *(adoption if adopted else ())]
+
+        return self._repository.unanswered.following(_key(run, batch), look, [*lines, *adoption])
+
+
+def _key(run: RunRecord, batch: TelemetryBatch) -> str:
+    return f"batch {batch.sequence} of {run.run_id}, {batch.incarnation}"
+
+
+def _adoption(run: RunRecord, adopted: tuple[int, bytes, int], sender: Principal) -> Line:
+    revision, settings, step = adopted
+    entry = {"revision": revision, "step": step, "settings": msgspec.json.decode(settings)}
+    return partial(audit_log.record, "adopted", run.run_id, sender.name, name=run.name, entry=entry)
 
 
 def _check_known(run: RunRecord, batch: TelemetryBatch) -> Desired:

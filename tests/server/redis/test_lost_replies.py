@@ -1,4 +1,7 @@
-"""A store that does what it was asked and loses the connection before it says so: asked again, all is done once."""
+"""A store that does what it was asked and loses the connection before it says so.
+
+Asked again, all is done once; and what its sender was not told has its line of the audit stream.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
+import msgspec
 import pytest
 import redis
 from redis.exceptions import ConnectionError as RedisAway
@@ -22,6 +26,7 @@ from steadynorm_server.auth.budget import Budget, Values
 from steadynorm_server.auth.principals import Principal, Role, token_digest
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.redis.client import Script, _scripts
+from steadynorm_server.retention.policy import Limits, delete_expired
 from steadynorm_server.telemetry import registration
 
 BOT = "the-token-of-a-bot"
@@ -36,20 +41,23 @@ TWICE = {"reset_generation": "+1"}
 
 
 class LosingStore:
-    """Passes all on to a store. `lose(script)`: the connection is closed in place of its next reply."""
+    """Passes all on to a store. `lose(script)`: the connection is closed in place of its next reply, or replies."""
 
     def __init__(self, url: str) -> None:
         self._at = redis.ConnectionPool.from_url(url).connection_kwargs
         self._lost: bytes | None = None
+        self._left = 0
         self.losses = 0
         self.url = ""
+        self._served: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
-    def lose(self, script: Script) -> Iterator[None]:
-        """The reply to one call of it during the block."""
-        self._lost, before = _scripts()[script][0].encode(), self.losses
+    def lose(self, script: Script | Literal["unlink"], times: int = 1) -> Iterator[None]:
+        """The reply to so many calls of it during the block."""
+        self._lost = b"UNLINK" if script == "unlink" else _scripts()[script][0].encode()
+        self._left, before = times, self.losses
         yield
-        assert self.losses == before + 1, f"{script} was not called by its hash"
+        assert self.losses == before + times, f"{script} was not called by its hash"
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -57,8 +65,11 @@ class LosingStore:
         async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
             self.url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             yield
+        await asyncio.gather(*self._served)
 
     async def _serve(self, near: asyncio.StreamReader, replies: asyncio.StreamWriter) -> None:
+        if (served := asyncio.current_task()) is not None:
+            self._served.add(served)
         path = self._at.get("path")
         opened = (
             asyncio.open_unix_connection(path) if path else asyncio.open_connection(self._at["host"], self._at["port"])
@@ -70,7 +81,8 @@ class LosingStore:
             nonlocal loses
             while data := await near.read(2**20):
                 if self._lost is not None and self._lost in data:
-                    self._lost, loses = None, True
+                    self._left -= 1
+                    self._lost, loses = self._lost if self._left else None, True
                 commands.write(data)
             commands.close()
 
@@ -219,3 +231,78 @@ async def test_nor_where_its_registration_was_cut_off_halfway_and_is_sent_again(
     assert (registered["incarnation"], registered["desired"]["settings"]["stop"]) == (2, False)
     assert (await after.change(registered["desired"]["revision"], {"paused": True})).status_code == 200
     assert (await after.register())["desired"]["settings"]["paused"] is True  # that is meant for this one
+
+
+async def until_told(told: Any, *kinds: str) -> None:
+    async with asyncio.timeout(30):
+        while told() != list(kinds):  # noqa: ASYNC110 # a file tells of no change
+            await asyncio.sleep(0.02)
+
+
+WHEN = {"scalar": "target_min", "comparison": "<", "value": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("script", "method", "path", "body", "kind"),
+    [
+        ("change", "PATCH", "/settings", {"settings": {"gamma2": 0.9}}, "settings"),
+        ("compare_and_set", "POST", "/schedules", {"from_step": 100, "settings": TWICE}, "schedule"),
+        ("compare_and_set", "PUT", "/rules", {"rules": [{"id": "low", "when": WHEN, "settings": TWICE}]}, "rules"),
+        ("compare_and_set", "PUT", "/retention", {"max_mib": 16}, "retention"),
+        ("compare_and_set", "PATCH", "", {"name": "renamed"}, "lifecycle"),
+        ("compare_and_set", "POST", "/proposals", {"settings": TWICE, "revision": 0, "reason": "tried"}, "proposal"),
+        ("note", "POST", "/notes", {"text": "new data"}, "note"),
+    ],
+)
+async def test_a_change_whose_sender_was_told_nothing_has_its_line(
+    told: Any, agent: Any, store: LosingStore, script: Script, method: str, path: str, body: Any, kind: str
+) -> None:
+    with store.lose(script, times=2):
+        answer = await agent.client.request(method, agent.run + path, json=body, headers={"If-Match": '"0"'})
+    assert answer.status_code == 503
+    await until_told(told, "registered", kind)
+
+
+async def test_so_has_one_within_a_budget_and_the_end_of_a_schedule(told: Any, agent: Any, store: LosingStore) -> None:
+    body = {"settings": {"gamma2": 0.9}, "revision": 0, "reason": "tried"}
+    with store.lose("change", times=2):
+        headers = {"Authorization": f"Bearer {BOT}"}
+        assert (await agent.client.post(f"{agent.run}/proposals", json=body, headers=headers)).status_code == 503
+    await until_told(told, "registered", "settings", "proposal")
+    made = await agent.client.post(f"{agent.run}/schedules", json={"from_step": 500, "settings": TWICE})
+    with store.lose("compare_and_set", times=2):
+        path = f"{agent.run}/schedules/{made.json()['id']}"
+        assert (await agent.client.delete(path)).status_code == 503
+    await until_told(told, "registered", "settings", "proposal", "schedule", "unscheduled")
+
+
+async def test_so_has_an_agent_that_began_though_it_asks_again_at_once(
+    told: Any, api: httpx.AsyncClient, store: LosingStore, make_agent: Any, clock: Any
+) -> None:
+    first = make_agent(api)
+    for agent, incarnation in ((first, 1), (make_agent(api, instance="two"), 2)):
+        with store.lose("register", times=2):
+            assert (await api.post("/runs", content=encode_json(agent.registration))).status_code == 503
+        clock.now += 1
+        assert (await agent.register())["incarnation"] == incarnation
+    await until_told(told, "registered", "registered")
+
+
+async def test_so_has_a_note_of_a_loop_whose_batch_is_sent_again(told: Any, agent: Any, store: LosingStore) -> None:
+    with store.lose("commit", times=2):
+        sent = msgspec.structs.replace(agent.batch(1, [1]), user_notes=[UserNote(1, STARTED, "new data")])
+        assert (await agent.post(sent)).status_code == 503
+    assert (await agent.post(sent)).status_code == 200
+    await until_told(told, "registered", "note")
+
+
+async def test_so_has_a_removal(told: Any, agent: Any, store: LosingStore, make_agent: Any, clock: Any) -> None:
+    other = make_agent(agent.client, run_id="tiny-2", instance="two")
+    await other.register()
+    with store.lose("unlink", times=2):
+        assert (await agent.client.delete(other.run)).status_code == 503
+    await until_told(told, "registered", "registered", "removed")
+    repository, clock.now = agent.client.app.state.repository, clock.now + 86_400
+    with store.lose("delete_if_expired", times=2), pytest.raises(RedisAway):
+        await delete_expired(repository, [await repository.get("tiny-1")], Limits(keep_days=0.5))
+    await until_told(told, "registered", "registered", "removed", "expired")

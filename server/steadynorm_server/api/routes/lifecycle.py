@@ -1,6 +1,7 @@
 """A run as a whole: rename, archive, delete, restore."""
 
 import logging
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -50,11 +51,9 @@ async def delete_run(
         await lifecycle.delete(repository, run_id, grace, sender.name, reason)
     else:
         run = await repository.get(run_id)
-
-        def record() -> None:
-            audit_log.record("removed", run_id, sender.name, name=run.name, reason=reason, **run.audit_heads())
-
-        await repository.delete(run_id, record)
+        heads = run.audit_heads()
+        line = partial(audit_log.record, "removed", run_id, sender.name, name=run.name, reason=reason, **heads)
+        await repository.delete(run_id, line)
         _log.warning("run %s was deleted by %r", run_id, sender.name, extra={"request_id": request_id(request.scope)})
     return Response(status_code=204)
 
