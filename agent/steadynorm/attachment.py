@@ -19,7 +19,7 @@ from steadynorm import arguments
 from steadynorm.agent import Agent
 from steadynorm.distributed.foreign_shards import check_shards
 from steadynorm.distributed.ranks import agree_on_arguments, open_exchange, ranks_with_other_parameters
-from steadynorm.lifecycle import end_state_at_exit, run_all
+from steadynorm.lifecycle import end_state_at_exit, readable, run_all
 from steadynorm.parameters import assign
 from steadynorm.recovery.memory import check_memory, needed_bytes
 from steadynorm.recovery_options import Recovery
@@ -177,7 +177,7 @@ def attach(
             needed = needed_bytes(recovery, given.model, given.optimizers)
     except Exception as error:
         if exchange is not None:
-            exchange.gather(repr(error))  # the other ranks raise too
+            exchange.gather(readable(error, repr))  # the other ranks raise too
         raise
     if exchange is not None:
         given = agree_on_arguments(exchange, given)

@@ -34,10 +34,15 @@ def end_state_at_exit() -> tuple[RunEnd | None, str]:
 
 def described(error: BaseException) -> str:
     """Type and text of an exception of others, which may raise another one where it is asked for its text."""
+    return f"{type(error).__name__}: {readable(error)}"
+
+
+def readable(thing: object, how: Callable[[object], str] = str) -> str:
+    """The text, or with `how=repr` the repr, of an object of others, which may raise where it is asked for it."""
     try:
-        return f"{type(error).__name__}: {error}"
+        return how(thing)
     except Exception:
-        return f"{type(error).__name__}: its text cannot be read"
+        return "its text cannot be read" if how is str else f"<{type(thing).__name__}, whose repr cannot be read>"
 
 
 def run_all(parts: Sequence[Callable[[], object]]) -> None:

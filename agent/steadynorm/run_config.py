@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from steadynorm.lifecycle import readable
 from steadynorm_contract.codec import encodable, encode_json
 from steadynorm_contract.configuration import HIDDEN, MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH, is_secret
 
@@ -43,7 +44,7 @@ def _cleaned(value: object, depth: int) -> object:
         value = vars(value)
     if isinstance(value, Mapping):
         return {
-            encodable(str(name)): HIDDEN if is_secret(str(name)) and inner else _cleaned(inner, depth + 1)
+            encodable(readable(name)): HIDDEN if is_secret(readable(name)) and inner else _cleaned(inner, depth + 1)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
@@ -52,7 +53,7 @@ def _cleaned(value: object, depth: int) -> object:
         return value if math.isfinite(value) else str(value)
     if type(value) in _SIMPLE and not (isinstance(value, int) and abs(value) >= 2**53):
         return without_passwords(value) if isinstance(value, str) else value
-    return without_passwords(str(value))
+    return without_passwords(readable(value))
 
 
 def without_passwords(text: str) -> str:

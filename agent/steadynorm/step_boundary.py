@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from steadynorm.knobs import LiveKnob, turn
 from steadynorm.learning_rates import has_rate, steps_by_rate
+from steadynorm.lifecycle import described, readable
 from steadynorm.mailbox import DesiredAtStart, InvalidSettings, Mailbox, SettingsUpdate
 from steadynorm.moments import has_moments
 from steadynorm.stabilizer.options import STABILIZER_SETTINGS
@@ -183,7 +184,7 @@ class StepBoundary:
         What it asks of recovery and cannot be done now is left out of it, for good: it must neither keep the rest, such
         as a pause, from being applied, nor be made up for with a later revision.
         """
-        step, outcome = self.step + 1, RevisionOutcome.REJECTED
+        step, outcome, saves = self.step + 1, RevisionOutcome.REJECTED, False
         if isinstance(update, InvalidSettings):
             reason = update.reason
         else:
@@ -192,11 +193,15 @@ class StepBoundary:
             self._asked = update.settings
             if settings is not None:
                 outcome = RevisionOutcome.APPLIED
-                self._apply(settings, update.revision, step, rolls_back=acts and type(update) is Desired)
+                before = self.settings
+                self._apply(settings, update.revision, rolls_back=acts and type(update) is Desired)
+                saves = settings.checkpoint_generation > before.checkpoint_generation
         if reason:
             what = "rejected" if outcome is RevisionOutcome.REJECTED else "applied but for what it asks of recovery"
             _log.warning("revision %d of the settings was %s: %s", update.revision, what, reason)
         self._mailbox.report(AppliedReport(update.revision, step, outcome, self.settings, time.time(), reason))
+        if saves:  # last: a callback may take long, close the agent, or end the process
+            self._request_checkpoint(step - 1)
 
     def fall_back_to_observe(self, reason: str) -> None:
         """From the coming step on nothing is scaled, until an operator sets the mode again.
@@ -317,7 +322,7 @@ class StepBoundary:
                 return f"{knob.setting} {knob.rule}: got {value}. Set it back to {self.settings.knobs[name]}."
         return ""
 
-    def _apply(self, after: Settings, revision: int, step: int, *, rolls_back: bool) -> None:
+    def _apply(self, after: Settings, revision: int, *, rolls_back: bool) -> None:
         before = self.settings
         changes = {
             name: getattr(after, name)
@@ -332,8 +337,6 @@ class StepBoundary:
         if after.mode is not before.mode:
             self.observe_left = 0  # an operator chose the mode: it holds from the step that is reported
         self._set_settings(after, revision)
-        if after.checkpoint_generation > before.checkpoint_generation:
-            self._request_checkpoint(step - 1)
         self.on_applied(before if rolls_back else replace(before, rollback_generation=after.rollback_generation), after)
 
     def _look_whether_it_stops(self) -> None:
@@ -369,8 +372,8 @@ class StepBoundary:
                 callback(step)
             except Exception as error:
                 self.callback_errors += 1
-                _log.exception("the checkpoint callback %r failed; training continues", callback)
-                why = f"{type(error).__name__}: {error}"[:300]
+                _log.exception("the checkpoint callback %s failed; training continues", readable(callback, repr))
+                why = described(error)[:300]
                 self._tell(step, f"the checkpoint that was asked for failed: {why}. The job's log has the traceback.")
 
     def _tell(self, step: int, message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -273,3 +275,17 @@ def test_settings_arrive_with_telemetry_answers_too(
     training.step()
     assert agent.settings.gamma1 == 0.5
     agent.close()
+
+
+@pytest.mark.parametrize("leaves", [lambda agent: agent.close(), lambda agent: sys.exit(3)], ids=["close", "exit"])
+def test_a_revision_is_reported_before_the_checkpoint_that_came_with_it(
+    agent: Agent, training: Training, stub: StubServer, until: Until, leaves: Callable[[Agent], None]
+) -> None:
+    agent.on_checkpoint(lambda step: leaves(agent))
+    training.step()
+    revision = arrived(agent, stub.change(checkpoint_generation=1, gamma1=0.5))
+    until(revision)
+    with contextlib.suppress(SystemExit):
+        training.step()
+    agent.close()
+    assert [(each.revision, each.outcome.value) for each in stub.run.reports] == [(1, "applied")]

@@ -27,6 +27,7 @@ from steadynorm.distributed.exchange import MAX_WAIT_S, Exchange, RanksApartErro
 from steadynorm.distributed.fingerprint import Fingerprints, WeightFingerprints, differing_ranks, have_equal_weights
 from steadynorm.distributed.reductions import Offer, ScalarReductions
 from steadynorm.faults import ErrorState
+from steadynorm.lifecycle import readable
 from steadynorm.mailbox import Mailbox
 from steadynorm.recovery.control import RecoveryControl
 from steadynorm.recovery.orders import News
@@ -183,7 +184,7 @@ class Ranks:
             what = f"another rank did not come to the exchange of the agents within {MAX_WAIT_S:g} s: it takes other "
             what += "numbers of steps (join(), local SGD, skipped batches), or has ended"
         else:
-            what = f"the exchange of the ranks' agents failed ({error or type(error).__name__})"
+            what = f"the exchange of the ranks' agents failed ({readable(error) or type(error).__name__})"
         lost = "" if self._recovery is None else " It cannot be rolled back any more."
         self._check.report(
             "ranks_apart",

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from steadynorm.distributed.store import ranks_store
+from steadynorm.lifecycle import described
 from steadynorm.recording.logged import Logged
 from steadynorm.recording.recorder import LANDING_S, Recorder
 from steadynorm.recording.scalars import LoggedRecord, ScalarLog
@@ -264,7 +265,7 @@ class ScalarReductions:
             everyone = self._everyone({each.round: each.values for each in own})
         except Exception as error:
             self._in_exchange = own
-            self.end(f"the other ranks' last values did not come ({type(error).__name__}: {error})"[:300])
+            self.end(f"the other ranks' last values did not come ({described(error)})"[:300])
             return
         self._ended = True
         if self._recorder is None:

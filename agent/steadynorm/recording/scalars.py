@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steadynorm.lifecycle import described
+from steadynorm.lifecycle import described, readable
 from steadynorm_contract.scalars import (
     MAX_SCALARS,
     MAX_SENTENCE_LENGTH,
@@ -93,13 +93,14 @@ class ScalarNames:
         """What can be recorded of a call of `log()`; a warning says what of it cannot, and why."""
         found: Values = {}
         for name, value in given.items():
-            if value is None:
+            if value is None or not self._is_text(name):
                 continue
             try:
                 number = scalar_value(name, value)
             except Exception as error:  # of the value's own code, whose errors are not the agent's
-                text = str(error) if isinstance(error, ValueError) else f"it cannot be read ({described(error)[:200]})."
-                self._warn(str(name)[:100], text if str(name) in text else f"{ascii(name)[:100]}: {text}")
+                ours = isinstance(error, ValueError)
+                text = readable(error) if ours else f"it cannot be read ({described(error)[:200]})."
+                self._warn(name[:100], text if name in text else f"{ascii(name)[:100]}: {text}")
                 continue
             if name in self._known or self.admit(name):
                 found[name] = number
@@ -107,13 +108,21 @@ class ScalarNames:
 
     def admit(self, name: str) -> bool:
         """Whether values may be logged under `name`."""
+        if not self._is_text(name):
+            return False
         if (problem := name_problem(name)) is not None:
-            self._warn(str(name)[:100], problem)
+            self._warn(name[:100], problem)
             return False
         if name not in self._known and len(self._known) >= MAX_SCALARS:
             self._warn("", f"a run has at most {MAX_SCALARS} logged scalars: got one more, {name!r}. Log fewer names.")
             return False
         self._known.add(name)
+        return True
+
+    def _is_text(self, name: object) -> bool:
+        if not isinstance(name, str):
+            self._warn(readable(name)[:100], f"a scalar's name must be a string: got {type(name).__name__}.")
+            return False
         return True
 
     def _warn(self, name: str, problem: str) -> None:

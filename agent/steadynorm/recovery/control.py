@@ -17,6 +17,7 @@ from types import MappingProxyType
 import torch
 
 from steadynorm.faults import ErrorState
+from steadynorm.lifecycle import readable
 from steadynorm.mailbox import Mailbox
 from steadynorm.recovery.contents import Contents
 from steadynorm.recovery.orders import Action, News, Order, RollbackEvent
@@ -346,7 +347,7 @@ class RecoveryControl:
                 callback(event)
             except Exception:
                 self.callback_errors += 1
-                _log.exception("the rollback callback %r failed; training continues", callback)
+                _log.exception("the rollback callback %s failed; training continues", readable(callback, repr))
 
     def _give_up(self, order: Order) -> None:
         recovery, boundary = self._recovery, self._boundary

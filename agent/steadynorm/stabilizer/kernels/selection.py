@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from steadynorm.lifecycle import described
 from steadynorm.stabilizer.gradients import Gradients
 from steadynorm.stabilizer.sharding import is_sharded
 from steadynorm.stabilizer.statistics import Statistics
@@ -75,7 +76,7 @@ def _is_verified(device: torch.device) -> bool:
 
             found = differences(device)
         except Exception as error:  # a missing compiler, or a device it does not support: training continues
-            found = [f"{type(error).__name__}: {error}"]
+            found = [described(error)]
         _verified[device] = not found
         if found:
             _log.warning(
