@@ -54,8 +54,6 @@ from steadynorm_server.telemetry.service import TelemetryService
 from steadynorm_server.webhooks.config import read_webhooks
 from steadynorm_server.webhooks.dispatcher import WebhookDispatcher
 
-API = "/api/v1"
-
 
 @functools.cache
 def _routes() -> list[BaseRoute]:
@@ -63,7 +61,7 @@ def _routes() -> list[BaseRoute]:
     router = APIRouter()
     seldom = (schedules, proposals, rules, retention, lifecycle, notes)
     for module in (telemetry, settings, tokens_route, runs, fleet, export, *seldom):  # the busiest first
-        router.include_router(module.router, prefix=API)
+        router.include_router(module.router)
     router.include_router(health.router)
     router.include_router(docs_page.router)
     return router.routes
@@ -74,7 +72,7 @@ class _Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         config: ServerConfig = self.state.config
-        direct = DirectTelemetry(super().build_middleware_stack(), API, config.root_path, problem_details.respond)
+        direct = DirectTelemetry(super().build_middleware_stack(), config.root_path, problem_details.respond)
         return RequestLog(SecurityHeaders(direct, tls=bool(config.tls or config.tls_cert)), self.state.metrics)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from steadynorm_server.api import API
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.routes.telemetry import TELEMETRY, ingest_telemetry
 from steadynorm_server.auth.principals import Role
@@ -26,18 +27,17 @@ class _Route:
 
 
 class DirectTelemetry:
-    """prefix: of the API's paths. on_error: makes the response to an error, and says whether it was foreseen."""
+    """on_error: makes the response to an error, and says whether it was foreseen."""
 
     def __init__(
         self,
         app: ASGIApp,
-        prefix: str,
         root_path: str,
         on_error: Callable[[Request, Exception], Awaitable[tuple[Response, bool]]],
     ) -> None:
         self._app = app
-        self._runs = tuple(dict.fromkeys((f"{prefix}/runs/", f"{root_path}{prefix}/runs/")))
-        self._route = _Route(prefix + TELEMETRY)
+        self._runs = tuple(dict.fromkeys((f"{API}/runs/", f"{root_path}{API}/runs/")))
+        self._route = _Route(API + TELEMETRY)
         self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -38,7 +38,7 @@ async def test_an_id_is_returned_named_in_the_problem_and_logged(api: Any, log: 
     found = json.loads(line)
     assert found["ms"] >= 0
     assert {name: found[name] for name in ("level", "method", "path", "route", "status", "request_id")} == {
-        "level": "info", "method": "GET", "path": "/api/v1/runs/unknown", "route": "/runs/{run_id}",
+        "level": "info", "method": "GET", "path": "/api/v1/runs/unknown", "route": "/api/v1/runs/{run_id}",
         "status": 404, "request_id": "from-me-1",
     }  # fmt: skip
 

@@ -288,3 +288,17 @@ async def test_only_a_long_poll_is_left_out_of_the_times_of_requests(agent: Any)
     text = await scrape(agent.client)
     counted = re.findall(r'steadynorm_server_request_seconds_count\{method="GET",route="([^"]*)"', text)
     assert [route.rpartition("/")[2] for route in counted] == ["events"]
+
+
+async def test_a_request_is_counted_under_its_route_as_the_openapi_document_has_it(agent: Any) -> None:
+    await agent.send([1])
+    await agent.get("/settings")
+    assert (await agent.change(0, {"gamma2": 0.9})).status_code == 200
+    await agent.client.get("/nowhere")
+    await agent.client.get("http://test/healthz")
+    text = await scrape(agent.client)
+    routes = set(re.findall(r'steadynorm_server_request_seconds_count\{method="\w+",route="([^"]*)"', text))
+    run = "/api/v1/runs/{run_id}"
+    assert routes == {"/api/v1/runs", f"{run}/telemetry", f"{run}/settings", "/healthz", "none"}
+    documented = (await agent.client.get("http://test/openapi.json")).json()["paths"]
+    assert routes - {"none"} <= documented.keys()

@@ -10,6 +10,7 @@ from typing import Annotated, BinaryIO, cast
 import msgspec
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import VIEWER, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, file_response
 from steadynorm_server.errors import ProblemError
@@ -18,7 +19,7 @@ from steadynorm_server.export.parquet import SCHEMES, Table, write
 from steadynorm_server.export.snapshot import SnapshotOverrun, copy
 from steadynorm_server.runs.record import RunRecord
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 PARQUET = "application/vnd.apache.parquet"
 _FORMAT = 1  # of the tables: other columns need another one, so that ETags change

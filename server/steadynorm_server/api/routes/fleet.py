@@ -7,12 +7,13 @@ from fastapi import APIRouter, Query, Response
 from steadynorm_contract.fleet import MAX_COLUMNS, FleetResponse, FleetSort
 from steadynorm_contract.lifecycle import Visibility
 from steadynorm_contract.runs import Health, RunState
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import FleetOf, Viewer
 from steadynorm_server.api.openapi.schema import ACCESS, responses
 from steadynorm_server.api.requests import json_response
 from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 
 @router.get("/fleet", responses=responses(FleetResponse, *ACCESS, 422))

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 from steadynorm_contract.lifecycle import MAX_GRACE_S, Restoration, RunUpdate
 from steadynorm_contract.runs import RunDetail
 from steadynorm_server import audit_log
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import Operator, QueriesOf, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import json_response, read_json
 from steadynorm_server.middleware.request_log import request_id
 from steadynorm_server.retention import lifecycle
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 _log = logging.getLogger(__name__)
 

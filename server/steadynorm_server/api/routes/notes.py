@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from steadynorm_contract.notes import NewNote, Note, NoteAction, NoteList
+from steadynorm_server.api import API
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.dependencies import VIEWER, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
@@ -14,7 +15,7 @@ from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.runs import notes
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 
 @router.get("/runs/{run_id}/notes", dependencies=VIEWER, responses=responses(NoteList, *RUN, 422))

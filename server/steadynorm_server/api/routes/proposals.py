@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from steadynorm_contract.proposals import Decision, NewProposal, Proposal, ProposalList
+from steadynorm_server.api import API
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.dependencies import VIEWER, Operator, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
@@ -13,7 +14,7 @@ from steadynorm_server.api.routes.settings import revision_of
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.settings import proposals
 
-router = APIRouter(tags=["settings"])
+router = APIRouter(prefix=API, tags=["settings"])
 
 
 @router.get("/runs/{run_id}/proposals", dependencies=VIEWER, responses=responses(ProposalList, *RUN))

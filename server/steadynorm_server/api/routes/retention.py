@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.retention import Retention, RetentionUpdate
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import VIEWER, LimitsOf, Operator, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import json_response, read_json
 from steadynorm_server.retention import policy
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 
 @router.get("/runs/{run_id}/retention", dependencies=VIEWER, responses=responses(Retention, *RUN))

@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.watch_rules import RuleList, RuleSet
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import VIEWER, Operator, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import JSON, MAX_SMALL_BYTES, json_response, read_body
 from steadynorm_server.automation import rules
 
-router = APIRouter(tags=["settings"])
+router = APIRouter(prefix=API, tags=["settings"])
 
 
 @router.get("/runs/{run_id}/rules", dependencies=VIEWER, responses=responses(RuleList, *RUN))

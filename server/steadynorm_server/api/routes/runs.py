@@ -10,13 +10,14 @@ from steadynorm_contract.events import EventList
 from steadynorm_contract.lifecycle import Visibility
 from steadynorm_contract.runs import Health, RunDetail, RunList, RunState
 from steadynorm_contract.series import HEATMAP_SIGNALS, Heatmap, ParameterList, SeriesResponse
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import VIEWER, QueriesOf, RepositoryOf, Viewer
 from steadynorm_server.api.openapi.schema import ACCESS, RUN, responses
 from steadynorm_server.api.requests import json_response
 from steadynorm_server.errors import invalid
 from steadynorm_server.runs.pagination import MAX_RUNS, RunFilter, Sort
 
-router = APIRouter(tags=["runs"])
+router = APIRouter(prefix=API, tags=["runs"])
 
 _MAX_STEP = 2**53 - 1
 FirstStep = Annotated[int | None, Query(alias="from", ge=0, le=_MAX_STEP, description="First step")]

@@ -3,12 +3,13 @@
 from fastapi import APIRouter, Request, Response
 
 from steadynorm_contract.schedules import NewSchedule, Schedule, ScheduleList
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import VIEWER, Operator, RepositoryOf
 from steadynorm_server.api.openapi.schema import RUN, responses, takes
 from steadynorm_server.api.requests import json_response, location, read_json
 from steadynorm_server.automation import schedules
 
-router = APIRouter(tags=["settings"])
+router = APIRouter(prefix=API, tags=["settings"])
 
 
 @router.get("/runs/{run_id}/schedules", dependencies=VIEWER, responses=responses(ScheduleList, *RUN))

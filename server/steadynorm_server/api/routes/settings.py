@@ -13,6 +13,7 @@ from steadynorm_contract.changes import Change
 from steadynorm_contract.codec import MalformedMessage, decode_json
 from steadynorm_contract.settings import Settings, merge
 from steadynorm_contract.telemetry import Desired
+from steadynorm_server.api import API
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.dependencies import Operator, RepositoryOf, StoppingOf
 from steadynorm_server.api.openapi.schema import ACCESS, RUN, responses, takes
@@ -22,7 +23,7 @@ from steadynorm_server.errors import ProblemError
 from steadynorm_server.settings import service
 from steadynorm_server.settings.bulk import change_bulk
 
-router = APIRouter(tags=["settings"])
+router = APIRouter(prefix=API, tags=["settings"])
 
 MAX_WAIT_S = 60
 _MAX_BULK_BYTES = 512 * 1024  # a thousand run ids, with their revisions

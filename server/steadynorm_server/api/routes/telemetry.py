@@ -11,6 +11,7 @@ from steadynorm_contract.telemetry import (
     TelemetryAck,
     TelemetryBatch,
 )
+from steadynorm_server.api import API
 from steadynorm_server.api.dependencies import Agent, MetricsOf, RepositoryOf, TelemetryOf
 from steadynorm_server.api.openapi.schema import ACCESS, RUN, takes
 from steadynorm_server.api.requests import JSON, MESSAGE_PACK, json_response, location, read_body, read_json
@@ -18,7 +19,7 @@ from steadynorm_server.telemetry.registration import finish as finish_run
 from steadynorm_server.telemetry.registration import register as register_run
 from steadynorm_server.telemetry.validation import validate_size
 
-router = APIRouter(tags=["agent"])
+router = APIRouter(prefix=API, tags=["agent"])
 
 TELEMETRY = "/runs/{run_id}/telemetry"
 """Also served by `api/direct_telemetry`, which calls the same function."""

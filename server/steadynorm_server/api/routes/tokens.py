@@ -6,6 +6,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Response
 
 from steadynorm_contract.tokens import TokenInfo
+from steadynorm_server.api import API
 from steadynorm_server.api.authorization import requires
 from steadynorm_server.api.dependencies import RepositoryOf
 from steadynorm_server.api.openapi.schema import responses
@@ -13,7 +14,7 @@ from steadynorm_server.api.requests import json_response
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.telemetry.quotas import usage
 
-router = APIRouter(tags=["tokens"])
+router = APIRouter(prefix=API, tags=["tokens"])
 
 
 @router.get("/me", responses=responses(TokenInfo, 401, 429))
