@@ -177,10 +177,24 @@ class RedisClient:
 
     async def check(self) -> None:
         """Raises if Redis does not answer, refuses writes, holds a newer schema or lacks a permission that we need."""
-        self.doubt_schema()
-        await self._run("setrange", PROBE, 0, "")  # an empty value changes nothing, but needs permission to write
-        await self.script("desired_settings", [PROBE], "0")  # of no run
-        await self._run("publish", CHANGES, "")  # of no run
+
+        async def send() -> list[Any]:
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.get(schema.KEY)
+                pipe.setrange(PROBE, 0, "")  # an empty value changes nothing, but needs permission to write
+                pipe.evalsha(_scripts()["desired_settings"][0], 1, PROBE, "0")  # of no run
+                pipe.publish(CHANGES, "")  # of no run
+                replies: list[Any] = await pipe.execute(raise_on_error=False)
+            errors = (each for each in replies if isinstance(each, Exception))
+            if error := next((each for each in errors if not isinstance(each, NoScriptError)), None):
+                raise error
+            return replies
+
+        stored, _, ran, _ = await self._answer(send)
+        if isinstance(ran, NoScriptError):  # once, after a restart of Redis
+            await self.script("desired_settings", [PROBE], "0")
+        self._reads_schema = False  # unless what follows finds it
+        self._reads_schema = schema.is_claimed(stored)
 
     async def script(self, name: Script, keys: Sequence[str], *args: bytes | str | int | float) -> Any:
         """Run one of our scripts, atomically. Its first lines document keys, arguments and reply."""

@@ -15,6 +15,12 @@ KEY = "steadynorm:schema"
 async def claim(redis: Any) -> None:  # redis-py's own types allow str everywhere
     """Note this server's schema where Redis has none or an older one. Raises NewerSchemaError where it has a newer."""
     stored = await redis.get(KEY)
+    if not is_claimed(stored):
+        await redis.set(KEY, f"{SCHEMA} {__version__}", nx=stored is None)
+
+
+def is_claimed(stored: bytes | None) -> bool:
+    """Whether what KEY holds is this server's schema; otherwise none or an older one. Raises NewerSchemaError."""
     number, _, writer = (stored or b"0 ").decode().partition(" ")
     if int(number) > SCHEMA:
         raise NewerSchemaError(
@@ -22,5 +28,4 @@ async def claim(redis: Any) -> None:  # redis-py's own types allow str everywher
             f"which reads up to schema {SCHEMA}. Install steadynorm {writer} or later, or restore a backup from before "
             "the upgrade."
         )
-    if int(number) < SCHEMA:
-        await redis.set(KEY, f"{SCHEMA} {__version__}", nx=stored is None)
+    return int(number) == SCHEMA

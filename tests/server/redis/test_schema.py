@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 import redis
 from redis.asyncio import Redis
-from tests.support.server import FakeAgent, Serve
+from tests.support.server import FakeAgent, Serve, recorded_commands
 
 from steadynorm_contract import __version__
 from steadynorm_server.config import ServerConfig
 from steadynorm_server.errors import StartError
 from steadynorm_server.redis import schema
+from steadynorm_server.redis.client import RedisClient
 from steadynorm_server.redis_errors import NewerSchemaError
 from steadynorm_server.retention import sweeper
 from steadynorm_server.runtime import store_report
@@ -104,3 +107,15 @@ async def test_while_redis_takes_no_writes_a_server_without_a_schema_reads(
         await store.config_set("min-replicas-to-write", 0)
     assert (await another.get("http://test/readyz")).status_code == 200
     assert await store.get(schema.KEY) == f"1 {__version__}".encode()
+
+
+async def test_whether_all_is_ready_is_asked_in_one_round_trip(store_url: str) -> None:
+    timed = Mock(side_effect=contextlib.nullcontext)
+    client = RedisClient(store_url, timed)
+    await client.check()
+    timed.reset_mock()
+    async with recorded_commands(store_url) as commands:
+        await client.check()
+    await client.close()
+    assert timed.call_count == 1
+    assert [each.name for each in commands if not each.in_script] == ["get", "setrange", "evalsha", "publish"]
