@@ -110,7 +110,7 @@ class _Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.end()
+        self._child.end(interrupt=True)  # so that its agent says why the run ended
 
     def watch(self) -> Iterator[RunDetail]:
         """The run, repeatedly, until the process has ended and all of its telemetry arrived.

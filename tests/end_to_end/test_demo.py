@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import read_address
 
 if TYPE_CHECKING:
@@ -97,3 +99,17 @@ def test_a_training_that_fails_is_reported_with_its_last_words(environment: dict
     assert "the training ended with status 1" in ended.stderr
     assert "this torch is broken" in ended.stderr
     assert "{" not in ended.stdout
+
+
+def test_a_demo_that_is_interrupted_leaves_a_run_that_was_stopped(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "steadynorm_cli", "demo", "--once", "--steps", "100000"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        run_id = next(found[1] for line in demo.stdout if (found := re.search(r"\?run=(\S+)", line)))
+        demo.send_signal(signal.SIGINT)
+        assert "stopped before the run ended" in demo.stdout.read()
+    assert demo.returncode == 130
+    address = read_address(Path(environment["STEADYNORM_HOME"]))
+    assert address is not None
+    run = Client(address.server, (Path(environment["STEADYNORM_HOME"]) / "token").read_text("ascii")).run(run_id)
+    assert (run.state, run.end_reason) == ("stopped", "interrupted from the keyboard")

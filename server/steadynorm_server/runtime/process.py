@@ -1,5 +1,6 @@
 """Child processes: logged to a file, ended in order, never left behind."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -25,6 +26,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def _begin(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it, and their children too
+    die_with_parent(parent)
+
+
 class ManagedProcess:
     """A child process, started at once, in a session of its own: a terminal's Ctrl-C reaches only the parent, which
     then ends its children in the right order.
@@ -45,7 +51,7 @@ class ManagedProcess:
                 stderr=None if log is None else subprocess.STDOUT,
                 env=env,
                 start_new_session=True,
-                preexec_fn=functools.partial(die_with_parent, os.getpid()) if _LIBC is not None else None,
+                preexec_fn=functools.partial(_begin, os.getpid()),
             )
 
     @property
@@ -71,10 +77,17 @@ class ManagedProcess:
         """Wait for the end; returns the exit status. Raises subprocess.TimeoutExpired."""
         return self._process.wait(timeout_s)
 
-    def end(self, grace_s: float = 10.0) -> None:
-        """SIGTERM, and after `grace_s` seconds SIGKILL to its whole group. Returns when it is gone."""
+    def end(self, grace_s: float = 10.0, *, interrupt: bool = False) -> None:
+        """SIGTERM, and after `grace_s` seconds SIGKILL to its whole group. Returns when it is gone.
+
+        interrupt: SIGINT first, as of its own Ctrl-C, and SIGTERM as long after it.
+        """
         if self._process.poll() is not None:
             return
+        if interrupt:
+            self._process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace_s)
         self._process.terminate()
         try:
             self._process.wait(grace_s)
