@@ -1,14 +1,16 @@
 """`steadynorm doctor`: checks the server, its Redis and this machine, and says what to fix."""
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
+from urllib3.util import parse_url
 
 from steadynorm_cli.commands.options import AsJson, Server, find_run
 from steadynorm_cli.commands.output import plain
 from steadynorm_contract.client import Client
-from steadynorm_contract.discovery import data_dir, is_loopback
+from steadynorm_contract.discovery import data_dir, is_loopback, own_server
 
 
 def doctor(
@@ -32,11 +34,14 @@ def doctor(
 
     client = Client(server)
     checks = check_server(client)
-    data = data_dir()
+    own = own_server()
+    if own is not None and not _is_same(own.server, client.server):
+        own = None
+    data = data_dir() if own is None else Path(own.data)
     if is_loopback(client.server) and (disk := check_disk(data)) is not None:
         checks.append(disk)
     embedded = data / "redis" / "redis.sock"
-    if redis is None and is_loopback(client.server) and embedded.is_socket():
+    if redis is None and own is not None and embedded.is_socket():
         redis = f"unix://{embedded}"
     if redis is not None:
         checks += check_redis(redis)
@@ -50,6 +55,12 @@ def doctor(
             fix = f" → {each.fix}" if each.fix else ""
             typer.echo(f"{each.verdict:<4}  {each.check:<{width}}  {plain(each.detail)}{fix}")
         if redis is None:
-            typer.echo("Redis was not checked: there is no embedded one. Give its address with --redis or REDIS_URL.")
+            why = "it has no embedded one" if own is not None else f"no server of yours runs at {client.server}"
+            typer.echo(f"Redis was not checked: {why}. Give its address with --redis or REDIS_URL.")
     if any(each.verdict is Verdict.FAIL for each in checks):
         raise typer.Exit(1)
+
+
+def _is_same(own: str, server: str) -> bool:
+    """Whether two addresses, the first on loopback, are of one server, by whichever name of this machine."""
+    return is_loopback(server) and parse_url(own).port == parse_url(server).port

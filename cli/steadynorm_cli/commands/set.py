@@ -44,6 +44,10 @@ def set_(
     found = find_run(client, run)
     resolved = resolve_increments(parsed, found.desired.settings)
     if dry_run:
+        if not found.state.is_live:
+            raise CommandError(
+                f"run {found.run_id} has ended ({found.state}): no change of its settings would do anything."
+            )
         foretell(client, found.run_id, resolved, as_json=as_json)
         return
     send(client, found, resolved, reason=reason, wait=None if no_wait else wait, as_json=as_json)
@@ -77,18 +81,23 @@ def send(
         before, after = by_name(present.settings), by_name(desired.settings)
         changed = {name: value for name, value in after.items() if value != before.get(name)}  # as in the audit list
         typer.echo(f"{run.run_id}: revision {desired.revision}: {output.change(before, changed)}")
+    if wait and not run.connected:
+        output.tell(
+            f"the run is disconnected: its agent was last heard from {output.ago(run.last_seen)} ago. Waiting up to "
+            f"{wait:g} s for it; the job applies the change {_when(run)}. Ctrl-C ends the wait alone."
+        )
     try:
         entry = None if wait is None else _await_outcome(client, run.run_id, desired.revision, wait)
     except KeyboardInterrupt:
         output.tell(
-            f"revision {desired.revision} is stored, and the job applies it at its next step. See it with "
+            f"revision {desired.revision} is stored, and the job applies it {_when(run)}. See it with "
             f"`steadynorm show {run.run_id}`, or take it back with `steadynorm undo {run.run_id}`."
         )
         raise
     if as_json:
         outcome = {"state": entry.state, "applied_step": entry.applied_step} if entry else {"state": "pending"}
         typer.echo(msgspec.json.encode(record | outcome))
-    conclusion = _conclude(run.run_id, desired.revision, entry, waited=wait)
+    conclusion = _conclude(run, desired.revision, entry, waited=wait)
     if not as_json:
         typer.echo(conclusion)
 
@@ -126,11 +135,15 @@ def _await_outcome(client: Client, run_id: str, revision: int, wait_s: float) ->
         time.sleep(_POLL_S)
 
 
-def _conclude(run_id: str, revision: int, entry: AuditEntry | None, waited: float | None) -> str:
+def _when(run: RunSummary) -> str:
+    return "at its next step" if run.connected else "when it reaches the server again, or is resumed"
+
+
+def _conclude(run: RunSummary, revision: int, entry: AuditEntry | None, waited: float | None) -> str:
     if entry is None and waited is not None:
         raise CommandError(
-            f"revision {revision} is stored, but the job did not apply it within {waited:g} s. A live job applies it "
-            f"at its next step: see `steadynorm show {run_id}`.",
+            f"revision {revision} is stored, but the job did not apply it within {waited:g} s. It applies it "
+            f"{_when(run)}: see `steadynorm show {run.run_id}`, or take it back with `steadynorm undo {run.run_id}`.",
             NOT_YET,
         )
     if entry is None:

@@ -120,6 +120,8 @@ def test_a_wrong_token_a_store_that_is_away_and_no_server_are_failures(
     assert ended.returncode == 1
     assert ended.stdout.startswith("fail  server")
     assert "steadynorm up" in ended.stdout
+    assert "appendonly" not in ended.stdout, "that of another server"
+    assert "Redis was not checked: no server of yours runs at http://127.0.0.1:9." in ended.stdout
 
 
 def test_a_stores_password_is_not_printed(doctor: Command, stack: RunningStack) -> None:

@@ -6,9 +6,11 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from steadynorm_cli.commands.set import send
+from steadynorm_cli.errors import CommandError
 
 if TYPE_CHECKING:
     from tests.support.commands import Command
@@ -126,6 +128,9 @@ def test_a_run_that_ended_cannot_be_changed(
     refused = steadynorm("set", job.run_id, "gamma2=0.9")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "has ended (finished)" in refused.stderr
+    foretold = steadynorm("set", job.run_id, "gamma2=0.9", "--dry-run")
+    assert (foretold.returncode, foretold.stdout) == (1, "")
+    assert "has ended (finished)" in foretold.stderr
 
 
 def test_who_does_not_wait_for_the_job_is_told_what_becomes_of_the_change(
@@ -140,3 +145,20 @@ def test_who_does_not_wait_for_the_job_is_told_what_becomes_of_the_change(
     told = capsys.readouterr().err
     assert told.startswith("revision 1 is stored, and the job applies it at its next step.")
     assert f"`steadynorm undo {job.run_id}`" in told
+
+
+def test_who_changes_a_run_that_is_disconnected_is_told_at_once_what_is_waited_for(
+    stack: RunningStack, job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+
+    def look(*_: object) -> None:
+        told.append(capsys.readouterr().err)
+
+    monkeypatch.setattr("steadynorm_cli.commands.set._await_outcome", look)
+    run = msgspec.structs.replace(stack.client.run(job.run_id), connected=False)
+    with pytest.raises(CommandError, match="when it reaches the server again") as ended:
+        send(stack.client, run, {"gamma1": 0.61}, reason="", wait=30.0, as_json=False)
+    assert ended.value.code == 5
+    assert told[0].startswith("the run is disconnected: its agent was last heard from ")
+    assert "Waiting up to 30 s for it" in told[0]
