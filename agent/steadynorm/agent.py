@@ -108,7 +108,7 @@ class Agent(AgentLog, AgentKnobs):
                 exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery
             )
         if self._watch is not None:
-            self._when_freed(self._watch.close)
+            self._when_freed(self._watch.abandon)
         if self._publisher is not None:
             self._errors.on_disabled = self._publisher.add_error
             self._when_freed(self._publisher.abandon)
@@ -241,13 +241,15 @@ class Agent(AgentLog, AgentKnobs):
         self._boundary.closed = True
         sinks, publisher, why = self._sinks, self._publisher, "the run failed" if end is RunEnd.FAILED else None
         parts: list[Callable[[], object]] = [self._mailbox.release, *(hooks.remove for hooks in self._hooks)]
-        parts.append(partial(self._end_reductions, why))
+        if (reductions := self._reductions) is not None:  # why: the others may not come to the end: no wait for them
+            last = reductions.finish if why is None else partial(reductions.end, why)
+            parts.append(partial(self._errors.attempt, last))
         parts += [] if self._ranks is None else [self._ranks.leave]
         parts += [] if sinks is None else [partial(sinks.abandon, end.value)]
         parts += [] if publisher is None else [partial(publisher.close, RunFinish(end, reason=encodable(reason[:500])))]
         parts += [] if self._watch is None else [self._watch.close]
         parts += [] if sinks is None else [partial(sinks.join, end.value)]
-        run_all([*parts, self._let_go])
+        run_all([*parts, *(each.captures.warn for each in self._stabilizers), self._let_go])
 
     def detach(self) -> DetachReport:
         """Stop stabilizing without a jump: call it between two steps, on every rank; the loop continues alone.
@@ -356,35 +358,30 @@ class Agent(AgentLog, AgentKnobs):
         return [optimizer for reference in self._optimizers if (optimizer := reference()) is not None]
 
     def _close_without_optimizers(self) -> None:
-        """The training code dropped them. Does not wait: this is called where an object is freed, in any thread."""
+        """The training code dropped them. Takes no lock and logs nothing: this is called where an object is freed.
+
+        That may be in any thread, amid anything, such as what holds that very lock. The thread that collects does both.
+        """
         if self.closed or self._living():
             return
         self._boundary.closed = self._check.without_optimizers = True
-        self._end_reductions("the optimizers were freed")
+        end, reductions = RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED, self._reductions
+        if self._recorder is not None:
+            told: list[Callable[[], object]] = [each.captures.warn for each in self._stabilizers]
+            told += [] if reductions is None else [partial(reductions.end, "the optimizers were freed")]
+            self._recorder.before_next = partial(run_all, told)
         if self._sinks is not None:
-            self._sinks.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
+            self._sinks.abandon(end)
         if self._publisher is not None:
-            self._publisher.abandon(RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED)
+            self._publisher.abandon(end)
         self._let_go()
-
-    def _end_reductions(self, why: str | None) -> None:
-        """why: the other ranks may not come to the end, and are not waited for."""
-        if self._reductions is None:
-            return
-        try:
-            if why is None:
-                self._reductions.finish()
-            else:
-                self._reductions.end(why)
-        except Exception:
-            self._errors.record()
 
     def _let_go(self) -> None:
         """A closed agent may stay in a variable for long: it keeps nothing of the training alive."""
         self._hooks.clear()
         self._boundary.checkpoint_callbacks.clear()
         if self._watch is not None:
-            self._watch.close()
+            self._watch.abandon()
         if self._recovery is not None:
             self._recovery.let_go()
         if self._skipped is not None:

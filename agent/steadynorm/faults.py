@@ -39,6 +39,13 @@ class ErrorState:
         _log.exception("the agent met an internal error and turned itself off; training continues. Please report this:")
         self._turn_off()
 
+    def attempt(self, part: Callable[[], object]) -> None:
+        """Call it; an exception is recorded."""
+        try:
+            part()
+        except Exception:
+            self.record()
+
     def disable_all_ranks(self, failed: Sequence[int], why: str = "") -> None:
         """Called on all ranks at the same boundary: the agents of the ranks `failed` met internal errors.
 

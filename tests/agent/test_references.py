@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
+import logging
+import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 import steadynorm
+from steadynorm.distributed.reductions import ScalarReductions
 
 if TYPE_CHECKING:
     from tests.support.agent import StubServer
@@ -133,6 +138,59 @@ def test_a_run_whose_optimizer_was_dropped_ends_and_says_what_is_not_known(stub:
     assert stub.run.finish.state == "finished"
     assert "the optimizer was freed without agent.close()" in stub.run.finish.reason
     assert stub.run.steps == [1, 2]
+
+
+def locks_below(root: object) -> dict[int, Any]:
+    """All locks, by their ids, that the agent's objects below this one hold, those of its events included."""
+    found: dict[int, Any] = {}
+    seen, left = set(), [root]
+    while left:
+        each = left.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, threading.Event | threading.Condition):
+            left += [value for name, value in vars(each).items() if name in ("_cond", "_lock")]
+        elif type(each) is type(threading.Lock()):
+            found[id(each)] = each
+        elif isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, list | tuple | set | partial):
+            left += [*each.args, each.func] if isinstance(each, partial) else each
+        elif isinstance(each, MethodType):
+            left.append(each.__self__)
+        elif type(each).__module__.startswith("steadynorm."):
+            left += vars(each).values() if hasattr(each, "__dict__") else ()
+    return found
+
+
+def test_freeing_an_optimizer_takes_no_lock(stub: StubServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The garbage collector may do it in any thread, amid what holds that very lock: it would be held for ever."""
+    kept = list(make())
+    sink = SimpleNamespace(write=lambda step, scalars: None)
+    agent = steadynorm.attach(kept[0], kept[1], server=stub.url, sinks=[sink], recovery=steadynorm.Recovery())
+    told = (agent._boundary, agent._recorder, agent._check.report)
+    agent._reductions = ScalarReductions((0, 1), 20, 1, *told)
+    step(*kept)  # type: ignore[arg-type]  # model and optimizer
+    agent.describe("x", reduce="mean")
+    agent.log(x=1.0)
+    locks = [*locks_below(agent).values()]
+    assert len(locks) > 10
+    handlers = {*logging.getLogger("steadynorm").handlers, *logging.getLogger().handlers}
+    freeing = threading.Thread(target=kept.clear, daemon=True)
+    with ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
+        for handler in handlers:
+            handler.acquire()
+            held.callback(handler.release)
+        freeing.start()
+        freeing.join(20)
+        assert agent.closed
+        assert not freeing.is_alive()
+    stub.wait_for(lambda: stub.run.finish)
+    assert "the optimizers were freed: x can no longer be reduced over ranks" in caplog.text
+    assert [each.names for batch in stub.run.batches for each in batch.logged] == [("x",)]
 
 
 def test_one_of_two_optimizers_that_is_dropped_leaves_the_other_ones_agent(stub: StubServer) -> None:

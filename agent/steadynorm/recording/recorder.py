@@ -100,6 +100,7 @@ class Recorder:
         self._newest_step = 0
         self._scalars_lost = 0  # entries that were reported as lost
         self.on_first: Callable[[], None] | None = None  # called at the first step, in the training thread
+        self.before_next: Callable[[], None] | None = None  # called once, by the reader, before it collects
         self.on_collected: OnCollected | None = None  # called with what each `collect()` returns, and `apart`
 
     # The training thread.
@@ -213,6 +214,9 @@ class Recorder:
         a GPU has yet to finish; `final` gives it LANDING_S. An exception costs the steps of this call, see `taken`; the
         next call continues behind them.
         """
+        if self.before_next is not None:
+            before, self.before_next = self.before_next, None
+            before()
         self.apart = []
         stop = self._newest + (1 if final else 0)
         lost = max(0, stop - self.capacity - self._next)

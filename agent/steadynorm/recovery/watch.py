@@ -268,6 +268,7 @@ class RecorderWatch:
         self._recorder, self._watch, self._mailbox = recorder, watch, mailbox
         self._lock = threading.Lock()  # of one look at the steps; the training thread takes it in flush() only
         self._closing = threading.Event()
+        self._abandoned = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -291,9 +292,13 @@ class RecorderWatch:
         """End the thread."""
         self._closing.set()
 
+    def abandon(self) -> None:
+        """End the thread within PERIOD_S. Takes no lock: the garbage collector may call it in any thread."""
+        self._abandoned = True
+
     def _run(self) -> None:
         failed = False
-        while not (ends := self._closing.wait(PERIOD_S)) or self.looks_at_last:
+        while not (ends := self._closing.wait(PERIOD_S) or self._abandoned) or self.looks_at_last:
             try:
                 self.look(final=ends)
             except Exception:

@@ -92,7 +92,7 @@ class GradientStabilizer:
         self._gains_changed = False  # whether any gain may differ from 1: until then pass-through touches nothing
         self._statistics = Statistics.allocate(len(pairs), self.device)
         self._statistics.configure(self._settings)
-        self._captures = Captures(self.device)
+        self.captures = Captures(self.device)
         self._bounds = group_bounds(self.parameters, self.device)
         self._groups = [
             (Gradients(self.parameters[start:stop]), self._statistics.slice(start, stop))
@@ -155,8 +155,7 @@ class GradientStabilizer:
                 self._kernels.release(place, placeholder)
 
     def let_go(self) -> None:
-        """Keep no parameter alive. The state and the statistics stay; nothing can be applied any more."""
-        self._captures.warn()
+        """Keep no parameter alive; the state and the statistics stay. Takes no lock: the collector may call it."""
         self.parameters, self._groups = [], []
         self._single = None
         if self._kernels is not None:
@@ -205,7 +204,7 @@ class GradientStabilizer:
     @torch.no_grad()
     def _apply(self, mode: Mode, previous: Mode, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         scaling, plain = self._scaling, self._settings.transfer is Transfer.PLAIN
-        self._captures.keep(self._memory())
+        self.captures.keep(self._memory())
         if self._kernels is not None:
             self._kernels.step(mode, scaling, grad_scale, found_inf)
             self._finish_step(mode)
@@ -235,7 +234,7 @@ class GradientStabilizer:
     def _apply_clip(self, previous: Mode, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         """All tensors are measured before any is scaled."""
         self._scaling, everything, live, found = True, self._statistics, self._statistics.settings, []
-        self._captures.keep(self._memory())
+        self.captures.keep(self._memory())
         self.clip.begin(self, grad_scale)
         if self._kernels is not None:
             live.usual_clip.fill_(self.clip.usual(self.device))
