@@ -20,7 +20,7 @@ from steadynorm.agent_knobs import AgentKnobs
 from steadynorm.agent_log import AgentLog
 from steadynorm.arguments import Arguments
 from steadynorm.clip_check import steps_next
-from steadynorm.detach import DetachReport, fold_optimizer_state
+from steadynorm.detach import DetachReport, Folding, begin_folding
 from steadynorm.distributed.exchange import Exchange
 from steadynorm.distributed.ranks import Ranks, are_replicas
 from steadynorm.distributed.reductions import ScalarReductions
@@ -65,7 +65,7 @@ class Agent(AgentLog, AgentKnobs):
         self._optimizers = [weakref.ref(optimizer) for optimizer in given.optimizers]
         self._server, self._run_is_given, self._observe_steps = given.server, given.run_is_given, given.observe_steps
         self._run, self._run_id = given.run, given.run_id
-        self._detached: DetachReport | None = None
+        self._folding: Folding | None = None
         self._names = ScalarNames()
         self._finalizers: list[weakref.finalize[[], Agent]] = []
         self._stabilizers = [
@@ -263,15 +263,18 @@ class Agent(AgentLog, AgentKnobs):
         Raises:
             RuntimeError: The agent was closed before, and gradients have been raw since then.
         """
-        if self._detached is not None:
-            return self._detached
+        if self._folding is not None and self._folding.report is not None:
+            return self._folding.report
         if self.closed:
             raise RuntimeError(
                 "the agent is already closed, and gradients have been raw since. Call detach() instead of close()."
             )
-        self._detached = fold_optimizer_state(self._living(), self._hooks)
-        self.close(state=RunEnd.FINISHED, reason="detached")
-        return self._detached
+        self._folding = self._folding or begin_folding(self._hooks)
+        try:
+            return self._folding.finish(self._living())
+        finally:
+            if self._folding.report is not None:
+                self.close(state=RunEnd.FINISHED, reason="detached")
 
     def __enter__(self) -> Self:
         return self

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,14 +98,59 @@ class DetachReport:
         return [f"{number} parameters: {note}" for note, number in count.items()]
 
 
-def fold_optimizer_state(optimizers: Sequence[Optimizer], hooks: Sequence[OptimizerHooks]) -> DetachReport:
-    """Between two steps, hooks still registered: restore the learning rates and fold the gains into the state."""
+class Folding:
+    """Divides the optimizers' moments by the gains, in place, where raw gradients then give the same updates.
+
+    gains: by id of each parameter, its name and its gain. What an interrupt or an error leaves is done by a second
+    call of `finish()`, and nothing is divided twice.
+    """
+
+    def __init__(self, gains: Mapping[int, tuple[str, float]]) -> None:
+        self.report: DetachReport | None = None  # once all is done
+        self._gains = gains
+        self._folds: dict[str, FoldedGain] = {}
+        self._divided: dict[tuple[int, str], Tensor | None] = {}  # by parameter and entry; None: written back
+
+    def finish(self, optimizers: Sequence[Optimizer]) -> DetachReport:
+        """Fold what has not been folded yet. An interrupt from the keyboard is raised once that is done."""
+        try:
+            self.report = self._fold_all(optimizers)
+        except KeyboardInterrupt:  # moments of which some are in the old scale would be worse than to wait for it
+            self.report = self._fold_all(optimizers)
+            raise
+        for note in self.report.notes:
+            _log.warning("detached, but not exactly: %s", note)
+        return self.report
+
+    @torch.no_grad()
+    def _fold_all(self, optimizers: Sequence[Optimizer]) -> DetachReport:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    name, gain = self._gains.get(id(parameter), ("", 1.0))
+                    if name and name not in self._folds:
+                        divide = partial(self._divide, id(parameter))
+                        self._folds[name] = _fold(optimizer, group, optimizer.state.get(parameter, {}), gain, divide)
+        return DetachReport(self._folds)
+
+    def _divide(self, parameter: int, entry: str, value: Tensor, divisor: float) -> None:
+        """The quotient is kept until it is written: to write it once more, after an interrupt, changes nothing."""
+        key = parameter, entry
+        if key not in self._divided:
+            self._divided[key] = value / divisor
+        if (quotient := self._divided[key]) is not None:
+            value.copy_(quotient)
+            self._divided[key] = None
+
+
+def begin_folding(hooks: Sequence[OptimizerHooks]) -> Folding:
+    """Between two steps, hooks still registered: restore the learning rates, and see which gains are to be folded."""
     replaced = next(filter(None, (each.replaced for each in hooks)), "")
     for each in hooks:
         each.restore_rates()
     if replaced:
         _log.warning("detached: %s; the optimizer's own learning rate and options apply now", replaced)
-    return fold_gains(optimizers, gains_of(stabilizer for each in hooks for stabilizer in each.stabilizers))
+    return Folding(gains_of(stabilizer for each in hooks for stabilizer in each.stabilizers))
 
 
 def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, float]]:
@@ -127,23 +173,13 @@ def gains_of(stabilizers: Iterable[GradientStabilizer]) -> dict[int, tuple[str, 
     return gains
 
 
-@torch.no_grad()
-def fold_gains(optimizers: Sequence[Optimizer], gains: Mapping[int, tuple[str, float]]) -> DetachReport:
-    """Divide the optimizers' moments by the gains, in place, where raw gradients then give the same updates."""
-    folds: dict[str, FoldedGain] = {}
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                name, gain = gains.get(id(parameter), ("", 1.0))
-                if name and name not in folds:
-                    folds[name] = _fold(optimizer, group, optimizer.state.get(parameter, {}), gain)
-    report = DetachReport(folds)
-    for note in report.notes:
-        _log.warning("detached, but not exactly: %s", note)
-    return report
-
-
-def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, Any], gain: float) -> FoldedGain:
+def _fold(
+    optimizer: Optimizer,
+    group: Mapping[str, Any],
+    state: Mapping[str, Any],
+    gain: float,
+    divide: Callable[[str, Tensor, float], None],
+) -> FoldedGain:
     if gain == 1.0:
         return FoldedGain(gain, folded=True)
     family = _BY_TYPE.get(type(optimizer))
@@ -152,7 +188,7 @@ def _fold(optimizer: Optimizer, group: Mapping[str, Any], state: Mapping[str, An
     for entry, power in family.powers.items():
         value = state.get(entry)
         if isinstance(value, Tensor):  # Adafactor and Adam do not have all of them
-            value.div_(gain**power)
+            divide(entry, value, gain**power)
     share = _eps_share(family, group, state)
     return FoldedGain(gain, folded=True, note=_note(optimizer, group, state, share), eps_share=share)
 

@@ -89,6 +89,48 @@ def test_without_folding_the_same_comparison_fails(make_training: type[Training]
     assert furthest(alone, passing) > 1e-3
 
 
+@pytest.mark.parametrize("at", [0, 1, 5, 7])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_detach_divides_nothing_twice(
+    make_training: type[Training], monkeypatch: pytest.MonkeyPatch, at: int, error: type[BaseException]
+) -> None:
+    """At the at-th write, before it or right after it, and called again."""
+    for late in (False, True):
+        calm, hit = make_training(make=FAMILY["AdamW"]), make_training(make=FAMILY["AdamW"])
+        agents = [steadynorm.attach(each.model, each.optimizer, mode="stabilize") for each in (calm, hit)]
+        for _ in range(30):
+            calm.step(SMALL)
+            hit.step(SMALL)
+        agents[0].detach()
+        with monkeypatch.context() as patch:
+            interrupt_write(patch, at, error, late=late)
+            with pytest.raises(error):
+                agents[1].detach()
+        assert agents[1].detach().exact
+        assert agents[1].closed
+        moments = [list(each.optimizer.state.values()) for each in (calm, hit)]
+        for ours, theirs in zip(*moments, strict=True):
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def interrupt_write(patch: pytest.MonkeyPatch, at: int, error: type[BaseException], *, late: bool) -> None:
+    """The at-th tensor that is written in place raises once, before the write or after it."""
+    left = [at]
+    for name in ("copy_", "div_"):
+        write = getattr(torch.Tensor, name)
+
+        def broken(tensor: torch.Tensor, *args: Any, write: Any = write) -> torch.Tensor:
+            left[0] -= 1
+            if left[0] == -1 and not late:
+                raise error
+            written: torch.Tensor = write(tensor, *args)
+            if left[0] == -1:
+                raise error
+            return written
+
+        patch.setattr(torch.Tensor, name, broken)
+
+
 def test_a_detached_optimizer_resumes_from_its_own_state(make_training: type[Training]) -> None:
     alone, passing, _ = both_ways(make_training, FAMILY["AdamW"])
     resumed = make_training(make=FAMILY["AdamW"])
