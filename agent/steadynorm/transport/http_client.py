@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import socket
-import threading
-import weakref
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
@@ -15,75 +11,15 @@ from urllib.parse import quote
 
 import msgspec
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from steadynorm.mailbox import SettingsUpdate
+from steadynorm.transport.connections import Connections
 from steadynorm.transport.server_version import KnownServer
 from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.discovery import find_token
 from steadynorm_contract.problems import UNSUPPORTED_VERSION, Problem
 from steadynorm_contract.telemetry import MAX_BATCH_BYTES, PACE_S, RunFinish, RunRegistration
-
-
-class _Connections:
-    """The open connections of one urllib3 pool."""
-
-    def __init__(self) -> None:
-        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._is_shut_down = False
-
-    def shut_down(self) -> None:
-        """End every request in progress, with an error in its own thread, and refuse new connections."""
-        with self._lock:
-            self._is_shut_down = True
-            open_now = list(self._open)
-        for connection in open_now:
-            _shutdown(connection)
-
-    def pool_classes(self) -> dict[str, Any]:
-        """For `PoolManager.pool_classes_by_scheme`: urllib3's own pools, with connections that are tracked here."""
-        connections = self
-
-        class Connection(HTTPConnection):
-            def connect(self) -> None:
-                connections._check_open()
-                super().connect()
-                connections._add(self)
-
-        class SecureConnection(HTTPSConnection):
-            def connect(self) -> None:
-                connections._check_open()
-                super().connect()
-                connections._add(self)
-
-        class Pool(HTTPConnectionPool):
-            ConnectionCls = Connection
-
-        class SecurePool(HTTPSConnectionPool):
-            ConnectionCls = SecureConnection
-
-        return {"http": Pool, "https": SecurePool}
-
-    def _check_open(self) -> None:
-        if self._is_shut_down:
-            raise ConnectionAbortedError("the agent is closing")
-
-    def _add(self, connection: HTTPConnection) -> None:
-        with self._lock:
-            self._open.add(connection)
-        if self._is_shut_down:  # while this connection was being made
-            _shutdown(connection)
-
-
-def _shutdown(connection: HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with contextlib.suppress(OSError):  # the other side has closed it
-            sock.shutdown(socket.SHUT_RDWR)
-
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 5.0
@@ -169,7 +105,7 @@ class HttpClient:
         self._known = known or KnownServer()
         self.pace_s = PACE_S
         """Seconds between two batches, as the server said last."""
-        self._connections = _Connections()
+        self._connections = Connections()
         # `retries=False` also returns redirects as responses: a server must not be able to forward the token.
         self._pool = urllib3.PoolManager(retries=False, maxsize=1)
         self._pool.pool_classes_by_scheme = self._connections.pool_classes()
@@ -239,13 +175,17 @@ class HttpClient:
             headers["Content-Encoding"] = encoding
         if token := self._token or find_token(self._server):
             headers["Authorization"] = f"Bearer {token}"
-        timeout = urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, timeout_s), read=timeout_s)
+        connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        timeout = urllib3.Timeout(connect=connect_s, read=timeout_s)
+        self._connections.until = until = monotonic() + connect_s + timeout_s
         try:
             response = self._pool.request(
                 method, self._root + path, body=body, headers=headers, timeout=timeout, preload_content=False
             )
-            data = _body(response, timeout_s)
+            data = _body(response)
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if monotonic() >= until:
+                raise ServerUnavailable(f"the response did not end within {connect_s + timeout_s:.3g} s") from error
             raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
         if response.status in (200, 201, 202, 204, 304):
             return data
@@ -282,15 +222,13 @@ def _not_ours(error: MalformedMessage) -> RequestRejected:
     return RequestRejected(f"the response is not steadynorm's ({error}): is this another server?")
 
 
-def _body(response: urllib3.BaseHTTPResponse, timeout_s: float) -> bytes:
-    """At most MAX_RESPONSE_BYTES of it: what is cut is no answer of ours. urllib3's time-out is that of one read."""
-    parts, size, until = [], 0, monotonic() + timeout_s
+def _body(response: urllib3.BaseHTTPResponse) -> bytes:
+    """At most MAX_RESPONSE_BYTES of it: what is cut is no answer of ours."""
+    parts, size = [], 0
     try:
         while size <= MAX_RESPONSE_BYTES and (part := response.read1(_READ_BYTES)):
             parts.append(part)
             size += len(part)
-            if monotonic() > until:
-                raise TimeoutError(f"the response did not end within {timeout_s:.3g} s")
         if size <= MAX_RESPONSE_BYTES:
             response.release_conn()
             return b"".join(parts)

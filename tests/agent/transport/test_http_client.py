@@ -187,18 +187,41 @@ def test_a_response_without_end_is_cut_before_it_takes_the_memory(packed: bool) 
     assert sum(sent) < 50_000_000
 
 
-def test_a_response_that_comes_bit_by_bit_has_an_end() -> None:
+@pytest.mark.parametrize(
+    ("begin", "drop"),
+    [
+        (HEAD + b"Content-Length: 100000\r\n\r\n", b" "),
+        (HEAD + b"X-Long: ", b"x"),
+        (b"HTTP/1.1", b" "),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    ],
+    ids=["body", "headers", "status", "informational", "chunks"],
+)
+def test_a_response_that_comes_bit_by_bit_has_an_end(begin: bytes, drop: bytes) -> None:
     def drops() -> Iterator[bytes]:
-        yield HEAD + b"Content-Length: 100000\r\n\r\n"
+        yield begin
         while not over.wait(0.05):
-            yield b" "
+            yield drop
 
     over = threading.Event()
     address, ended = answering(drops())
-    with pytest.raises(ServerUnavailable, match=r"did not end within 0\.3 s"):
-        HttpClient(address).send("r", b"", 0.3)
+    errors: list[Exception] = []
+
+    def send() -> None:
+        try:
+            HttpClient(address).send("r", b"", 0.2)
+        except TransportError as error:
+            errors.append(error)
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    sending.join(20)
     over.set()
     assert ended.wait(20)
+    assert [(type(error), str(error)) for error in errors] == [
+        (ServerUnavailable, "the response did not end within 0.4 s")
+    ]
 
 
 def test_an_error_whose_text_is_no_text_is_still_the_servers(stub: StubServer) -> None:
