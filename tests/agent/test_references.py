@@ -166,12 +166,14 @@ def locks_below(root: object) -> dict[int, Any]:
 
 def test_freeing_an_optimizer_takes_no_lock(stub: StubServer, caplog: pytest.LogCaptureFixture) -> None:
     """The garbage collector may do it in any thread, amid what holds that very lock: it would be held for ever."""
-    kept = list(make())
+    model, optimizer = make()
     sink = SimpleNamespace(write=lambda step, scalars: None)
-    agent = steadynorm.attach(kept[0], kept[1], server=stub.url, sinks=[sink], recovery=steadynorm.Recovery())
+    agent = steadynorm.attach(model, optimizer, server=stub.url, sinks=[sink], recovery=steadynorm.Recovery())
     told = (agent._boundary, agent._recorder, agent._check.report)
     agent._reductions = ScalarReductions((0, 1), 20, 1, *told)
-    step(*kept)  # type: ignore[arg-type]  # model and optimizer
+    step(model, optimizer)
+    kept: list[object] = [model, optimizer]
+    del model, optimizer
     agent.describe("x", reduce="mean")
     agent.log(x=1.0)
     locks = [*locks_below(agent).values()]

@@ -14,7 +14,7 @@ import urllib3
 
 from steadynorm.mailbox import SettingsUpdate
 from steadynorm.transport.connections import Connections
-from steadynorm.transport.server_version import KnownServer
+from steadynorm.transport.server_version import Count, KnownServer, one_line
 from steadynorm_contract import __version__
 from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.discovery import find_token
@@ -119,7 +119,7 @@ class HttpClient:
             body = gzip.compress(body, compresslevel=1, mtime=0)
         data = self._request("POST", "/runs", body, "application/json", timeout_s, encoding="gzip" if compress else "")
         response = _decode(data, _Registered)
-        self._known.version, self._known.defaults = response.server_version, response.defaults
+        self._known.version, self._known.defaults = one_line(response.server_version)[:40], response.defaults
         previous, scalars = response.previous_acknowledged, response.max_scalars
         acknowledged, knobs = response.acknowledged, response.max_knobs
         state = RegistrationState(response.incarnation, acknowledged, previous, scalars, knobs)
@@ -195,10 +195,10 @@ class HttpClient:
 class _Registered(msgspec.Struct):
     """`telemetry.Registered` with the settings undecoded: they may break a rule where the rest is valid."""
 
-    incarnation: int
-    acknowledged: int
+    incarnation: Count
+    acknowledged: Count
     desired: msgspec.Raw
-    previous_acknowledged: int | None = None
+    previous_acknowledged: Count | None = None
     server_version: str = ""
     defaults: dict[str, Any] = {}
     max_scalars: int = 0
@@ -206,7 +206,7 @@ class _Registered(msgspec.Struct):
 
 
 class _Acknowledged(msgspec.Struct):
-    acknowledged: int
+    acknowledged: Count
     desired: msgspec.Raw
     pace_s: float = PACE_S
 
@@ -219,7 +219,7 @@ def _decode(data: bytes, kind: type[_T]) -> _T:
 
 
 def _not_ours(error: MalformedMessage) -> RequestRejected:
-    return RequestRejected(f"the response is not steadynorm's ({error}): is this another server?")
+    return RequestRejected(f"the response is not steadynorm's ({one_line(str(error))}): is this another server?")
 
 
 def _body(response: urllib3.BaseHTTPResponse) -> bytes:
@@ -240,7 +240,7 @@ def _body(response: urllib3.BaseHTTPResponse) -> bytes:
 def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
     try:
         problem = decode_json(data, Problem)
-        message = f"{status} {problem.title}: {problem.detail}"
+        message = one_line(f"{status} {problem.title}: {problem.detail}")
     except MalformedMessage:
         problem, message = None, f"it responded with status {status}"
     if status == 404:
@@ -264,5 +264,5 @@ def _seconds(retry_after: str | None) -> float | None:
         pass
     try:
         return parsedate_to_datetime(retry_after).timestamp() - time()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None

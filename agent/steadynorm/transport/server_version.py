@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -12,6 +12,10 @@ from steadynorm_contract.codec import MalformedMessage, decode_json, encode_json
 from steadynorm_contract.settings import Settings, SettingsError
 from steadynorm_contract.telemetry import Desired
 from steadynorm_contract.versions import versions_differ
+
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""Of revisions, registrations or batches: what comes from a server is sent back to it, and must be encodable."""
+MAX_TEXT = 500
 
 
 class KnownServer:
@@ -28,17 +32,18 @@ class KnownServer:
 
     def read(self, data: bytes) -> SettingsUpdate:
         """Desired settings as JSON. Raises MalformedMessage where there is not even a revision."""
+        revision = decode_json(data, _Revision).revision
         try:
             return decode_json(data, Desired)
         except (SettingsError, MalformedMessage) as error:
-            revision = decode_json(data, _Revision).revision
             problem: Exception = error
         try:
             return self._read_known(data)
         except (SettingsError, MalformedMessage) as error:
             problem = error
         advice = versions_differ(__version__, self.version)
-        reason = f"this agent cannot read the settings: {str(problem).rstrip('.')}. {advice}"
+        why = one_line(str(problem)).rstrip(".")
+        reason = f"this agent cannot read the settings: {why}. {advice}"
         return InvalidSettings(revision, reason.rstrip())
 
     def _read_known(self, data: bytes) -> Desired:
@@ -55,8 +60,13 @@ class KnownServer:
         return decode_json(encode_json({"revision": given.revision, "settings": known}), Desired)
 
 
+def one_line(text: str) -> str:
+    """Text of a server, which may be of any length, as it is told."""
+    return " ".join(text[: 2 * MAX_TEXT].split())[:MAX_TEXT]
+
+
 class _Revision(msgspec.Struct):
-    revision: int
+    revision: Count
 
 
 class _Given(_Revision):

@@ -13,6 +13,9 @@ from steadynorm.transport.http_client import (
     VersionRejected,
 )
 
+MAX_REJECTIONS = 20
+"""Lines about what a server refuses."""
+
 _log = logging.getLogger("steadynorm")
 
 
@@ -23,13 +26,14 @@ class ConnectionLog:
         self._server = server
         self._last = ""
         self._last_rejection = ""
+        self._rejections = 0  # that were told
         self._told_no_scalars = False
         self._told_no_knobs = False
 
     def failed(self, error: TransportError) -> None:
         """A request failed; it is retried unless the log says otherwise."""
         kind = str(error) if isinstance(error, RequestRejected) else type(error).__name__
-        if kind == self._last:
+        if kind == self._last or not self._is_worth_a_line(error):
             return
         self._last = kind
         if isinstance(error, VersionRejected):
@@ -45,9 +49,14 @@ class ConnectionLog:
 
     def rejected(self, error: BatchRejected, dropped: int) -> None:
         """A batch with so many records was dropped."""
-        if str(error) != self._last_rejection:
+        if str(error) != self._last_rejection and self._is_worth_a_line(error):
             self._last_rejection = str(error)
             _log.error("%s rejects a batch; %d records dropped; training continues. %s", self._server, dropped, error)
+
+    def _is_worth_a_line(self, error: TransportError) -> bool:
+        """A server whose every refusal has another text must not fill the job's log."""
+        self._rejections += isinstance(error, RequestRejected)
+        return self._rejections <= MAX_REJECTIONS or not isinstance(error, RequestRejected)
 
     def too_large(self, error: BatchRejected, chunk_bytes: int) -> None:
         """Nothing is lost: batches are smaller from now on."""
