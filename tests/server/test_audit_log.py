@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 from redis.exceptions import ConnectionError as RedisAway
-from tests.support.server import STARTED
+from tests.support.server import STARTED, as_if_restarted
 
 from steadynorm_contract.audit import SettingsChange, entry_hash
 from steadynorm_contract.settings import Settings
@@ -96,9 +96,11 @@ async def test_what_an_agent_brings_beside_telemetry_is_told(
         before = client.hget("steadynorm:{tiny-1}:run", "desired_revision")
         await agent.change(0, {"gamma2": 0.5})
         client.hset("steadynorm:{tiny-1}:run", "desired_revision", before or b"0")  # Redis loses it
+    as_if_restarted(store_url)
     await agent.send([2], applied=[agent.applied(1, 2, gamma2=0.5)])
     await agent.send([3])  # no line: nothing but telemetry
     await agent.register()  # none either: it asks again
+    as_if_restarted(store_url)
     after = make_agent(agent.client, instance="two", step=3, applied_revision=2, settings=Settings(gamma2=0.25))
     await after.register()
     told = lines(stream)

@@ -8,6 +8,7 @@ import httpx
 import msgspec
 import pytest
 import redis
+from tests.support.server import as_if_restarted
 
 from steadynorm_contract import __version__
 from steadynorm_contract.runs import RunDetail, RunList
@@ -134,17 +135,34 @@ async def test_a_restart_keeps_what_operators_want(api: httpx.AsyncClient, agent
     assert (await agent.get())["desired"]["state"] == "pending"
 
 
-async def test_a_revision_that_only_the_agent_knows_is_adopted(api: httpx.AsyncClient, make_agent: Any) -> None:
+async def test_a_revision_that_only_the_agent_knows_is_adopted(
+    api: httpx.AsyncClient, make_agent: Any, store_url: str
+) -> None:
     agent = make_agent(api, applied_revision=7, settings=Settings(gamma1=0.5))
     registered = msgspec.convert(await agent.register(), Registered)
     assert (registered.desired.revision, registered.desired.settings.gamma1) == (7, 0.5)
+    as_if_restarted(store_url)
     later = make_agent(api, instance="another", applied_revision=9, settings=Settings(gamma1=0.4))
     registered = msgspec.convert(await later.register(), Registered)
     assert (registered.desired.revision, registered.desired.settings.gamma1) == (9, 0.4)
     # The store was put back to an older state, while the agent goes on.
+    as_if_restarted(store_url)
     await later.send([1], applied=[later.applied(12, 1, gamma1=0.3)])
     assert (await later.get())["desired"]["revision"] == 12
     assert (await later.get())["desired"]["settings"]["gamma1"] == 0.3
+
+
+async def test_an_agent_changes_no_settings_by_claiming_a_revision_that_nobody_made(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any
+) -> None:
+    await agent.change(0, {"gamma2": 0.9})
+    for instance in ("one", "another"):
+        claimed = make_agent(api, instance=instance, applied_revision=7, settings=Settings(gamma2=0.1))
+        desired = (await claimed.register())["desired"]
+        assert (desired["revision"], desired["settings"]["gamma2"]) == (8, 0.9), "which is new to the agent too"
+    await claimed.send([1], applied=[claimed.applied(12, 1, gamma2=0.1)])
+    assert (await agent.get())["desired"]["settings"]["gamma2"] == 0.9
+    assert (await agent.change(8, {"gamma2": 0.8})).json()["revision"] == 9
 
 
 async def test_an_old_agent_is_told_that_it_was_replaced(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:

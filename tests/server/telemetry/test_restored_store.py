@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.support.server import applied, registration
+from tests.support.server import applied, as_if_restarted, registration
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import RevisionOutcome
@@ -30,6 +30,7 @@ def put_back(store_url: str) -> Callable[[], Any]:
             client.delete(*client.keys("steadynorm:{tiny-1}:*"))
             for key, value in copy.items():
                 client.restore(key, 0, value)
+        as_if_restarted(store_url)
 
     return block
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.support.server import as_if_restarted
 
 from steadynorm_contract.settings import Settings
 
@@ -23,6 +24,7 @@ class Snapshot:
             client.execute_command("FLUSHALL", "SYNC")
             for key, value in self._kept.items():
                 client.restore(key, 0, value)
+        as_if_restarted(self._url)
 
 
 @pytest.fixture

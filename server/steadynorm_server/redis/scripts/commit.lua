@@ -32,12 +32,23 @@ for i = 1, #names do
   end
 end
 
+-- Which process with which history this Redis is; '' where INFO is forbidden.
+local function store_now()
+  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
+  if type(server) ~= 'string' or type(replication) ~= 'string' then
+    return ''
+  end
+  return (string.match(server, 'run_id:(%x+)') or '') .. (string.match(replication, 'master_replid:(%x+)') or '')
+end
 redis.call('HSET', KEYS[1], unpack(ARGV, at + 1, last))
 if ARGV[last + 1] ~= '' then
   local plan = cjson.decode(ARGV[last + 1])
   if plan.adopt and tonumber(plan.adopt.revision) > tonumber(redis.call('HGET', KEYS[1], 'desired_revision')) then
-    redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings,
-      'rollback_step', plan.adopt.step, 'rollback_time', plan.adopt.now)
+    local store = store_now()
+    if store == '' or redis.call('HGET', KEYS[1], 'store') ~= store then -- else nothing was lost: see register.lua
+      redis.call('HSET', KEYS[1], 'desired_revision', plan.adopt.revision, 'desired', plan.adopt.settings,
+        'rollback_step', plan.adopt.step, 'rollback_time', plan.adopt.now, 'store', store)
+    end
   end
   for _, outcome in ipairs(plan.outcomes) do
     redis.call('HSET', KEYS[3], outcome.revision, outcome.report)

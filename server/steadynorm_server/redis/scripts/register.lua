@@ -6,7 +6,7 @@
 -- parameter table. Asked again since the reply was lost, it knows the plan's id.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
-  'sequence', 'previous_instance', 'previous_sequence', 'desired', 'registered_revision', 'registration')
+  'sequence', 'previous_instance', 'previous_sequence', 'desired', 'registered_revision', 'registration', 'store')
 if known[1] and known[5] ~= plan.name then
   return {'name', known[5]}
 end
@@ -39,12 +39,26 @@ local id, flags = string.match(known[12] or '', '^(.*) (%d+)$')
 if known[1] and id == plan.id then
   return answer(flags)
 end
+-- Which process with which history this Redis is; '' where INFO is forbidden.
+local function store_now()
+  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
+  if type(server) ~= 'string' or type(replication) ~= 'string' then
+    return ''
+  end
+  return (string.match(server, 'run_id:(%x+)') or '') .. (string.match(replication, 'master_replid:(%x+)') or '')
+end
+local store = store_now()
 redis.call('SET', KEYS[4], ARGV[3])
-redis.call('HSET', KEYS[1], 'searched', plan.searched, 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
+redis.call('HSET', KEYS[1], 'store', store, 'searched', plan.searched, 'info', plan.info, 'last_seen', plan.now, 'state', 'running', 'end_reason', '')
 if not known[1] then
   redis.call('SET', KEYS[2], ARGV[2])
   redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now, 'bytes:parameters', #ARGV[2],
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
+  adopted = '1'
+elseif tonumber(plan.applied_revision) > tonumber(known[4]) and store ~= '' and known[13] == store then
+  -- This very Redis has held the run since an agent last registered, and has lost nothing: nobody made that revision. An
+  -- agent must not change settings by claiming one; theirs get a number that the agent does not know.
+  redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(plan.applied_revision) + 1))
   adopted = '1'
 elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
   -- The agent knows a revision that Redis lost: the settings that it runs with are adopted.
