@@ -151,3 +151,12 @@ def targets(ratio: float, gamma2: float, weight: float = 1.0) -> list[float]:
 def throttled_steps(ratio: float, gamma2: float) -> int:
     """Steps after a spike at which the target is below the threshold, once statistics have settled."""
     return sum(value < THROTTLED_TARGET for value in targets(ratio, gamma2))
+
+
+def test_each_decision_has_the_number_of_its_file_and_a_number_without_one_is_explained(root: Path) -> None:
+    pages = sorted((root / "docs" / "decisions").glob("*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert [int(page.read_text("utf-8").split(maxsplit=2)[1].rstrip(".")) for page in pages] == numbers
+    left_out = set(range(1, numbers[-1] + 1)) - set(numbers)
+    explained = re.findall(r"There is no page (\d+)", pages[0].read_text("utf-8"))
+    assert left_out == set(map(int, explained))
