@@ -42,18 +42,21 @@ def export(
     if output is not None and str(output) == "-":
         client.export(run_id, sys.stdout.buffer, table.value)
         return
-    path = output or Path(f"{run_id}-{table.value}.parquet")
-    # Under another name until it is complete: a file with the right name can be read.
-    draft = path.with_name(f".{path.name}.part")
+    path = output or Path(Path(f"{run_id}-{table.value}.parquet").name)  # here, whatever a server calls its run
+    target = path.resolve()  # a link stays, and what it leads to is written
+    # Under another name until it is complete: a file with the right name can be read. A pipe or a device has one name.
+    draft = target if target.exists() and not target.is_file() else target.with_name(f".{target.name}.part")
     try:
         with draft.open("wb") as file:
             size = client.export(run_id, file, table.value)
-        draft.replace(path)
+        if draft != target:
+            draft.replace(target)
     except OSError as error:
         raise CommandError(
             f"{path} cannot be written: {error.strerror or error}. Choose another with --output."
         ) from None
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        if draft != target:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
     print(f"{path}: {size} bytes", file=sys.stderr)

@@ -29,6 +29,9 @@ def back_up(folder: Path, file: Path) -> int:
     """
     if not (folder / _LOG).is_dir():
         raise BackupError(f"{folder} holds no data of an embedded store. Name the server's folder with --data.")
+    file = file.resolve()  # a link stays, and what it leads to is written
+    if file.exists() and not file.is_file():
+        raise BackupError(f"{file} is not a file, and a backup would replace it. Choose another place.")
     draft = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         with _at_rest(folder), open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as made:

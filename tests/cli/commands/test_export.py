@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
 import runpy
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,18 @@ def test_a_run_that_is_not_there_leaves_no_file(stack: Any, steadynorm: Any, tmp
     assert (ended.returncode, list(tmp_path.iterdir())) == (1, [])
     with pytest.raises(NotFound):
         stack.client.export("nobody", io.BytesIO())
+
+
+def test_a_pipe_is_written_to_and_a_link_stays_a_link(steadynorm: Any, run_id: str, tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as read:
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 2**20)
+        assert steadynorm("export", run_id, "-o", str(pipe)).returncode == 0
+        assert pipe.is_fifo(), "it was replaced by a file"
+        assert read.read().startswith(b"PAR1")
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    assert steadynorm("export", run_id, "-o", str(link)).returncode == 0
+    assert link.is_symlink()
+    assert file.read_bytes().startswith(b"PAR1")

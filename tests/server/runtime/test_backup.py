@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import threading
 from pathlib import Path
@@ -49,6 +50,11 @@ def test_a_backup_of_a_store_that_works_has_all_that_was_acknowledged_and_comes_
 
 
 def test_what_is_no_backup_and_what_has_no_data_is_said(tmp_path: Path) -> None:
+    (tmp_path / "kept" / "appendonlydir").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BackupError, match="is not a file"):
+        back_up(tmp_path / "kept", tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
     with pytest.raises(BackupError, match="holds no data of an embedded store"):
         back_up(tmp_path / "none", tmp_path / "file")
     (tmp_path / "appendonlydir").mkdir()
