@@ -1,5 +1,6 @@
 """Notes on runs, steps and incidents: read, written one at a time, and chained to one another by hashes."""
 
+import secrets
 from collections.abc import Sequence
 from functools import partial
 
@@ -44,6 +45,7 @@ async def add(repository: RunRepository, run_id: str, new: NewNote, author: str,
     Raises RunNotFound, and problems: 409 where somebody else deals with the incident or the run is full, 422.
     """
     _check(new)
+    this_note = secrets.token_hex(8)
     for _ in range(_ATTEMPTS):
         run = await repository.get(run_id)
         event = await _event(repository, run_id, new.event)
@@ -63,6 +65,7 @@ async def add(repository: RunRepository, run_id: str, new: NewNote, author: str,
                 [keys.run, keys.notes],
                 *(run.notes_head, note.hash, encode_json(note), encode_json(incidents)),
                 MAX_AGENT_NOTES if by_agent else MAX_NOTES + MAX_AGENT_NOTES,
+                this_note,
             )
         match answer:
             case [b"ok", at]:

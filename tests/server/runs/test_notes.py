@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import httpx
@@ -12,9 +13,11 @@ import redis
 from tests.support.server import STARTED, FakeAgent
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.notes import MAX_NOTE_LENGTH, Note, NoteList, verify_notes
+from steadynorm_contract.notes import MAX_NOTE_LENGTH, NewNote, Note, NoteList, verify_notes
 from steadynorm_contract.telemetry import UserNote
 from steadynorm_server.runs import notes
+from steadynorm_server.runs.record import RunRecord
+from steadynorm_server.runs.repository import RunRepository
 
 
 async def write(agent: FakeAgent, **note: Any) -> httpx.Response:
@@ -123,6 +126,25 @@ async def test_many_writers_at_once_lose_no_note_and_break_no_chain(agent: FakeA
     assert len({note.text for note in found.notes}) == 6
     assert verify_notes("tiny-1", found.notes).verified
     assert (await agent.get())["step"] == 2
+
+
+async def test_two_equal_notes_at_one_moment_are_two(
+    agent: FakeAgent, repository: RunRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, get = NewNote(text="the same"), repository.get
+    before = [copy.deepcopy(await get("tiny-1"))]  # as the second writer has read the run
+    first = await notes.add(repository, "tiny-1", new, "ada")
+
+    async def behind(run_id: str) -> RunRecord:
+        return before.pop() if before else await get(run_id)
+
+    monkeypatch.setattr(repository, "get", behind)
+    second = await notes.add(repository, "tiny-1", new, "ada")
+    assert (first.time, first.previous) == (second.time, "")
+    assert second.previous == first.hash
+    found = (await listed(agent)).notes
+    assert found == [second, first]
+    assert verify_notes("tiny-1", found).verified
 
 
 async def test_a_loop_that_notes_each_step_is_told_and_leaves_room_for_people(
