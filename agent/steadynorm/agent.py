@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import secrets
 import sys
@@ -44,7 +43,6 @@ from steadynorm_contract.telemetry import RunEnd, RunFinish
 
 _C = TypeVar("_C", bound=Callable[[int], object])
 _R = TypeVar("_R", bound=Callable[[RollbackEvent], object])
-_exchanges = itertools.count(1)  # of this process, the same on all ranks
 _log = logging.getLogger("steadynorm")
 
 
@@ -102,7 +100,7 @@ class Agent(AgentLog, AgentKnobs):
         if exchange is not None:
             most = 2 * given.exchange_every
             told = (self._boundary, self._recorder, self._check.report)
-            self._reductions = ScalarReductions((rank, size), most, next(_exchanges), *told)
+            self._reductions = ScalarReductions((rank, size), most, exchange.name, *told)
             parts = (self._boundary, self._mailbox, self._errors, self._stabilizers, self._check, self._reductions)
             self._ranks = Ranks(
                 exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery
@@ -317,8 +315,8 @@ class Agent(AgentLog, AgentKnobs):
             self._boundary.observe_left = 0
         publisher = self._publisher
         self._mailbox.step_offset = restored.step_offset
-        if self._recorder is not None and publisher is None:
-            self._recorder.step_offset = restored.step_offset
+        if self._recorder is not None:
+            self._recorder.checkpoint_loaded(restored.step_offset if publisher is None else None)
         if publisher is not None and publisher.started:
             publisher.restart_from(restored.step, secrets.token_hex(8), restored.step_offset)
             return

@@ -69,6 +69,37 @@ def test_a_loop_that_logs_before_the_step_has_its_numbers_at_that_step(training:
     assert points(stub, "seldom") == [(3, 3)]
 
 
+def test_what_was_logged_for_a_step_that_a_checkpoint_took_back_is_not_the_next_ones(
+    training: Training, stub: StubServer
+) -> None:
+    with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
+        for step in range(1, 6):
+            agent.log({"entropy": step, "on_device": torch.tensor(float(step))}, loss=10 * step, step=100 + step)
+            training.step()
+            if step == 3:
+                state = agent.state_dict()
+        agent.log({"entropy": 666, "on_device": 666}, loss=666, step=666)
+        agent.load_state_dict(state)
+        training.step()
+        agent.log({"entropy": 44}, loss=440, step=104)
+        training.step()
+    assert stub.run.steps == [101, 102, 103, 104, 105, 104, 105]
+    assert [*stub.run.column("loss")][:6] == [10, 20, 30, 40, 50, 440]
+    assert points(stub, "entropy") == [(101, 1), (102, 2), (103, 3), (104, 4), (104, 44), (105, 5)]
+    assert points(stub, "on_device") == [(100 + step, step) for step in range(1, 6)]
+
+
+def test_what_is_logged_before_the_first_step_stays_with_it_where_a_checkpoint_is_loaded(
+    training: Training, stub: StubServer
+) -> None:
+    with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
+        agent.log(seldom=7, loss=70)
+        agent.load_state_dict(agent.state_dict())
+        training.step()
+    assert points(stub, "seldom") == [(1, 7)]
+    assert stub.run.column("loss") == [70]
+
+
 def test_the_loops_own_numbers_of_steps_are_those_of_its_scalars(training: Training, stub: StubServer) -> None:
     with steadynorm.attach(training.model, training.optimizer, server=stub.url) as agent:
         for step in range(3):

@@ -170,7 +170,7 @@ def test_freeing_an_optimizer_takes_no_lock(stub: StubServer, caplog: pytest.Log
     sink = SimpleNamespace(write=lambda step, scalars: None)
     agent = steadynorm.attach(model, optimizer, server=stub.url, sinks=[sink], recovery=steadynorm.Recovery())
     told = (agent._boundary, agent._recorder, agent._check.report)
-    agent._reductions = ScalarReductions((0, 1), 20, 1, *told)
+    agent._reductions = ScalarReductions((0, 1), 20, "name", *told)
     step(model, optimizer)
     kept: list[object] = [model, optimizer]
     del model, optimizer

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from datetime import timedelta
 from typing import Any
@@ -16,7 +15,6 @@ from steadynorm.distributed.store import ranks_store
 
 TELL_AFTER = timedelta(seconds=20)
 
-_calls = itertools.count(1)  # of this process, the same on all ranks
 _log = logging.getLogger("steadynorm")
 
 
@@ -25,11 +23,12 @@ def tell_who_is_awaited() -> None:
 
     Collective, and never the only wait.
     """
-    prefix = f"steadynorm/attach/{next(_calls)}"
     rank, size = dist.get_rank(), dist.get_world_size()
-    keys = [f"{prefix}/{each}" for each in range(size)]
     try:
         store = ranks_store()
+        # Not a count of this process: one that joins ranks which have trained before may be younger than they are.
+        call = store.add(f"steadynorm/attach/calls/{rank}", 1)
+        keys = [f"steadynorm/attach/{call}/{each}" for each in range(size)]
         store.set(keys[rank], "here")
     except Exception:  # it is torch's own, and may change
         _log.debug("the ranks' store cannot be used", exc_info=True)

@@ -8,6 +8,7 @@ know of it, numbers are reduced beside it, see `reductions`.
 from __future__ import annotations
 
 import ctypes
+import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -94,6 +95,7 @@ class Exchange:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self._group: dist.ProcessGroup | None = group
+        self.name = str(self.gather(secrets.token_hex(8))[0])  # the same on all ranks, and of no other exchange
         self._bytes = torch.zeros(BROADCAST_BYTES + self.size * _STATUS.size, dtype=torch.uint8, device="cpu")
         self._works: list[Any] = []  # of the exchange in progress
         self._tensors: list[Tensor] = []  # that they reduce

@@ -72,7 +72,7 @@ class Offer(NamedTuple):
 class ScalarReductions:
     """One rank's part. Lives in the training thread.
 
-    most: rounds that one exchange reduces. number: of the agent in this process, the same on all ranks. recorder: None
+    most: rounds that one exchange reduces. name: of the exchange. recorder: None
     on all ranks but the first, and where nothing is recorded. report: tells a finding, once for each name of one.
     """
 
@@ -80,13 +80,13 @@ class ScalarReductions:
         self,
         place: tuple[int, int],
         most: int,
-        number: int,
+        name: str,
         boundary: StepBoundary,
         recorder: Recorder | None,
         report: Callable[[str, str], None],
     ) -> None:
         self._rank, self._size = place
-        self._most, self._prefix = most, f"steadynorm/last_values/{number}"
+        self._most, self._prefix = most, f"steadynorm/last_values/{name}"
         self._boundary, self._recorder = boundary, recorder
         self._report = report if self._rank == 0 else lambda name, message: None
         self._how: dict[str, Reduction] = {}

@@ -153,6 +153,19 @@ class Recorder:
         """Scalars of an earlier step."""
         self._scalars.put_late(logged)
 
+    def checkpoint_loaded(self, offset: int | None) -> None:
+        """The step that was to come never comes: what was logged for it is not the next one's.
+
+        offset: see `step_offset`; None: whoever collects sets it.
+        """
+        if offset is not None:
+            self.step_offset = offset
+        if not self._newest:  # what was logged before the first step is still of the first one
+            return
+        self._holds_tensor, self._held, self._held_batch_id = False, None, None
+        self._held_step = self._logged_step = None
+        self._scalars.give_up_coming(self._newest)
+
     def lose_scalars(self, entries: int) -> None:
         """Count scalars that were lost before they came here."""
         self._scalars.lost += entries

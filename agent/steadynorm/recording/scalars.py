@@ -152,6 +152,7 @@ class _Entry:
     time: float  # Unix seconds
     names: Sequence[str]  # those in the ring first
     values: Sequence[float | Tensor]  # of the others
+    history: int = 0  # how many others had been given up
     place: int = 0  # of the first value in the ring, counted since the beginning
     number: int = 0  # of the entry among those in the ring; 0: it has none there
 
@@ -164,6 +165,7 @@ class ScalarLog:
         self._entries: deque[_Entry] = deque()
         self._round = -1  # that `_names` is of: the newest with any
         self._names: set[str] = set()
+        self._histories: list[int] = []  # the last round of each that a checkpoint ended
         self._ring: _Ring | None = None
         self._nonfinite: set[str] = set()  # that were told of
         self._warns = warns
@@ -200,30 +202,36 @@ class ScalarLog:
             self.lost += 1
             return
         names, values = tuple(record.values), tuple(record.values.values())
-        self._entries.append(_Entry(record.round, record.step, record.time, names, values))
+        history = len(self._histories)
+        self._entries.append(_Entry(record.round, record.step, record.time, names, values, history))
 
     def give_up(self, step: int) -> None:
         """Remove values of steps after this one: a checkpoint was loaded. Only where this thread takes them, too."""
         self._entries = deque(entry for entry in self._entries if entry.step <= step)
         self._round, self._names = -1, set()
 
+    def give_up_coming(self, round_: int) -> None:
+        """Leave out what was put for steps after `round_`: those that come are others. One may take meanwhile."""
+        self._histories.append(round_)
+        self._round, self._names = -1, set()
+
     def _append(self, round_: int, step: int, values: Values) -> None:
         if len(self._entries) >= MAX_ENTRIES:
             self.lost += 1
             return
-        now = time.time()
+        now, history = time.time(), len(self._histories)
         on_device = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         if not on_device:
-            self._entries.append(_Entry(round_, step, now, tuple(values), tuple(values.values())))
+            self._entries.append(_Entry(round_, step, now, tuple(values), tuple(values.values()), history))
         elif next(iter(on_device.values())).device.type != "cuda":
             kept = [value.clone() if isinstance(value, Tensor) else value for value in values.values()]
-            self._entries.append(_Entry(round_, step, now, tuple(values), kept))
+            self._entries.append(_Entry(round_, step, now, tuple(values), kept, history))
         elif not torch.cuda.is_current_stream_capturing():  # else each replay would write over later values
             self._ring = self._ring or _Ring()
             place, number = self._ring.put(list(on_device.values()))
             others = {name: value for name, value in values.items() if name not in on_device}
             names = (*on_device, *others)
-            self._entries.append(_Entry(round_, step, now, names, tuple(others.values()), place, number))
+            self._entries.append(_Entry(round_, step, now, names, tuple(others.values()), history, place, number))
 
     # The reader.
 
@@ -241,6 +249,8 @@ class ScalarLog:
         found: dict[int, LoggedRecord] = {}
         while self._entries and self._entries[0].round < stop:
             entry = self._entries.popleft()
+            if entry.history < len(self._histories) and entry.round > self._histories[entry.history]:
+                continue
             values = self._read(entry)
             if values is None:
                 self.lost += 1

@@ -144,7 +144,7 @@ def test_a_rank_whose_device_is_behind_is_not_waited_for(monkeypatch: pytest.Mon
     cuda, boundary, recorded = FakeCuda(monkeypatch), SimpleNamespace(round=0, step=0), list[LoggedRecord]()
     recorder: Any = SimpleNamespace(put_late=recorded.append)
     given: Any = boundary
-    ours = ScalarReductions((0, 1), 20, 1, given, recorder, lambda name, message: pytest.fail(message))
+    ours = ScalarReductions((0, 1), 20, "name", given, recorder, lambda name, message: pytest.fail(message))
     ours.describe("mean", Reduction.MEAN)
     for step in (1, 2, 3):
         boundary.round = boundary.step = step
