@@ -83,7 +83,9 @@ class Agent(AgentLog, AgentKnobs):
         self._check = SelfCheck(given, self._stabilizers, self._boundary, self._mailbox, (rank, size), other_ranks)
         sends = build_publisher(given, self._stabilizers, self._mailbox, size) if talks_to_server else (None, None)
         state = (self._stabilizers, self._boundary, self._mailbox, self._errors)
-        self._recovery, self._watch, self._recorder = build_recovery(given, *state, *sends, place=(rank, size))
+        self._recovery, self._watch, self._recorder = build_recovery(
+            given, *state, *sends, (rank, size), self._check.report
+        )
         self._publisher = sends[1]
         self._mailbox.sends = self._publisher is not None
         self._sinks: SinkFeed | None = None

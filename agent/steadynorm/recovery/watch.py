@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from steadynorm.mailbox import Mailbox
@@ -47,13 +47,19 @@ class Watch:
 
     confirm: steps after which a snapshot is good if they raised no alarm. every_steps: between two snapshots.
     defaults: whether nobody chose the conditions. Those with a sigma then do not count where values wander, as they do
-    in reinforcement learning.
+    in reinforcement learning. report: told of that once, with a name for it: in whichever thread collects records.
     """
 
     def __init__(
-        self, conditions: Sequence[Condition], confirm: int, every_steps: int = 1, *, defaults: bool = False
+        self,
+        conditions: Sequence[Condition],
+        confirm: int,
+        every_steps: int = 1,
+        *,
+        defaults: bool = False,
+        report: Callable[[str, str], None] = lambda name, message: _log.warning("%s", message),
     ) -> None:
-        self._defaults = defaults
+        self._defaults, self._report = defaults, report
         self._told_wandering = False
         self.numbers: dict[int, int] = {}  # under which the newest steps that may have a snapshot were recorded
         self._every = every_steps
@@ -190,10 +196,11 @@ class Watch:
             return True
         if met and not self._told_wandering:
             self._told_wandering = True
-            _log.warning(
-                "step %d met %s (%s). That is no alarm here, since this run's %s wanders, as in reinforcement learning "
-                "or where it is an average of several steps. Name detectors in Recovery(detectors=[...]) to act on it.",
-                *(met, show_condition(when), detector.figures(), when.scalar),
+            self._report(
+                "wandering",
+                f"step {met} met {show_condition(when)} ({detector.figures()}). That is no alarm here, since this "
+                f"run's {when.scalar} wanders, as in reinforcement learning or where it is an average of several "
+                "steps. Name detectors in Recovery(detectors=[...]) to act on it.",
             )
         return False
 

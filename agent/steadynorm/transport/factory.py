@@ -105,8 +105,8 @@ def build_recovery(
     errors: ErrorState,
     recorder: Recorder | None,
     publisher: Publisher | None,
-    *,
     place: tuple[int, int],
+    report: Callable[[str, str], None],
 ) -> tuple[RecoveryControl | None, RecorderWatch | None, Recorder | None]:
     """Recovery; what feeds its detectors where nothing is sent; and the recorder. place: this rank, and how many.
 
@@ -122,6 +122,7 @@ def build_recovery(
             recovery.confirm,
             recovery.every_steps,
             defaults=recovery.detectors is None,
+            report=report,
         )
     if watch is not None and publisher is not None:
         publisher.collector.give(watch, WATCH_PERIOD_S)

@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from steadynorm.distributed import arrival
 
 
-def arrive(stores: dict[int, dist.Store], monkeypatch: pytest.MonkeyPatch) -> None:
+def arrive(stores: dict[int, HashStore], monkeypatch: pytest.MonkeyPatch) -> None:
     """All ranks that have a store here call attach()."""
     here = threading.local()
     monkeypatch.setattr(dist, "get_rank", lambda: here.rank)
@@ -35,8 +36,8 @@ def test_a_rank_that_is_new_finds_those_that_have_trained_before(
 ) -> None:
     monkeypatch.setattr(arrival, "TELL_AFTER", timedelta(seconds=20))
     for _ in range(3):
-        arrive({0: dist.HashStore()}, monkeypatch)
-    store = dist.HashStore()
+        arrive({0: HashStore()}, monkeypatch)
+    store = HashStore()
     for _ in range(3):
         arrive({0: store, 1: store}, monkeypatch)
     assert caplog.messages == []
@@ -45,7 +46,7 @@ def test_a_rank_that_is_new_finds_those_that_have_trained_before(
 def test_a_rank_that_does_not_come_is_named_at_its_second_attach_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = dist.HashStore()
+    store = HashStore()
     arrive({0: store, 1: store}, monkeypatch)
     monkeypatch.setattr(arrival, "TELL_AFTER", timedelta(seconds=0.05))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)

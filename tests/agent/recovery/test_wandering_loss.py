@@ -11,13 +11,18 @@ import math
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+import steadynorm
 from steadynorm.recording.recorder import StepRecord
 from steadynorm.recovery.watch import Alarm, Watch
 from steadynorm.recovery_options import Recovery
-from steadynorm_contract.telemetry import SCALAR_COLUMNS, floats_to_bytes
+from steadynorm_contract.telemetry import SCALAR_COLUMNS, NoteKind, floats_to_bytes
+
+if TYPE_CHECKING:
+    from tests.support.agent import StubServer, Training
 
 CARTPOLE = [float(each) for each in (Path(__file__).parent / "cartpole_loss.txt").read_text("ascii").split()]
 
@@ -49,6 +54,22 @@ def test_a_clean_run_of_reinforcement_learning_raises_no_alarm(caplog: pytest.Lo
     (told,) = caplog.messages
     assert "step 324 met loss > mean + 3 sigma of 200, 20 times in 30 steps" in told
     assert "Name detectors" in told
+
+
+def test_a_loss_that_is_left_alone_is_a_finding_of_the_agent_and_an_event_of_the_run(
+    training: Training, stub: StubServer
+) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url, recovery=steadynorm.Recovery())
+    for loss in CARTPOLE[:330]:
+        training.step()
+        agent.log(loss=loss)
+    assert agent.flush(60)
+    assert [(each.name, each.message.partition(" (")[0]) for each in agent.health().findings] == [
+        ("wandering", "step 324 met loss > mean + 3 sigma of 200, 20 times in 30 steps")
+    ]
+    agent.close()
+    found = [note.message for batch in stub.run.batches for note in batch.notes if note.kind is NoteKind.FINDING]
+    assert found == [each.message for each in agent.health().findings]
 
 
 def test_detectors_that_somebody_named_mean_what_they_say() -> None:
