@@ -64,12 +64,12 @@ def _facts(run: RunDetail) -> Table:
     speed = "" if run.steps_per_s is None else f", {run.steps_per_s:.3g} steps/s"
     counters = run.counters
     for name, value in {
-        "run": escape(run.run_id),
-        "name": escape(run.name),
+        "run": escape(plain(run.run_id)),
+        "name": escape(plain(run.name)),
         "state": styled(run.condition)
         + (f", {styled(health_of(run))}" if run.state.is_live and health_of(run) != run.condition else "")
         + (f", taken by {escape(plain(by))}" if (by := holder(run)) else "")
-        + (f" ({escape(run.end_reason)})" if run.end_reason else ""),
+        + (f" ({escape(plain(run.end_reason))})" if run.end_reason else ""),
         "step": f"{run.step}{speed}, last seen {ago(run.last_seen)} ago",
         "loss": number(run.loss),
         "gradient norm": f"{number(run.raw_norm)} raw, {number(run.stabilized_norm)} stabilized",
@@ -78,7 +78,7 @@ def _facts(run: RunDetail) -> Table:
         f"{counters.nonfinite_losses} non-finite losses, {counters.dropped} records dropped",
         "Redis": f"{run.redis_bytes / 2**20:.1f} MiB",
         "job": f"{run.parameters} parameters, world size {run.world_size}"
-        + "".join(f", {escape(part)}" for part in (run.framework, run.host) if part),
+        + "".join(f", {escape(plain(part))}" for part in (run.framework, run.host) if part),
     }.items():
         table.add_row(name, value)
     for scalar in run.scalars:
@@ -93,7 +93,7 @@ def _settings(run: RunDetail) -> Table:
     applied = f"APPLIED (revision {run.applied.revision} since step {run.applied.step})"
     table = output.table("SETTING", applied, fixed=("SETTING", applied))
     if run.desired.state is not RevisionState.APPLIED and run.desired.revision != run.applied.revision:
-        why = f": {escape(run.desired.reason)}" if run.desired.reason else ""
+        why = f": {escape(plain(run.desired.reason))}" if run.desired.reason else ""
         table.add_column(f"DESIRED (revision {run.desired.revision}, {run.desired.state}{why})")
     desired = by_name(run.desired.settings)
     for name, value in by_name(run.applied.settings).items():
@@ -107,8 +107,8 @@ def _change(entry: AuditEntry) -> str:
     outcome = str(entry.state) if entry.applied_step is None else f"{entry.state} at step {entry.applied_step}"
     reason = f" ({entry.reason})" if entry.reason else ""
     rejection = f": {entry.rejection}" if entry.rejection else ""
-    return f"  {entry.revision}  {ago(entry.time)} ago, {entry.actor}: {what}: {outcome}{rejection}{reason}"
+    return plain(f"  {entry.revision}  {ago(entry.time)} ago, {entry.actor}: {what}: {outcome}{rejection}{reason}")
 
 
 def _event(event: Event) -> str:
-    return f"  step {event.step}, {ago(event.time)} ago  {event.kind}: {event.message}"
+    return plain(f"  step {event.step}, {ago(event.time)} ago  {event.kind}: {event.message}")

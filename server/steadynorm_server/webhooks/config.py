@@ -55,6 +55,16 @@ def host_of(url: str) -> tuple[str, int]:
     return (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 
 
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _inside(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which a gateway or the kernel passes on what goes to this one."""
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
 def is_blocked_host(host: str) -> bool:
     """Whether no message may go to a host, given as a name or an address: link-local, multicast, cloud metadata."""
     if host.lower() in _METADATA:
@@ -63,8 +73,8 @@ def is_blocked_host(host: str) -> bool:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return is_blocked_host(str(address.ipv4_mapped))
+    if isinstance(address, ipaddress.IPv6Address) and (inside := _inside(address)) is not None:
+        return is_blocked_host(str(inside))
     return address.is_link_local or address.is_multicast or address.is_unspecified
 
 

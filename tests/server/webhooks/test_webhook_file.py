@@ -110,6 +110,9 @@ def test_a_server_with_a_file_that_is_not_there_does_not_start(tmp_path: Path, v
     [
         ("169.254.169.254", True),
         ("::ffff:169.254.169.254", True),
+        ("64:ff9b::a9fe:a9fe", True),
+        ("2002:a9fe:a9fe::1", True),
+        ("64:ff9b::808:808", False),
         ("fe80::1%eth0", True),
         ("fd00:ec2::254", True),
         ("224.0.0.1", True),
