@@ -6,8 +6,8 @@ A run is stored as `query.py` does it, and goes on at 10 steps a second while re
 For each number of visitors at once: the page is opened `--opens` times by a visitor whose browser has never seen it
 ("cold") and again by one whose browser has its files ("warm"), from the request to the first drawn line; then the
 visitors take turns at switching the mode, `--clicks` times in all, from the press to the changed words, while all
-charts go on. How often the charts are redrawn meanwhile is counted. All of it is timed inside the browser, by its own
-clock. The company comes at once, and says how long it took to settle. `--browsers 5` measures that part alone.
+charts go on. How often the pages get and draw a figure meanwhile is counted. All of it is timed inside the browser, by
+its own clock. The company comes at once, and says how long it took to settle. `--browsers 5` measures that part alone.
 
 Prints a line for each measurement with median and maximum, then one JSON object.
 """
@@ -45,9 +45,20 @@ CHROMIUM = "/usr/bin/chromium"
 STEPS_A_SECOND = 10
 PATIENCE_MS = 120_000
 
-# What a page notes of itself: when its first line stood, every redraw, and the answer to the last press.
+FIGURE_BYTES = 30_000  # a message with the run's figure is longer, all others of a refresh are shorter
+
+# What a page notes of itself: when its first line stood, every figure that it got and every redraw, and the answer to
+# the last press. A figure that differs by less than half a pixel from the one that stands is not drawn.
 WATCH = """
-window.watched = {first: null, redraws: 0, pressed: null, answers: []};
+window.watched = {first: null, figures: 0, redraws: 0, pressed: null, answers: []};
+window.WebSocket = class extends WebSocket {
+  constructor(...given) {
+    super(...given);
+    this.addEventListener("message", ({data}) => {
+      if ((data.byteLength ?? data.size) > FIGURE_BYTES) watched.figures += 1;
+    });
+  }
+};
 const look = () => {
   const chart = document.querySelector(".steadynorm-chart");
   if (chart?.on && !chart.watched) {
@@ -70,7 +81,7 @@ addEventListener("pointerdown", (event) => {
 new MutationObserver(look).observe(document, {
   subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["d"],
 });
-"""
+""".replace("FIGURE_BYTES", str(FIGURE_BYTES))
 
 
 class Figures(msgspec.Struct):
@@ -81,7 +92,8 @@ class Figures(msgspec.Struct):
     warm_first_chart: tuple[float, float]
     control: tuple[float, float]
     controls: int
-    redraws_a_second: float  # of a visitor's figure of six panels, while the controls are used
+    figures_a_second: float  # that a visitor's page got, while the controls are used
+    redraws_a_second: float  # of those that differ to the eye, of six panels
 
 
 class Going:
@@ -121,9 +133,9 @@ def first_chart(page: Page, address: str) -> float:
 
 
 def settled(page: Page) -> None:
-    """The whole page stands, and its charts were drawn again: the first run of its script is over."""
+    """The whole page stands, and has got its figure again: the first run of its script is over."""
     page.locator(".heatmaplayer image").first.wait_for()
-    page.wait_for_function("watched.redraws >= 2")
+    page.wait_for_function("watched.figures >= 3")  # the map is one
 
 
 def press(page: Page) -> None:
@@ -164,12 +176,12 @@ def measure(browser: Browser, address: str, browsers: int, opens: int, clicks: i
     first_chart(pages[-1], address)
     settled(pages[-1])
     pace = random.Random(0)
-    before, began = sum(page.evaluate("watched.redraws") for page in pages), time.monotonic()
+    before, began = [_counted(pages, what) for what in ("figures", "redraws")], time.monotonic()
     for at in range(clicks):
         pages[0].wait_for_timeout(1000 * pace.uniform(0.05, 0.6))  # a hand does not keep time with the refresh
         press(pages[at % len(pages)])
     seconds = time.monotonic() - began
-    redraws = sum(page.evaluate("watched.redraws") for page in pages) - before
+    figures, redraws = (_counted(pages, what) - was for what, was in zip(("figures", "redraws"), before, strict=True))
     responses = [ms for page in pages for ms in page.evaluate("watched.answers")]
     for page in pages:
         page.context.close()
@@ -179,8 +191,13 @@ def measure(browser: Browser, address: str, browsers: int, opens: int, clicks: i
         _told(f"{browsers} at once: first chart, warm", warm),
         _told(f"{browsers} at once: a control", responses),
         len(responses),
+        round(figures / seconds / browsers, 2),
         round(redraws / seconds / browsers, 2),
     )
+
+
+def _counted(pages: Sequence[Page], what: str) -> int:
+    return sum(page.evaluate(f"watched.{what}") for page in pages)
 
 
 def _told(label: str, took: Sequence[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-// Draws a plotly figure and updates it in place. See live_chart.py.
+// Draws a plotly figure and updates it in place, where it differs to the eye. See live_chart.py and drawn_chart.js.
 
 const CONFIG = {
   displaylogo: false,
@@ -120,13 +120,13 @@ function together(host) {
 /** The lines of a chart whose values are shown at the pointer, each with its positions and its band's trace. */
 function lines(host) {
   const { xaxis } = host._fullLayout;
-  host.steadynormLines ??= host.data
+  host.steadynormLines ??= host.steadynormNow
     .map((trace, at) => ({ trace, full: host._fullData[at] }))
     .filter(({ trace, full }) => full?.visible === true && trace.hoverinfo === "skip" && !trace.fill)
     .map((one) => ({
       ...one,
       at: one.trace.x.map((x) => xaxis.d2c(x)),
-      band: host.data.find(({ name, yaxis }) => name === `${one.trace.name}, smallest to largest` && yaxis === one.trace.yaxis),
+      band: host.steadynormNow.find(({ name, yaxis }) => name === `${one.trace.name}, smallest to largest` && yaxis === one.trace.yaxis),
     }));
   return host.steadynormLines;
 }
@@ -283,6 +283,7 @@ function listen(host, { clicks, zooms, group, follows }, report, plotly) {
   host.addEventListener("touchstart", (event) => event.stopPropagation(), { capture: true, passive: true });
   point(host);
   fill(host, plotly);
+  host.on("plotly_relayout", () => host.steadynormDraws?.());
   if (group && !follows) host.on("plotly_afterplot", () => lead(host, plotly));
   if (clicks) {
     host.on("plotly_click", ({ points, event }) => {
@@ -367,7 +368,15 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
   if (FINGER.matches && !data.follows) layout.margin.t += MODE_BAR_PX;
   host.steadynormLines = null;
   const config = data.follows ? FOLLOWER : FINGER.matches ? TOUCH : CONFIG;
-  await timed(host, () => plotly.react(host, traces, layout, config));
+  const newer = drawing({ data: traces, layout });
+  const draws = () => {
+    host.steadynormDraws = null;
+    host.steadynormDrawn = newer;
+    return timed(host, () => plotly.react(host, traces, layout, config));
+  };
+  host.steadynormNow = traces;
+  if (looksDrawn(host, host.steadynormDrawn, newer)) host.steadynormDraws = draws; // once it is zoomed
+  else await draws();
   document.documentElement.dataset.steadynormDrawn = ""; // see first_chart.py
   if (!host.steadynormListens) {
     host.steadynormListens = true; // once per chart

@@ -42,6 +42,9 @@ def live_chart(
 ) -> Gesture:
     """Draw `figure` in the page's colors. The chart with the same `key` is updated in place.
 
+    It is drawn again where something moves by half a pixel or more: of a long run's whole history, a second's steps
+    move nothing. The values at the pointer and the words for screen readers are always the newest.
+
     A line goes through all panels at the pointer, and through the other charts of its group at the same x. The values
     there of the lines without a hover label of their own (`hoverinfo: skip`) stand in the rows of the panels' titles.
 
@@ -70,7 +73,7 @@ def _mount(key: str, height: int, data: Mapping[str, object]) -> Any:
         "steadynorm_chart",
         html='<figure class="steadynorm-figure"><div class="steadynorm-chart"></div><p></p></figure>',
         css=files.text("live_chart.css"),
-        js=files.text("live_chart.js"),
+        js=files.text("drawn_chart.js", "live_chart.js"),
         isolate_styles=False,  # plotly's style sheet is in the page's head
     )
     return component(

@@ -125,6 +125,18 @@ def test_a_line_goes_through_the_panels_and_the_map_at_the_pointer_and_covers_no
     assert page.evaluate("window.drawn") == 0  # the run stands still, so nothing is drawn again each second
 
 
+def test_what_was_too_small_to_draw_is_drawn_once_the_chart_is_zoomed(visit: Visit, chart: ElementHandle) -> None:
+    zoomed = """async (node) => {
+        let drawn = 0;
+        node.steadynormDraws = () => { drawn += 1; node.steadynormDraws = null; };
+        const { range } = node._fullLayout.xaxis;
+        await Plotly.relayout(node, { "xaxis.range": [range[0], (range[0] + range[1]) / 2] });
+        await Plotly.relayout(node, { "xaxis.range": range });
+        return drawn;
+    }"""
+    assert visit.page.evaluate(zoomed, chart) == 1
+
+
 def test_lines_are_smoothed_and_any_axis_is_logarithmic_from_the_menu(visit: Visit, chart: ElementHandle) -> None:
     page = visit.page
     page.get_by_role("button", name="View", exact=True).click()

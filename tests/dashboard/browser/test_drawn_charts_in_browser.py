@@ -1,0 +1,60 @@
+"""Which figures are drawn: those that differ to the eye from the one that stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from steadynorm_dashboard.components import files
+
+LOOKS_DRAWN = f"""([drawn, newer]) => {{
+    {files.text("drawn_chart.js")}
+    const axis = {{ d2p: (value) => (value === null ? NaN : 100 * value) }};
+    const host = {{ _fullLayout: {{ xaxis: axis, yaxis: axis, yaxis2: axis }} }};
+    return looksDrawn(host, drawing(drawn), drawing(newer));
+}}"""
+
+
+def figure(ys: list[float | None], *, end: float = 1.0, second: float = 3.0, **layout: object) -> dict[str, Any]:
+    """Two lines on an axis each, of which a unit is 100 pixels, and a map."""
+    return {
+        "data": [
+            {"type": "scatter", "name": "loss", "x": [1.0, 2.0, 3.0], "y": ys},
+            {"type": "scatter", "name": "norm", "yaxis": "y2", "x": [1.0], "y": [second]},
+            {"type": "heatmap", "z": [[1.0, 2.0]]},
+        ],
+        "layout": {"xaxis": {"autorangeoptions": {"clipmin": 0.0, "clipmax": end}}, **layout},
+    }
+
+
+NOW = figure([1.0, None, 3.0])
+MOVED: dict[str, tuple[dict[str, Any], bool]] = {
+    "nothing": (NOW, True),
+    "half a pixel less": (figure([1.0, None, 3.004]), True),
+    "half a pixel": (figure([1.0, None, 3.006]), False),
+    "on the other axis": (figure([1.0, None, 3.0], second=3.006), False),
+    "a gap that is filled": (figure([1.0, 2.0, 3.0]), False),
+    "a gap that opens": (figure([1.0, None, None]), False),
+    "the end by less than half a pixel": (figure([1.0, None, 3.0], end=1.004), True),
+    "the end": (figure([1.0, None, 3.0], end=1.006), False),
+    "one point more": (NOW | {"data": [NOW["data"][0] | {"x": [1.0, 2.0, 3.0, 4.0]}, *NOW["data"][1:]]}, False),
+    "a name": (NOW | {"data": [NOW["data"][0] | {"name": "other"}, *NOW["data"][1:]]}, False),
+    "a cell": (NOW | {"data": [*NOW["data"][:2], {"type": "heatmap", "z": [[1.0, 2.001]]}]}, False),
+    "a mark of a change": (figure([1.0, None, 3.0], shapes=[{"x0": 2}]), False),
+    "one trace less": (NOW | {"data": NOW["data"][:2]}, False),
+}
+
+
+@pytest.fixture(scope="module")
+def looked(browser: Browser) -> dict[str, bool]:
+    page = browser.new_page()
+    looks = {name: page.evaluate(LOOKS_DRAWN, [NOW, newer]) for name, (newer, _) in MOVED.items()}
+    page.close()
+    return looks
+
+
+@pytest.mark.parametrize("moved", MOVED)
+def test_a_figure_is_drawn_where_it_differs_by_half_a_pixel(looked: dict[str, bool], moved: str) -> None:
+    assert looked[moved] is MOVED[moved][1]
