@@ -18,7 +18,10 @@ def principal(request: Request) -> Principal:
     if proxy is not None and (person := proxy.find(peer_of(request.scope), request.headers)) is not None:
         _require_own_page(request)
         return person
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:  # a proxy before us may have looked at another one
+        raise ProblemError(400, "a request must have one Authorization header: it has several.")
+    scheme, _, token = (given[0] if given else "").partition(" ")
     token = token.strip()
     tokens: Tokens = request.app.state.tokens
     challenge = {"WWW-Authenticate": 'Bearer realm="steadynorm"'}

@@ -144,3 +144,11 @@ def test_a_broken_tokens_file_is_explained(tmp_path: Path, content: str, said: s
 def test_a_missing_tokens_file_is_explained(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match="No such file"):
         Tokens.configured(ServerConfig(data=tmp_path, tokens_file=tmp_path / "none.json"))
+
+
+async def test_of_several_tokens_in_one_request_none_counts(guarded: httpx.AsyncClient) -> None:
+    for known, other in ((OPERATOR, {"Authorization": "Bearer unknown"}), (OPERATOR, VIEWER)):
+        both = [*known.items(), *other.items()]
+        for headers in (both, both[::-1]):
+            answer = await guarded.get("/runs", headers=headers)
+            assert (answer.status_code, "one Authorization header" in answer.json()["detail"]) == (400, True)
