@@ -118,9 +118,15 @@ class RecoveryControl:
             raise RuntimeError(
                 f"the snapshot of step {order.to_step} cannot be restored: {misfit}. Nothing was changed."
             )
-        left = self.snapshots.restore(order.to_step)
+        interrupt: KeyboardInterrupt | None = None
+        try:
+            left = self.snapshots.restore(order.to_step)
+        except KeyboardInterrupt as raised:  # a run of which a half went back would be worse than to wait for it
+            interrupt, left = raised, self.snapshots.restore(order.to_step)
         if first:
             self._rolled_back(order, order.to_step, left)
+        if interrupt is not None:
+            raise interrupt
 
     def step_skipped(self) -> None:
         """A GradScaler left the coming step out, on all ranks: its gradients were not finite.

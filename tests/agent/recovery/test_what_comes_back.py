@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.recovery import Loop
+from tests.support.recovery import Loop, equal
+
+import steadynorm
+from steadynorm.recovery.contents import Contents
 
 
 class Handing(torch.nn.Module):
@@ -59,3 +62,30 @@ def test_a_buffer_that_has_another_shape_by_now_is_told(caplog: pytest.LogCaptur
     loop.train(6)
     assert "Not brought back, as it raised an error: buffers (ValueError: seen has another shape" in caplog.text
     assert float(loop.model[1].running_mean.abs().max()) < 10  # the others are back
+
+
+@pytest.mark.parametrize("part", ["_restore_weights", "_restore_optimizer", "_restore_statistics"])
+def test_an_interrupt_while_a_run_goes_back_is_raised_once_all_of_it_is_back(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, loop = Loop(), Loop()
+    interrupts = [KeyboardInterrupt()]
+    events: list[steadynorm.RollbackEvent] = []
+    loop.agent.on_rollback(events.append)
+    restore = getattr(Contents, part)
+
+    def interrupted(self: Contents, *args: Any) -> None:
+        if interrupts and self is loop.agent._recovery._contents:  # type: ignore[union-attr]  # it has one
+            raise interrupts.pop()
+        restore(self, *args)
+
+    monkeypatch.setattr(Contents, part, interrupted)
+    for each in (undisturbed, loop):
+        each.bad = dict.fromkeys(range(36, 38), 1e4)
+        each.train(37)
+    undisturbed.train(1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(1)
+    assert interrupts == []
+    assert equal(loop.state(), undisturbed.state())
+    assert [(event.from_step, event.to_step) for event in events] == [(38, 30)]
