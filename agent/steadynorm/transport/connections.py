@@ -65,14 +65,8 @@ class Connections:
                         self.sock.settimeout(connections.within(self.timeout))
                     super().send(data[at : at + _SEND_BYTES])
 
-        class SecureConnection(HTTPSConnection):
-            response_class = Response
-            send = Connection.send
-
-            def connect(self) -> None:
-                connections._check_open()
-                super().connect()
-                connections._add(self)
+        class SecureConnection(Connection, HTTPSConnection):  # in this order: `super()` is then urllib3's with TLS
+            pass
 
         class Pool(HTTPConnectionPool):
             ConnectionCls = Connection
