@@ -172,9 +172,10 @@ class RunRepository:
 
     async def delete(self, run_id: str, line: Line) -> None:
         """Remove a run with all its data. Raises RunNotFound. line: written at once, whatever fails afterwards."""
-        await self.get(run_id)
-        with self._following_removal(run_id, line):
+        run = await self.get(run_id)
+        with self._following_removal(run, line):
             await self.redis.remove(*_all_keys(run_id))
+        self.unanswered.forget(_removal(run))
         line()
         await self._on_deleted(run_id)
 
@@ -184,9 +185,10 @@ class RunRepository:
         line: written at once, whatever fails afterwards.
         """
         expected = (repr(run.last_seen), repr(run.poll_expires_at), str(run.desired_revision), run.automation_version)
-        with self._following_removal(run.run_id, line):
+        with self._following_removal(run, line):
             deleted = await self.redis.script("delete_if_expired", _all_keys(run.run_id), *expected)
         if deleted:
+            self.unanswered.forget(_removal(run))
             line()
             await self._on_deleted(run.run_id)
         return bool(deleted)
@@ -206,11 +208,12 @@ class RunRepository:
         with contextlib.suppress(NoPermissionError):
             await self.redis.publish(CHANGES, run_id)
 
-    def _following_removal(self, run_id: str, line: Line) -> contextlib.AbstractContextManager[None]:
+    def _following_removal(self, run: RunRecord, line: Line) -> contextlib.AbstractContextManager[None]:
         async def look() -> Sequence[Line]:
-            return () if await self._start_times([run_id]) else (line,)
+            started = await self._start_times([run.run_id])
+            return () if started.get(run.run_id) == run.started else (line,)  # its agent may have registered again
 
-        return self.unanswered.following(f"removal {run_id}", look, [line])
+        return self.unanswered.following(_removal(run), look, [line])
 
     async def _on_deleted(self, run_id: str) -> None:
         await self._remove_from_index(run_id)
@@ -230,6 +233,11 @@ class RunRepository:
     async def list(self) -> list[RunRecord]:  # last in the class: it hides the builtin in annotations below it
         """All runs, newest first."""
         return await self.get_many(await self.redis.index(INDEX))
+
+
+def _removal(run: RunRecord) -> str:
+    """Of a change without an answer, see `Unanswered.following`."""
+    return f"removal of {run.run_id}, {run.started!r}"
 
 
 def _all_keys(run_id: str) -> list[str]:

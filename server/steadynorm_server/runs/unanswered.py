@@ -20,6 +20,7 @@ _FOR_S = 600.0
 """A command that left this machine can reach Redis minutes later, when a network is whole again."""
 _FIRST_S, _LONGEST_S = 0.25, 2.0  # between two looks
 _MOST = 1000
+_MOST_ERRORS = 5  # of one round of looks: each may take as long as Redis is waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,29 @@ class Unanswered:
         self._sent = [sent for sent in self._sent if sent.key != key]
 
     async def settle(self) -> None:
-        """Look once for each of them. Raises redis-py's error while Redis is away."""
+        """Look once for each of them. Raises the first error of a look that failed, after it has tried further ones."""
+        errors: list[Exception] = []
         for sent in list(self._sent):
-            found = await sent.look()
+            try:
+                found = await sent.look()
+            except Exception as error:
+                errors.append(error)
+                if sent in self._sent:  # behind the others, which may be in a part of a cluster that answers
+                    self._sent.remove(sent)
+                    self._sent.append(sent)
+                if len(errors) == _MOST_ERRORS:
+                    break
+                continue
             if sent not in self._sent:
                 continue
-            if found or self._clock() >= sent.until:
+            if found:
+                self.forget(sent.key)  # with what was asked for once more, and not answered either
+            elif self._clock() >= sent.until:
                 self._sent.remove(sent)
             for line in found:
                 line()
+        if errors:
+            raise errors[0]
 
     async def settle_repeatedly(self) -> None:
         """Look for them until cancelled."""
@@ -85,7 +100,7 @@ class Unanswered:
 
     async def close(self) -> None:
         """Look a last time, and write the lines of all whose outcome stays unknown, with that outcome."""
-        with contextlib.suppress(RedisError):
+        with contextlib.suppress(Exception):  # whatever kept from looking, the rest is said
             await self.settle()
         for sent in self._sent:
             _write(sent)

@@ -11,6 +11,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisAway
 from redis.exceptions import OutOfMemoryError
 
+from steadynorm_server.runs.repository import RunRepository
 from steadynorm_server.runs.unanswered import Line, Unanswered
 
 
@@ -85,3 +86,57 @@ async def test_what_is_still_unknown_at_the_end_is_said_to_be(store: Store) -> N
     store.away = True
     await unanswered.close()
     assert store.told == [("lost", "unknown")]
+
+
+@pytest.mark.parametrize("error", [RedisAway("this part of the cluster is down"), ValueError("no text of ours")])
+async def test_one_that_cannot_be_looked_for_keeps_none_from_its_line(store: Store, error: Exception) -> None:
+    async def look() -> Sequence[Line]:
+        raise error
+
+    unanswered = Unanswered()
+    for number in range(20):
+        with pytest.raises(RedisAway), unanswered.following(str(number), look, [partial(store.line, str(number))]):
+            raise RedisAway("gone")
+    store.fail(unanswered, "made", RedisAway("gone"))
+    store.made.add("made")
+    for _ in range(5):
+        with pytest.raises(type(error)):
+            await unanswered.settle()
+    assert store.told == [("made", "made")]
+    await unanswered.close()
+    assert sorted(store.told[1:]) == sorted((str(number), "unknown") for number in range(20))
+
+
+async def test_one_that_was_asked_for_twice_without_an_answer_has_one_line(store: Store) -> None:
+    unanswered = Unanswered()
+    for _ in range(2):
+        store.fail(unanswered, "twice", RedisAway("gone"))
+    store.made.add("twice")
+    await unanswered.settle()
+    assert store.told == [("twice", "made")]
+
+
+@pytest.mark.usefixtures("without_sweeper")
+@pytest.mark.parametrize("again", ["removed", "registered"])
+async def test_a_removal_has_its_line_once_whatever_follows_it(
+    agent: Any, repository: RunRepository, monkeypatch: pytest.MonkeyPatch, clock: Any, again: str
+) -> None:
+    told: list[str] = []
+    remove = repository.redis.remove
+
+    async def lose(*keys: str) -> None:
+        if again == "registered":
+            await remove(*keys)
+        raise RedisAway("gone")
+
+    monkeypatch.setattr(repository.redis, "remove", lose)
+    with pytest.raises(RedisAway):
+        await repository.delete("tiny-1", lambda **_: told.append("first"))
+    monkeypatch.undo()
+    clock.now += 1
+    if again == "removed":
+        await repository.delete("tiny-1", lambda **_: told.append("second"))
+    else:
+        await agent.register()
+    await repository.unanswered.settle()
+    assert told == ["second" if again == "removed" else "first"]
