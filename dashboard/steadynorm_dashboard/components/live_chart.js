@@ -372,6 +372,7 @@ export default async function draw({ data, parentElement, setTriggerValue }) {
   const draws = () => {
     host.steadynormDraws = null;
     host.steadynormDrawn = newer;
+    if (data.follows) led(host, layout); // which may be zoomed meanwhile
     return timed(host, () => plotly.react(host, traces, layout, config));
   };
   host.steadynormNow = traces;

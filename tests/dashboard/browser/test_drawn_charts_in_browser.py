@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from playwright.sync_api import Browser
 
 from steadynorm_dashboard.components import files
 
+LIBRARY = Path(files.__file__).parents[1] / "library" / "plotly.min.js"
 LOOKS_DRAWN = f"""([drawn, newer]) => {{
     {files.text("drawn_chart.js")}
     const axis = {{ d2p: (value) => (value === null ? NaN : 100 * value) }};
@@ -58,3 +61,39 @@ def looked(browser: Browser) -> dict[str, bool]:
 @pytest.mark.parametrize("moved", MOVED)
 def test_a_figure_is_drawn_where_it_differs_by_half_a_pixel(looked: dict[str, bool], moved: str) -> None:
     assert looked[moved] is MOVED[moved][1]
+
+
+LEADER_AND_FOLLOWER = f"""async () => {{
+    const code = {json.dumps(files.text("drawn_chart.js", "live_chart.js"))};
+    const {{ default: draw }} = await import(URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }})));
+    const [leader, follower] = document.querySelectorAll("section");
+    const show = (parentElement, y, follows) => draw({{
+        parentElement,
+        setTriggerValue: () => {{}},
+        data: {{
+            library: "plotly.js", name: "chart", description: "words", group: "run", follows,
+            figure: JSON.stringify({{
+                data: [{{ type: "scatter", x: [0, 100], y: [0, y] }}],
+                layout: {{ width: 400, height: 300, uirevision: "same", margin: {{ l: 40, b: 40, t: 20, r: 20 }},
+                          xaxis: {{ range: [0, 100] }}, yaxis: {{ range: [0, 2] }} }},
+            }}),
+        }},
+    }});
+    const host = (section) => section.querySelector(".steadynorm-chart");
+    await show(leader, 1, false);
+    await show(follower, 1, true);
+    await show(follower, 1.0001, true);  // not drawn yet: it looks the same
+    await Plotly.relayout(host(leader), {{ "xaxis.range": [20, 40] }});
+    do await new Promise((resolve) => setTimeout(resolve, 10)); while (host(follower).steadynormDraws);
+    return [host(leader), host(follower)].map((one) => [...one._fullLayout.xaxis.range]);
+}}"""
+
+
+def test_a_chart_that_follows_stays_with_its_leader_where_it_is_drawn_late(browser: Browser) -> None:
+    page = browser.new_page()
+    chart = '<section><figure><div class="steadynorm-chart"></div><p></p></figure></section>'
+    page.route("http://charts.test/", lambda route: route.fulfill(body=2 * chart, content_type="text/html"))
+    page.route("http://charts.test/plotly.js", lambda route: route.fulfill(path=LIBRARY))
+    page.goto("http://charts.test/")
+    assert page.evaluate(LEADER_AND_FOLLOWER) == [[20, 40], [20, 40]]
+    page.close()
