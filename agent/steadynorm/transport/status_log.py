@@ -55,8 +55,10 @@ class ConnectionLog:
 
     def _is_worth_a_line(self, error: TransportError) -> bool:
         """A server whose every refusal has another text must not fill the job's log."""
-        self._rejections += isinstance(error, RequestRejected)
-        return self._rejections <= MAX_REJECTIONS or not isinstance(error, RequestRejected)
+        if not isinstance(error, RequestRejected) or isinstance(error, VersionRejected):  # that one ends all
+            return True
+        self._rejections += 1
+        return self._rejections <= MAX_REJECTIONS
 
     def too_large(self, error: BatchRejected, chunk_bytes: int) -> None:
         """Nothing is lost: batches are smaller from now on."""

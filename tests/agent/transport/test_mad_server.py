@@ -13,7 +13,7 @@ import pytest
 import steadynorm
 from steadynorm.mailbox import InvalidSettings
 from steadynorm.transport.backoff import Backoff
-from steadynorm.transport.http_client import HttpClient, RequestRejected, ServerUnavailable
+from steadynorm.transport.http_client import HttpClient, RequestRejected, ServerUnavailable, VersionRejected
 from steadynorm.transport.status_log import MAX_REJECTIONS, ConnectionLog
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import RunRegistration
@@ -113,6 +113,8 @@ def test_refusals_of_always_another_text_do_not_fill_the_log(caplog: pytest.LogC
         told.failed(RequestRejected(f"no, {number}", 401))
         told.recovered()
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == MAX_REJECTIONS
+    told.failed(VersionRejected("schema version 9", 422))
+    assert "nothing more is sent to http://mad" in caplog.text  # which happens once
 
 
 def test_training_with_a_mad_server_says_one_line_and_raises_nothing(
