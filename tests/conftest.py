@@ -33,7 +33,7 @@ SLOW_FILES = {
     *("test_fork.py", "test_lifecycle.py", "test_torch_stays_out.py"),  # interpreters of their own
     *("test_selection.py", "test_triton.py"),  # Triton's compiler and its interpreter
     *("test_lightning.py", "test_transformers.py"),  # importing either framework takes longer than its tests
-    *("test_alert_rules.py", "test_encryption.py", "test_proxies.py"),  # promtool, openssl, nginx
+    *("test_alert_rules.py", "test_encryption.py", "test_tls.py", "test_proxies.py"),  # promtool, openssl, nginx
     *("test_api_quality_schema.py", "test_two_servers.py", "test_workers.py"),  # several server processes
 }
 

@@ -6,13 +6,20 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import redis
 
 from steadynorm_cli.ports import choose_port
+
+
+def content(client: Any) -> dict[bytes, object]:
+    """All that a store holds, by key. Hashes and sets by their fields: a large one moves them about when it is read."""
+    of: dict[bytes, Callable[[bytes], object]] = {b"hash": client.hgetall, b"set": client.smembers}
+    return {key: of.get(client.type(key), client.dump)(key) for key in client.scan_iter(count=1000)}
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def test_two_hundred_runs_are_there_at_once_with_the_one_in_trouble_on_top(
     expect(top.get_by_text("spiking")).to_be_visible()
     for name in ("loss", "raw norm"):
         expect(top.get_by_role("img", name=name)).to_have_count(1)
-    assert page.locator(".steadynorm-fleet td.norm path:not(.band)[d^='M']").count() == RUNS
+    expect(page.locator(".steadynorm-fleet td.norm path:not(.band)[d^='M']")).to_have_count(RUNS)
 
 
 def test_keys_lead_to_a_run_and_the_way_back_to_the_same_list(page: Page, runs: list[ScriptedRun]) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 import redis
+from tests.support.redis_server import content
 
 from steadynorm_contract.problems import Problem
 
@@ -27,10 +28,10 @@ def malformed(root: Path) -> Iterator[Any]:
     sys.path.remove(str(root / "benchmarks"))
 
 
-def dump(url: str) -> dict[bytes, bytes]:
+def dump(url: str) -> dict[bytes, object]:
     """Everything that the store holds, key by key."""
     with redis.Redis.from_url(url, protocol=2) as client:
-        return {key: client.dump(key) for key in client.scan_iter(count=1000)}
+        return content(client)
 
 
 async def test_no_malformed_request_is_a_defect_or_changes_anything(agent: Any, store_url: str, malformed: Any) -> None:

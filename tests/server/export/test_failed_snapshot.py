@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.support.redis_server import content
 
 from steadynorm_cli.health_checks import Verdict, check_redis
 from steadynorm_contract.codec import encode_batch, encode_json
@@ -22,9 +23,9 @@ class Refusing:
         self._client = client  # redis-py's own types allow str everywhere
         self._file = Path(client.config_get("dir")["dir"]) / client.config_get("dbfilename")["dbfilename"]
 
-    def content(self) -> dict[bytes, bytes]:
-        """All that it holds, as it would be moved to another one."""
-        return {key: self._client.dump(key) for key in self._client.keys("*")}
+    def content(self) -> dict[bytes, object]:
+        """All that it holds."""
+        return content(self._client)
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
