@@ -32,7 +32,7 @@ for i = 1, #names do
   end
 end
 
--- Which process with which history this Redis is; '' where INFO is forbidden.
+-- As in register.lua, since a script takes nothing from another one.
 local function store_now()
   local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
   if type(server) ~= 'string' or type(replication) ~= 'string' then
