@@ -32,6 +32,20 @@ def said(app: AppTest) -> str:
     return words.replace("\\", "").replace("\u2060", "")
 
 
+def until_said(page: AppTest, words: str, eventually: Eventually) -> None:
+    """Draw the page until it says so. Fails with what it says instead."""
+    seen = [""]
+
+    def look() -> bool:
+        seen.append(said(page.run()))
+        return words in seen[-1]
+
+    try:
+        eventually(look)
+    except AssertionError as error:
+        raise AssertionError(f"the page does not say {words!r} but:\n{seen[-1]}") from error
+
+
 def edit(page: AppTest, name: str, value: float) -> None:
     next(one for one in page.number_input if one.label == name).set_value(value).run()
 
@@ -68,7 +82,7 @@ def test_an_edit_that_did_not_arrive_is_kept_and_can_be_applied_again(
     edit(page, "gamma2", 0.99)
     proxy.writes = "lose"
     page.button(key=f"{run.run_id}/apply").click().run()
-    eventually(lambda: f"Your change was not made: {run.run_id} is still at r0." in said(page.run()))
+    until_said(page, f"Your change was not made: {run.run_id} is still at r0.", eventually)
     proxy.writes = "pass"
     page.button(key=f"{run.run_id}/apply").click().run()
     assert server.client().settings(run.run_id).settings.gamma2 == 0.99
@@ -81,5 +95,5 @@ def test_a_stop_whose_answer_is_lost_is_found(
     page = open_page(run.run_id, at=proxy.server)
     proxy.writes = "cut"
     page.button(key=f"{run.run_id}/stop").click().run()
-    eventually(lambda: "Your change was made as r1." in said(page.run()))
+    until_said(page, "Your change was made as r1.", eventually)
     assert server.client().settings(run.run_id).settings.stop
