@@ -71,6 +71,7 @@ def test_of_two_operators_the_slower_sees_the_difference_and_either_can_be_undon
     page = ada.page
     expect(page.get_by_role("spinbutton", name="gamma1")).to_have_value("0.5")  # hers follows, she edits nothing
     page.get_by_role("tab", name="Changes").click()
+    expect(page.get_by_role("cell", name=re.compile("^applied @ step"))).to_have_count(2)  # nothing moves any more
     page.get_by_text("Undo", exact=True).first.click()
     expect(page.get_by_role("combobox", name="Back to")).to_have_value("r1")
     expect(page.get_by_text("gamma1: 0.5 → 0.6")).to_be_visible()
