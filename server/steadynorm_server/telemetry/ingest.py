@@ -34,6 +34,7 @@ from steadynorm_server.runs import events, notes
 from steadynorm_server.runs.record import LATEST, Outcome, RunRecord, stalled_event
 from steadynorm_server.telemetry import spike_ratios
 from steadynorm_server.telemetry.rollback_requests import Request, asked_for, named, named_note
+from steadynorm_server.telemetry.validation import MAX_CLAIMED_REVISION
 from steadynorm_server.timeseries import rollups
 from steadynorm_server.timeseries.blocks import Block
 from steadynorm_server.timeseries.peaks import Peaks
@@ -231,7 +232,7 @@ def _add_reports(run: RunRecord, batch: TelemetryBatch, plan: IngestPlan) -> Non
                 "applied_step": str(report.step),
                 "applied": settings,
             }
-        if report.revision > run.desired_revision:
+        if run.desired_revision < report.revision <= MAX_CLAIMED_REVISION:
             plan.adopt = (report.revision, settings, report.step)
 
 

@@ -29,7 +29,7 @@ from steadynorm_server.runs.unanswered import Line
 from steadynorm_server.settings.service import change
 from steadynorm_server.telemetry.quotas import admit
 from steadynorm_server.telemetry.service import other_incarnation
-from steadynorm_server.telemetry.validation import validate_registration
+from steadynorm_server.telemetry.validation import MAX_CLAIMED_REVISION, validate_registration
 
 _MAX_REASON = 500
 _EVENTS_LOOKED_THROUGH = 200  # newest ones, for the start of an agent whose registration was not answered
@@ -63,6 +63,7 @@ async def register(
         "previous_instance": registration.previous_instance or "",
         "settings": encode_json(in_force).decode(),
         "applied_revision": str(registration.applied_revision),
+        "most_claimed": MAX_CLAIMED_REVISION,
         "step": str(registration.step),
         "now": repr(now),
         "event": encode_json(started).decode(),
@@ -94,6 +95,9 @@ async def register(
                 "model: use another run_id, or delete the run."
             )
             raise invalid("parameters", "must be those of the registered run", message)
+        case [b"revision"]:
+            rule = "must be at most 2**52, or one that the server knows"
+            raise invalid("applied_revision", rule, f"applied_revision {rule}: got {registration.applied_revision}.")
     _, incarnation, acknowledged, revision, settings, created, succeeded, previous, adopted = answer
     desired = Desired(int(revision), msgspec.json.decode(settings, type=Settings))
     if b"1" in (created, succeeded, adopted):

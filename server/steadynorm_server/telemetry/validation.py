@@ -34,6 +34,8 @@ from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import is_run_id
 
 MAX_WHOLE = 2**53 - 1  # the largest that every JSON reader and Lua represent exactly
+MAX_CLAIMED_REVISION = 2**52
+"""Of one that only an agent knows: operators' changes count on from it."""
 MAX_REPORTS = 1000
 MAX_COLUMNS = 64
 

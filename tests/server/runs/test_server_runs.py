@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 import redis
-from tests.support.server import as_if_restarted
+from tests.support.server import as_if_restarted, registration
 
 from steadynorm_contract import __version__
 from steadynorm_contract.runs import RunDetail, RunList
@@ -163,6 +163,22 @@ async def test_an_agent_changes_no_settings_by_claiming_a_revision_that_nobody_m
     await claimed.send([1], applied=[claimed.applied(12, 1, gamma2=0.1)])
     assert (await agent.get())["desired"]["settings"]["gamma2"] == 0.9
     assert (await agent.change(8, {"gamma2": 0.8})).json()["revision"] == 9
+
+
+async def test_a_claimed_revision_leaves_numbers_for_changes(
+    api: httpx.AsyncClient, agent: Any, make_agent: Any, store_url: str
+) -> None:
+    refused = await api.post("/runs", json=msgspec.to_builtins(registration(instance="b", applied_revision=2**53 - 1)))
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "applied_revision")
+    as_if_restarted(store_url)
+    await agent.send([1], applied=[agent.applied(2**53 - 1, 1, gamma2=0.1)])
+    assert (await agent.get())["desired"]["revision"] == 0
+    claimed = make_agent(api, instance="another", applied_revision=2**52, settings=Settings(gamma2=0.1))
+    assert (await claimed.register())["desired"]["revision"] == 2**52
+    for revision in (2**52, 2**52 + 1):
+        assert (await claimed.change(revision, {"gamma2": revision % 2 / 2})).json()["revision"] == revision + 1
+    knows = make_agent(api, instance="third", applied_revision=2**52 + 2, settings=Settings(gamma2=0.5))
+    assert (await knows.register())["desired"]["revision"] == 2**52 + 2
 
 
 async def test_an_old_agent_is_told_that_it_was_replaced(api: httpx.AsyncClient, agent: Any, make_agent: Any) -> None:

@@ -2,8 +2,9 @@
 -- KEYS: run, parameters, events, configuration. ARGV: plan as JSON, parameter table, configuration.
 -- Returns {'ok', incarnation, acknowledged, desired revision, desired settings, created, whether the agent is another one or
 -- seems never to have been told so, last sequence stored of its previous instance ('' if not known), whether the desired
--- settings or their number came from the agent}, {'name', stored name} for a run of another name, or {'table'} for another
--- parameter table. Asked again since the reply was lost, it knows the plan's id.
+-- settings or their number came from the agent}, {'name', stored name} for a run of another name, {'table'} for another
+-- parameter table, or {'revision'} for one that is beyond what may be claimed. Asked again since the reply was lost, it
+-- knows the plan's id.
 local plan = cjson.decode(ARGV[1])
 local known = redis.call('HMGET', KEYS[1], 'incarnation', 'instance', 'digest', 'desired_revision', 'name', 'state',
   'sequence', 'previous_instance', 'previous_sequence', 'desired', 'registered_revision', 'registration', 'store')
@@ -12,6 +13,11 @@ if known[1] and known[5] ~= plan.name then
 end
 if known[1] and known[3] ~= plan.digest then
   return {'table'}
+end
+-- Operators' changes count on from a claimed number: at 2^53 Lua counts no further, and no change would ever be newer.
+local claimed = tonumber(plan.applied_revision)
+if claimed > plan.most_claimed and claimed > tonumber(known[4] or '0') then
+  return {'revision'}
 end
 
 local same = known[1] and plan.instance ~= '' and known[2] == plan.instance
@@ -55,12 +61,12 @@ if not known[1] then
   redis.call('HSET', KEYS[1], 'name', plan.name, 'digest', plan.digest, 'started', plan.now, 'bytes:parameters', #ARGV[2],
     'desired_revision', plan.applied_revision, 'desired', plan.settings)
   adopted = '1'
-elseif tonumber(plan.applied_revision) > tonumber(known[4]) and store ~= '' and known[13] == store then
+elseif claimed > tonumber(known[4]) and store ~= '' and known[13] == store then
   -- This very Redis has held the run since an agent last registered, and has lost nothing: nobody made that revision. An
   -- agent must not change settings by claiming one; theirs get a number that the agent does not know.
-  redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', tonumber(plan.applied_revision) + 1))
+  redis.call('HSET', KEYS[1], 'desired_revision', string.format('%d', claimed + 1))
   adopted = '1'
-elseif tonumber(plan.applied_revision) > tonumber(known[4]) then
+elseif claimed > tonumber(known[4]) then
   -- The agent knows a revision that Redis lost: the settings that it runs with are adopted.
   redis.call('HSET', KEYS[1], 'desired_revision', plan.applied_revision, 'desired', plan.settings,
     'rollback_step', plan.step, 'rollback_time', plan.now)
