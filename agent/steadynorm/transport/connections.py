@@ -117,4 +117,5 @@ def _shutdown(connection: HTTPConnection) -> None:
     sock = connection.sock
     if sock is not None:
         with contextlib.suppress(OSError):  # the other side has closed it
-            sock.shutdown(socket.SHUT_RDWR)
+            # Not the TLS socket's own: it drops the encryption first, and the other thread would send plain text.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)

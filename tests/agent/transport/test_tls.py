@@ -71,3 +71,13 @@ def test_a_request_over_tls_is_ended_by_another_thread(stub: StubServer, tls_url
         asked.set()
         answers.set()
         ends.join()
+
+
+def test_a_connection_that_is_ended_stays_encrypted(stub: StubServer, tls_url: str) -> None:
+    client = HttpClient(tls_url, "token")
+    client.register(RunRegistration(name="r", run_id="r"))
+    (connection,) = client._connections._open
+    assert isinstance(connection.sock, ssl.SSLSocket)
+    client.abort()
+    assert connection.sock.version() is not None, "what its own thread sends now would be plain text"
+    client.close()
