@@ -172,7 +172,7 @@ class Agent(AgentLog, AgentKnobs):
     @property
     def should_stop(self) -> bool:
         """Whether an operator requested a stop. The loop decides what to do; closing then reports `stopped`."""
-        self._boundary.stop_was_read = True
+        self._boundary.reads_stop = self._boundary.stop_was_read = True
         return self._boundary.settings.stop
 
     def on_checkpoint(self, callback: _C) -> _C:

@@ -29,6 +29,9 @@ OBSERVE_RESUMED_STEPS = 100  # with an optimizer whose moments are already in th
 STEPS_UNTIL_STOP = 1000  # a loop may look at the end of an epoch only
 MAX_EMPTY_STEPS = 10
 """More steps without a gradient are no initialization: it is a training whose gradients are elsewhere."""
+_STOP_UNREAD = (
+    "The loop has not read agent.should_stop in any step so far, so it may not stop: if it trains on, end its process."
+)
 
 _log = logging.getLogger("steadynorm")
 
@@ -62,6 +65,7 @@ class StepBoundary:
         self.closed = False
         self.checkpoint_callbacks: list[Callable[[int], object]] = []
         self.callback_errors = 0
+        self.reads_stop = False  # the loop, at some time
         self.stop_was_read = False  # since an operator asked for it
         self._steps_since_stop = 0
         self.held_lr = 1.0  # factor on lr_scale, see `hold`
@@ -184,7 +188,7 @@ class StepBoundary:
         What it asks of recovery and cannot be done now is left out of it, for good: it must neither keep the rest, such
         as a pause, from being applied, nor be made up for with a later revision.
         """
-        step, outcome, saves = self.step + 1, RevisionOutcome.REJECTED, False
+        step, outcome, saves, remark = self.step + 1, RevisionOutcome.REJECTED, False, ""
         if isinstance(update, InvalidSettings):
             reason = update.reason
         else:
@@ -194,11 +198,14 @@ class StepBoundary:
             if settings is not None:
                 outcome = RevisionOutcome.APPLIED
                 before = self.settings
+                if settings.stop and not before.stop and self.round and not self.reads_stop:
+                    remark = _STOP_UNREAD
                 self._apply(settings, update.revision, rolls_back=acts and type(update) is Desired)
                 saves = settings.checkpoint_generation > before.checkpoint_generation
         if reason:
             what = "rejected" if outcome is RevisionOutcome.REJECTED else "applied but for what it asks of recovery"
             _log.warning("revision %d of the settings was %s: %s", update.revision, what, reason)
+        reason = f"{reason} {remark}".strip()
         self._mailbox.report(AppliedReport(update.revision, step, outcome, self.settings, time.time(), reason))
         if saves:  # last: a callback may take long, close the agent, or end the process
             self._request_checkpoint(step - 1)

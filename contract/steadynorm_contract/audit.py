@@ -47,6 +47,7 @@ class AuditEntry(SettingsChange, frozen=True, kw_only=True):
     applied_step: int | None = None
     applied_time: float | None = None  # Unix seconds, by the agent's clock
     rejection: str = ""
+    remark: str = ""  # what the agent says of a change that it applied, such as what it left out of it
     hash: str = ""  # see `entry_hash`; empty in entries of versions that had none
     previous: str = ""  # hash of the entry before it; empty in the first
 

@@ -10,6 +10,7 @@ from steadynorm_contract.hash_chain import chained_hash
 __all__ = [
     "DEFAULT_GRACE_S",
     "MAX_GRACE_S",
+    "TRAINS_ON",
     "LifecycleChange",
     "Restoration",
     "RunUpdate",
@@ -22,6 +23,7 @@ DEFAULT_GRACE_S = 3600.0
 """How long the command line and the dashboard let a deleted run be restored."""
 MAX_GRACE_S = 604_800.0
 """Longest such time: a week."""
+TRAINS_ON = "If it trains on, its loop does not read agent.should_stop: end its process, and soon after it is not live"
 
 
 class Visibility(enum.StrEnum):

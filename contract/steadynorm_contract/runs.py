@@ -67,7 +67,7 @@ class DesiredView(Desired, frozen=True):
     """The desired settings. `state` is that of their revision."""
 
     state: RevisionState
-    reason: str = ""  # why it was rejected
+    reason: str = ""  # why it was rejected, or what the agent says of it beside that it was applied
 
 
 class Applied(msgspec.Struct, frozen=True):

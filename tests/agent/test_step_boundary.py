@@ -259,6 +259,21 @@ def test_a_loop_that_does_not_read_the_stop_is_told(
     assert caplog.text.count("has not read agent.should_stop") == (not reads)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_stop_that_no_step_has_looked_for_is_applied_with_that_remark(
+    agent: Agent, training: Training, stub: StubServer, until: Until, reads: bool
+) -> None:
+    assert not reads or not agent.should_stop
+    for stop in (True, False, True):
+        until(arrived(agent, stub.change(stop=stop)))
+        training.step()
+    stub.wait_for(lambda: len(stub.run.reports) == 3)
+    said = ["has not read agent.should_stop in any step so far" in report.reason for report in stub.run.reports]
+    assert said == [not reads, False, not reads]
+    assert {report.outcome for report in stub.run.reports} == {RevisionOutcome.APPLIED}
+    agent.close()
+
+
 def test_settings_arrive_with_telemetry_answers_too(
     training: Training, stub: StubServer, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:

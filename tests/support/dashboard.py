@@ -138,6 +138,7 @@ class ScriptedRun:
         self.follows = threading.Event()
         self.follows.set()
         self.refuses: str | None = None
+        self.remark = ""  # about what it applies
         self.logs: dict[str, float] = {}  # under names of the loop's own, in every step from now on
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
@@ -224,7 +225,9 @@ class ScriptedRun:
             if desired.settings.reset_generation > self._settings.reset_generation:
                 self._states = [TensorState() for _ in self._parameters]
             self._settings = desired.settings
-        report = AppliedReport(desired.revision, self.step, outcome, self._settings, time.time(), self.refuses or "")
+        report = AppliedReport(
+            desired.revision, self.step, outcome, self._settings, time.time(), self.refuses or self.remark
+        )
         self._batch(applied=[report])
 
     def _take_step(self) -> tuple[list[float], list[float]]:

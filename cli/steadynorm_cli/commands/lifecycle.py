@@ -11,7 +11,7 @@ from steadynorm_cli.commands.outcome import UNKNOWN, confirmed
 from steadynorm_cli.commands.output import count_runs, plain, timestamp
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client, ClientError, OutcomeUnknown
-from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, MAX_GRACE_S, RunUpdate, Visibility
+from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, MAX_GRACE_S, TRAINS_ON, RunUpdate, Visibility
 from steadynorm_contract.runs import RunDetail, RunSummary
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or names of runs, or unique prefixes.")]
@@ -87,7 +87,7 @@ def delete(
         if now:
             if run.state.is_live and run.connected:
                 stop = f"steadynorm set {run.run_id} stop=true"
-                raise CommandError(f"run {run.run_id} is live. Stop it first (`{stop}`), then delete it.")
+                raise CommandError(f"run {run.run_id} is live. Stop it first (`{stop}`), then delete it. {TRAINS_ON}.")
             confirmed(lambda: client.delete(run.run_id))
             return None, "removed"
         confirmed(lambda: client.delete(run.run_id, grace_s=grace_s, reason=reason))

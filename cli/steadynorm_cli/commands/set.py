@@ -95,7 +95,9 @@ def send(
         )
         raise
     if as_json:
-        outcome = {"state": entry.state, "applied_step": entry.applied_step} if entry else {"state": "pending"}
+        outcome: dict[str, object] = {"state": "pending"}
+        if entry:
+            outcome = {"state": entry.state, "applied_step": entry.applied_step, "remark": entry.remark}
         typer.echo(msgspec.json.encode(record | outcome))
     conclusion = _conclude(run, desired.revision, entry, waited=wait)
     if not as_json:
@@ -152,4 +154,4 @@ def _conclude(run: RunSummary, revision: int, entry: AuditEntry | None, waited: 
         raise CommandError(f"the job rejected revision {revision}: {entry.rejection or 'no reason given'}", REJECTED)
     if entry.state is RevisionState.SUPERSEDED:
         return f"revision {revision} was superseded by a later one before the job applied it"
-    return f"applied at step {entry.applied_step}"
+    return f"applied at step {entry.applied_step}{f'. {entry.remark}' if entry.remark else ''}"

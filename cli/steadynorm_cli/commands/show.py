@@ -106,8 +106,8 @@ def _change(entry: AuditEntry) -> str:
     what = output.change(entry.before, entry.after)
     outcome = str(entry.state) if entry.applied_step is None else f"{entry.state} at step {entry.applied_step}"
     reason = f" ({entry.reason})" if entry.reason else ""
-    rejection = f": {entry.rejection}" if entry.rejection else ""
-    return plain(f"  {entry.revision}  {ago(entry.time)} ago, {entry.actor}: {what}: {outcome}{rejection}{reason}")
+    said = f": {entry.rejection or entry.remark}" if entry.rejection or entry.remark else ""
+    return plain(f"  {entry.revision}  {ago(entry.time)} ago, {entry.actor}: {what}: {outcome}{said}{reason}")
 
 
 def _event(event: Event) -> str:

@@ -55,6 +55,8 @@ def _change(run_id: str, revision: str) -> None:
         f"{numbers.moment(entry.time, time.time(), st.context.timezone)}{_took(entry)}"
     )
     st.markdown(f"**Reason:** {escaping.markdown(entry.reason, 500)}" if entry.reason else "No reason was given.")
+    if entry.remark:
+        st.warning(escaping.markdown(entry.remark, 1000), icon=":material/warning:")
     left, right = st.columns([1, 1])
     with left:
         data_table(tables.change_rows(entry), key=f"{run_id}/change/{revision}", name="Settings in this change")

@@ -41,13 +41,13 @@ def _panel(run_id: str) -> None:
 
 
 def badge(entry: AuditEntry) -> None:
-    """The state of a change as a word in its color; the reason for a rejection is shown beneath."""
+    """The state of a change as a word in its color; what the agent says of it is shown beneath."""
     state = status.revision(entry.state)
     rejected = entry.state is RevisionState.REJECTED
     words = state.word if rejected else status.revision_words(entry)
     page_header.badge(status.Status(escaping.badge(words), state.color, state.icon, state.help))
-    if rejected:
-        st.caption(escaping.markdown(entry.rejection or "no reason given", 300))
+    if said := (entry.rejection or "no reason given") if rejected else entry.remark:
+        st.caption(escaping.markdown(said, 300))
 
 
 def running_settings(run: RunDetail) -> str:

@@ -15,7 +15,7 @@ from steadynorm_contract.runs import Health, RunDetail
 from steadynorm_contract.settings import Mode, Settings, merge
 from steadynorm_dashboard.components import inputs
 from steadynorm_dashboard.data import queries
-from steadynorm_dashboard.formatting import numbers
+from steadynorm_dashboard.formatting import escaping, numbers
 from steadynorm_dashboard.panels import from_now_on
 
 Send = Callable[[str, str], None]
@@ -98,8 +98,8 @@ _STOP = Action(
     ("stop",),
     "Stop without a checkpoint",
     ":material/stop_circle:",
-    "Ends the training loop. What was trained since the last checkpoint is lost, unless the script saves one at its "
-    "end. The dashboard cannot start a stopped job again.",
+    "Asks the training loop to end, which it does where it reads `agent.should_stop`. What was trained since the last "
+    "checkpoint is lost, unless the script saves one at its end. The dashboard cannot start a stopped job again.",
     lambda now: {"stop": True},
     ends=True,
 )
@@ -216,9 +216,11 @@ def _ending_state(run_id: str) -> None:
     elif run.state.is_live:
         st.info(
             f"The job was told to end at step {applied.step:,}, after the checkpoint if one was asked for. It ends "
-            "when its loop looks at `agent.should_stop`.",
+            "when its loop reads `agent.should_stop`; one that never does trains on until its process is ended.",
             icon=":material/hourglass_top:",
         )
+        if run.desired.reason:
+            st.warning(escaping.markdown(run.desired.reason, 1000), icon=":material/warning:")
     else:
         st.info(f"The run ended ({run.state.value}) at step {numbers.number(run.step)}.", icon=":material/check:")
 

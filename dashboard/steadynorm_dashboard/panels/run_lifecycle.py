@@ -11,7 +11,7 @@ from uuid import uuid4
 import streamlit as st
 
 from steadynorm_contract.client import Client, ClientError, OutcomeUnknown
-from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, RunUpdate
+from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, TRAINS_ON, RunUpdate
 from steadynorm_contract.runs import RunSummary
 from steadynorm_contract.telemetry import MAX_NAME_LENGTH
 from steadynorm_dashboard.components import inputs
@@ -101,7 +101,7 @@ def banner(run: RunSummary) -> None:
 def menu(run: RunSummary) -> None:
     """Buttons for one run."""
     live = run.state.is_live and run.connected
-    refusal = "The run is live: stop it first." if live else None
+    refusal = f"The run is live: stop it first. {TRAINS_ON}." if live else None
     with st.container(horizontal=True, gap="xsmall"):
         clicked = [
             _button(action, {run.run_id: run.name}, "menu", None if action == RENAME else refusal)

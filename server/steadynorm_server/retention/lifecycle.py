@@ -7,7 +7,7 @@ from functools import partial
 import msgspec
 
 from steadynorm_contract.codec import encode_json
-from steadynorm_contract.lifecycle import MAX_GRACE_S, LifecycleChange, RunUpdate
+from steadynorm_contract.lifecycle import MAX_GRACE_S, TRAINS_ON, LifecycleChange, RunUpdate
 from steadynorm_contract.telemetry import MAX_NAME_LENGTH
 from steadynorm_server import audit_log
 from steadynorm_server.errors import ProblemError, invalid
@@ -113,7 +113,8 @@ async def _write(repository: RunRepository, run: RunRecord, changed: Lifecycle, 
 def _require_silent(repository: RunRepository, run: RunRecord, action: str) -> None:
     """Raises a 409 problem for a run whose agent was heard from lately: what it does must stay in sight."""
     if run.is_live and run.connected(repository.clock(), repository.stalled_after_s):
-        raise _conflict(run.run_id, f"is live. Stop it first (`steadynorm set {run.run_id} stop=true`), then {action}")
+        stop = f"Stop it first (`steadynorm set {run.run_id} stop=true`), then {action}"
+        raise _conflict(run.run_id, f"is live. {stop}. {TRAINS_ON}")
 
 
 def _conflict(run_id: str, words: str) -> ProblemError:

@@ -226,6 +226,7 @@ def _audited(run: RunRecord, change: StoredChange, outcome: Outcome | None) -> A
         applied_step=step if applied else None,
         applied_time=outcome.time if applied and outcome else None,
         rejection=outcome.reason if outcome and outcome.rejected else "",
+        remark=outcome.reason if outcome and not outcome.rejected else "",
     )
 
 

@@ -310,7 +310,7 @@ def _fields(run: RunRecord, outcome: Outcome | None, now: float, stalled_after_s
 def _desired(run: RunRecord, outcome: Outcome | None) -> DesiredView:
     state, reason = RevisionState.PENDING, ""
     if run.applied_revision == run.desired_revision:
-        state = RevisionState.APPLIED
+        state, reason = RevisionState.APPLIED, outcome.reason if outcome else ""
     elif outcome is not None and outcome.rejected:
         state, reason = RevisionState.REJECTED, outcome.reason
     return DesiredView(run.desired_revision, run.desired, state, reason)

@@ -45,6 +45,19 @@ def test_set_for_scripts_prints_one_object(steadynorm: Command, job: Job) -> Non
     assert answer["applied_step"] > 0
 
 
+def test_a_stop_that_the_loop_does_not_look_for_says_so(steadynorm: Command, stack: RunningStack, job: Job) -> None:
+    done = steadynorm("set", job.run_id, "stop=true")
+    assert done.returncode == 0, done.stderr
+    said = (
+        "The loop has not read agent.should_stop in any step so far, so it may not stop: if it trains on, end its "
+        "process."
+    )
+    assert re.search(rf"^applied at step \d+\. {re.escape(said)}$", done.stdout, re.MULTILINE), done.stdout
+    assert said in " ".join(steadynorm("show", job.run_id).stdout.split())
+    refused = steadynorm("archive", job.run_id)
+    assert "its loop does not read agent.should_stop: end its process, and soon after it is not live." in refused.stderr
+
+
 def test_a_counter_is_raised_by_a_plus_and_a_dry_run_only_says_what_would_follow(
     steadynorm: Command, stack: RunningStack, job: Job, eventually: Any
 ) -> None:

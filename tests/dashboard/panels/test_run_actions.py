@@ -98,6 +98,22 @@ def test_checkpoint_then_stop_is_one_change_whose_state_is_shown(
     assert "The run ended (stopped) at step 400." in said(page)
 
 
+def test_what_the_job_says_of_a_stop_is_shown_beside_it_and_on_the_page_of_the_change(
+    open_page: OpenPage, start_run: StartRun, server: LocalStack
+) -> None:
+    run = start_run("never looks")
+    run.remark = "The loop has not read agent.should_stop: if it trains on, end its process."
+    page = open_page(run.run_id)
+    page.button(key=f"{run.run_id}/stop").click().run()
+    run.send(1)
+    page.run()
+    assert run.remark in [each.value.replace("\\", "") for each in page.warning]
+    assert run.remark in [each.value.replace("\\", "") for each in page.caption], "of the newest change"
+    assert "one that never does trains on until its process is ended" in said(page)
+    changed = open_page(run.run_id, change="1")
+    assert run.remark in [each.value.replace("\\", "") for each in changed.warning]
+
+
 def test_what_does_more_than_it_seems_to_is_confirmed_in_words(
     open_page: OpenPage, start_run: StartRun, server: LocalStack
 ) -> None:

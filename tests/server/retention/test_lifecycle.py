@@ -129,6 +129,7 @@ async def test_a_live_run_is_neither_archived_nor_deleted_and_the_answer_says_wh
     for answer in (await update(agent, archived=True), await delete(agent, grace=60)):
         assert answer.status_code == 409
         assert "is live. Stop it first (`steadynorm set tiny-1 stop=true`), then" in answer.json()["detail"]
+        assert "If it trains on, its loop does not read agent.should_stop: end its process" in answer.json()["detail"]
     clock.now += 3600  # its process is gone
     assert (await update(agent, archived=True)).status_code == 200
     assert (await delete(agent, grace=60)).status_code == 204

@@ -201,11 +201,20 @@ async def test_the_audit_tells_the_life_of_every_revision(agent: Any, clock: Any
     assert middle["before"] == {"gamma1": 0.6, "spike_limit": None}
     assert middle["after"] == {"gamma1": 0.5, "spike_limit": 10}
     assert (newest["state"], newest["rejection"]) == ("rejected", "mode is not in `allow`")
+    assert {each["remark"] for each in (newest, middle, oldest)} == {""}
     shown = await agent.get()
     assert (shown["desired"]["state"], shown["desired"]["reason"]) == ("rejected", "mode is not in `allow`")
     assert (shown["applied"]["revision"], shown["applied"]["step"]) == (1, 7)
     assert shown["applied"]["settings"]["gamma2"] == 0.9
     assert [(event["kind"], event["value"]) for event in await agent.events()] == [("rejected", 3)]
+
+
+async def test_what_an_agent_says_of_a_change_that_it_applied_is_told(agent: Any) -> None:
+    await agent.change(0, {"stop": True})
+    await agent.send([1], applied=[agent.applied(1, 1, "applied", "the loop does not look", stop=True)])
+    (entry,) = (await agent.get("/audit"))["entries"]
+    assert (entry["state"], entry["remark"], entry["rejection"]) == ("applied", "the loop does not look", "")
+    assert (await agent.get())["desired"]["reason"] == "the loop does not look"
 
 
 async def test_a_wait_ends_when_another_server_takes_a_change(agent: Any, serve: Any) -> None:
