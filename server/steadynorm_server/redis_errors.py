@@ -3,6 +3,7 @@
 from redis.exceptions import (
     AuthenticationError,
     AuthenticationWrongNumberOfArgsError,
+    ClusterDownError,
     MasterDownError,
     MovedError,
     NoPermissionError,
@@ -30,11 +31,12 @@ def is_forbidden(error: BaseException) -> bool:
     return isinstance(error, NoPermissionError) or any(word in str(error) for word in ("NOPERM", "ACL failure"))
 
 
-def is_write_refused(error: ResponseError) -> bool:
-    """Whether Redis is read-only, full or the like; any other reply of an error is a bug of ours."""
-    if isinstance(error, OutOfMemoryError | ReadOnlyError):
+def is_refused_for_now(error: ResponseError) -> bool:
+    """Whether Redis is read-only, full, cut off or the like; any other reply of an error is a bug of ours."""
+    if isinstance(error, OutOfMemoryError | ReadOnlyError | ClusterDownError):  # the last: MASTERDOWN too
         return True
-    return any(word in str(error) for word in ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS"))
+    words = ("MISCONF", "OOM", "READONLY", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN")
+    return any(word in str(error) for word in words)
 
 
 def first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ A problem's `type` is about:blank, which says no more than its status, unless a 
 others of that status: UNSUPPORTED_VERSION. A type never changes; titles and details are for people, and may.
 """
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -24,9 +25,10 @@ from steadynorm_contract.settings import FieldError, SettingsError
 from steadynorm_contract.versions import versions_differ
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.middleware.request_log import request_id
-from steadynorm_server.redis_errors import is_write_refused, misconfigured
+from steadynorm_server.redis_errors import is_refused_for_now, misconfigured
 
 RETRY_AFTER_S = 2
+_log = logging.getLogger(__name__)
 _AGENT = re.compile(r"steadynorm-agent/([0-9A-Za-z.+-]{1,40})")
 
 
@@ -50,9 +52,10 @@ def _unavailable(detail: str) -> ProblemError:
 def _from_redis(error: RedisError) -> ProblemError:
     if (reason := misconfigured(error)) is not None:
         return _unavailable(f"{reason} Read again before you repeat a change.")
-    if isinstance(error, ResponseError) and not is_write_refused(error):
+    if isinstance(error, ResponseError) and not is_refused_for_now(error):
+        _log.error("Redis refused what this server asked for", exc_info=error)
         return _unexpected()
-    reason = "refuses writes now" if isinstance(error, ResponseError) else "does not answer"
+    reason = "refuses this now" if isinstance(error, ResponseError) else "does not answer"
     return _unavailable(
         f"Redis {reason} ({type(error).__name__}). Read again before you repeat a change: one that was not "
         "acknowledged may still be made when Redis is back. A telemetry batch can be repeated: it is stored once."

@@ -23,7 +23,7 @@ from steadynorm_server.redis import schema
 from steadynorm_server.redis.keys import CHANGES, PROBE
 from steadynorm_server.redis.limiter import ConcurrencyLimiter
 from steadynorm_server.redis.script_groups import Command, ScriptGroups
-from steadynorm_server.redis_errors import is_demoted, is_write_refused
+from steadynorm_server.redis_errors import is_demoted, is_refused_for_now
 
 # RESP2 gives the same types from Redis 6 to Valkey 9 and through proxies.
 _PROTOCOL = 2
@@ -122,7 +122,7 @@ class RedisClient:
         try:
             await schema.claim(self._client)
         except ResponseError as error:
-            if not is_write_refused(error):
+            if not is_refused_for_now(error):
                 raise
             return  # it has none yet, and takes none now: what only reads can go on
         self._reads_schema = True

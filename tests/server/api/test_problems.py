@@ -138,11 +138,24 @@ async def test_a_full_store_is_a_503_too(agent: Any, store_url: str) -> None:
         client.config_set("maxmemory", 1)
         try:
             answer = await agent.post(agent.batch(1, [1]))
-            assert "refuses writes now" in problem(answer, 503).detail
+            assert "refuses this now" in problem(answer, 503).detail
         finally:
             client.config_set("maxmemory", 0)
     await agent.send([1])
     assert (await agent.get())["counters"]["steps"] == 1
+
+
+async def test_the_log_has_the_traceback_of_what_a_store_refused_by_a_fault_of_ours(
+    agent: Any, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import redis
+
+    with redis.Redis.from_url(store_url, protocol=2) as client:
+        client.delete("steadynorm:{tiny-1}:events")
+        client.set("steadynorm:{tiny-1}:events", "no stream")
+    answer = await agent.client.get(f"{agent.run}/events")
+    assert "traceback" in problem(answer, 500).detail
+    assert any(record.exc_info and "WRONGTYPE" in str(record.exc_info[1]) for record in caplog.records)
 
 
 async def test_the_schema_describes_the_contract(api: Any) -> None:

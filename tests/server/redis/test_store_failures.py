@@ -69,6 +69,7 @@ class Broken(NamedTuple):
 
 AWAY, HANGING = Broken("away", 503), Broken("hanging", 503)
 READ_ONLY, FULL = Broken("read-only", 200), Broken("full", 200)
+STALE = Broken("without its primary", 503)  # a replica that says so, and answers nothing else
 NO_REPLICAS = Broken("without enough replicas", 200)
 
 
@@ -100,7 +101,8 @@ class Patient:
         ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
             "away": self._away,
             "hanging": self._hanging,
-            "read-only": lambda: self._told(("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE")),
+            "read-only": self._demoted,
+            "without its primary": self._stale,
             "full": lambda: self._set("maxmemory", 1, 0),
             "without enough replicas": lambda: self._set("min-replicas-to-write", 1, 0),
         }
@@ -115,7 +117,15 @@ class Patient:
         finally:
             self._client.execute_command(*last)
 
-    def _set(self, name: str, value: int, normal: int) -> AbstractContextManager[None]:
+    def _demoted(self) -> AbstractContextManager[None]:
+        return self._told(("REPLICAOF", "127.0.0.1", 1), ("REPLICAOF", "NO", "ONE"))
+
+    @contextmanager
+    def _stale(self) -> Iterator[None]:
+        with self._set("replica-serve-stale-data", "no", "yes"), self._demoted():
+            yield
+
+    def _set(self, name: str, value: object, normal: object) -> AbstractContextManager[None]:
         return self._told(("CONFIG", "SET", name, value), ("CONFIG", "SET", name, normal))
 
     @contextmanager
@@ -237,7 +247,7 @@ def expected(how: Broken) -> dict[tuple[str, str], int]:
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("how", [AWAY, HANGING, READ_ONLY, FULL, NO_REPLICAS], ids=lambda how: how.name)
+@pytest.mark.parametrize("how", [AWAY, HANGING, READ_ONLY, STALE, FULL, NO_REPLICAS], ids=lambda how: how.name)
 async def test_each_route_answers_in_time(site: Site, patient: Patient, how: Broken) -> None:
     with patient.failing(how):
         responses = await site.ask_all(expected(how).keys() - {REMOVAL})
@@ -251,7 +261,7 @@ async def test_each_route_answers_in_time(site: Site, patient: Patient, how: Bro
             assert answer.json()["title"] == "Redis unavailable"
 
 
-@pytest.mark.parametrize("how", [AWAY, READ_ONLY, FULL, NO_REPLICAS], ids=lambda how: how.name)
+@pytest.mark.parametrize("how", [AWAY, READ_ONLY, STALE, FULL, NO_REPLICAS], ids=lambda how: how.name)
 async def test_what_is_answered_503_is_not_written_in_part_and_is_taken_afterwards(
     site: Site, patient: Patient, how: Broken
 ) -> None:
