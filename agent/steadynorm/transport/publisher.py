@@ -269,7 +269,7 @@ class Publisher:
     def _schedule_retry(self, error: TransportError) -> None:
         """Decide when to try again, and log the reason once."""
         if isinstance(error, StaleIncarnation) and self._is_contested():
-            error = RequestRejected(f"another process repeatedly takes over this run: this one stops sending. {error}")
+            error = RequestRejected(f"another process repeatedly takes over this run. {error}")
             self._stopped = True
         if isinstance(error, RunNotFound | StaleIncarnation):
             self._registered = False
@@ -281,7 +281,7 @@ class Publisher:
         else:
             wait_s = self._backoff.next_s(error.retry_after_s if isinstance(error, ServerUnavailable) else None)
         self._next_attempt = monotonic() + wait_s
-        self._connection_log.failed(error)
+        self._connection_log.failed(error, final=self._stopped)
 
     def _is_contested(self) -> bool:
         self._takeovers.append(monotonic())

@@ -10,7 +10,6 @@ from steadynorm.transport.http_client import (
     RunNotFound,
     StaleIncarnation,
     TransportError,
-    VersionRejected,
 )
 
 MAX_REJECTIONS = 20
@@ -30,13 +29,13 @@ class ConnectionLog:
         self._told_no_scalars = False
         self._told_no_knobs = False
 
-    def failed(self, error: TransportError) -> None:
-        """A request failed; it is retried unless the log says otherwise."""
+    def failed(self, error: TransportError, *, final: bool = False) -> None:
+        """A request failed. final: nothing is sent any more; else it is retried."""
         kind = str(error) if isinstance(error, RequestRejected) else type(error).__name__
-        if kind == self._last or not self._is_worth_a_line(error):
+        if kind == self._last or not (final or self._is_worth_a_line(error)):
             return
         self._last = kind
-        if isinstance(error, VersionRejected):
+        if final:
             _log.error("nothing more is sent to %s; training continues. %s", self._server, error)
         elif isinstance(error, RequestRejected):
             _log.error("%s rejects this run's data, which is buffered; training continues. %s", self._server, error)
@@ -55,10 +54,8 @@ class ConnectionLog:
 
     def _is_worth_a_line(self, error: TransportError) -> bool:
         """A server whose every refusal has another text must not fill the job's log."""
-        if not isinstance(error, RequestRejected) or isinstance(error, VersionRejected):  # that one ends all
-            return True
-        self._rejections += 1
-        return self._rejections <= MAX_REJECTIONS
+        self._rejections += isinstance(error, RequestRejected)
+        return self._rejections <= MAX_REJECTIONS or not isinstance(error, RequestRejected)
 
     def too_large(self, error: BatchRejected, chunk_bytes: int) -> None:
         """Nothing is lost: batches are smaller from now on."""

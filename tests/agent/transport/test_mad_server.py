@@ -113,7 +113,7 @@ def test_refusals_of_always_another_text_do_not_fill_the_log(caplog: pytest.LogC
         told.failed(RequestRejected(f"no, {number}", 401))
         told.recovered()
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == MAX_REJECTIONS
-    told.failed(VersionRejected("schema version 9", 422))
+    told.failed(VersionRejected("schema version 9", 422), final=True)
     assert "nothing more is sent to http://mad" in caplog.text  # which happens once
 
 

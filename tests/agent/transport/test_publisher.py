@@ -21,6 +21,7 @@ from steadynorm.transport.http_client import HttpClient
 from steadynorm.transport.publisher import Publisher
 from steadynorm.transport.send_buffer import SendBuffer
 from steadynorm.transport.settings_poller import SettingsPoller
+from steadynorm.transport.status_log import MAX_REJECTIONS
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import Parameter, RunEnd, RunFinish, RunRegistration
 
@@ -185,9 +186,11 @@ def test_two_processes_that_fight_for_a_run_do_not_fight_for_ever(
     stub: StubServer, sender: Sender, until: Until, caplog: pytest.LogCaptureFixture
 ) -> None:
     stub.fault = lambda method, path, body: (409, REFUSED, {}) if path.endswith("/telemetry") else None
+    sender.publisher._connection_log._rejections = MAX_REJECTIONS  # the last line of all is written nevertheless
     sender.take_steps(2)
     sender.publisher.wake()
     until(lambda: "repeatedly takes over this run" in caplog.text)
+    assert f"nothing more is sent to {stub.url}" in caplog.text
     asked = len(stub.requests)
     sender.publisher.flush(1.0)
     assert [path for _, path, _, _ in stub.requests[asked:] if path.endswith("/telemetry")] == []
