@@ -9,7 +9,7 @@ import io
 import os
 import sys
 
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import ClientError, InvalidChange, OutcomeUnknown
 from steadynorm_contract.discovery import is_service_link
 
@@ -78,5 +78,6 @@ def _close_output() -> None:
 
 
 def _fail(message: str, code: int = 1) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    lines = "\n".join(map(plain, message.split("\n")))  # a server's, a job's or a person's words are in it
+    print(f"error: {lines}", file=sys.stderr)
     sys.exit(code)

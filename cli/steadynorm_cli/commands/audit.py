@@ -7,8 +7,8 @@ import msgspec
 import typer
 
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import change, plain, tell, timestamp
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import change, tell, timestamp
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.audit import verify as verify_chain
 from steadynorm_contract.client import Client, NotFound

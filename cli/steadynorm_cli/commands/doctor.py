@@ -8,7 +8,7 @@ import typer
 from urllib3.util import parse_url
 
 from steadynorm_cli.commands.options import AsJson, Server, find_run
-from steadynorm_cli.commands.output import plain
+from steadynorm_cli.errors import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import data_dir, is_loopback, own_server
 

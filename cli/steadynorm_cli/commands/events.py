@@ -8,7 +8,8 @@ import msgspec
 import typer
 
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import plain, tell, timestamp
+from steadynorm_cli.commands.output import tell, timestamp
+from steadynorm_cli.errors import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event, EventKind
 

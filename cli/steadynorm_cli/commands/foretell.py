@@ -6,8 +6,8 @@ import msgspec
 import typer
 from rich.markup import escape
 
-from steadynorm_cli.commands.output import console, number, plain, table
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import console, number, table
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract import forecast
 from steadynorm_contract.client import Client
 from steadynorm_contract.settings import Mode, SettingsError, merge

@@ -8,8 +8,8 @@ import typer
 
 from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import UNKNOWN, confirmed
-from steadynorm_cli.commands.output import count_runs, plain, timestamp
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import count_runs, timestamp
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client, ClientError, OutcomeUnknown
 from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, MAX_GRACE_S, TRAINS_ON, RunUpdate, Visibility
 from steadynorm_contract.runs import RunDetail, RunSummary
@@ -126,7 +126,7 @@ def _each(
                 raise
             is_unknown = isinstance(error, OutcomeUnknown) or getattr(error, "code", None) == UNKNOWN
             (unknown if is_unknown else failed).append(name)
-            typer.echo(f"{plain(name)}: {error}", err=True)
+            typer.echo(plain(f"{name}: {error}"), err=True)
             continue
         if as_json:
             typer.echo(msgspec.json.encode(done or {"run_id": run.run_id, "removed": True}))

@@ -7,8 +7,8 @@ import typer
 
 from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
 from steadynorm_cli.commands.outcome import confirmed
-from steadynorm_cli.commands.output import plain, tell, timestamp
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import tell, timestamp
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import EventKind
 from steadynorm_contract.notes import NewNote, Note, NoteAction, action_words

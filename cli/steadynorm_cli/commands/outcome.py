@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import typer
 
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import OutcomeUnknown
 
 NOT_DONE = 1
@@ -29,7 +29,7 @@ def confirmed(write: Callable[[], _T]) -> _T:
     try:
         return write()
     except OutcomeUnknown as unknown:
-        typer.echo(f"{unknown} Looking what came of it ...", err=True)
+        typer.echo(plain(f"{unknown} Looking what came of it ..."), err=True)
         found = unknown.settle(_LOOK_S)
         if found is None:
             raise CommandError(
@@ -38,7 +38,7 @@ def confirmed(write: Callable[[], _T]) -> _T:
                 UNKNOWN,
             ) from None
         if found.made or found.result is not None:
-            typer.echo(found.text, err=True)
+            typer.echo(plain(found.text), err=True)
             result: _T = found.result
             return result
         again = "See `steadynorm show RUN`, then try again" if found.final else "Repeat the command"

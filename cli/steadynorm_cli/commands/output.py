@@ -48,11 +48,6 @@ def assignments(settings: Mapping[str, object]) -> str:
     return " ".join(f"{name}={value(each)}" for name, each in settings.items())
 
 
-def plain(text: str) -> str:
-    """Text of others for a terminal: control characters are escaped."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()
-
-
 def timestamp(moment: float) -> str:
     """Unix seconds as a date and time in UTC."""
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%SZ}"

@@ -7,8 +7,8 @@ import typer
 
 from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
 from steadynorm_cli.commands.outcome import CONFLICT, confirmed
-from steadynorm_cli.commands.output import plain, timestamp
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import timestamp
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.retention import Retention, RetentionLimits, RetentionUpdate
 

@@ -7,9 +7,8 @@ import typer
 
 from steadynorm_cli.commands.events import event_line
 from steadynorm_cli.commands.options import AsJson, NoWait, Reason, Run, Server, Wait, find_run
-from steadynorm_cli.commands.output import plain
 from steadynorm_cli.commands.set import send
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.conditions import no_value_words
 from steadynorm_contract.events import EventKind

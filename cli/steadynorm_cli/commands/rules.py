@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import CONFLICT, confirmed
-from steadynorm_cli.commands.output import assignments, console, plain, table, tell, timestamp
+from steadynorm_cli.commands.output import assignments, console, table, tell, timestamp
 from steadynorm_cli.commands.set import parse_changes
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client, Conflict
 from steadynorm_contract.watch_rules import RuleList, RuleView, WatchRule, parse_condition
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from steadynorm_cli.commands.options import AsJson, Server
-from steadynorm_cli.commands.output import ago, console, number_column, plain, style_of, tell
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.commands.output import ago, console, number_column, style_of, tell
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.discovery import attach_lines
 from steadynorm_contract.fleet import MAX_COLUMNS, FleetRun

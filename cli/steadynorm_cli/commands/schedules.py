@@ -8,8 +8,9 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import confirmed
-from steadynorm_cli.commands.output import assignments, console, plain, table, tell
+from steadynorm_cli.commands.output import assignments, console, table, tell
 from steadynorm_cli.commands.set import parse_changes
+from steadynorm_cli.errors import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.schedules import Schedule, ScheduleState
 

@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Server
 from steadynorm_cli.commands.outcome import CONFLICT, NOT_DONE, confirmed
-from steadynorm_cli.commands.output import change, console, count_runs, plain, table, tell
+from steadynorm_cli.commands.output import change, console, count_runs, table, tell
 from steadynorm_cli.commands.set import parse_changes
-from steadynorm_cli.errors import CommandError
+from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.bulk import Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
 from steadynorm_contract.client import Client
 

@@ -7,8 +7,9 @@ from rich.table import Table
 
 from steadynorm_cli.commands import output
 from steadynorm_cli.commands.options import AsJson, Run, Server, find_run
-from steadynorm_cli.commands.output import ago, console, number, plain, styled
+from steadynorm_cli.commands.output import ago, console, number, styled
 from steadynorm_cli.commands.runs import health_of, holder
+from steadynorm_cli.errors import plain
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.configuration import RunConfiguration, flattened

@@ -14,8 +14,9 @@ from rich.text import Text
 
 from steadynorm_cli.commands.events import event_line
 from steadynorm_cli.commands.options import Run, Server, find_run
-from steadynorm_cli.commands.output import console, number, plain, style_of
+from steadynorm_cli.commands.output import console, number, style_of
 from steadynorm_cli.commands.runs import health_of
+from steadynorm_cli.errors import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.runs import RevisionState, RunDetail

@@ -4,7 +4,7 @@ import msgspec
 import typer
 
 from steadynorm_cli.commands.options import AsJson, Server
-from steadynorm_cli.commands.output import plain
+from steadynorm_cli.errors import plain
 from steadynorm_contract.client import Client
 from steadynorm_contract.tokens import Quota
 

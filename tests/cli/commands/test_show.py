@@ -48,6 +48,8 @@ def run_id(stack: RunningStack) -> str:
     send("POST", "/evil-1/proposals", {"settings": {"gamma2": 0.8}, "revision": 1, "reason": EVIL})
     send("POST", "/evil-1/schedules", {"from_step": 100, "settings": {"gamma2": 0.8}, "reason": EVIL})
     send("POST", "/evil-1/finish", {"state": "failed", "reason": EVIL})
+    send("POST", "", RunRegistration(name=f"evil{EVIL}", run_id="evil-2", parameters=parameters))
+    send("POST", "/evil-2/finish", {"state": "failed", "reason": EVIL})
     return "evil-1"
 
 
@@ -58,3 +60,11 @@ def test_text_of_others_commands_no_terminal(steadynorm: Command, run_id: str, c
     shown = ended.stdout + ended.stderr
     assert "evil" in shown or "x1b" in shown or command == "doctor"
     assert [line for line in shown.splitlines() if not line.isprintable()] == []
+
+
+@pytest.mark.usefixtures("run_id")
+def test_text_of_others_in_a_refusal_commands_no_terminal(steadynorm: Command) -> None:
+    ended = steadynorm("show", "evil")
+    assert ended.returncode == 1
+    assert [line.split()[0] for line in ended.stderr.splitlines()] == ["error:", "evil-2", "evil-1"]
+    assert [line for line in ended.stderr.splitlines() if not line.isprintable()] == []
