@@ -54,7 +54,7 @@ class Transport:
 
     def _with_outcome(self, error: ClientError, look: Look | None) -> ClientError:
         """The error of a write: OutcomeUnknown, unless it was not sent or its answer is a definite one."""
-        sent = error.sent if isinstance(error, ServerUnreachable) else not 400 <= (error.status or 0) < 500
+        sent = error.sent if isinstance(error, ServerUnreachable) else not 300 <= (error.status or 0) < 500
         return OutcomeUnknown(error, self.server, look) if look is not None and sent else error
 
     def _get(self, path: str, kind: type[_T], query: Mapping[str, object] | None = None) -> _T:
@@ -65,6 +65,9 @@ class Transport:
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> bytes:
         answer = self._open(method, path, body=body, headers=headers)
+        if 300 <= answer.status < 400:  # not followed: the token is for this server
+            there = answer.headers.get("Location", "").partition("/api/v1/")[0][:200] or "another address"
+            raise ClientError(f"{self.server} redirects to {there}: is that the server's?", status=answer.status)
         if answer.status < 400:
             if answer.headers.get("Content-Type", "").startswith("text/html"):
                 raise ClientError(

@@ -36,6 +36,7 @@ class Recorder(BaseHTTPRequestHandler):
     status: ClassVar[int] = 200
     body: ClassVar[bytes] = b""
     kind: ClassVar[str] = "application/json"
+    to: ClassVar[str] = ""
     seen: ClassVar[list[tuple[str, str, dict[str, str], bytes]]] = []
 
     def _answer(self) -> None:
@@ -43,6 +44,8 @@ class Recorder(BaseHTTPRequestHandler):
         self.seen.append((self.command, self.path, dict(self.headers), sent))
         self.send_response(self.status)
         self.send_header("Content-Type", self.kind)
+        if self.to:
+            self.send_header("Location", self.to + self.path)
         self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
         self.wfile.write(self.body)
@@ -57,7 +60,7 @@ class Recorder(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     """The address of a Recorder."""
     Recorder.seen.clear()
-    Recorder.status, Recorder.body, Recorder.kind = 200, b"", "application/json"
+    Recorder.status, Recorder.body, Recorder.kind, Recorder.to = 200, b"", "application/json", ""
     with ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, args=(0.005,))
         thread.start()
@@ -122,6 +125,15 @@ def test_a_web_page_and_a_server_of_plain_http_are_no_servers_and_said_to_be_wha
         ServerUnreachable, match=r"\(SSLError\)\. Its certificate is not accepted here, or it speaks http"
     ):
         Client(client.server.replace("http:", "https:"), timeout_s=5).runs()
+
+
+def test_a_redirect_is_told_with_its_address_and_is_the_answer_of_a_write_too(client: Client) -> None:
+    Recorder.status, Recorder.body, Recorder.kind, Recorder.to = 301, b"<html>", "text/html", "https://train.example"
+    for ask in (client.runs, lambda: client.change("r", {"gamma2": 0.9}, revision=1)):
+        with pytest.raises(ClientError, match=r"redirects to https://train\.example: is that") as raised:
+            ask()
+        assert type(raised.value) is ClientError, "nothing was changed"
+    assert len(Recorder.seen) == 2
 
 
 def test_nobody_there_says_how_to_start_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
@@ -189,7 +190,7 @@ class HttpClient:
             raise ServerUnavailable(f"{type(error).__name__}: {error}") from error
         if response.status in (200, 201, 202, 204, 304):
             return data
-        raise _error(response.status, data, response.headers.get("Retry-After"))
+        raise _error(response.status, data, response.headers)
 
 
 class _Registered(msgspec.Struct):
@@ -237,18 +238,20 @@ def _body(response: urllib3.BaseHTTPResponse) -> bytes:
     return b""
 
 
-def _error(status: int, data: bytes, retry_after: str | None) -> TransportError:
+def _error(status: int, data: bytes, headers: Mapping[str, str]) -> TransportError:
     try:
         problem = decode_json(data, Problem)
         message = one_line(f"{status} {problem.title}: {problem.detail}")
     except MalformedMessage:
         problem, message = None, f"it responded with status {status}"
+        if 300 <= status < 400 and (there := headers.get("Location", "").partition("/api/v1/")[0]):
+            message = f"{message}: it redirects to {one_line(there)}. Is that the server's address?"
     if status == 404:
         return RunNotFound(message)
     if status == 409:
         return StaleIncarnation(message)
     if status in (408, 425, 429) or status >= 500:
-        return ServerUnavailable(message, _seconds(retry_after))
+        return ServerUnavailable(message, _seconds(headers.get("Retry-After")))
     if problem is not None and (problem.type == UNSUPPORTED_VERSION or problem.detail.startswith("schema version")):
         return VersionRejected(message, status)  # by its text where the server is older than the type
     return RequestRejected(message, status)

@@ -64,7 +64,7 @@ class DirectClient(HttpClient):
             status, data, _ = self._stub.respond(method, f"/api/v1{path}", body or b"", {})
         if status in (200, 201, 204):
             return data
-        raise _error(status, data, None)
+        raise _error(status, data, {})
 
 
 class Sending:

@@ -59,10 +59,11 @@ if TYPE_CHECKING:
 def test_an_answer_becomes_the_error_that_says_what_to_do(
     stub: StubServer, status: int, body: bytes, error: type[TransportError]
 ) -> None:
-    stub.fault = lambda method, path, sent: (status, body, {"Location": "http://127.0.0.1:1/"})
+    stub.fault = lambda method, path, sent: (status, body, {"Location": "http://127.0.0.1:1/api/v1/x"})
     with pytest.raises(error) as record:
         HttpClient(stub.url).send("r", b"")
     assert type(record.value) is error
+    assert ("redirects to http://127.0.0.1:1." in str(record.value)) is (status == 302)
     assert len(stub.requests) == 1  # no redirect is followed, nothing is retried here
 
 
