@@ -227,13 +227,14 @@ class Agent(AgentLog, AgentKnobs):
         changed afterwards: a loop that continues trains with raw gradients. See `detach()`.
 
         Args:
-            state: `finished`, `failed` or `stopped`. None: stopped if an operator requested it, else finished.
+            state: `finished`, `failed` or `stopped`. None: stopped if the loop read that an operator requested it, else
+                finished.
             reason: Shown with the run; cut after 500 characters.
 
         Raises:
             ValueError: The state is none of the three.
         """
-        end = RunEnd(state) if state is not None else RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED
+        end = RunEnd(state) if state is not None else RunEnd.STOPPED if self._boundary.was_stopped else RunEnd.FINISHED
         if self.closed:
             return
         if end is not RunEnd.FAILED:
@@ -368,7 +369,7 @@ class Agent(AgentLog, AgentKnobs):
         if self.closed or self._living():
             return
         self._boundary.closed = self._check.without_optimizers = True
-        end, reductions = RunEnd.STOPPED if self.should_stop else RunEnd.FINISHED, self._reductions
+        end, reductions = RunEnd.STOPPED if self._boundary.was_stopped else RunEnd.FINISHED, self._reductions
         if self._recorder is not None:
             told: list[Callable[[], object]] = [each.captures.warn for each in self._stabilizers]
             told += [] if reductions is None else [partial(reductions.end, "the optimizers were freed")]

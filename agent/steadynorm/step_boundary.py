@@ -27,11 +27,8 @@ from steadynorm_contract.telemetry import AgentNote, AppliedReport, Desired, Not
 
 OBSERVE_RESUMED_STEPS = 100  # with an optimizer whose moments are already in the raw gradients' scale
 STEPS_UNTIL_STOP = 1000  # a loop may look at the end of an epoch only
-MAX_EMPTY_STEPS = 10
-"""More steps without a gradient are no initialization: it is a training whose gradients are elsewhere."""
-_STOP_UNREAD = (
-    "The loop has not read agent.should_stop in any step so far, so it may not stop: if it trains on, end its process."
-)
+MAX_EMPTY_STEPS = 10  # more without a gradient are no initialization: it is a training whose gradients are elsewhere
+_STOP_UNREAD = "The loop has not read agent.should_stop in any step so far. If it trains on, end its process."
 
 _log = logging.getLogger("steadynorm")
 
@@ -93,6 +90,11 @@ class StepBoundary:
     def lr_scale(self) -> float:
         """The factor on the learning rates in force."""
         return self.settings.lr_scale * self.held_lr
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the loop read an operator's stop: one that did not has ended by itself."""
+        return self.settings.stop and self.stop_was_read
 
     def starts_step(self, index: int) -> bool:
         """Optimizer `index` is about to step: whether a new step starts with it. Call once; it cannot fail."""

@@ -257,6 +257,8 @@ def test_a_loop_that_does_not_read_the_stop_is_told(
     said = [text for text in notes if "has not read agent.should_stop since" in text]
     assert len(said) == (not reads)
     assert caplog.text.count("has not read agent.should_stop") == (not reads)
+    assert stub.run.finish is not None
+    assert stub.run.finish.state is (RunEnd.STOPPED if reads else RunEnd.FINISHED), "of itself, where it never asked"
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -75,6 +75,7 @@ def run_figure(
     axes = {one.signal.name: f"y{at}" if at > 1 else "y" for at, one in enumerate(panels, 1)}
     norm = axes["raw_norm"]
     style: dict[str, Any] = {"x_axis": x_axis, "view": view}
+    nonfinite = markers.nonfinite(series, events)
     traces = [
         *band(series, "loss", LOSS, axes["loss"], **style),
         *band(series, "raw_norm", RAW, norm, legend=True, **style),
@@ -85,9 +86,10 @@ def run_figure(
         *line(series, "steps_per_s", LOSS, axes["steps_per_s"], label="steps/s", **style),
         *_note_marks(series, notes, x_axis, norm),  # below those of spikes
         _points(markers.spikes(series, events), "spike", RAW, "triangle-down", x_axis, norm),
-        _points(markers.nonfinite(series, events), "non-finite", BAD, "x", x_axis, norm),
+        _points(nonfinite, "non-finite", BAD, "x", x_axis, norm),
         *_small_target_marks(series, events, x_axis, axes["target_min"]),
-        _points(markers.nonfinite_losses(series), "non-finite loss", BAD, "x", x_axis, axes["loss"]),
+        _points(markers.nonfinite_losses(series), "non-finite loss", BAD, "x", x_axis, axes["loss"])
+        | {"showlegend": not nonfinite},
     ]
     shapes, labels = change_lines(markers.changes(audit, first, last), first, last, x_axis)
     figure = Figure(

@@ -51,43 +51,6 @@ function themed(figure, host) {
 
 const MODE_BAR_PX = 24; // where it is always shown; with a mouse it is above the chart while that is pointed at
 
-const NARROW_PX = 620; // below it, a panel's title does not fit beside the legend
-
-const NAMES_PX = 115; // of the names beside a narrow map
-const NAME_END = 8;
-const NARROW_LEFT_PX = 50;
-
-/** The first and last letters of a parameter's name. */
-function abbreviated(name) {
-  const short = name.replace(/\.weight$/, "");
-  return short.length > 2 * NAME_END + 1 ? `${short.slice(0, NAME_END)}…${short.slice(-NAME_END)}` : short;
-}
-
-/** In a narrow map: short names, and a color bar without its title. */
-function shortened({ data, layout }) {
-  layout.margin.l = NAMES_PX;
-  layout.yaxis.ticktext = layout.meta.names.map(abbreviated);
-  for (const { colorbar } of data) if (colorbar) delete colorbar.title;
-}
-
-/** In a narrow chart: a row for the legend below the x axis, and titles without what follows their first comma. */
-function fitted(figure, width) {
-  const { annotations = [], legend, margin } = figure.layout;
-  if (width >= NARROW_PX) return figure;
-  const titles = annotations.filter((one) => one.xref === "paper");
-  if (figure.layout.meta?.names) {
-    shortened(figure);
-  } else if (margin.l > NARROW_LEFT_PX) {
-    margin.l = NARROW_LEFT_PX; // the map below has names on a line of its own width
-    for (const title of titles) title.xshift = 2 - NARROW_LEFT_PX;
-  }
-  for (const title of titles) title.text = title.text.split(",")[0];
-  if (legend?.x !== 1) return figure;
-  Object.assign(legend, { x: 0, xanchor: "left", y: 0, yanchor: "bottom", yref: "container" });
-  margin.b += 32;
-  return figure;
-}
-
 const NEAR_PX = 14;
 
 /** The key of the heat map cell or marker at the pointer. */
@@ -312,7 +275,7 @@ function listen(host, { clicks, zooms, group, follows }, report, plotly) {
 function appearance(host, figure) {
   const style = getComputedStyle(host);
   const colors = ["--st-text-color", "--st-background-color"].map((name) => style.getPropertyValue(name));
-  return [figure, ...colors, host.clientWidth < NARROW_PX];
+  return [figure, ...colors, host.clientWidth];
 }
 
 function describe(figure, { name, description }) {

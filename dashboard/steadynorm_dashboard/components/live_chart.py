@@ -73,7 +73,7 @@ def _mount(key: str, height: int, data: Mapping[str, object]) -> Any:
         "steadynorm_chart",
         html='<figure class="steadynorm-figure"><div class="steadynorm-chart"></div><p></p></figure>',
         css=files.text("live_chart.css"),
-        js=files.text("drawn_chart.js", "live_chart.js"),
+        js=files.text("drawn_chart.js", "fitted_chart.js", "live_chart.js"),
         isolate_styles=False,  # plotly's style sheet is in the page's head
     )
     return component(

@@ -47,7 +47,7 @@ def _command(run: RunDetail | None, command: str, place: str) -> None:
     """A command to copy and, where it is a change of settings, a button for it."""
     changes = runbook.changes_of(command)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.code(command, language="shell")
+        st.code(command, language="shell", wrap_lines=True)
         if run is not None and changes:
             remedy.change(run, changes, _label(changes), place)
 

@@ -48,10 +48,7 @@ def test_set_for_scripts_prints_one_object(steadynorm: Command, job: Job) -> Non
 def test_a_stop_that_the_loop_does_not_look_for_says_so(steadynorm: Command, stack: RunningStack, job: Job) -> None:
     done = steadynorm("set", job.run_id, "stop=true")
     assert done.returncode == 0, done.stderr
-    said = (
-        "The loop has not read agent.should_stop in any step so far, so it may not stop: if it trains on, end its "
-        "process."
-    )
+    said = "The loop has not read agent.should_stop in any step so far. If it trains on, end its process."
     assert re.search(rf"^applied at step \d+\. {re.escape(said)}$", done.stdout, re.MULTILINE), done.stdout
     assert said in " ".join(steadynorm("show", job.run_id).stdout.split())
     refused = steadynorm("archive", job.run_id)

@@ -64,7 +64,7 @@ def test_a_figure_is_drawn_where_it_differs_by_half_a_pixel(looked: dict[str, bo
 
 
 LEADER_AND_FOLLOWER = f"""async () => {{
-    const code = {json.dumps(files.text("drawn_chart.js", "live_chart.js"))};
+    const code = {json.dumps(files.text("drawn_chart.js", "fitted_chart.js", "live_chart.js"))};
     const {{ default: draw }} = await import(URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }})));
     const [leader, follower] = document.querySelectorAll("section");
     const show = (parentElement, y, follows) => draw({{
