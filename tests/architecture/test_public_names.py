@@ -64,7 +64,8 @@ PUBLIC = {
     ),
     "steadynorm_contract.hash_chain": "chained_hash",
     "steadynorm_contract.lifecycle": (
-        "DEFAULT_GRACE_S LifecycleChange MAX_GRACE_S Restoration RunUpdate Visibility lifecycle_words verify_lifecycle"
+        "DEFAULT_GRACE_S LifecycleChange MAX_GRACE_S Restoration RunUpdate TRAINS_ON Visibility lifecycle_words "
+        "verify_lifecycle"
     ),
     "steadynorm_contract.outcomes": (
         "Reader bulk_change deletion note_added proposal_decided proposal_made restoration retention_change "

@@ -42,7 +42,7 @@ NEWEST = "() => document.querySelector('.steadynorm-chart')._fullData[0].x.at(-1
 def figure(steps: int = 40) -> str:
     """Of a run in which everything happened that its legend can name but a note."""
     levels = dict.fromkeys(run.RUN_SERIES, 1.0) | {"nonfinite": 0.0, "loss_nonfinite": 0.0}
-    values = {name: [level] * steps for name, level in levels.items()}
+    values: dict[str, list[float | None]] = {name: [level] * steps for name, level in levels.items()}
     values["spike_ratio_max"][5], values["nonfinite"][7], values["loss_nonfinite"][7] = 500.0, 3.0, 1.0
     at, ones = list(range(steps)), [1] * steps
     times = [float(step) for step in at]
