@@ -26,7 +26,10 @@ from steadynorm_contract.telemetry import (
     TelemetryBatch,
     floats_to_bytes,
 )
+from steadynorm_server.redis.keys import INDEX
 from steadynorm_server.retention import sweeper
+from steadynorm_server.runs.record import RunRecord
+from steadynorm_server.runs.repository import RunRepository
 
 TOKEN = "a-token-for-tests"
 STARTED = 1_700_000_000.0
@@ -50,6 +53,11 @@ def emptied(url: str) -> str:
     with redis.Redis.from_url(url, protocol=2) as client:
         client.execute_command("FLUSHALL", "SYNC")
     return url
+
+
+async def all_runs(repository: RunRepository) -> list[RunRecord]:
+    """All that are indexed, newest first."""
+    return await repository.get_many(await repository.redis.index(INDEX))
 
 
 def as_if_restarted(url: str) -> None:

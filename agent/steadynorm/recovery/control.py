@@ -275,11 +275,9 @@ class RecoveryControl:
             self._propose(
                 Order(
                     action=Action.ROLL_BACK,
-                    alarm_step=self._boundary.step,
                     to_step=to_step,
                     reason=f"requested, rollback_generation {after.rollback_generation}",
                     held_lr=self._recovery.held_lr,
-                    by_people=True,
                 )
             )
 

@@ -22,11 +22,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A decision, the same on all ranks at the same boundary."""
 
     action: Action
-    alarm_step: int  # at which it was met
     to_step: int | None  # of the snapshot; None: there is none
     reason: str
     held_lr: float = 1.0  # factor on the learning rate for the time afterwards
-    by_people: bool = False  # or by a rule: it costs no budget
 
 
 class News(msgspec.Struct, frozen=True):

@@ -38,15 +38,15 @@ class Policy:
         reason = alarm.reason[:MAX_REASON_LENGTH]
         if mode is RecoveryMode.ADVISE:
             newest = good[-1] if good else None
-            return Order(action=Action.ADVISE, alarm_step=alarm.step, to_step=newest, reason=reason)
+            return Order(action=Action.ADVISE, to_step=newest, reason=reason)
         if alarm.same and not self._repeated and last is not None and last.to_step in good:
             self._repeated, self._last_step = True, step
-            return msgspec.structs.replace(last, alarm_step=alarm.step, reason=reason)
+            return msgspec.structs.replace(last, reason=reason)
         if not good:
-            return Order(action=Action.ROLL_BACK, alarm_step=alarm.step, to_step=None, reason=reason)
+            return Order(action=Action.ROLL_BACK, to_step=None, reason=reason)
         self._repeated = False
         if not self.budget_left(step):
-            return Order(action=Action.GIVE_UP, alarm_step=alarm.step, to_step=None, reason=reason)
+            return Order(action=Action.GIVE_UP, to_step=None, reason=reason)
         self._alarms.append(step)
         again = last is not None and last.to_step is not None and step - self._last_step <= 2 * recovery.every_steps
         held_lr, candidates = recovery.held_lr, list(good)
@@ -54,6 +54,6 @@ class Policy:
             held_lr = last.held_lr / 2
             candidates = [each for each in good if each < last.to_step] or candidates[:1]
         to_step = candidates[-1]
-        order = Order(action=Action.ROLL_BACK, alarm_step=alarm.step, to_step=to_step, reason=reason, held_lr=held_lr)
+        order = Order(action=Action.ROLL_BACK, to_step=to_step, reason=reason, held_lr=held_lr)
         self._last, self._last_step = order, step
         return order

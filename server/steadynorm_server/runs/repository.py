@@ -19,7 +19,7 @@ from steadynorm_server.errors import RunNotFound
 from steadynorm_server.redis.change_feed import ChangeNotifier
 from steadynorm_server.redis.client import Timed
 from steadynorm_server.redis.connect import connect
-from steadynorm_server.redis.keys import CHANGES, INDEX, LIVE, LOOK, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
+from steadynorm_server.redis.keys import CHANGES, LIVE, LOOK, SCAN_PATTERN, RunKeys, is_run_id, run_id_of
 from steadynorm_server.runs.audience import Audience
 from steadynorm_server.runs.catalogue import Catalogue
 from steadynorm_server.runs.event_hints import DirtyRuns
@@ -123,12 +123,6 @@ class RunRepository:
             number += len(starts)
         return number
 
-    async def prune_index(self) -> None:
-        """Remove runs from the index whose data Redis has lost."""
-        ids = await self.redis.index(INDEX)
-        for first in range(0, len(ids), _AT_ONCE):
-            await self.remove_lost(ids[first : first + _AT_ONCE])
-
     async def remove_lost(self, run_ids: Sequence[str]) -> None:
         """Remove those of a few runs from the index whose data Redis has lost. Called by the sweeper."""
         existing = await self._start_times(run_ids)
@@ -229,10 +223,6 @@ class RunRepository:
         """When each existing run was registered, Unix seconds."""
         started = await self.redis.fields([(RunKeys(run_id).run, "started") for run_id in run_ids])
         return {run_id: float(start) for run_id, start in zip(run_ids, started, strict=True) if start is not None}
-
-    async def list(self) -> list[RunRecord]:  # last in the class: it hides the builtin in annotations below it
-        """All runs, newest first."""
-        return await self.get_many(await self.redis.index(INDEX))
 
 
 def _removal(run: RunRecord) -> str:

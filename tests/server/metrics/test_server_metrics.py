@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from redis.exceptions import NoPermissionError, ReadOnlyError
 from tests.support.redis_server import port_of, redis_server
+from tests.support.server import all_runs
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import (
@@ -255,7 +256,7 @@ async def test_the_memory_of_redis_is_told_and_whether_it_evicts(serve: Any, mak
         client = await serve(url=f"redis://127.0.0.1:{port_of(store)}")
         await make_agent(client).register()
         state = client.app.state
-        state.metrics.store.set(await measure(state.repository, await state.repository.list(), state.limits))
+        state.metrics.store.set(await measure(state.repository, await all_runs(state.repository), state.limits))
         told = dict(re.findall(r"^steadynorm_store_(\w+) (\S+)$", await scrape(client), re.MULTILINE))
     assert told["evicts"] == "1.0"
     assert float(told["memory_max_bytes"]) == 16 * 2**20

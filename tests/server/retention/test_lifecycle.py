@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from tests.support.server import recorded_commands
+from tests.support.server import all_runs, recorded_commands
 
 from steadynorm_contract.audit import AuditList
 from steadynorm_contract.codec import encode_json
@@ -70,7 +70,7 @@ async def test_an_archived_run_is_hidden_and_kept_until_it_is_listed_again(
     assert await listed(ended, visibility=["listed", "archived", "deleted"]) == ["tiny-1"]
     clock.now += 30 * DAY_S
     assert (await ended.get("/retention"))["expires"] is None
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
     assert (await update(ended, archived=False)).json()["archived"] is None
     assert await listed(ended) == ["tiny-1"]
     entries = (await ended.get("/audit"))["lifecycle"]
@@ -79,9 +79,9 @@ async def test_an_archived_run_is_hidden_and_kept_until_it_is_listed_again(
         ("local", "an old sweep", ["archived"]),
     ]
     # It is kept for as long anew: who listed it again a moment ago wants it.
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
     clock.now += 8 * DAY_S
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["tiny-1"]
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_a_limit_of_its_own_removes_an_archived_run_too(
@@ -90,7 +90,7 @@ async def test_a_limit_of_its_own_removes_an_archived_run_too(
     await ended.client.put(f"{ended.run}/retention", content=b'{"keep_days": 1}')
     await update(ended, archived=True)
     clock.now += 2 * DAY_S
-    assert await delete_expired(repository, await repository.list(), Limits()) == ["tiny-1"]
+    assert await delete_expired(repository, await all_runs(repository), Limits()) == ["tiny-1"]
 
 
 async def test_a_deleted_run_can_be_restored_until_the_sweeper_removes_it(
@@ -103,7 +103,7 @@ async def test_a_deleted_run_can_be_restored_until_the_sweeper_removes_it(
     refused = await update(ended, name="other")
     assert (refused.status_code, "restore it" in refused.json()["detail"]) == (409, True)
     clock.now += 599
-    judged = await repository.list()
+    judged = await all_runs(repository)
     assert await delete_expired(repository, judged, Limits()) == []
     assert (await restore(ended)).json()["deletes_at"] is None
     clock.now += 2
@@ -114,7 +114,7 @@ async def test_a_deleted_run_can_be_restored_until_the_sweeper_removes_it(
     assert len((await ended.get("/audit"))["lifecycle"]) == 2
     await delete(ended, grace=600)
     clock.now += 601
-    assert await delete_expired(repository, await repository.list(), Limits()) == ["tiny-1"]
+    assert await delete_expired(repository, await all_runs(repository), Limits()) == ["tiny-1"]
     assert (await restore(ended)).status_code == 404
 
 
@@ -143,7 +143,7 @@ async def test_a_run_that_is_heard_from_is_listed_again(
     clock.now += 3600
     await update(agent, archived=True)
     await delete(agent, grace=60)
-    judged = await repository.list()
+    judged = await all_runs(repository)
     assert await listed(agent) == []
     clock.now += 61
     match sign:
@@ -154,7 +154,7 @@ async def test_a_run_that_is_heard_from_is_listed_again(
         case _:
             await agent.register()
     assert await delete_expired(repository, judged, Limits()) == []
-    assert await delete_expired(repository, await repository.list(), Limits()) == []
+    assert await delete_expired(repository, await all_runs(repository), Limits()) == []
     assert await listed(agent) == ["tiny-1"]
     shown = await agent.get()
     assert shown["archived"] is shown["deletes_at"] is None

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from tests.support.server import all_runs
 
 from steadynorm_contract.codec import encode_json
 from steadynorm_server.config import ServerConfig
@@ -37,9 +38,9 @@ async def test_runs_that_were_silent_for_longer_are_removed_whole(
     assert (await retain(old, max_mib=2)).status_code == 200
     clock.now += 8 * DAY_S
     await fresh.register()
-    assert await delete_expired(repository, await repository.list(), Limits()) == []
-    assert await delete_expired(repository, await repository.list(), Limits(keep_days=9)) == []
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["old"]
+    assert await delete_expired(repository, await all_runs(repository), Limits()) == []
+    assert await delete_expired(repository, await all_runs(repository), Limits(keep_days=9)) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == ["old"]
     assert [run["run_id"] for run in (await api.get("/runs")).json()["runs"]] == ["fresh"]
     with redis.Redis.from_url(store_url, protocol=2) as client:
         assert client.keys("steadynorm:{old}:*") == []
@@ -56,7 +57,7 @@ async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
 ) -> None:
     await agent.send([1])
     clock.now += 8 * DAY_S
-    judged = await repository.list()
+    judged = await all_runs(repository)
     match meanwhile:
         case "telemetry":
             await agent.send([2])
@@ -67,7 +68,7 @@ async def test_a_run_that_is_heard_of_or_changed_meanwhile_stays(
         case _:
             assert (await retain(agent, keep_days=30)).status_code == 200
     assert await delete_expired(repository, judged, FOR_A_WEEK) == []
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
     assert (await agent.get())["run_id"] == "tiny-1"
 
 
@@ -78,9 +79,9 @@ async def test_a_paused_run_stays_however_silent_it_is_until_it_is_resumed_or_en
     await agent.change(0, {"paused": True})
     clock.now += 400 * DAY_S
     assert (await agent.get("/retention"))["expires"] is None
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
     await agent.change(1, {"paused": False})
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["tiny-1"]
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_a_run_that_ended_paused_is_kept_from_its_end_on(
@@ -92,9 +93,9 @@ async def test_a_run_that_ended_paused_is_kept_from_its_end_on(
     clock.now += 30 * DAY_S
     await agent.client.post(f"{agent.run}/finish", content=b'{"state": "stopped"}')
     clock.now += 6.9 * DAY_S
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
     clock.now += 0.2 * DAY_S
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == ["tiny-1"]
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == ["tiny-1"]
 
 
 async def test_what_is_set_for_a_run_is_told_with_who_set_it_and_what_is_in_force(
@@ -178,14 +179,14 @@ async def test_size_and_age_follow_what_was_set_for_each_run(
     took = (await usual.get())["redis_bytes"]
     assert took > 1.1 * 2**20
     assert (await retain(small, max_mib=1, keep_days=3)).status_code == 200
-    assert await trimming.enforce_size_limit(repository, await repository.list(), Limits()) == ["small"]
+    assert await trimming.enforce_size_limit(repository, await all_runs(repository), Limits()) == ["small"]
     assert (await small.get())["redis_bytes"] <= 2**20
     assert (await usual.get())["redis_bytes"] == took
     (series,) = (await small.get("/series", name="raw_norm"))["series"].values()
     assert (sum(series["count"]), max(series["max"])) == (16_000, 99.0)
     clock.now += 4 * DAY_S
-    assert await delete_expired(repository, await repository.list(), Limits()) == ["small"]
-    assert await delete_expired(repository, await repository.list(), FOR_A_WEEK) == []
+    assert await delete_expired(repository, await all_runs(repository), Limits()) == ["small"]
+    assert await delete_expired(repository, await all_runs(repository), FOR_A_WEEK) == []
 
 
 async def test_a_batch_that_comes_next_is_stored_by_the_new_limit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +220,6 @@ async def test_a_server_that_starts_removes_and_trims_by_these_limits(
     clock.now += 31 * DAY_S
     await serve(retention_days=30)
     async with asyncio.timeout(15):
-        while len(await repository.list()) > 1 or (await repository.get("kept")).redis_bytes == large:  # noqa: ASYNC110
+        while len(await all_runs(repository)) > 1 or (await repository.get("kept")).redis_bytes == large:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # nothing tells of a sweep
-    assert [(run.run_id, run.redis_bytes <= 2**20) for run in await repository.list()] == [("kept", True)]
+    assert [(run.run_id, run.redis_bytes <= 2**20) for run in await all_runs(repository)] == [("kept", True)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.support.server import all_runs
 
 from steadynorm_server.runs.fleet import Fleet
 
@@ -79,7 +80,7 @@ async def test_lines_that_are_not_ready_in_time_come_with_a_later_answer(look: L
     agent = await start("late")
     await agent.send(range(4))
     sparks = api.app.state.fleet._sparklines
-    records = await api.app.state.repository.list()
+    records = await all_runs(api.app.state.repository)
     assert await sparks.get(records, within_s=-1) == {}
     assert set(await sparks.get(records)) == {"late-1"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
-from tests.support.server import FakeAgent, recorded_commands, sweep
+from tests.support.server import FakeAgent, all_runs, recorded_commands, sweep
 
 from steadynorm_contract.fleet import FleetSort
 from steadynorm_contract.lifecycle import Visibility
@@ -131,7 +131,7 @@ async def test_lists_choose_order_and_count_as_a_look_at_each_run_would(
             )  # fmt: skip
     repository: RunRepository = api.app.state.repository  # type: ignore[attr-defined]
     await repository.rebuild_index()
-    runs = await RunQueries(repository).summaries(await repository.list())
+    runs = await RunQueries(repository).summaries(await all_runs(repository))
     assert {run.health for run in runs} >= {Health.SPIKING, Health.STALLED, Health.DISCONNECTED, Health.CALM}
 
     def having(*visible: Visibility, **wanted: Any) -> list[RunSummary]:

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 import redis
-from tests.support.server import as_if_restarted, registration
+from tests.support.server import all_runs, as_if_restarted, registration
 
 from steadynorm_contract import __version__
 from steadynorm_contract.runs import RunDetail, RunList
@@ -240,14 +240,14 @@ async def test_a_deleted_run_leaves_nothing(api: httpx.AsyncClient, agent: Any, 
 async def test_the_index_of_runs_can_be_rebuilt(agent: Any, repository: RunRepository, store_url: str) -> None:
     with redis.Redis.from_url(store_url, protocol=2) as client:
         client.delete("steadynorm:runs")
-        assert await repository.list() == []
+        assert await all_runs(repository) == []
         assert await repository.rebuild_index() == 1
-        assert [run.run_id for run in await repository.list()] == ["tiny-1"]
+        assert [run.run_id for run in await all_runs(repository)] == ["tiny-1"]
         # A run whose keys are gone is not listed, and leaves the index with the next sweep.
         client.zadd("steadynorm:runs", {"ghost": 1})
-        assert len(await repository.list()) == 1
+        assert len(await all_runs(repository)) == 1
         assert client.zcard("steadynorm:runs") == 2
-        await repository.prune_index()
+        await repository.remove_lost(["ghost", "tiny-1"])
         assert client.zrange("steadynorm:runs", 0, -1) == [b"tiny-1"]
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.support.server import sweep
+from tests.support.server import all_runs, sweep
 
 from steadynorm_server.runs.repository import RunRepository
 
@@ -48,14 +48,14 @@ async def test_an_agent_that_asks_while_a_sweep_goes_on_is_not_told_as_silent(
 ) -> None:
     await agent.send([1])
     clock.now += 60
-    read = await repository.list()
+    read = await all_runs(repository)
     await agent.client.get(f"{agent.run}/settings", params={"after_revision": 0, "wait": 0.01})
     await repository.mark_stalled(read)
     assert await agent.events() == []
     clock.now += 60
     await repository.mark_stalled(read)
     assert await agent.events() == []
-    await repository.mark_stalled(await repository.list())
+    await repository.mark_stalled(await all_runs(repository))
     assert [event["kind"] for event in await agent.events()] == ["stalled"]
 
 

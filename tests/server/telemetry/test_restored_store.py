@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis
-from tests.support.server import applied, as_if_restarted, registration
+from tests.support.server import all_runs, applied, as_if_restarted, registration
 
 from steadynorm_contract.settings import Settings
 from steadynorm_contract.telemetry import RevisionOutcome
@@ -111,5 +111,5 @@ async def test_a_run_that_comes_back_while_its_absence_is_noted_stays_in_the_lis
             await remove(key, *members)
 
         monkeypatch.setattr(repository.redis, "remove_from_index", late)
-        await repository.prune_index()
-    assert [run.run_id for run in await repository.list()] == ["tiny-1"]
+        await repository.remove_lost(["tiny-1"])
+    assert [run.run_id for run in await all_runs(repository)] == ["tiny-1"]
