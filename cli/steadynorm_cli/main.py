@@ -60,6 +60,8 @@ def main() -> None:
         _fail(str(error))
     except CommandError as error:
         _fail(str(error), error.code)
+    except UnicodeEncodeError as error:  # of a terminal with another encoding
+        _fail(f"what is sent must be UTF-8 text: got {error.object!r}", 2)
     except BrokenPipeError:  # `steadynorm runs | head`
         _close_output()
         sys.exit(1)

@@ -32,7 +32,9 @@ class Transport:
             self.server = check_address(server or find_server().server)
         except ValueError as error:
             raise ClientError(str(error)) from None
-        self._token = token or find_token(self.server)
+        self._token = token or find_token(self.server) or ""
+        if not self._token.isprintable() or max(self._token, default="") > "\xff":  # no header holds it
+            raise ClientError("the token must be printable Latin-1, in one line: got other characters. Copy it again.")
         self._headers = dict(headers or {})
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8

@@ -36,6 +36,14 @@ def test_no_such_run_and_no_server_are_one_sentence_each(steadynorm: Command) ->
     assert "Traceback" not in unknown.stderr + silent.stderr
 
 
+def test_what_is_no_text_is_said_in_one_sentence(steadynorm: Command) -> None:
+    for arguments in (["show", "bad\udcff"], ["runs", "--tag", "a=\udcff"], ["note", "bad\udcff", "x"]):
+        refused = steadynorm(*arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith("error: what is sent must be UTF-8 text: got '")
+        assert refused.stderr.count("\n") == 1
+
+
 def test_a_wrong_token_is_said(steadynorm: Command) -> None:
     refused = steadynorm("runs", STEADYNORM_TOKEN="not-the-token")
     assert refused.returncode == 1
