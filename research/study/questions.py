@@ -35,7 +35,7 @@ class Scale:
 
     def length(self, task: str) -> int:
         """Steps of `task`."""
-        return max(20, round(self.steps * TASKS[task].steps / 10) * 10)
+        return max(10, round(self.steps * TASKS[task].steps / 10) * 10)
 
     def chosen(self, names: tuple[str, ...]) -> list[str]:
         """Those of `names` that this scale has."""
@@ -47,7 +47,7 @@ FULL = Scale("full", 5, 1.0, 1, (*SMALL, "bandit"), tuple(METHODS))
 QUICK = Scale(
     "quick",
     1,
-    0.1,
+    0.05,
     3,
     ("language", "digits-cnn", "cartpole"),
     ("nothing", "paper"),

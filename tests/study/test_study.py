@@ -97,7 +97,7 @@ def test_a_cell_is_repeated_by_its_fields_and_shown_beside_its_rows(
 ) -> None:
     options = ["--quick", "--out", str(results), "--workers", "0", "--questions", "spikes", "--repeat"]
     before = file_of(results, "spikes").read_bytes()
-    assert main([*options, "task=digits-cnn", "method=paper", "lr=3e-3", "fault=100/all/random/10"]) == 0
+    assert main([*options, "task=digits-cnn", "method=paper", "lr=3e-3", "fault=100/all/random/5"]) == 0
     head, _, line = capsys.readouterr().out.splitlines()[:3]
     assert head == "| seed | score in the row | score now |"
     seed, row, now = (cell.strip() for cell in line.strip("|").split("|"))
