@@ -31,6 +31,8 @@ SLOW_FIXTURES = {
 SLOW_FOLDERS = (("docs",), ("end_to_end",), ("packaging",), ("study",))
 SLOW_FILES = {
     *("test_fork.py", "test_lifecycle.py", "test_torch_stays_out.py"),  # interpreters of their own
+    *("test_dependencies.py", "test_launch.py"),
+    *("test_serve.py", "test_serve_in_time.py", "test_backup.py", "test_durability.py"),  # servers of their own
     *("test_selection.py", "test_triton.py"),  # Triton's compiler and its interpreter
     *("test_lightning.py", "test_transformers.py"),  # importing either framework takes longer than its tests
     *("test_alert_rules.py", "test_encryption.py", "test_tls.py", "test_proxies.py"),  # promtool, openssl, nginx

@@ -249,6 +249,7 @@ def test_before_clip_with_several_optimizers_needs_the_one_that_steps_next() -> 
     agent.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, within torch.compile
 def test_a_step_compiled_as_one_graph_says_what_to_do() -> None:
     model, optimizer = model_and_sgd()

@@ -229,6 +229,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_right_after_its_training_function_has_sent_all(
     stub: StubServer, python: Interpreter
 ) -> None:

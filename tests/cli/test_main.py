@@ -48,6 +48,7 @@ def test_help_lists_every_command() -> None:
     assert "…" not in shown
 
 
+@pytest.mark.slow
 def test_help_names_values_rather_than_types() -> None:
     for command in ((), ("rules",), ("set",), ("runs",), ("link",), ("token",), ("token", "new")):
         shown = call(*command, "--help").stdout

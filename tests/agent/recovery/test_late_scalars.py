@@ -21,7 +21,7 @@ def evaluated(loop: Loop, steps: int, value: float) -> None:
         loop.agent.flush()
 
 
-@pytest.mark.parametrize("served", [False, True])
+@pytest.mark.parametrize("served", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("first", [1, 1000])
 def test_a_detector_sees_them_under_their_steps(served: bool, first: int, stub: StubServer) -> None:
     loop = Loop(detectors=DETECTORS, server=stub.url if served else "")

@@ -108,6 +108,7 @@ class ErrorState:
         return None if fault == "none" else (int(fault), b"", {"Retry-After": "0"})
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(1, 20), st.lists(st.sampled_from(FAULTS), max_size=4)), min_size=1, max_size=4))
 def test_whatever_fails_for_a_while_every_step_arrives_once(
@@ -239,6 +240,7 @@ def test_something_else_at_the_address_is_named(
     until(lambda: "is this another server?" in caplog.text)
 
 
+@pytest.mark.slow
 def test_more_steps_than_a_ring_holds_arrive_a_half_at_a_time(stub: StubServer, sender: Sender) -> None:
     for _ in range(10):
         sender.take_steps(sender.recorder.capacity // 2)

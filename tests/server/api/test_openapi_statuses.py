@@ -257,6 +257,7 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
             return await asker.ask(route, asker.away)
 
 
+@pytest.mark.slow
 async def test_each_listed_error_is_one_that_the_route_answers_with(asker: Asker) -> None:
     wrong = []
     for route, statuses in ERRORS.items():

@@ -33,6 +33,7 @@ async def test_a_batch_that_follows_on_its_own_last_one_reads_nothing(agent: Any
     assert "cmdstat_get" not in calls
 
 
+@pytest.mark.slow
 async def test_servers_that_take_turns_count_as_one_does(
     agent: Any, api: httpx.AsyncClient, serve: Callable[..., Any]
 ) -> None:
