@@ -17,6 +17,7 @@ from steadynorm.step_boundary import StepBoundary
 from steadynorm.transport.publisher import Publisher
 from steadynorm_contract.settings import Mode, Settings
 from steadynorm_contract.telemetry import AgentCounters
+from steadynorm_contract.words import counted
 
 
 class AgentState(NotCopied):
@@ -99,6 +100,6 @@ class AgentState(NotCopied):
 
     def __repr__(self) -> str:
         left = self._boundary.observe_left if self.settings.mode is Mode.STABILIZE else 0
-        waits = f", after {left} steps in observe" if left else ""
+        waits = f", after {counted(left, 'step')} in observe" if left else ""
         known = f"run_id={self._run_id!r} step={self.step} mode={self.settings.mode.value}{waits}"
         return f"<Agent {known}: {self._check.summary}>"

@@ -14,6 +14,7 @@ from steadynorm.stabilizer.options import stabilizer_settings
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.settings import Settings, later_settings, merge, without_later
+from steadynorm_contract.words import counted
 
 VERSION = 2
 _READABLE = (1, 2)  # 1: without baselines
@@ -109,9 +110,13 @@ def restore(state: Mapping[str, Any], boundary: StepBoundary, stabilizers: Seque
     known = {name for stabilizer in stabilizers for name in stabilizer.names}
     unknown = [name for name in saved if name not in known]
     if missing:
-        _log.warning("the checkpoint lacks %d parameters, which start afresh: %s", len(missing), _listed(missing))
+        _log.warning(
+            "the checkpoint lacks %s, started afresh: %s", counted(len(missing), "parameter"), _listed(missing)
+        )
     if unknown:
-        _log.warning("the checkpoint has %d parameters that the model lacks: %s", len(unknown), _listed(unknown))
+        _log.warning(
+            "the checkpoint has %s that the model lacks: %s", counted(len(unknown), "parameter"), _listed(unknown)
+        )
     boundary.restore(state["step"], state["revision"], settings, state["observe_steps"])
     same_table = not (missing or unknown or state.get("unrecorded"))
     return Restored(state["run"], state["run_id"], state["step"], state.get("step_offset", 0), same_table)

@@ -22,6 +22,7 @@ from steadynorm.hooks import OptimizerHooks
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.statistics import STATE_FIELDS
 from steadynorm_contract.settings import Mode
+from steadynorm_contract.words import counted
 
 NOTICEABLE_EPS_SHARE = 0.01
 
@@ -95,7 +96,7 @@ class DetachReport:
         for fold in self.parameters.values():
             if fold.note:
                 count[fold.note] = count.get(fold.note, 0) + 1
-        return [f"{number} parameters: {note}" for note, number in count.items()]
+        return [f"{counted(number, 'parameter')}: {note}" for note, number in count.items()]
 
 
 class Folding:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm_contract.settings import Mode
+from steadynorm_contract.words import counted
 
 _log = logging.getLogger("steadynorm")
 
@@ -75,9 +76,9 @@ class ErrorState:
         if moved:
             name, device, before = moved[0]
             _log.error(
-                "%d parameters are on another device than at attach(), such as %s on %s, then on %s: call attach() "
+                "%s on another device than at attach(), such as %s on %s, then on %s: call attach() "
                 "after model.to(device). That is the likely cause of the following.",
-                *(len(moved), name, device, before),
+                *(counted(len(moved), "parameter is", "parameters are"), name, device, before),
             )
 
     def _turn_off(self) -> None:

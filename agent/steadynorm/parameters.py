@@ -17,6 +17,7 @@ from steadynorm.stabilizer.options import stabilizer_settings
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.stabilizer.total_clip import TotalClip
 from steadynorm_contract.telemetry import MAX_PARAMETERS
+from steadynorm_contract.words import counted
 
 FROZEN_PER_STEP = 100
 """A hundred steps are enough for ten thousand of them."""
@@ -101,18 +102,18 @@ class ParameterTracker:
         if gone and not self._told:
             self._told = True
             _log.warning(
-                "%d parameters left an optimizer after attach(), and %d came: those that left are let go of, those "
+                "%s left an optimizer after attach(), and %d came: those that left are let go of, those "
                 "that came are stabilized, with statistics of their own, but not recorded, since the run's table of "
                 "parameters is fixed at attach(). First of them: %s. Further exchanges are not reported.",
-                len(gone),
+                counted(len(gone), "parameter"),
                 len(new),
                 gone[0],
             )
         elif new and not gone:
             _log.warning(
-                "%d parameters were added to an optimizer after attach(): they are stabilized, but not recorded, since "
+                "%s added to an optimizer after attach(): stabilized, but not recorded, since "
                 "the run's table of parameters is fixed at attach(). First of them: %s",
-                len(new),
+                counted(len(new), "parameter was", "parameters were"),
                 new[0],
             )
 
@@ -199,10 +200,10 @@ def _warn_about_shared(assigned: Sequence[Sequence[tuple[str, Tensor]]], optimiz
     shared = [name for pairs in assigned for name, parameter in pairs if holders[id(parameter)] > 1]
     if shared:
         _log.warning(
-            "%d parameters are held by several optimizers, the first of them %s: they are measured and stabilized only "
-            "in the steps of the first optimizer that holds them, and the others get raw gradients. Attach an agent to "
+            "%s held by several optimizers, the first of them %s: measured and stabilized only "
+            "in the steps of the first optimizer that holds it, and the others get raw gradients. Attach an agent to "
             "each optimizer instead: attach(model, first), attach(model, second).",
-            len(shared),
+            counted(len(shared), "parameter is", "parameters are"),
             shared[0],
         )
 

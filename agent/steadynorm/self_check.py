@@ -25,6 +25,7 @@ from steadynorm.stabilizer.stabilizer import GradientStabilizer
 from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.settings import Mode
 from steadynorm_contract.telemetry import AgentNote, NoteKind
+from steadynorm_contract.words import counted
 
 STEPS = 2  # after which the line is told
 MAX_STEPS_WITHOUT_GRADIENT = 100
@@ -163,8 +164,9 @@ class SelfCheck:
         if shared := len(gradients) - len({id(gradient) for gradient in gradients}):
             self.report(
                 "shared_gradients",
-                f"{shared} parameters have the very tensor that is another one's .grad: it is scaled once for each of "
-                "them. Give each parameter a gradient of its own: p.grad = q.grad.clone().",
+                f"{counted(shared, 'parameter has', 'parameters have')} the very tensor that is another one's "
+                ".grad: it is scaled once for each of them. Give each parameter a gradient of its own: "
+                "p.grad = q.grad.clone().",
             )
 
     def _tell(self, step: int) -> None:
@@ -236,7 +238,7 @@ class SelfCheck:
         if not unknown:
             return
         which, what = (
-            f"{unknown} of the {len(trainable)} parameters of {self._kinds()} are not",
+            f"{unknown} of the {len(trainable)} parameters of {self._kinds()} {'is' if unknown == 1 else 'are'} not",
             "which other parts hold",
         )
         if unknown == len(trainable):
@@ -300,7 +302,7 @@ class SelfCheck:
         boundary = self._boundary
         mode = boundary.settings.mode
         if mode is Mode.STABILIZE and boundary.observe_left:
-            return f"observing {boundary.observe_left} steps first because the optimizer has state"
+            return f"observing {counted(boundary.observe_left, 'step')} first because the optimizer has state"
         words = {Mode.OBSERVE: "observing", Mode.CLIP: "clipping", Mode.STABILIZE: "stabilizing"}
         return words.get(mode, mode.value)
 

@@ -22,6 +22,7 @@ from steadynorm_contract.telemetry import (
     UserNote,
     floats_from_bytes,
 )
+from steadynorm_contract.words import counted
 
 _QUIET_STEPS = 64  # without an alarm, after which the next one is another incident
 _NUMBERS = [(at, each.name) for at, each in enumerate(SCALARS) if not each.is_index and each.name != "loss_nonfinite"]
@@ -116,7 +117,8 @@ class SinkFeed:
     def _incident(self, record: StepRecord, values: Sequence[float]) -> SinkEvent:
         if count := int(values[_AT["nonfinite"]]):
             where = self._name(values[_AT["nonfinite_parameter"]])
-            message = f"the gradient of {where} and {count - 1} other parameters is NaN or infinite"
+            others = f", with {counted(count - 1, 'other parameter')}" if count > 1 else ""
+            message = f"the gradient of {where} is NaN or infinite{others}"
             return self._event("nonfinite", record.step, record.time, message)
         where, ratio = self._name(values[_AT["spike_parameter"]]), values[_AT["spike_ratio_max"]]
         return self._event("spike", record.step, record.time, f"the gradient of {where} is ×{ratio:.4g} its baseline")

@@ -29,6 +29,7 @@ from steadynorm_contract.settings import Settings, by_name, is_increment, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_contract.tokens import TokenInfo
 from steadynorm_contract.watch_rules import RuleList, WatchRule
+from steadynorm_contract.words import counted
 
 __all__ = [
     "Reader",
@@ -228,5 +229,5 @@ def bulk_change(client: Reader, bulk: Bulk) -> Finding:
         rows.append(BulkRow(run_id=run_id, name="", outcome=outcome, revision=at, why=found.text))
     made = sum(row.outcome in (BulkOutcome.CHANGED, BulkOutcome.UNCHANGED) for row in rows)
     open_ = any(row.outcome is BulkOutcome.CHANGE for row in rows)
-    text = f"{made} of {len(rows)} runs were changed"
+    text = f"{made} of {counted(len(rows), 'run was', 'runs were')} changed"
     return Finding(made == len(rows), text, final=not open_, result=BulkResponse(False, rows, {}))

@@ -179,5 +179,5 @@ def test_an_added_parameter_group_is_pointed_out(training: Training, caplog: pyt
     training.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
     training.step()
     training.step()
-    assert caplog.text.count("were added to an optimizer after attach(): they are stabilized, but not recorded") == 1
+    assert caplog.text.count("1 parameter was added to an optimizer after attach(): stabilized, but not recorded") == 1
     agent.close()

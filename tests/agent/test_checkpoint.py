@@ -136,8 +136,8 @@ def test_names_that_only_one_side_has_are_listed_and_the_rest_is_loaded(
     other = steadynorm.attach(second.model, second.optimizer)
     caplog.clear()
     other.load_state_dict(state)
-    assert "lacks 1 parameters, which start afresh: 2.bias" in caplog.text
-    assert "has 1 parameters that the model lacks: gone.weight" in caplog.text
+    assert "lacks 1 parameter, started afresh: 2.bias" in caplog.text
+    assert "has 1 parameter that the model lacks: gone.weight" in caplog.text
     loaded = other.state_dict()["parameters"]
     assert torch.equal(loaded["0.weight"], state["parameters"]["0.weight"])
     assert loaded["2.bias"].tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0]

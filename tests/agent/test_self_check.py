@@ -189,7 +189,7 @@ def test_parameters_that_are_not_the_models_are_counted(training: Training, capl
     training.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
     with steadynorm.attach(training.model, training.optimizer) as agent:
         assert [finding.name for finding in agent.health().findings] == ["parameters"]
-        assert len(warnings(caplog, "1 of the 5 parameters of AdamW are not in the model")) == 1
+        assert len(warnings(caplog, "1 of the 5 parameters of AdamW is not in the model")) == 1
         training.step()
 
 

@@ -105,6 +105,7 @@ PUBLIC = {
         "Comparison Condition MAX_RULES RuleList RuleSet RuleView WATCHED WatchRule parse_condition show_condition"
     ),
     "steadynorm_contract.webhooks": "AuditMessage WebhookEvent WebhookMessage",
+    "steadynorm_contract.words": "counted",
 }
 
 

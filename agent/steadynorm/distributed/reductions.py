@@ -31,6 +31,7 @@ from steadynorm.recording.logged import Logged
 from steadynorm.recording.recorder import LANDING_S, Recorder
 from steadynorm.recording.scalars import LoggedRecord, ScalarLog
 from steadynorm.step_boundary import StepBoundary
+from steadynorm_contract.words import counted
 
 MAX_REDUCED = 64
 """Names of a run: a row of them in an exchange is 1.5 KB a step."""
@@ -157,9 +158,9 @@ class ScalarReductions:
         self._offset = now - last
         if given_up and self._how and self._recorder is not None:
             _log.warning(
-                "a checkpoint was loaded: what all ranks logged in the %d steps before it was not reduced yet, and is "
+                "a checkpoint was loaded: what all ranks logged in the %s before it was not reduced yet, and is "
                 "not recorded",
-                len(given_up),
+                counted(len(given_up), "step"),
             )
 
     # The exchange.

@@ -29,6 +29,7 @@ from steadynorm.step_boundary import StepBoundary
 from steadynorm_contract.notes import MAX_NOTE_LENGTH
 from steadynorm_contract.settings import RecoveryMode, Settings
 from steadynorm_contract.telemetry import AgentNote, DetectorStatus, NoteKind, RecoveryStatus, UserNote
+from steadynorm_contract.words import counted
 
 MAX_BATCH_IDS = 1_000
 MAX_NAMED = 5  # batches in an event's message
@@ -152,7 +153,7 @@ class RecoveryControl:
                 self.broken_step = boundary.step
             elif self._watch is not None:
                 what = "weights are not finite, and " if broken else ""
-                what += f"the GradScaler left out {self.skipped} step{'s' if self.skipped > 1 else ''} in a row"
+                what += f"the GradScaler left out {counted(self.skipped, 'step')} in a row"
                 self._alarm = Alarm(boundary.step, what)
         if not self._all_ranks:
             self.receive(self.news())
@@ -336,7 +337,8 @@ class RecoveryControl:
         batch_ids = tuple(each for at, each in self._batch_ids if to_step < at <= step)
         what = f"rolled back from {self._shown(step)} to {self._shown(to_step)}: {order.reason}."
         if recovery.held_steps and order.held_lr != 1.0:
-            what += f" The learning rate is held at {order.held_lr:g} times its value for {recovery.held_steps} steps."
+            held = counted(recovery.held_steps, "step")
+            what += f" The learning rate is held at {order.held_lr:g} times its value for {held}."
         if left:
             what += f" Not brought back, as it raised an error: {'; '.join(left)}."
             if self._watch is None:
@@ -361,9 +363,9 @@ class RecoveryControl:
         end = (
             "is asked to stop (agent.should_stop)" if stops else "is paused; the next change of its settings resumes it"
         )
+        tried = counted(recovery.max_rollbacks, "rollback")
         what = (
-            f"unrecoverable: {recovery.max_rollbacks} rollbacks within {recovery.budget_steps} steps did not help: "
-            f"{order.reason}. The run {end}."
+            f"unrecoverable: {tried} within {recovery.budget_steps} steps did not help: {order.reason}. The run {end}."
         )
         self._tell(NoteKind.UNRECOVERABLE, what, None)
         boundary.halt(stop=stops, reason=what)

@@ -11,6 +11,7 @@ from steadynorm.transport.http_client import (
     StaleIncarnation,
     TransportError,
 )
+from steadynorm_contract.words import counted
 
 MAX_REJECTIONS = 20
 """Lines about what a server refuses."""
@@ -50,7 +51,12 @@ class ConnectionLog:
         """A batch with so many records was dropped."""
         if str(error) != self._last_rejection and self._is_worth_a_line(error):
             self._last_rejection = str(error)
-            _log.error("%s rejects a batch; %d records dropped; training continues. %s", self._server, dropped, error)
+            _log.error(
+                "%s rejects a batch; %s dropped; training continues. %s",
+                self._server,
+                counted(dropped, "record"),
+                error,
+            )
 
     def _is_worth_a_line(self, error: TransportError) -> bool:
         """A server whose every refusal has another text must not fill the job's log."""
@@ -88,4 +94,4 @@ class ConnectionLog:
 
     def ended(self, error: TransportError, left: int) -> None:
         """The run ended with so many records unsent."""
-        _log.warning("the run ended with %d records unsent to %s: %s", left, self._server, error)
+        _log.warning("the run ended with %s unsent to %s: %s", counted(left, "record"), self._server, error)

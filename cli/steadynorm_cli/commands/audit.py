@@ -14,6 +14,7 @@ from steadynorm_contract.audit import verify as verify_chain
 from steadynorm_contract.client import Client, NotFound
 from steadynorm_contract.lifecycle import LifecycleChange, lifecycle_words, verify_lifecycle
 from steadynorm_contract.notes import Note, NoteList, action_words, verify_notes
+from steadynorm_contract.words import counted
 
 BROKEN = 6
 """Exit code: the chain of hashes does not verify."""
@@ -70,12 +71,16 @@ def audit(
             f"the audit list of {run_id} does not contain the hash {head[:80]!r}: it was rewritten or truncated.",
             BROKEN,
         )
-    print(f"{len(entries)} entries verified; the newest hash is {chain.head or 'none yet'}", file=sys.stderr)
+    print(
+        f"{counted(len(entries), 'entry', 'entries')} verified; the newest hash is {chain.head or 'none yet'}",
+        file=sys.stderr,
+    )
     if listed.lifecycle:
         newest = listed.lifecycle[0].hash or "none yet"
-        print(f"{len(listed.lifecycle)} entries of the run as a whole verified; newest hash {newest}", file=sys.stderr)
+        count = counted(len(listed.lifecycle), "entry", "entries")
+        print(f"{count} of the run as a whole verified; newest hash {newest}", file=sys.stderr)
     if notes:
-        print(f"{len(notes)} notes verified; the newest hash is {notes[0].hash}", file=sys.stderr)
+        print(f"{counted(len(notes), 'note')} verified; the newest hash is {notes[0].hash}", file=sys.stderr)
 
 
 def _notes(client: Client, run_id: str) -> NoteList:

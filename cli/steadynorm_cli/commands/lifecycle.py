@@ -8,11 +8,12 @@ import typer
 
 from steadynorm_cli.commands.options import AsJson, Reason, Run, Server, find_run
 from steadynorm_cli.commands.outcome import UNKNOWN, confirmed
-from steadynorm_cli.commands.output import count_runs, timestamp
+from steadynorm_cli.commands.output import timestamp
 from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.client import Client, ClientError, OutcomeUnknown
 from steadynorm_contract.lifecycle import DEFAULT_GRACE_S, MAX_GRACE_S, TRAINS_ON, RunUpdate, Visibility
 from steadynorm_contract.runs import RunDetail, RunSummary
+from steadynorm_contract.words import counted
 
 Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or names of runs, or unique prefixes.")]
 _MINUTE_S = 60.0
@@ -80,7 +81,7 @@ def delete(
         # The question names what is removed: a unique prefix may be of another run than the user has in mind.
         runs = [find_run(client, name, visibility).run_id for name in runs]
         typer.confirm(
-            f"Remove {count_runs(len(runs))} with all data, for good: {', '.join(runs)}?", abort=True, err=True
+            f"Remove {counted(len(runs), 'run')} with all data, for good: {', '.join(runs)}?", abort=True, err=True
         )
 
     def act(client: Client, run: RunSummary) -> tuple[RunDetail | None, str]:
@@ -133,7 +134,7 @@ def _each(
         else:
             typer.echo(f"{run.run_id}: {words}")
     said = [
-        f"{len(which)} of {count_runs(len(names))} {what}: {', '.join(which)}"
+        f"{len(which)} of {counted(len(names), 'run')} {what}: {', '.join(which)}"
         for which, what in ((failed, "refused"), (unknown, "with an unknown outcome"))
         if which
     ]

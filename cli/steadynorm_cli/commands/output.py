@@ -62,11 +62,6 @@ def ago(moment: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def count_runs(count: int) -> str:
-    """`1 run`, `2 runs`."""
-    return "1 run" if count == 1 else f"{count} runs"
-
-
 _STYLE: dict[str, str] = {
     RunState.RUNNING: "green",
     RunState.STALLED: "yellow",

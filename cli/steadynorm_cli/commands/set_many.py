@@ -9,11 +9,12 @@ from rich.markup import escape
 
 from steadynorm_cli.commands.options import AsJson, Changes, Reason, Server
 from steadynorm_cli.commands.outcome import CONFLICT, NOT_DONE, confirmed
-from steadynorm_cli.commands.output import change, console, count_runs, table, tell
+from steadynorm_cli.commands.output import change, console, table, tell
 from steadynorm_cli.commands.set import parse_changes
 from steadynorm_cli.errors import CommandError, plain
 from steadynorm_contract.bulk import Bulk, BulkOutcome, BulkResponse, BulkRow, Selection
 from steadynorm_contract.client import Client
+from steadynorm_contract.words import counted
 
 _STYLE = {
     BulkOutcome.CHANGE: "bold",
@@ -55,31 +56,33 @@ def set_many(
         return
     if not yes:
         if as_json or not sys.stdin.isatty():
-            runs = count_runs(len(preview.revisions))
+            runs = counted(len(preview.revisions), "run")
             raise CommandError(f"nothing was changed: use --yes to change {runs} without confirmation.", 2)
-        typer.confirm(f"Change {count_runs(len(preview.revisions))}?", abort=True)
+        typer.confirm(f"Change {counted(len(preview.revisions), 'run')}?", abort=True)
     change_them = msgspec.structs.replace(wanted, dry_run=False, revisions=preview.revisions)
     done = confirmed(lambda: client.bulk_change(change_them))
     _print(done, as_json)
     unknown = [row for row in done.runs if row.outcome is BulkOutcome.UNKNOWN]
     not_made = [row for row in done.runs if row.outcome is BulkOutcome.CHANGE]
     missed = [row for row in done.runs if row not in unknown and row not in not_made and _missed(row, preview)]
-    skipped = f"{count_runs(len(missed))} changed after the preview and {'was' if len(missed) == 1 else 'were'} skipped"
+    skipped = (
+        f"{counted(len(missed), 'run')} changed after the preview and {'was' if len(missed) == 1 else 'were'} skipped"
+    )
     if unknown:
         raise CommandError(
-            f"Redis did not answer for {count_runs(len(unknown))}, which may have been changed: {_ids(unknown)}. "
+            f"Redis did not answer for {counted(len(unknown), 'run')}, which may have been changed: {_ids(unknown)}. "
             "Check with `steadynorm show`, then repeat the command for the others."
             + (f" {skipped}: {_ids(missed)}." if missed else "")
         )
     if not_made:
         skipped = f" {skipped}: {_ids(missed)}." if missed else ""
         raise CommandError(
-            f"{count_runs(len(not_made))} not changed: {_ids(not_made)}.{skipped} Repeat the command.", NOT_DONE
+            f"{counted(len(not_made), 'run')} not changed: {_ids(not_made)}.{skipped} Repeat the command.", NOT_DONE
         )
     if missed:
         raise CommandError(f"{skipped}: {_ids(missed)}. Repeat the command for a new preview.", CONFLICT)
     if not as_json:
-        typer.echo(f"changed {count_runs(len(preview.revisions))}; each job applies the change at its next step")
+        typer.echo(f"changed {counted(len(preview.revisions), 'run')}; each job applies the change at its next step")
 
 
 def _missed(row: BulkRow, preview: BulkResponse) -> bool:

@@ -16,6 +16,7 @@ from steadynorm_contract.configuration import RunConfiguration, flattened
 from steadynorm_contract.events import Event
 from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_contract.settings import by_name
+from steadynorm_contract.words import counted
 
 _MAX_PAIRS = 100
 
@@ -75,10 +76,11 @@ def _facts(run: RunDetail) -> Table:
         "loss": number(run.loss),
         "gradient norm": f"{number(run.raw_norm)} raw, {number(run.stabilized_norm)} stabilized",
         "smallest target": number(run.target_min),
-        "counters": f"{counters.spikes} spikes and {counters.nonfinite} non-finite (each parameter of each step), "
-        f"{counters.nonfinite_losses} non-finite losses, {counters.dropped} records dropped",
+        "counters": f"{counted(counters.spikes, 'spike')} and {counters.nonfinite} non-finite (each parameter of each "
+        f"step), {counted(counters.nonfinite_losses, 'non-finite loss', 'non-finite losses')}, "
+        f"{counted(counters.dropped, 'record')} dropped",
         "Redis": f"{run.redis_bytes / 2**20:.1f} MiB",
-        "job": f"{run.parameters} parameters, world size {run.world_size}"
+        "job": f"{counted(run.parameters, 'parameter')}, world size {run.world_size}"
         + "".join(f", {escape(plain(part))}" for part in (run.framework, run.host) if part),
     }.items():
         table.add_row(name, value)

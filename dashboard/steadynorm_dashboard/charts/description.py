@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.figure import Figure, Trace
 from steadynorm_dashboard.formatting import escaping, numbers
@@ -42,7 +43,7 @@ def describe(figure: Figure) -> str:
         str(note.get("name", "")).startswith(f"{markers.CHANGE}:") for note in figure.layout.get("annotations", [])
     )
     if changes:
-        lines.append("1 change of settings." if changes == 1 else f"{changes} changes of settings.")
+        lines.append(f"{counted(changes, 'change')} of settings.")
     return " ".join(lines)
 
 
@@ -79,8 +80,8 @@ def _map(trace: Trace) -> str:
     rows: Iterable[Sequence[float | None]] = trace["z"]
     cells = [(value, y, x) for y, row in enumerate(rows) for x, value in enumerate(row) if value is not None]
     if not cells:
-        return f"{len(trace['z'])} rows without a value."
+        return f"{counted(len(trace['z']), 'row')} without a value."
     _, y, x = max(cells)
     text: list[list[Any]] = trace["text"]
     words = escaping.visible(html.unescape(str(text[y][x]).replace("<br>", ": ")), 300)
-    return f"{len(trace['z'])} rows. Largest: {words}."
+    return f"{counted(len(trace['z']), 'row')}. Largest: {words}."

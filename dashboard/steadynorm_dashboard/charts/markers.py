@@ -12,6 +12,7 @@ from steadynorm_contract.notes import Note
 from steadynorm_contract.rule import SPIKE_RATIO
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.series import Series
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.formatting.changes import change_words
 from steadynorm_dashboard.formatting.timeline import author, said
 
@@ -101,7 +102,7 @@ def nonfinite(series: Mapping[str, Series], events: Iterable[Event]) -> list[Ste
         if not most or (height := _raw_norm_at(series, step)) is None:
             continue
         last = _last_step(counts, index)
-        text = f"{most:.0f} non-finite {'gradient' if most == 1 else 'gradients'}, step {step}"
+        text = f"{counted(round(most), 'non-finite gradient')}, step {step}"
         found.append(StepMarker(step, height, text, _key(_worst(known, step, last), step, last)))
     return found[-MAX_MARKERS:]
 
@@ -119,7 +120,7 @@ def nonfinite_losses(series: Mapping[str, Series]) -> list[StepMarker]:
         last = _last_step(flags, index)
         number = round((flags.mean[index] or 0.0) * flags.count[index]) or 1
         where = f"step {step}" if step == last else f"steps {step} to {last}"
-        text = f"{number:,} non-finite {'loss' if number == 1 else 'losses'}, {where}"
+        text = f"{counted(number, 'non-finite loss', 'non-finite losses')}, {where}"
         found.append(StepMarker(step, height, text, _key(None, step, last)))
     return found[-MAX_MARKERS:]
 

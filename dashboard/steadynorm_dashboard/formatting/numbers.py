@@ -75,9 +75,8 @@ def half_life(gamma: float) -> str:
     if not 0 < gamma < 1:
         return "newest step only" if gamma == 0 else MISSING
     steps = math.log(0.5) / math.log(gamma)
-    if steps < 10:
-        return f"half-life {steps:.2g} steps"
-    return f"half-life {steps:,.0f} steps"
+    shown = f"{steps:.2g}" if steps < 10 else f"{steps:,.0f}"
+    return f"half-life {shown} {'step' if shown == '1' else 'steps'}"
 
 
 def moment(time: float, now: float, zone: str | None) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.runs import Health, RevisionState, RunState, RunSummary
+from steadynorm_contract.words import counted
 
 Color = Literal["red", "orange", "blue", "violet", "gray"]
 
@@ -88,8 +89,8 @@ def ended(run: RunSummary) -> Status:
     if gradients:
         told.append(f"Some of its gradients were NaN or infinite: {gradients:,} (parameter, step).")
     if losses:
-        told.append(f"Its loss was NaN or infinite in {losses:,} {'step' if losses == 1 else 'steps'}.")
-    word = "non-finite" if gradients else f"{losses:,} non-finite {'loss' if losses == 1 else 'losses'}"
+        told.append(f"Its loss was NaN or infinite in {counted(losses, 'step')}.")
+    word = "non-finite" if gradients else counted(losses, "non-finite loss", "non-finite losses")
     return Status(f"{state.word}, {word}", color, ":material/dangerous:", " ".join(told))
 
 

@@ -11,6 +11,7 @@ from steadynorm_contract.rule import SPIKE_RATIO, THROTTLED_TARGET
 from steadynorm_contract.series import ParameterView
 from steadynorm_contract.signals import PARAMETER_SIGNALS, signal
 from steadynorm_contract.telemetry import DetectorStatus
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.formatting import changes, escaping, numbers, status
 
 Row = dict[str, object]
@@ -46,7 +47,7 @@ def _note(one: ParameterView) -> str:
     if one.target is not None and one.target < THROTTLED_TARGET:
         notes.append("small target")
     if not notes and one.spikes:
-        notes.append("1 spike" if one.spikes == 1 else f"{one.spikes:,} spikes")
+        notes.append(counted(one.spikes, "spike"))
     return ", ".join(notes)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from steadynorm_contract.audit import AuditEntry
 from steadynorm_contract.incidents import IncidentState, IncidentStatus
 from steadynorm_contract.notes import Note, action_words
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.formatting import changes, numbers, status
 from steadynorm_dashboard.formatting.escaping import visible
 from steadynorm_dashboard.formatting.tables import Row
@@ -58,7 +59,7 @@ def distance(step: int | None, other: int) -> str:
     away = step - other
     if not away:
         return "at the same step"
-    return f"{abs(away):,} {'step' if abs(away) == 1 else 'steps'} {'before' if away < 0 else 'after'}"
+    return f"{counted(abs(away), 'step')} {'before' if away < 0 else 'after'}"
 
 
 def author(note: Note) -> str:

@@ -11,6 +11,7 @@ from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.scalars import logged_signal
 from steadynorm_contract.series import Series
 from steadynorm_contract.signals import Signal, signal
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import comparison
 from steadynorm_dashboard.charts.comparison import ComparedRun
@@ -130,7 +131,7 @@ def _headers(runs: Sequence[RunDetail]) -> None:
                     page_header.badge(state)
             st.caption(
                 f"step {run.step:,} · loss {numbers.number(run.loss)} · "
-                f"{run.counters.spikes:,} spikes (parameter, step) · "
+                f"{counted(run.counters.spikes, 'spike')} (parameter, step) · "
                 f"{escaping.markdown(status.settings_words(run))}"
             )
 

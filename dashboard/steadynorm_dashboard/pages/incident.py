@@ -12,6 +12,7 @@ from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.series import Heatmap
 from steadynorm_contract.signals import signal
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import incident_analysis
 from steadynorm_dashboard.charts.heatmap import heatmap_figure
@@ -136,10 +137,10 @@ def _recorded(run_id: str, event: Event, entries: list[AuditEntry]) -> None:
         )
     elif affected and affected[0].step <= event.step:
         others = sum(one.step == affected[0].step for one in affected) - 1
-        together = f", in the same step as {others} other{'s' if others > 1 else ''}" if others else ""
+        together = f", in the same step as {counted(others, 'other')}" if others else ""
         st.markdown(
             f"**{escaping.markdown(affected[0].name, 200)}** at step {affected[0].step:,}{together}. "
-            f"{len(affected)} of {len(norms.parameters):,} parameters spiked or were not finite in steps "
+            f"{len(affected)} of {counted(len(norms.parameters), 'parameter')} spiked or were not finite in steps "
             f"{norms.step[0]:,} to {norms.step[-1]:,}."
         )
     else:

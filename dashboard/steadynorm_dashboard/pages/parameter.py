@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from steadynorm_contract.signals import PARAMETER_SIGNALS, signal
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts import markers, parameter
 from steadynorm_dashboard.components.live_chart import live_chart
@@ -51,11 +52,12 @@ def _numbers(run_id: str, name: str) -> None:
         return
     at = f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet"
     sides = " × ".join(map(str, found.shape))
-    values = f"{found.numel:,} values" if found.numel != 1 else "1 value"
+    values = counted(found.numel, "value")
     shape = f"{sides} = {values}" if len(found.shape) > 1 else values
-    about = (
-        f"{escaping.markdown(run.name)} · {shape} · {escaping.markdown(found.dtype)} · {at} · "
-        f"recorded every {run.detail_every} steps, and every step around a spike"
+    about = f"{escaping.markdown(run.name)} · {shape} · {escaping.markdown(found.dtype)} · {at} · " + (
+        "recorded in every step"
+        if run.detail_every == 1
+        else f"recorded every {run.detail_every} steps, and every step around a spike"
     )
     live_region(run_header.announcement(run))
     if error is None:

@@ -11,6 +11,7 @@ import streamlit as st
 from steadynorm_contract.client import Client, ClientError
 from steadynorm_contract.fleet import FleetResponse, FleetSort
 from steadynorm_contract.runs import Health, RunState
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.components import fleet_rows
 from steadynorm_dashboard.components.fleet_table import fleet_table, pending_action
@@ -110,7 +111,7 @@ def _hidden(answer: FleetResponse, filters: Filters, resting: bool) -> None:
         st.caption("No run is live and none failed within a day: all runs are shown.")
     elif filters.which == fleet_filters.NOW and answer.hidden:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            what = "1 other run" if answer.hidden == 1 else f"{answer.hidden:,} other runs"
+            what = counted(answer.hidden, "other run")
             st.caption(f"Shown: live runs, and those that failed within a day. Hidden: {what}.", width="content")
             st.button("Show all", on_click=fleet_filters.show, args=(fleet_filters.ALL,), type="tertiary")
 

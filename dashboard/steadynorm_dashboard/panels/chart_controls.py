@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from steadynorm_contract.series import Series
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import navigation
 from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.charts.panels import Panel
@@ -146,7 +147,7 @@ def controls(
         behind = newest - viewport.paused_at
         st.info(
             f"The charts are paused at step {viewport.paused_at:,}. "
-            + (f"The run is {behind:,} steps ahead." if behind > 0 else "The run has taken no more steps."),
+            + (f"The run is {counted(behind, 'step')} ahead." if behind > 0 else "The run has taken no more steps."),
             icon=":material/pause:",
         )
     elif viewport.zoom is not None:

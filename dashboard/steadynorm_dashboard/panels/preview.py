@@ -11,6 +11,7 @@ from steadynorm_contract.rule import target
 from steadynorm_contract.runs import RevisionState, RunDetail
 from steadynorm_contract.series import ParameterView, Series
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.charts.colors import QUIET, RAW, STABILIZED
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.panels import STEPS, Panel, layout
@@ -89,9 +90,9 @@ def _replay(run: RunDetail, draft: Settings) -> list[tuple[str, Recorded, Replay
     st.markdown(f"Had these settings been in force in steps {steps[0]:,} to {steps[-1]:,}, spikes in them included:")
     data_table(_summary(drawn, was.eps), key=f"{run.run_id}/preview/past", name="Replayed on recorded steps")
     st.caption(
-        f"The rule, applied to the recorded norms of the {len(drawn)} parameters with the largest spikes. Recorded → "
-        "with this change; a clip goes by the recorded total norm. The training itself would also have taken another "
-        "course, and lr_scale has no effect on norms."
+        f"The rule, applied to the recorded norms of the {counted(len(drawn), 'parameter')} with the largest spikes. "
+        "Recorded → with this change; a clip goes by the recorded total norm. The training itself would also have "
+        "taken another course, and lr_scale has no effect on norms."
     )
     return drawn
 

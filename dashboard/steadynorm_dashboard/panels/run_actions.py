@@ -13,6 +13,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from steadynorm_contract.runs import Health, RunDetail
 from steadynorm_contract.settings import Mode, Settings, merge
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.components import inputs
 from steadynorm_dashboard.data import queries
 from steadynorm_dashboard.formatting import escaping, numbers
@@ -179,7 +180,7 @@ def _body(run: RunDetail, action: Action, locked: bool, send: Send) -> None:
         budget = run.recovery.budget_left if run.recovery is not None else 0
         st.markdown(
             f"From about step {run.step:,} to the weights after step **{_snapshots(run)[-1]:,}**. "
-            f"{budget} automatic rollbacks are left; this is none of them."
+            f"{counted(budget, 'automatic rollback is', 'automatic rollbacks are')} left; this is none of them."
         )
     for sentence in warnings(run, {}):
         st.warning(sentence, icon=":material/warning:")

@@ -9,6 +9,7 @@ import streamlit as st
 from steadynorm_contract.client import ClientError
 from steadynorm_contract.runs import RunDetail, RunState
 from steadynorm_contract.signals import signal
+from steadynorm_contract.words import counted
 from steadynorm_dashboard import grafana_links, navigation
 from steadynorm_dashboard.components.live_region import live_region
 from steadynorm_dashboard.data import queries
@@ -105,15 +106,17 @@ def _health(run: RunDetail) -> None:
 def _about(run: RunDetail) -> str:
     parts = [
         run.run_id,
-        f"{run.parameters:,} parameter tensors",
+        counted(run.parameters, "parameter tensor"),
         run.framework,
         f"{run.world_size} ranks; loss and batch ids are rank 0's" if run.world_size > 1 else "",
         f"on {run.host}" if run.host else "",
         f"started {numbers.duration(time.time() - run.started)} ago",
         f"last seen {numbers.duration(time.time() - run.last_seen)} ago",
         f"settings {status.settings_words(run)}",
-        f"{run.counters.dropped:,} records dropped" if run.counters.dropped else "",
-        f"{run.counters.nonfinite_losses:,} non-finite losses" if run.counters.nonfinite_losses else "",
+        f"{counted(run.counters.dropped, 'record')} dropped" if run.counters.dropped else "",
+        counted(run.counters.nonfinite_losses, "non-finite loss", "non-finite losses")
+        if run.counters.nonfinite_losses
+        else "",
         f"agent: {run.self_check}" if run.self_check else "",
     ]
     return " · ".join(escaping.markdown(part) for part in parts if part)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from steadynorm_contract.runs import RevisionState
 from steadynorm_contract.signals import PARAMETER_SIGNALS
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.components.data_table import data_table
 from steadynorm_dashboard.data import queries, view
 from steadynorm_dashboard.formatting import tables
@@ -42,7 +43,7 @@ def _parameters(run_id: str) -> None:
     )
     found = tables.found_parameters(answer.parameters, words or "")
     at.caption(
-        f"{len(found):,} of {len(answer.parameters):,} parameters, "
+        f"{len(found):,} of {counted(len(answer.parameters), 'parameter')}, "
         + (f"as of step {answer.step:,}" if answer.step is not None else "no rows recorded yet")
     )
     rows = tables.parameter_rows(found)
@@ -62,7 +63,7 @@ def _audit(run_id: str) -> None:
         st.caption("The settings have not been changed yet.")
         return
     pending = sum(entry.state is RevisionState.PENDING for entry in answer.entries)
-    st.caption(f"{len(answer.entries):,} changes, {pending} pending")
+    st.caption(f"{counted(len(answer.entries), 'change')}, {pending} pending")
     data_table(
         tables.audit_rows(answer.entries, time.time(), st.context.timezone),
         key=f"{run_id}/audit",
@@ -100,7 +101,7 @@ def _recovery(run_id: str) -> None:
         st.caption("No snapshots are kept: pass recovery=steadynorm.Recovery() to attach().")
     elif run is not None:
         kept = ", ".join(f"{step:,}" for step in known.snapshots) or f"none yet, one is taken every {known.every_steps}"
-        left = f"{known.budget_left} automatic rollbacks left"
+        left = f"{counted(known.budget_left, 'automatic rollback')} left"
         st.caption(f"Mode {run.applied.settings.recovery}; snapshots of steps {kept}; {left}.")
         if unmet := tables.detector_rows(known.detectors, [each.name for each in run.scalars]):
             st.caption("Detectors that have seen no value yet:")

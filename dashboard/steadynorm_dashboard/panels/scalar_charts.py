@@ -8,6 +8,7 @@ import streamlit as st
 
 from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.scalars import ScalarView
+from steadynorm_contract.words import counted
 from steadynorm_dashboard.charts.axis import Axis
 from steadynorm_dashboard.charts.comparison import ComparedRun
 from steadynorm_dashboard.charts.panels import MAP_LEFT_PX
@@ -48,10 +49,8 @@ def panel(run_id: str) -> None:
         _choice(run_id, PINNED, "Pinned above the other charts", names, [])
     view.write()
     if run.scalars_omitted:
-        st.warning(
-            f"A run has at most 256 logged scalars: {run.scalars_omitted:,} values of further names are not stored.",
-            icon=":material/warning:",
-        )
+        omitted = counted(run.scalars_omitted, "value of further names is", "values of further names are")
+        st.warning(f"A run has at most 256 logged scalars: {omitted} not stored.", icon=":material/warning:")
     chosen = st.session_state.get(f"{run_id}/{CHOSEN}", automatic)
     pinned = _pinned(run_id)
     for prefix, members in grouped([name for name in names if name in chosen and name not in pinned]).items():

@@ -13,6 +13,7 @@ from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.rule import RECOVERED_TARGET, THROTTLED_TARGET, spike_ceiling, spike_memory
 from steadynorm_contract.runs import Health
 from steadynorm_contract.settings import Settings
+from steadynorm_contract.words import counted
 
 RECENT_STEPS = 100
 """A run's health is judged by its last steps, this many."""
@@ -175,7 +176,7 @@ def _bursts(
             message = f"the gradient norm of {shown} was {size:.4g} times its baseline"
         else:
             message = f"the gradient of {shown} was NaN or infinite"
-        message += f", with {others} other parameters" if others > 0 else ""
+        message += f", with {counted(others, 'other parameter')}" if others > 0 else ""
         message += f"; {len(burst)} steps in a row" if len(burst) > 1 else ""
         events.append(new_event(kind, scalars.steps[worst], scalars.times[worst], message + ".", size, parameter))
     return sorted(events, key=lambda event: event.value or 0.0, reverse=True)[:MAX_EVENTS_A_BATCH]

@@ -6,6 +6,7 @@ Asked when a new run registers. One that is there goes on, and may come back: no
 from redis.exceptions import RedisError
 
 from steadynorm_contract.tokens import Quota
+from steadynorm_contract.words import counted
 from steadynorm_server.auth.principals import Principal
 from steadynorm_server.errors import ProblemError
 from steadynorm_server.redis.keys import quota_key
@@ -21,8 +22,8 @@ async def usage(repository: RunRepository, sender: Principal) -> Quota | None:
     if sender.max_runs is None and sender.max_mib is None:
         return None
     try:
-        counted = await repository.redis.index_scores(quota_key(sender.name))
-        runs = await repository.get_many(list(counted))
+        scores = await repository.redis.index_scores(quota_key(sender.name))
+        runs = await repository.get_many(list(scores))
     except (RedisError, OSError):
         return Quota(sender.max_runs, sender.max_mib, None, None)
     return Quota(sender.max_runs, sender.max_mib, len(runs), sum(run.redis_bytes for run in runs) / _MIB)
@@ -36,12 +37,12 @@ async def admit(repository: RunRepository, sender: Principal, run_id: str) -> No
     if sender.max_runs is None and sender.max_mib is None:
         return
     redis, key, now = repository.redis, quota_key(sender.name), repository.clock()
-    counted = await redis.index_scores(key)
-    runs = {run.run_id: run for run in await repository.get_many([run_id, *counted])}
+    scores = await redis.index_scores(key)
+    runs = {run.run_id: run for run in await repository.get_many([run_id, *scores])}
     if run_id in runs:
         await redis.script("reserve", [key], run_id, now, "")
         return
-    gone = [(each, since) for each, since in counted.items() if each not in runs and now - since > _RESERVED_S]
+    gone = [(each, since) for each, since in scores.items() if each not in runs and now - since > _RESERVED_S]
     used = sum(run.redis_bytes for run in runs.values())
     if sender.max_mib is not None and used >= sender.max_mib * _MIB:
         what = f"runs of {used / _MIB:.1f} MiB, and may have {sender.max_mib:g} MiB"
@@ -51,7 +52,7 @@ async def admit(repository: RunRepository, sender: Principal, run_id: str) -> No
         has_place, count = await redis.script("reserve", [key], run_id, now, most, *stale)
         if has_place:
             return
-        what = f"{count} runs, and may have {sender.max_runs}"
+        what = f"{counted(count, 'run')}, and may have {sender.max_runs}"
     raise ProblemError(
         403,
         f"token {sender.name!r} has {what}. Delete some (`steadynorm delete`), or ask for a larger quota.",

@@ -11,6 +11,7 @@ import msgspec
 from steadynorm_contract.codec import encode_json
 from steadynorm_contract.events import Event
 from steadynorm_contract.webhooks import AuditMessage, WebhookEvent, WebhookMessage
+from steadynorm_contract.words import counted
 from steadynorm_server.webhooks.config import Webhook
 
 _EVENTS = 50
@@ -56,9 +57,7 @@ def build_audit_payload(webhook: Webhook, message_id: str, lines: Sequence[bytes
     """The body of a message with lines of the audit stream, at least one, in the order in which they came."""
     entries = [msgspec.json.decode(line, type=dict[str, Any]) for line in lines]
     runs = len({entry["run_id"] for entry in entries})
-    text = (
-        f"{_did(entries[0])}" if len(entries) == 1 else f"{len(entries)} audit entries of {runs} run{'s' * (runs > 1)}"
-    )
+    text = f"{_did(entries[0])}" if len(entries) == 1 else f"{len(entries)} audit entries of {counted(runs, 'run')}"
     if webhook.format == "json":
         return encode_json(AuditMessage(id=message_id, text=text, entries=entries))
     shown = [_escaped(_did(entry)[:_LINE]) for entry in entries[:_LINES]]

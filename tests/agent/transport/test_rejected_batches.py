@@ -172,7 +172,7 @@ def test_a_refused_batch_is_given_up_with_one_word_and_the_next_one_arrives(
     assert settled(agent.counters)
     said = [record.message for record in caplog.records if record.levelno == logging.ERROR]
     assert len(said) == 1
-    assert "1 records dropped" in said[0]
+    assert "1 record dropped" in said[0]
     assert f"{status} No: because" in said[0]
 
 

@@ -74,6 +74,6 @@ def test_set_many_finds_what_came_of_every_run(steadynorm: Command, stack: Runni
         proxy.spared = 1
         done = steadynorm("set-many", "--run", job.run_id, "gamma2=0.9", "--yes", STEADYNORM_SERVER=proxy.server)
     assert done.returncode == 0, done.stderr
-    assert "1 of 1 runs were changed" in done.stderr
+    assert "1 of 1 run was changed" in done.stderr
     assert "changed" in done.stdout
     assert stack.client.settings(job.run_id).settings.gamma2 == 0.9

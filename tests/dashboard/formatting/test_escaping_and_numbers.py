@@ -108,7 +108,7 @@ def test_a_setting_near_one_is_not_rounded_to_it() -> None:
 @pytest.mark.parametrize(
     ("gamma", "words"),
     [
-        (0.5, "half-life 1 steps"),
+        (0.5, "half-life 1 step"),
         (0.999, "half-life 693 steps"),
         (0.99999, "half-life 69,314 steps"),
         (0.0, "newest step only"),

@@ -87,7 +87,7 @@ def test_a_storm_is_cut_to_its_worst() -> None:
 def test_a_non_finite_gradient_is_an_event_with_its_parameter() -> None:
     events = look(Signals(), nonfinite={10: 2, 11: 1}, nonfinite_parameter={10: 1, 11: 1})
     assert told(events) == [("nonfinite", 10, "b", 2.0)]
-    assert events[0].message == "the gradient of b was NaN or infinite, with 1 other parameters; 2 steps in a row."
+    assert events[0].message == "the gradient of b was NaN or infinite, with 1 other parameter; 2 steps in a row."
 
 
 def test_throttling_begins_below_the_threshold_and_ends_clearly_above_it() -> None:
