@@ -136,7 +136,7 @@ class OutcomeUnknown(ServerUnreachable):
 
 
 class Unauthorized(ClientError):
-    """The token is missing or unknown to the server (401)."""
+    """The token is missing, unknown to the server (401), or none that could be sent."""
 
 
 class Forbidden(ClientError):

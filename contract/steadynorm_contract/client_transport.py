@@ -7,7 +7,14 @@ from urllib.parse import urlencode
 import msgspec
 import urllib3
 
-from steadynorm_contract.client_errors import BY_STATUS, ClientError, Finding, OutcomeUnknown, ServerUnreachable
+from steadynorm_contract.client_errors import (
+    BY_STATUS,
+    ClientError,
+    Finding,
+    OutcomeUnknown,
+    ServerUnreachable,
+    Unauthorized,
+)
 from steadynorm_contract.discovery import DEFAULT_SERVER, check_address, find_server, find_token
 from steadynorm_contract.problems import Problem
 
@@ -34,7 +41,7 @@ class Transport:
             raise ClientError(str(error)) from None
         self._token = token or find_token(self.server) or ""
         if not self._token.isprintable() or max(self._token, default="") > "\xff":  # no header holds it
-            raise ClientError("the token must be printable Latin-1, in one line: got other characters. Copy it again.")
+            raise Unauthorized("the token must be printable Latin-1, in one line: got other characters. Copy it again.")
         self._headers = dict(headers or {})
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False, maxsize=8

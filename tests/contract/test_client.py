@@ -138,7 +138,7 @@ def test_a_redirect_is_told_with_its_address_and_is_the_answer_of_a_write_too(cl
 
 @pytest.mark.parametrize("token", ["two\n", "\u65e5\u672c", "\udcff", "a\tb"])
 def test_a_token_that_no_header_can_hold_is_refused_before_it_is_sent(server: str, token: str) -> None:
-    with pytest.raises(ClientError, match="token must be printable Latin-1") as raised:
+    with pytest.raises(Unauthorized, match="token must be printable Latin-1") as raised:
         Client(server, token)
     assert token not in str(raised.value)
 

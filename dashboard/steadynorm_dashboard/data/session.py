@@ -110,7 +110,11 @@ def client() -> Client | None:
     key = (address, token, *named.values())
     held = st.session_state.get(_CLIENT)
     if held is None or held[0] != key:
-        held = (key, Client(address, token, timeout_s=_TIMEOUT_S, headers=named))
+        try:
+            held = (key, Client(address, token, timeout_s=_TIMEOUT_S, headers=named))
+        except Unauthorized:  # an invisible character came along as it was copied
+            st.session_state[_REJECTED] = token
+            return None
         st.session_state[_CLIENT] = held
     made: Client = held[1]
     return made
