@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import islice
 from types import FrameType
 
 import torch
@@ -32,6 +33,9 @@ _CALLERS = 8  # frames: torch's and the agent's own lie between a step's hook an
 
 CLIP_AFTER_STABILIZER = "clip_after_stabilizer"
 
+_Copies = list[tuple[Tensor, Tensor]]
+"""Parameters, and copies of their gradients."""
+
 _log = logging.getLogger("steadynorm")
 
 
@@ -44,28 +48,27 @@ class ClipCheck:
         self._steps = 0
         self._repeated = 0  # steps with more than one call
         self._compared = 0
-        self._kept: list[tuple[Tensor, Tensor]] = []  # parameter, and a copy of its gradient, since before_clip()
-        self._left: list[tuple[Tensor, Tensor]] = []  # the same, since the last step, as it was stabilized
-        self._looks = self._stale = 0  # at them, and how many steps began with them
+        self._kept: _Copies | None = None  # since before_clip(); None: it stabilized nothing
+        self._left: _Copies = []  # since the last step, as it was stabilized
+        self._looks = self._stale = 0  # for such ones, and how many steps began with them
 
     def measured(self, stabilizers: Sequence[GradientStabilizer]) -> None:
         """before_clip() was called, and has scaled."""
         self._calls += 1
         if self._compared >= COMPARED or CLIP_AFTER_STABILIZER in self._check.findings:
             return
-        self._kept = _smallest(stabilizers)
+        self._kept = _smallest(stabilizers) if _stabilize(stabilizers) else None
 
     def looks_at(self, stabilizers: Sequence[GradientStabilizer]) -> bool:
         """Whether `begins()` and `stabilized()` have anything to do in the coming step."""
-        if self._looks >= STEPS:
+        if self._left or self._looks >= STEPS:
             return bool(self._left)
-        return bool(self._left) or any(each.settings.mode is Mode.STABILIZE for each in stabilizers)
+        return _stabilize(stabilizers)
 
     def begins(self) -> None:
         """A step begins, and nothing of it is stabilized yet."""
         left, self._left = self._left, []
-        if left and self._looks < STEPS:
-            self._looks += 1
+        if left:
             self._stale += not any(_differs(parameter, before) for parameter, before in left)
             if self._stale == STALE:
                 self._check.report(
@@ -78,12 +81,13 @@ class ClipCheck:
     def stabilized(self, stabilizers: Sequence[GradientStabilizer]) -> None:
         """The step's gradients are."""
         if self._looks < STEPS:
+            self._looks += 1
             self._left = _smallest(stabilizers)
 
     def steps(self, caller: FrameType | None) -> None:
         """The step begins that before_clip() was called for. caller: of the hook."""
         calls, self._calls = self._calls, 0
-        kept, self._kept = self._kept, []
+        kept, self._kept = self._kept, None
         if self._steps < STEPS:
             self._steps += 1
             self._repeated += calls > 1
@@ -102,7 +106,7 @@ class ClipCheck:
                     f"before_clip() was called {calls} times for each step: what it has scaled is added to and scaled "
                     "again. Call it once a step, after the last backward() of an accumulated one, before the clip.",
                 )
-        if kept and "before_clip_with_scaler" not in self._check.findings:
+        if kept is not None and "before_clip_with_scaler" not in self._check.findings:
             self._compared += 1
             if any(_differs(parameter, before) for parameter, before in kept):
                 self._check.report(
@@ -113,9 +117,17 @@ class ClipCheck:
                 )
 
 
+def _stabilize(stabilizers: Sequence[GradientStabilizer]) -> bool:
+    return any(each.settings.mode is Mode.STABILIZE for each in stabilizers)
+
+
 @torch.no_grad()
-def _smallest(stabilizers: Sequence[GradientStabilizer]) -> list[tuple[Tensor, Tensor]]:
-    """Some parameters whose gradients are stabilized and in host memory, with copies of these."""
+def _smallest(stabilizers: Sequence[GradientStabilizer]) -> _Copies:
+    """Some parameters whose gradients are stabilized and in host memory, with copies of these.
+
+    One that is all zero, as of a head that this batch did not use, or empty, as a rank's part of a short tensor, would
+    look unchanged whatever the loop did.
+    """
     present = [
         parameter
         for stabilizer in stabilizers
@@ -124,7 +136,8 @@ def _smallest(stabilizers: Sequence[GradientStabilizer]) -> list[tuple[Tensor, T
         if parameter.is_cpu and parameter.numel()
         if parameter.grad is not None and parameter.grad.layout is torch.strided
     ]
-    return [(each, local_part(each.grad).clone()) for each in sorted(present, key=Tensor.numel)[:_SAMPLE]]
+    parts = ((each, local_part(each.grad)) for each in sorted(present, key=Tensor.numel))
+    return [(each, part.clone()) for each, part in islice((pair for pair in parts if pair[1].any()), _SAMPLE)]
 
 
 @torch.no_grad()

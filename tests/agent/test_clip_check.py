@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 import torch
 
 import steadynorm
-from steadynorm.clip_check import ClipCheck
+from steadynorm.clip_check import COMPARED, STEPS, ClipCheck
 from steadynorm_contract.settings import Settings
 
 if TYPE_CHECKING:
@@ -149,6 +150,36 @@ def test_a_second_step_with_the_same_gradients_is_told(make_training: type[Train
         loop = Loop(make_training(), mode)
         found.append(loop.run(functools.partial(step, loop)))
     assert found == [["stale_gradients"], [], [], []]
+
+
+def test_gradients_that_stay_zero_are_not_taken_for_those_of_the_step_before() -> None:
+    heads = torch.nn.ModuleList(torch.nn.Linear(6, 1) for _ in range(6))
+    optimizer = torch.optim.SGD(heads.parameters(), lr=1e-3)
+    with steadynorm.attach(heads, optimizer, server="") as agent:
+        for _ in range(8):
+            optimizer.zero_grad()
+            unused = sum(parameter.sum() for parameter in heads.parameters())  # as programs for DDP touch them
+            (heads[5](torch.randn(4, 6)).square().mean() + 0 * unused).backward()
+            optimizer.step()
+        assert agent.health().findings == ()
+
+
+def test_where_nothing_can_be_compared_a_few_steps_are_looked_at_and_no_more() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3, device="meta"))
+    stabilizers: Any = [SimpleNamespace(settings=Settings(), parameters=[parameter])]
+    check: Any = SimpleNamespace(findings={})
+    clips = ClipCheck(check)
+    looks = 0
+    while looks < 20 and clips.looks_at(stabilizers):
+        clips.begins()
+        clips.stabilized(stabilizers)
+        looks += 1
+    assert looks == STEPS
+    with mock.patch("steadynorm.clip_check._smallest", return_value=[]) as smallest:
+        for _ in range(20):
+            clips.measured(stabilizers)
+            clips.steps(None)
+    assert smallest.call_count == COMPARED
 
 
 def test_one_tensor_as_the_gradient_of_two_parameters_is_told(training: Training) -> None:
