@@ -14,6 +14,7 @@ from steadynorm_contract.conditions import no_value_words
 from steadynorm_contract.events import EventKind
 from steadynorm_contract.runs import RunDetail
 from steadynorm_contract.telemetry import DetectorStatus
+from steadynorm_contract.words import counted
 
 _KINDS = frozenset({EventKind.ROLLBACK, EventKind.ROLLBACK_ADVISED, EventKind.UNRECOVERABLE})
 _READ = 2000  # events: as many as the server returns at once
@@ -86,7 +87,7 @@ def recovery(run: Run, server: Server = None, as_json: AsJson = False) -> None:
         kept = ", ".join(map(str, known.snapshots)) or f"none yet; one is taken every {known.every_steps} steps"
         typer.echo(f"mode       {detail.applied.settings.recovery}")
         typer.echo(f"snapshots  {kept}  (the run is at step {detail.step})")
-        typer.echo(f"budget     {known.budget_left} automatic rollbacks left")
+        typer.echo(f"budget     {counted(known.budget_left, 'automatic rollback')} left")
         typer.echo(f"rollbacks  {detail.rollbacks}")
         for title, each in zip(["detectors", *[""] * len(known.detectors)], known.detectors, strict=False):
             typer.echo(f"{title:<11}{plain(each.condition)}{_unmet(each, detail)}")

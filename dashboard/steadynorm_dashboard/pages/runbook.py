@@ -57,4 +57,6 @@ def _label(changes: dict[str, object]) -> str:
         return "Reset statistics"
     if changes == {"paused": False}:
         return "Resume training"
+    if changes == {"stop": True}:
+        return "Stop training"
     return "Set " + ", ".join(f"{name} {numbers.setting(value)}" for name, value in changes.items())

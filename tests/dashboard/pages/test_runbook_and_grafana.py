@@ -14,6 +14,7 @@ import steadynorm_dashboard
 from steadynorm_contract.runs import Applied, DesiredView, Health, RevisionState, RunCounters, RunState, RunSummary
 from steadynorm_contract.settings import Settings, merge, resolve_increments
 from steadynorm_dashboard import grafana_links, runbook
+from steadynorm_dashboard.pages import runbook as runbook_page
 
 APP = Path(steadynorm_dashboard.__file__).with_name("app.py")
 RUN = RunSummary(
@@ -90,6 +91,14 @@ def test_each_remedy_of_the_runbook_is_a_button_that_does_what_its_command_does(
                 changes = runbook.changes_of(command)
                 assert bool(changes) == command.startswith("steadynorm set ")
                 merge(Settings(paused=True), resolve_increments(changes, Settings()))  # the server would take it
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("stop=true", "Stop training"), ("reset_generation=+1", "Reset statistics"), ("lr_scale=0.5", "Set lr_scale 0.5")],
+)
+def test_the_button_of_a_remedy_says_what_it_does(command: str, said: str) -> None:
+    assert runbook_page._label(runbook.changes_of(f"steadynorm set RUN {command}")) == said
 
 
 def test_a_link_to_an_alert_that_does_not_exist_shows_those_that_do(
