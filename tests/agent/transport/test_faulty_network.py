@@ -103,9 +103,9 @@ def test_what_the_network_did_to_it_is_sent_again_and_is_there_once(
     failures: list[str] = []
     failed = publisher._connection_log.failed
 
-    def note(error: Any) -> None:
+    def note(error: Any, **options: Any) -> None:
         failures.append(str(error))
-        failed(error)
+        failed(error, **options)
 
     monkeypatch.setattr(publisher._connection_log, "failed", note)
     publisher.start()
