@@ -294,7 +294,7 @@ class Agent(AgentLog, AgentKnobs):
         Returns:
             Plain values and tensors: statistics by parameter name (float32 [11]), settings, step and run.
         """
-        offset = self._mailbox.step_offset
+        offset = self._mailbox.step_offset if self._recorder is None else self._recorder.logged_offset
         return checkpoint.save(self._run, self._run_id, self._boundary, self._stabilizers, self._recorded, offset)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -319,7 +319,7 @@ class Agent(AgentLog, AgentKnobs):
         publisher = self._publisher
         self._mailbox.step_offset = restored.step_offset
         if self._recorder is not None:
-            self._recorder.checkpoint_loaded(restored.step_offset if publisher is None else None)
+            self._recorder.checkpoint_loaded(restored.step_offset, alone=publisher is None)
         if publisher is not None and publisher.started:
             publisher.restart_from(restored.step, secrets.token_hex(8), restored.step_offset)
             return

@@ -89,6 +89,8 @@ class Recorder:
         self._has_step = True
         self._held_step: int | None = None
         self._logged_step: int | None = None
+        self.logged_offset = 0  # as `step_offset`, of the newest step: it may not be collected yet
+        self._first = 1  # round, since attach() or since a checkpoint was loaded
         self._numbers = StepNumbers()
         self._offsets: deque[tuple[int, int]] = deque(maxlen=_OFFSETS)  # the first round of each, and the offset
         self._held: float | None = None
@@ -153,12 +155,13 @@ class Recorder:
         """Scalars of an earlier step."""
         self._scalars.put_late(logged)
 
-    def checkpoint_loaded(self, offset: int | None) -> None:
+    def checkpoint_loaded(self, offset: int, *, alone: bool) -> None:
         """The step that was to come never comes: what was logged for it is not the next one's.
 
-        offset: see `step_offset`; None: whoever collects sets it.
+        offset: see `step_offset`. alone: no publisher collects, which would set it.
         """
-        if offset is not None:
+        self.logged_offset, self._first = offset, self._newest + 1
+        if alone:
             self.step_offset = offset
         if not self._newest:  # what was logged before the first step is still of the first one
             return
@@ -193,6 +196,8 @@ class Recorder:
         if not self._has_step:
             self._rings[self._newest_ring].put_logged_step(self._newest, step)
             self._has_step, self._logged_step = True, step
+            if self._newest == self._first or step >= self._newest_step + self.logged_offset:  # else it is ignored
+                self.logged_offset = step - self._newest_step
         elif step != self._logged_step:  # else a second call for the same step
             self._held_step = step
 

@@ -52,6 +52,28 @@ def test_a_step_may_be_logged_twice(training: Training, stub: StubServer, caplog
     assert "must grow" not in caplog.text
 
 
+def test_a_checkpoint_has_the_number_of_a_step_that_is_not_collected_yet(training: Training, stub: StubServer) -> None:
+    agent = steadynorm.attach(training.model, training.optimizer, server=stub.url)
+    publisher = agent._publisher
+    assert publisher is not None
+    with publisher.collector._lock:  # nothing is collected meanwhile
+        agent.log(step=0)  # of the first step, which is the agent's 1
+        training.step()
+        assert agent.state_dict()["step_offset"] == -1
+        training.step()
+        agent.log(step=1000)
+        agent.log(step=7)  # of the coming step: it must grow, so it is ignored
+        training.step()
+        state = agent.state_dict()
+        assert (state["step"], state["step_offset"]) == (3, 998)
+        agent.load_state_dict(state)
+        assert agent.state_dict()["step_offset"] == 998
+        training.step()
+        agent.log(step=50)  # the loop counts from elsewhere since
+        assert agent.state_dict()["step_offset"] == 46
+    agent.close()
+
+
 def test_a_checkpoint_keeps_the_numbers(make_training: type[Training], stub: StubServer) -> None:
     first = make_training()
     agent = steadynorm.attach(first.model, first.optimizer, server=stub.url, run="r")
