@@ -40,7 +40,7 @@ def _shown(page: AppTest) -> Any:
 
 
 def test_a_row_leads_to_its_page_and_only_so_many_are_drawn_at_first() -> None:
-    page = AppTest.from_function(_page).run()
+    page = AppTest.from_function(_page, default_timeout=60).run()
     table = _shown(page)
     assert table["body"][0] == {"key": "run=gpt-1&parameter=layer+0", "cells": ["layer 0", "1,000", "–"]}
     assert (table["linked"], [each["sortable"] for each in table["columns"]]) == (0, [False, True, False])

@@ -19,7 +19,7 @@ def script() -> None:
 
 
 def test_an_input_starts_with_what_was_put_and_keeps_what_was_typed() -> None:
-    app = AppTest.from_function(script).run()
+    app = AppTest.from_function(script, default_timeout=60).run()
     assert (app.number_input[0].value, app.number_input[0].proto.default) == (1.0, 1.0)
     app.number_input[0].set_value(2.0).run()
     assert app.text[0].value == "2.0"

@@ -99,7 +99,7 @@ def test_a_session_keeps_a_bounded_number_of_answers(monkeypatch: pytest.MonkeyP
         st.write(",".join(session.answers()))
 
     monkeypatch.setenv("STEADYNORM_SERVER", "http://127.0.0.1:2")  # it is not asked
-    shown = AppTest.from_function(app).run(timeout=60)
+    shown = AppTest.from_function(app, default_timeout=60).run()
     kept = str(shown.markdown[0].value).split(",")
     assert len(kept) == queries._MAX_ANSWERS
     assert kept[-1] == "run/series/199"

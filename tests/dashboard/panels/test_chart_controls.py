@@ -19,7 +19,7 @@ def test_a_zoom_that_arrives_with_a_request_for_the_whole_page_draws_the_page_ag
         charts()
         st.write("the rest")
 
-    app = AppTest.from_function(page).run()
+    app = AppTest.from_function(page, default_timeout=60).run()
     assert not app.exception
     assert app.session_state["run/zoom"] == {"": (10, 20)}
     assert [text.value for text in app.markdown] == ["the charts", "the rest"]
