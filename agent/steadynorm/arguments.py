@@ -15,6 +15,7 @@ import torch
 from torch.optim import Optimizer
 
 from steadynorm.recovery_options import Recovery
+from steadynorm.remarks import compares_gradients
 from steadynorm.run_config import clean_config
 from steadynorm.sinks.base import Sink
 from steadynorm.sinks.choose import choose_sinks
@@ -137,7 +138,7 @@ def _model(model: object) -> torch.nn.Module:
 
 def _suitable_mode(optimizers: Sequence[Optimizer]) -> Mode:
     """`observe` where an optimizer compares gradients of several steps, with a warning; else `stabilize`."""
-    comparing = [type(optimizer).__name__ for optimizer in optimizers if _compares_gradients(optimizer)]
+    comparing = [type(optimizer).__name__ for optimizer in optimizers if compares_gradients(optimizer)]
     if not comparing:
         return Mode.STABILIZE
     _log.warning(
@@ -146,12 +147,6 @@ def _suitable_mode(optimizers: Sequence[Optimizer]) -> Mode:
         comparing[0],
     )
     return Mode.OBSERVE
-
-
-def _compares_gradients(optimizer: Optimizer) -> bool:
-    if any("lbfgs" in kind.__name__.lower() for kind in type(optimizer).__mro__):
-        return True
-    return any({"line_search_fn", "max_eval"} & group.keys() for group in optimizer.param_groups)
 
 
 def _optimizers(optimizers: object) -> list[Optimizer]:

@@ -24,30 +24,40 @@ RANGES = {
 
 
 class LiveKnob:
-    """A knob's value, changed between two steps. `value` is a plain attribute: reading it takes no lock.
+    """A knob's value, changed between two steps. Reading `value` takes no lock.
 
     Attributes:
         name: Without `knob.`.
-        value: The value in force: a float, or an int where it was declared so; None: an optimizer's option is as the
-            program has it.
+        set_to: As `value`, for the agent's own use.
+        is_read: Whether `value` was read since this was last set to False.
     """
 
-    __slots__ = ("name", "value")
+    __slots__ = ("is_read", "name", "set_to")
 
     def __init__(self, name: str, value: float | None) -> None:
         self.name = name
-        self.value: Any = value
+        self.set_to: Any = value
+        self.is_read = False
+
+    @property
+    def value(self) -> Any:
+        """The value in force: a float, or an int where it was declared so.
+
+        None: an optimizer's option is as the program has it.
+        """
+        self.is_read = True
+        return self.set_to
 
     def __float__(self) -> float:
         return float(self.value)
 
     def __repr__(self) -> str:
-        return f"<knob {self.name}={self.value}>"
+        return f"<knob {self.name}={self.set_to}>"
 
 
 def turn(live: LiveKnob, knob: Knob, value: float | None) -> None:
     """Put a value in force."""
-    live.value = int(value) if value is not None and knob.kind is KnobKind.INTEGER else value
+    live.set_to = int(value) if value is not None and knob.kind is KnobKind.INTEGER else value
 
 
 def declare(
@@ -115,7 +125,7 @@ class OptimizerOption:
     @property
     def is_set(self) -> bool:
         """Whether a knob replaces it."""
-        return any(live.value is not None for live in self.lives)
+        return any(live.set_to is not None for live in self.lives)
 
     def put(self, groups: Sequence[dict[str, Any]]) -> list[tuple[dict[str, Any], str, Any, Any]]:
         """Replace it. Returns group, option, the value before and the one in its place."""
@@ -125,7 +135,7 @@ class OptimizerOption:
         if not _is_option(reference) or len(_parts(reference)) != len(self.lives):
             return []
         chosen = [
-            own if live.value is None else live.value for live, own in zip(self.lives, _parts(reference), strict=True)
+            own if live.set_to is None else live.set_to for live, own in zip(self.lives, _parts(reference), strict=True)
         ]
         new = type(reference)(chosen) if isinstance(reference, tuple | list) else chosen[0]
         replaced = []

@@ -15,20 +15,21 @@ from msgspec.structs import replace
 from torch.optim import Optimizer
 
 from steadynorm.knobs import LiveKnob, turn
-from steadynorm.learning_rates import has_rate, steps_by_rate
 from steadynorm.lifecycle import described, readable
 from steadynorm.mailbox import DesiredAtStart, InvalidSettings, Mailbox, SettingsUpdate
 from steadynorm.moments import has_moments
+from steadynorm.refusals import forbidden, out_of_range, without_effect, without_recovery
+from steadynorm.remarks import of_knobs, of_mode, of_stop
 from steadynorm.stabilizer.options import STABILIZER_SETTINGS
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
-from steadynorm_contract.knobs import MAX_KNOBS, Knob, is_allowed
-from steadynorm_contract.settings import Mode, RecoveryMode, Settings, Transfer, by_name, with_knobs
+from steadynorm_contract.knobs import MAX_KNOBS, Knob
+from steadynorm_contract.settings import Mode, Settings, Transfer, with_knobs
 from steadynorm_contract.telemetry import AgentNote, AppliedReport, Desired, NoteKind, RevisionOutcome
 
 OBSERVE_RESUMED_STEPS = 100  # with an optimizer whose moments are already in the raw gradients' scale
 STEPS_UNTIL_STOP = 1000  # a loop may look at the end of an epoch only
+STEPS_UNTIL_READ = 10  # in which a loop that uses a knob has read it
 MAX_EMPTY_STEPS = 10  # more without a gradient are no initialization: it is a training whose gradients are elsewhere
-_STOP_UNREAD = "The loop has not read agent.should_stop in any step so far. If it trains on, end its process."
 
 _log = logging.getLogger("steadynorm")
 
@@ -68,10 +69,11 @@ class StepBoundary:
         self.held_lr = 1.0  # factor on lr_scale, see `hold`
         self._held_left = 0
         self.keeps_snapshots = False
-        self.refuses = _without_recovery  # why what a change asks of recovery cannot be done; empty if it can
+        self.refuses = without_recovery  # why what a change asks of recovery cannot be done; empty if it can
         self.on_applied: Callable[[Settings, Settings], None] = lambda before, after: None
         self.knobs: dict[str, Knob] = {}  # that the loop declared, by name
         self._live: dict[str, LiveKnob] = {}
+        self._unread_since = 0  # the round in which the loop's reading of its knobs was last forgotten
         self._restored: Mapping[str, float | None] = {}  # of a checkpoint: knobs may be declared later
         self._asked = self.settings  # whose `recovery` and `rollback_generation` were the last to be asked for
         self._optimizers = [weakref.ref(optimizer) for optimizer in optimizers]
@@ -143,6 +145,8 @@ class StepBoundary:
 
     def begin_step(self) -> None:
         """Apply what is new, wait while the run is paused, and count the step."""
+        if not self.began:
+            self._forget_reads()
         self.began = True
         if self.observe_left is None:
             self.observe_left = self._steps_to_observe()
@@ -200,8 +204,7 @@ class StepBoundary:
             if settings is not None:
                 outcome = RevisionOutcome.APPLIED
                 before = self.settings
-                if settings.stop and not before.stop and self.round and not self.reads_stop:
-                    remark = _STOP_UNREAD
+                remark = self._remark(before, settings)
                 self._apply(settings, update.revision, rolls_back=acts and type(update) is Desired)
                 saves = settings.checkpoint_generation > before.checkpoint_generation
         if reason:
@@ -271,7 +274,7 @@ class StepBoundary:
 
     def _possible(self, update: Desired) -> tuple[Settings | None, str]:
         """What of a revision can be applied, None if nothing, and why not all of it; empty if all."""
-        if reason := self._out_of_range(update):
+        if type(update) is Desired and (reason := out_of_range(self.settings, update.settings, self.knobs)):
             return None, reason
         desired, now, asked = self._with_knobs(update.settings), self.settings, self._asked
         if isinstance(update, DesiredAtStart):
@@ -279,57 +282,33 @@ class StepBoundary:
         before = replace(now, recovery=asked.recovery, rollback_generation=asked.rollback_generation)
         refusal = self.refuses(before, desired)
         possible = desired if self.keeps_snapshots else replace(desired, recovery=now.recovery)
-        if reason := self._forbidden(possible) or self._without_effect(possible):
+        if reason := forbidden(now, possible, self.allow) or without_effect(now, possible, self._attached()):
             return None, reason
         own = replace(now, rollback_generation=desired.rollback_generation, rollback_to=desired.rollback_to)
         return (None if refusal and possible == own else possible), refusal
-
-    def _forbidden(self, desired: Settings) -> str:
-        """Which changes `allow` forbids; empty if none."""
-        if self.allow is None:
-            return ""
-        now = by_name(self.settings)
-        outside = [
-            f"{name}={value!s} (it is {now[name]!s})"
-            for name, value in by_name(desired).items()
-            if value != now[name] and not is_allowed(name, self.allow)
-        ]
-        if not outside:
-            return ""
-        allowed = ", ".join(self.allow) or "nothing"
-        return (
-            f"this run allows changes of {allowed} only: got {', '.join(outside)}. "
-            "Set these back to their values to change the others."
-        )
-
-    def _without_effect(self, desired: Settings) -> str:
-        """Which change the optimizers cannot follow; empty if none."""
-        first = next(iter(self._attached()), None)
-        if desired.lr not in (None, self.settings.lr) and not (first and steps_by_rate(first, first.param_groups[0])):
-            return (
-                f"lr needs a first parameter group with a learning rate, `lr`, that it steps by: got lr={desired.lr}, "
-                f"and {type(first).__name__} has none there. Set lr back to {self.settings.lr} to change the others."
-            )
-        if desired.lr_scale in (1.0, self.settings.lr_scale) or has_rate(self._attached()):
-            return ""
-        return (
-            f"lr_scale needs an optimizer whose groups have a learning rate, `lr`: got lr_scale={desired.lr_scale}, "
-            f"and no group of {', '.join(type(each).__name__ for each in self._attached())} has one that it steps by. "
-            f"Set lr_scale back to {self.settings.lr_scale} to change the others."
-        )
 
     def _with_knobs(self, settings: Settings) -> Settings:
         """`settings` with the knobs that the loop declared: a server may know those of an earlier program."""
         return with_knobs(settings, list(self.knobs.values()), {**self._restored, **self.settings.knobs})
 
-    def _out_of_range(self, update: Desired) -> str:
-        """Which knob's value its declaration does not take; empty if none. At the start the others apply."""
-        if type(update) is not Desired or update.settings.knobs == self.settings.knobs:
-            return ""
-        for name, value in update.settings.knobs.items():
-            if (knob := self.knobs.get(name)) is not None and not knob.accepts(value):
-                return f"{knob.setting} {knob.rule}: got {value}. Set it back to {self.settings.knobs[name]}."
-        return ""
+    def _remark(self, before: Settings, after: Settings) -> str:
+        """What is to be said of a change that is about to be applied; empty if nothing."""
+        said = [
+            of_stop(before, after, is_read=self.reads_stop or not self.round),
+            of_mode(before, after, self._attached()),
+        ]
+        changed = [name for name in self.knobs if after.knobs[name] != before.knobs[name]]
+        if changed and (steps := self.round - self._unread_since) >= STEPS_UNTIL_READ:
+            unread = [name for name in changed if not (self.knobs[name].own or self._live[name].is_read)]
+            said.append(of_knobs(unread, steps))
+            self._forget_reads()
+        return " ".join(filter(None, said))
+
+    def _forget_reads(self) -> None:
+        """Whether the loop reads its knobs is to be seen in the steps that follow."""
+        self._unread_since = self.round
+        for live in self._live.values():
+            live.is_read = False
 
     def _apply(self, after: Settings, revision: int, *, rolls_back: bool) -> None:
         before = self.settings
@@ -388,13 +367,3 @@ class StepBoundary:
     def _tell(self, step: int, message: str) -> None:
         """The server: whoever asked for a checkpoint may not read the job's log."""
         self._mailbox.note(AgentNote(NoteKind.FINDING, step, time.time(), 0, message))
-
-
-def _without_recovery(before: Settings, after: Settings) -> str:
-    """Of an agent that keeps no snapshots: it is `off`, and can be set back to that."""
-    if (
-        after.recovery in (before.recovery, RecoveryMode.OFF)
-        and after.rollback_generation == before.rollback_generation
-    ):
-        return ""
-    return "this run was attached without snapshots: pass recovery=steadynorm.Recovery() to attach() to roll it back."

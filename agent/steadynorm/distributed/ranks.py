@@ -318,14 +318,14 @@ class Ranks:
     def _observe_replicas(self, ranks: Sequence[int]) -> None:
         """The ranks' weights are equal at every step, and their norms are not."""
         what = (
-            "has the same weights as the others and other gradient norms: gradients are reduced after they were "
-            "measured, inside of optimizer.step(). Scaling each rank's own changes the direction of their average, so "
-            "nothing is scaled from here on (observe). Average them before step(), or use GradientStabilizer inside of "
-            "it, after the reduction"
+            "has the same weights as the others and other gradient norms: the ranks are averaged after their gradients "
+            "were measured, these inside of optimizer.step(), or the weights after it. Scaling each rank's own changes "
+            "the direction of that average, so nothing is scaled from here on (observe). Average the gradients before "
+            "step(), or use GradientStabilizer inside of it, after the reduction"
         )
         self._note(NoteKind.RANK_MISMATCH, ranks, what)
         self._check.report("reduced_in_step", f"A rank {what}.", kind=None)
-        self._boundary.fall_back_to_observe("gradients are reduced inside of optimizer.step()")
+        self._boundary.fall_back_to_observe("the ranks are averaged after their gradients were measured")
 
     def _report(self, what: str, ranks: list[int]) -> None:
         new = [rank for rank in ranks if rank not in self._reported[what]]

@@ -137,7 +137,7 @@ def replicas(world: int, kind: str, server: str | None = None) -> dict[str, Any]
         if kind == "experts":  # the first layer is each rank's own, and began equal
             average(gradients[2:])
         optimizer.step()
-        if kind == "local SGD" and step % 10 == 9:
+        if kind == "average of weights" or (kind == "local SGD" and step % 10 == 9):
             average(parameter.data for parameter in model.parameters())
     scale = agent.statistics()[next(iter(agent.statistics()))]["scale"]
     agent.flush(20)

@@ -50,16 +50,18 @@ def test_a_rank_that_does_not_call_attach_is_named_by_those_that_wait_for_it(odd
     assert not [text for text in late if "waits for" in text]
 
 
-def test_replicas_that_are_averaged_in_the_optimizers_step_fall_back_to_observe(
-    odd: RunRanks, stub: StubServer
+@pytest.mark.parametrize("kind", ["inside step", "average of weights"])
+def test_replicas_that_are_averaged_in_the_optimizers_step_or_after_it_fall_back_to_observe(
+    odd: RunRanks, stub: StubServer, kind: str
 ) -> None:
-    for result in odd(2, "recorded replicas", kind="inside step", server=stub.url):
+    for result in odd(2, "recorded replicas", kind=kind, server=stub.url):
         assert result["findings"] == ["reduced_in_step"]
         assert (result["mode"], result["stabilizer"]) == ("observe", "observe")
         assert result["scale"] == 1.0, "a gain of its own on each rank would turn the average"
         assert len([text for text in result["messages"] if text.startswith("ERROR")]) == 1
     notes = [note for batch in stub.run.batches for note in batch.notes if note.kind == "rank_mismatch"]
-    assert [(note.rank, "inside of optimizer.step()" in note.message) for note in notes] == [(1, True)]
+    said = "these inside of optimizer.step(), or the weights after it"
+    assert [(note.rank, said in note.message) for note in notes] == [(1, True)]
     assert stub.run.reports[-1].settings.mode == "observe"
     assert stub.run.reports[-1].reason
 
