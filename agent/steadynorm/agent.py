@@ -81,17 +81,16 @@ class Agent(AgentLog, AgentKnobs):
         )
         self._errors = ErrorState(self._stabilizers, all_ranks=together)
         self._check = SelfCheck(given, self._stabilizers, self._boundary, self._mailbox, (rank, size), other_ranks)
-        sends = build_publisher(given, self._stabilizers, self._mailbox, size) if talks_to_server else (None, None)
+        told = self._check.report
+        sends = build_publisher(given, self._stabilizers, self._mailbox, size, told) if rank == 0 else (None, None)
         state = (self._stabilizers, self._boundary, self._mailbox, self._errors)
-        self._recovery, self._watch, self._recorder = build_recovery(
-            given, *state, *sends, (rank, size), self._check.report
-        )
+        self._recovery, self._watch, self._recorder = build_recovery(given, *state, *sends, (rank, size), told)
         self._publisher = sends[1]
         self._mailbox.sends = self._publisher is not None
         self._sinks: SinkFeed | None = None
         if rank == 0:
             collected = (self._watch, self._recorder)
-            to = (self._mailbox, self._publisher, collected, self._check.report)
+            to = (self._mailbox, self._publisher, collected, told)
             self._sinks, self._watch, self._recorder = build_sinks(given, self._stabilizers, *to)
             self._config, self._tags = given.config, given.tags
             self._describe_run()
@@ -101,8 +100,7 @@ class Agent(AgentLog, AgentKnobs):
         self._reductions: ScalarReductions | None = None
         if exchange is not None:
             most = 2 * given.exchange_every
-            told = (self._boundary, self._recorder, self._check.report)
-            self._reductions = ScalarReductions((rank, size), most, exchange.name, *told)
+            self._reductions = ScalarReductions((rank, size), most, exchange.name, self._boundary, self._recorder, told)
             parts = (self._boundary, self._mailbox, self._errors, self._stabilizers, self._check, self._reductions)
             self._ranks = Ranks(
                 exchange, given.exchange_every, *parts, replicas=are_replicas(given), recovery=self._recovery

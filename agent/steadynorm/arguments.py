@@ -171,16 +171,30 @@ def unwrap_optimizers(given: object) -> list[Optimizer]:
     if isinstance(inside := getattr(given, "optimizer", None), Optimizer):  # as Accelerate's: that one steps
         return unwrap_optimizers(inside)
     if not isinstance(given, Optimizer):
-        name = _inner_name(given)
-        advice = (
-            f"Pass the one inside of it, which steps: attach(model, optimizer.{name})."
-            if name
-            else "Pass the optimizer itself, not a wrapper such as a scheduler, a scaler or a strategy."
-        )
         raise TypeError(
-            f"optimizer must be a torch.optim.Optimizer or a list of them: got {type(given).__name__}. {advice}"
+            f"optimizer must be a torch.optim.Optimizer or a list of them: got {_full_name(given)}. {_instead(given)}"
         )
     return [given]
+
+
+def _full_name(value: object) -> str:
+    """Of its type, with the module: other libraries have an Adam of their own."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _instead(given: object) -> str:
+    """What to pass in place of something that is no optimizer of torch."""
+    held = [name for name, value in getattr(given, "__dict__", {}).items() if isinstance(value, Optimizer)]
+    if name := _inner_name(given) or next(iter(held), ""):
+        return f"Pass the one inside of it, which steps: attach(model, optimizer.{name})."
+    advice = "Pass the optimizer itself, not a wrapper such as a scheduler, a scaler or a strategy."
+    if isinstance(given, type) or not any(hasattr(given, name) for name in ("step", "apply_gradients")):
+        return advice
+    return (
+        f"{advice} One of another library does not call the hooks of torch.optim, so its steps cannot be measured: use "
+        "an optimizer of torch.optim."
+    )
 
 
 def _inner_name(wrapper: object) -> str:

@@ -106,7 +106,9 @@ class SelfCheck:
     def summary(self) -> str:
         """One line."""
         covered = sum(len(stabilizer.names) for stabilizer in self._stabilizers)
-        parts = [f"{covered} of {len(self._trainable())} tensors", "steps seen" if any(self._steps) else "no step yet"]
+        trainable = len(self._trainable())
+        parts = [f"{covered} of {trainable} tensors" if trainable else "no tensors to train"]
+        parts.append("steps seen" if any(self._steps) else "no step yet")
         if any(self._steps):
             parts.append("hooks once" if not self._nested else "hooks nested in a subclass and counted once")
             parts.append("gradients seen" if self._has_gradient else "no gradient yet")

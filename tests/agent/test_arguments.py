@@ -267,3 +267,26 @@ def test_a_step_compiled_as_one_graph_says_what_to_do() -> None:
         assert float(model.weight.grad.norm()) == pytest.approx(1.0, rel=1e-4)
     assert agent.counters.errors == 0
     agent.close()
+
+
+class Adam:
+    """Of another library, as Keras, fastai and torchopt have one."""
+
+    def step(self) -> None: ...
+
+
+class OptimWrapper(Adam):
+    """Another library's optimizer around one of torch, under a name of its own."""
+
+    def __init__(self, inside: torch.optim.Optimizer) -> None:
+        self.opt = inside
+
+
+def test_what_is_no_optimizer_of_torch_is_named_with_what_to_pass_in_its_place() -> None:
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(TypeError, match=r"got .*test_arguments\.Adam\. .* does not call the hooks of torch\.optim"):
+        steadynorm.attach(model, Adam())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"OptimWrapper\. .*attach\(model, optimizer\.opt\)"):
+        steadynorm.attach(model, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"got str\. Pass the optimizer itself, not a wrapper .* strategy\.$"):
+        steadynorm.attach(model, "adam")  # type: ignore[arg-type]

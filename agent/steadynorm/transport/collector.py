@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Protocol
 
 from steadynorm.mailbox import Mailbox
-from steadynorm.recording.clipping import ClippingDetector
 from steadynorm.recording.flight_recorder import FlightRecorder
+from steadynorm.recording.norm_checks import NormChecks
 from steadynorm.recording.recorder import Recorder, StepRecord
 from steadynorm.recording.scalars import LoggedRecord
 from steadynorm.transport.send_buffer import SendBuffer
@@ -32,7 +33,10 @@ class Observer(Protocol):
 
 
 class Collector:
-    """wake: of the publisher, when a step is collected that is to be sent at once."""
+    """Collects in whichever thread asks for it.
+
+    wake: of the publisher, when a step is collected that is to be sent at once.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,8 @@ class Collector:
         self._recorder, self._mailbox, self._buffer = recorder, mailbox, buffer
         self._wake = wake
         self._flight_recorder = FlightRecorder(detail_every)
-        self._clipping = ClippingDetector()
+        self._norm_checks = NormChecks()
+        self._report: weakref.WeakMethod[Callable[[str, str], None]] | None = None
         self._observer: Observer | None = None
         self._period_s = 0.0
         self._lock = threading.Lock()  # of one collection
@@ -56,6 +61,10 @@ class Collector:
     def give(self, observer: Observer, period_s: float) -> None:
         """Give each collected step to `observer`, and collect that often. Call before `start()`."""
         self._observer, self._period_s = observer, period_s
+
+    def report_to(self, report: Callable[[str, str], None]) -> None:
+        """Tell a method what the steps show of the loop: a name and a sentence. Its object is not kept alive."""
+        self._report = weakref.WeakMethod(report)
 
     def start(self) -> None:
         """Start the thread, where one is needed."""
@@ -95,7 +104,9 @@ class Collector:
                 for step, data in rows:
                     self._buffer.add_rows(step, data)
                 self.alarmed |= record.alarm
-                self._clipping.observe(record.raw_norm)
+                for finding in self._norm_checks.observe(record.step, record.raw_norm):
+                    if self._report is not None and (report := self._report()) is not None:
+                        report(*finding)
                 if self._observer is not None:
                     self._observer.observe(record)
             if self._observer is not None:

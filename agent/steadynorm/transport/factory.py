@@ -47,9 +47,16 @@ _ENVELOPE_BYTES = 256 * 1024  # of a registration, beside its parameters and tag
 
 
 def build_publisher(
-    given: Arguments, stabilizers: Sequence[GradientStabilizer], mailbox: Mailbox, world_size: int
+    given: Arguments,
+    stabilizers: Sequence[GradientStabilizer],
+    mailbox: Mailbox,
+    world_size: int,
+    report: Callable[[str, str], None],
 ) -> tuple[Recorder | None, Publisher | None]:
-    """Recorder and publisher, both None without a server. Nothing is sent before the publisher's `start()`."""
+    """Recorder and publisher, both None without a server. Nothing is sent before the publisher's `start()`.
+
+    report: see `Collector.report_to`.
+    """
     if given.server is None:
         return None, None
     host = socket.gethostname()
@@ -83,6 +90,7 @@ def build_publisher(
         mailbox,
         SendBuffer(given.buffer_bytes, sum(len(stabilizer.names) for stabilizer in stabilizers)),
     )
+    publisher.collector.report_to(report)
     if reader is not None:
         publisher.prepare = reader.wait
     return recorder, publisher
