@@ -33,9 +33,6 @@ RUN_SERIES = (
 )
 """The series that the figure is drawn from."""
 
-MAX_POINTS = 2000
-"""Points of the whole figure that a browser can redraw every second without stuttering."""
-
 RUN_BUCKETS = 140
 """Points requested of each series. A bucket's band shows its smallest and largest value, so no spike is lost."""
 

@@ -21,6 +21,9 @@ from steadynorm_dashboard.charts.axis import Axis, XAxis
 from steadynorm_dashboard.charts.view import View, moving_average
 from steadynorm_dashboard.panels import chart_controls
 
+MAX_POINTS = 2000
+"""Points of the whole figure that a browser can redraw every second without stuttering."""
+
 
 def series(steps: Sequence[int], values: Sequence[float | None], *, count: int = 1, spread: float = 0.0) -> Series:
     """Buckets of `count` steps, `spread` to both sides of the mean."""
@@ -104,7 +107,7 @@ def test_only_svg_is_drawn_and_never_more_points_than_a_browser_can_redraw() -> 
     assert figure is not None
     assert {one["type"] for one in figure.data} == {"scatter"}
     points = sum(len(one["x"]) for one in figure.data)
-    assert 0.8 * run.MAX_POINTS < points <= run.MAX_POINTS
+    assert 0.8 * MAX_POINTS < points <= MAX_POINTS
 
 
 def test_a_band_holds_the_extremes_of_each_bucket() -> None:
