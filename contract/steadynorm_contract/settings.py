@@ -12,7 +12,7 @@ neither Redis nor the optimizer.
 import enum
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 
@@ -32,6 +32,7 @@ __all__ = [
     "Transfer",
     "by_name",
     "is_increment",
+    "keeps_spikes_out",
     "later_settings",
     "merge",
     "resolve_increments",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+_ROBUST_LIMIT = cast("float", PRESETS["robust"]["spike_limit"])
 
 
 class Mode(enum.StrEnum):
@@ -218,6 +221,11 @@ def by_name(settings: Settings) -> dict[str, object]:
         value = getattr(settings, name)
         named[name] = value.value if isinstance(value, enum.Enum) else value
     return named | {KNOB_PREFIX + name: value for name, value in settings.knobs.items()}
+
+
+def keeps_spikes_out(settings: Settings) -> bool:
+    """Whether the limit is that of the preset `robust` or lower, with which a spike hardly enters the statistics."""
+    return settings.spike_limit is not None and settings.spike_limit <= _ROBUST_LIMIT
 
 
 def without_later(settings: Settings) -> Settings:

@@ -88,7 +88,7 @@ PUBLIC = {
     ),
     "steadynorm_contract.settings": (
         "COUNTERS FieldError LATER_SETTINGS Mode RecoveryMode SETTING_RULES Settings SettingsError Transfer by_name "
-        "is_increment later_settings merge resolve_increments with_knobs without_later"
+        "is_increment keeps_spikes_out later_settings merge resolve_increments with_knobs without_later"
     ),
     "steadynorm_contract.signals": "DERIVED PARAMETER_SIGNALS SCALARS Signal signal",
     "steadynorm_contract.telemetry": (

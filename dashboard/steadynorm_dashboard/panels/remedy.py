@@ -9,14 +9,13 @@ import streamlit as st
 from steadynorm_contract import forecast
 from steadynorm_contract.changes import PRESETS
 from steadynorm_contract.runs import RunDetail
-from steadynorm_contract.settings import Mode, merge, resolve_increments
+from steadynorm_contract.settings import Mode, keeps_spikes_out, merge, resolve_increments
 from steadynorm_dashboard.components import inputs
 from steadynorm_dashboard.data import queries, session
 from steadynorm_dashboard.formatting import escaping, throttling
 from steadynorm_dashboard.panels import from_now_on, messages, run_actions, writes
 
 RESET: dict[str, object] = {"reset_generation": "+1"}
-LIMIT: dict[str, object] = {"spike_limit": PRESETS["robust"]["spike_limit"]}
 
 
 def extent(run: RunDetail) -> str:
@@ -29,10 +28,10 @@ def extent(run: RunDetail) -> str:
 
 
 def buttons(run: RunDetail, place: str) -> None:
-    """Reset statistics, and a spike_limit for the next spikes. place: where on the page, for the widgets' keys."""
+    """Reset statistics, and the preset against the next spike. place: where on the page, for the widgets' keys."""
     change(run, RESET, "Reset statistics", f"{place}/reset", icon=":material/restart_alt:", primary=True)
-    if run.desired.settings.spike_limit is None:
-        change(run, LIMIT, f"spike_limit {LIMIT['spike_limit']:g} for the next spikes", f"{place}/limit")
+    if not keeps_spikes_out(run.desired.settings):
+        change(run, dict(PRESETS["robust"]), "Preset robust for the next spikes", f"{place}/robust")
 
 
 def change(

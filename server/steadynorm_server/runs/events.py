@@ -12,7 +12,7 @@ import msgspec
 from steadynorm_contract.events import Event, EventKind
 from steadynorm_contract.rule import RECOVERED_TARGET, THROTTLED_TARGET, spike_ceiling, spike_memory
 from steadynorm_contract.runs import Health
-from steadynorm_contract.settings import Settings
+from steadynorm_contract.settings import Settings, keeps_spikes_out
 from steadynorm_contract.words import counted
 
 RECENT_STEPS = 100
@@ -209,9 +209,10 @@ def _targets(
             signals.throttled = True
             parameter, cause = name(scalars.target_parameter[at]), signals.cause_step
             spike = "an old spike" if cause is None else f"the spike at step {cause}, ×{signals.cause_ratio:.4g},"
+            prevented = "" if keeps_spikes_out(settings) else "; preset=robust keeps the next spike out"
             message = (
                 f"the target of {parameter or 'a parameter'} fell to {target:.3g}: {spike} holds its update back. "
-                f"Reset the statistics{', or set a spike_limit' if settings.spike_limit is None else ''}."
+                f"Reset the statistics{prevented}."
             )
             events.append(new_event(EventKind.THROTTLED, step, scalars.times[at], message, target, parameter))
         elif signals.throttled and THROTTLED_TARGET <= target < RECOVERED_TARGET and step - last_held(step) <= wait:

@@ -112,9 +112,9 @@ def test_the_throttling_leads_to_its_spike_and_ends_by_a_button(
     page = open_page(run.run_id, incident=spike.id)
     told = r"This spike still throttles the run: updates are [\d.]+ times too small, for about [\d,]+ more steps\."
     assert re.search(told, plain(page))
-    consequence = "It does not end the throttling that is there"  # of spike_limit, for the next spikes
+    consequence = "It does not end the throttling that is there"  # of preset robust, for the next spikes
     assert consequence not in plain(page), "it takes requests, and is asked for once it is opened"
-    page.session_state[f"{run.run_id}/incident/limit/open"] = True
+    page.session_state[f"{run.run_id}/incident/robust/open"] = True
     page.run()
     assert consequence in plain(page)
     page.button(key=f"{run.run_id}/incident/reset/go").click().run()

@@ -72,12 +72,12 @@ def test_an_alerts_link_opens_its_section_even_where_server_and_token_are_missin
 ) -> None:
     page = open_page(monkeypatch, tmp_path, runbook="SteadynormSpikeStorm", run="gpt-1")
     assert [title.value for title in page.title] == ["SteadynormSpikeStorm"]
-    assert any("`steadynorm set gpt-1 spike_limit=3`" in text.value for text in page.markdown)
+    assert any("`steadynorm set gpt-1 preset=robust`" in text.value for text in page.markdown)
 
     assert [code.value for code in page.code] == [
         "steadynorm set gpt-1 lr_scale=0.5",
         "steadynorm set gpt-1 mode=stabilize",
-        "steadynorm set gpt-1 spike_limit=3",
+        "steadynorm set gpt-1 preset=robust",
     ]
 
 

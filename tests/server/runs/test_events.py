@@ -96,7 +96,8 @@ def test_throttling_begins_below_the_threshold_and_ends_clearly_above_it() -> No
     events = look(signals, target_min=falling, target_parameter={41: 1})
     assert told(events) == [("throttled", 41, "b", 0.29), ("recovered", 54, None, 0.34)]
     assert events[0].message == (
-        "the target of b fell to 0.29: an old spike holds its update back. Reset the statistics, or set a spike_limit."
+        "the target of b fell to 0.29: an old spike holds its update back. Reset the statistics; "
+        "preset=robust keeps the next spike out."
     )
     assert health(signals, 0, False) == "calm"
     look(signals, 200, 1, target_min={200: 0.1})
@@ -153,6 +154,12 @@ def test_a_throttled_run_that_has_a_limit_is_not_told_to_set_one() -> None:
     scalars = Scalars([9], [9.0], [0.1], [0.0], [1.0], [0.0], [0.0], [0.0], [-1.0], [1.0])
     (event,) = observe(Signals(), scalars, lambda index: "a", settings=Settings(spike_limit=3.0))
     assert event.message.endswith("holds its update back. Reset the statistics.")
+
+
+def test_a_throttled_run_with_a_limit_that_lets_spikes_in_is_told_of_the_preset() -> None:
+    scalars = Scalars([9], [9.0], [0.1], [0.0], [1.0], [0.0], [0.0], [0.0], [-1.0], [1.0])
+    (event,) = observe(Signals(), scalars, lambda index: "a", settings=Settings(spike_limit=10.0))
+    assert event.message.endswith("Reset the statistics; preset=robust keeps the next spike out.")
 
 
 def test_an_older_agents_small_targets_count_while_a_recorded_spike_can_be_the_cause() -> None:
