@@ -26,6 +26,9 @@ _FOLLOWED = ForwardMsg.ScriptFinishedStatus.FINISHED_EARLY_FOR_RERUN
 """Another run was asked for meanwhile: of the whole page, which ends this one, or of a fragment, which waits."""
 _ELEMENTS = ("new_element", "add_block")
 
+UNCHANGED = "steadynorm.unchanged"
+"""The scope's entry with the fragments whose last refresh brought nothing new: a set, for what is within."""
+
 
 class ChangedElements:
     """Passes everything on to `app`, and to the browser what is new to it."""
@@ -48,7 +51,7 @@ class ChangedElements:
             for each in page.news(message):
                 await send(each)
 
-        await self._app(scope, noting, changed)
+        await self._app({**scope, UNCHANGED: page.unchanged}, noting, changed)
 
 
 @dataclass(slots=True)
@@ -65,6 +68,7 @@ class _Page:
 
     elements: dict[_Path, str] = field(default_factory=dict)  # by their places: the hashes of their messages
     asked: set[str] = field(default_factory=set)  # fragments that a visitor's doing asked for
+    unchanged: set[str] = field(default_factory=set)  # fragments whose last refresh brought nothing new
     refresh: _Refresh | None = None
     is_running: bool = False  # what the browser was told last
 
@@ -101,6 +105,8 @@ class _Page:
         if kind == "script_finished":
             is_whole = sent.script_finished in (_FINISHED, _FOLLOWED)
             if is_whole and (changed := self._changed(self.refresh)) is not None:
+                if not changed:
+                    self.unchanged |= self.refresh.fragments
                 self.refresh = None
                 yield from changed
             else:
@@ -112,6 +118,7 @@ class _Page:
         elif fragments.isdisjoint(self.asked):
             self.refresh = _Refresh(fragments)
         self.asked -= fragments
+        self.unchanged -= fragments
 
     def _all(self) -> Iterator[Message]:
         """Everything that is held."""

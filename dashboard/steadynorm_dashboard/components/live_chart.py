@@ -7,6 +7,7 @@ resets the zoom, whatever `key` and `uirevision` are. This component calls `Plot
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,11 @@ import streamlit as st
 
 from steadynorm_dashboard.charts.description import describe
 from steadynorm_dashboard.charts.figure import Figure
+from steadynorm_dashboard.charts.resemblance import looks_same
 from steadynorm_dashboard.components import files, plotly_bundle
+
+_MOST_S = 5.0
+"""A figure that looks like the one that the browser has is sent at last after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ def live_chart(
     """Draw `figure` in the page's colors. The chart with the same `key` is updated in place.
 
     It is drawn again where something moves by half a pixel or more: of a long run's whole history, a second's steps
-    move nothing. The values at the pointer and the words for screen readers are always the newest.
+    move nothing. What looks like the figure that the browser has is not even sent, for some seconds: so old may the
+    values at the pointer and the words for screen readers be, of a bucket that is as wide as a pixel or wider.
 
     A line goes through all panels at the pointer, and through the other charts of its group at the same x. The values
     there of the lines without a hover label of their own (`hoverinfo: skip`) stand in the rows of the panels' titles.
@@ -52,15 +58,34 @@ def live_chart(
     clicks, zooms: which gestures to report. group: charts with the same x axis. follows: the x axis always shows the
     range of the chart of its group that zooms.
     """
-    words = {"name": name, "description": describe(figure)}
-    data = {"figure": figure.to_json(), "clicks": clicks, "zooms": zooms, "group": group, "follows": follows, **words}
-    state = _mount(key, figure.height_px, data)
+    about = {"name": name, "clicks": clicks, "zooms": zooms, "group": group, "follows": follows}
+    state = _mount(key, figure.height_px, about | _contents(key, figure))
     ends = state.get("zoomed")
     return Gesture(
         clicked=state.get("clicked"),
         zoomed=(str(ends[0]), str(ends[1])) if isinstance(ends, list) and len(ends) == 2 else None,
         reset=isinstance(ends, list) and not ends,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the browser has of a chart, since when."""
+
+    figure: Figure
+    at: float
+    contents: dict[str, str]
+
+
+def _contents(key: str, figure: Figure) -> dict[str, str]:
+    """The figure and its words: those that were sent, where they look the same and are new enough."""
+    held: _Sent | None = st.session_state.get(f"{key}/sent")
+    now = time.monotonic()
+    if held is not None and now - held.at < _MOST_S and looks_same(held.figure, figure):
+        return held.contents
+    contents = {"figure": figure.to_json(), "description": describe(figure)}
+    st.session_state[f"{key}/sent"] = _Sent(figure, now, contents)
+    return contents
 
 
 def preload() -> None:

@@ -121,7 +121,7 @@ def _menu(run_id: str) -> None:
 
 @st.fragment(run_every=1)
 def _charts(run_id: str) -> None:
-    run, _ = _read_run(run_id)
+    run, _ = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id), share="newest")
     if run is None:
         return
     page_title.show(run.name, status.badges_of(run)[-1])

@@ -32,7 +32,7 @@ def panel(run_id: str) -> None:
             label_visibility="collapsed",
         )
     signal = picked or "spike ratio"
-    run, error = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
+    run, error = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id), share="newest")
     if run is None:
         messages.show_error(error)
         return

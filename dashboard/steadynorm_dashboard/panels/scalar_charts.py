@@ -34,7 +34,7 @@ CHOSEN, PINNED = "scalars", "scalars on top"
 @st.fragment(run_every=3)
 def panel(run_id: str) -> None:
     """The choice and the charts. Nothing where the run logs no scalars of its own."""
-    run, _ = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id))
+    run, _ = queries.fetch(f"{run_id}/run", lambda client: client.run(run_id), share="newest")
     if run is None or not run.scalars:
         return
     names = [each.name for each in run.scalars]

@@ -12,7 +12,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_cache import create_reference_msg, populate_hash_if_needed
 
-from steadynorm_dashboard.components.changed_elements import ChangedElements
+from steadynorm_dashboard.components.changed_elements import UNCHANGED, ChangedElements
 
 Status = ForwardMsg.ScriptFinishedStatus
 HEAD, CHARTS = (0, 0), (0, 1)
@@ -109,6 +109,26 @@ def test_a_refresh_with_nothing_new_sends_nothing_and_one_with_news_only_these()
     assert second == [text((*HEAD, 1), "step 2")]
     *_, third = received(page("a", "b"), head("c", "b"), head("c", "b"), head("a", "b"))
     assert third == [text((*HEAD, 0), "a")]  # it is compared with what was sent last
+
+
+def test_which_fragments_refresh_brought_nothing_new_is_known_within() -> None:
+    known: list[set[str]] = []
+
+    async def app(scope: Scope, _receive: Receive, send: Send) -> None:
+        refreshes = (page("a"), head("a"), head("a"), head("b"), head("b"), head("b", "c"), head("b", "c"))
+        for each in refreshes:
+            for one in each:
+                await send({"type": "websocket.send", "bytes": one.SerializeToString()})
+            known.append(set(scope[UNCHANGED]))
+
+    async def send(_one: Message) -> None:
+        pass
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    asyncio.run(ChangedElements(app)({"type": "websocket"}, receive, send))
+    assert known == [set(), {"head"}, {"head"}, set(), {"head"}, set(), {"head"}]
 
 
 def test_a_refresh_with_more_or_fewer_elements_passes_whole() -> None:

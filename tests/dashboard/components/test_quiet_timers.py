@@ -14,7 +14,8 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from steadynorm_dashboard.components import quiet_timers
-from steadynorm_dashboard.components.quiet_timers import CONNECTION, QuietTimers, hide, touch, watch
+from steadynorm_dashboard.components.changed_elements import UNCHANGED
+from steadynorm_dashboard.components.quiet_timers import CONNECTION, QuietTimers, Seen, hide, touch, watch
 
 Test = Callable[["Visitor"], Awaitable[None]]
 
@@ -44,17 +45,19 @@ class Visitor:
     clock: Clock
     headers: dict[str, str] = field(default_factory=dict)
     data: object = 0
+    numbers: object = 0  # of the data, what goes on by itself
+    unchanged: set[str] = field(default_factory=set)
     polls: int = 0
     sent: asyncio.Queue[Message] = field(default_factory=asyncio.Queue)
     got: list[str] = field(default_factory=list)
     answer: Send | None = None
 
     def watch(self) -> None:
-        def poll() -> object:
+        def poll() -> Seen:
             self.polls += 1
             if isinstance(self.data, Exception):
                 raise self.data
-            return self.data
+            return Seen(self.numbers, self.data)
 
         watch(self.headers, "run/one", poll)
 
@@ -104,7 +107,9 @@ def visit(monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], None]:
 
         forged = [(CONNECTION.lower().encode(), b"another visitor's")]
         serving = asyncio.create_task(
-            QuietTimers(app)({"type": "websocket", "headers": forged}, visitor.sent.get, answered)
+            QuietTimers(app)(
+                {"type": "websocket", "headers": forged, UNCHANGED: visitor.unchanged}, visitor.sent.get, answered
+            )
         )
         await entered.wait()
         assert "another visitor's" not in visitor.headers[CONNECTION]
@@ -178,6 +183,49 @@ def test_words_about_time_are_drawn_the_more_rarely_the_older_the_data_are(visit
         assert pauses == sorted(pauses)
         assert (pauses[0], pauses[-1]) == (1, 30)
         assert len(drawn) < 25
+
+    visit(test)
+
+
+def test_what_stays_the_same_while_numbers_go_on_waits_for_a_change_of_all_else(
+    visit: Callable[[Test], None],
+) -> None:
+    async def test(visitor: Visitor) -> None:
+        async def second(fragment: str) -> bool:
+            """Whether a fragment is drawn in a second in which the run took a step."""
+            visitor.numbers = visitor.clock.now
+            (visitor.unchanged.add if fragment == "menu" else visitor.unchanged.discard)(fragment)
+            drawn = await visitor.send("tick", 0.5, fragment=fragment) == ["tick"]
+            if drawn:
+                await visitor.refreshed(0.0, fragment)
+            return drawn
+
+        visitor.watch()
+        drawn = [(await second("charts"), await second("menu")) for _ in range(60)]
+        assert all(charts for charts, _ in drawn)
+        pauses = [later - earlier for earlier, later in pairwise(at for at, (_, menu) in enumerate(drawn) if menu)]
+        assert pauses[:3] == [1, 1, 1]
+        assert set(pauses[6:]) == {5}
+        visitor.data = "another state"
+        assert await second("menu"), "what is held goes with the change"
+
+    visit(test)
+
+
+def test_a_chart_of_a_slow_run_is_drawn_with_each_step(visit: Callable[[Test], None]) -> None:
+    async def test(visitor: Visitor) -> None:
+        visitor.watch()
+        for step in range(8):
+            visitor.numbers = step
+            news = True
+            for second in range(20):
+                drawn = await visitor.send("tick", 1.0) == ["tick"]
+                if drawn:
+                    (visitor.unchanged.discard if news else visitor.unchanged.add)("charts")
+                    await visitor.refreshed(0.0)
+                    assert second == 0 or not news
+                    news = False
+            assert not news
 
     visit(test)
 

@@ -24,7 +24,7 @@ def test_every_live_page_watches_what_it_shows(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    watched: dict[str, Callable[[], object]] = {}
+    watched: dict[str, Callable[[], quiet_timers.Seen]] = {}
     monkeypatch.setattr(quiet_timers, "watch", lambda _headers, name, poll: watched.update({name: poll}))
     monkeypatch.setattr(quiet, "_REST_S", 0.0)
     run, other, client = start_run("watched"), start_run("beside"), server.client()
@@ -47,8 +47,9 @@ def test_every_live_page_watches_what_it_shows(
     seen = {name: poll() for name, poll in polls.items()}
     assert {name: poll() for name, poll in polls.items()} == seen
     run.send(1)
-    assert [name for name, poll in polls.items() if poll() == seen[name]] in ([], ["overview"])  # shared for a moment
-    eventually(lambda: polls["overview"]() != seen["overview"])
+    eventually(lambda: all(poll() != seen[name] for name, poll in polls.items()))  # reads are shared for a moment
+    assert polls["run"]().numbers != seen["run"].numbers
+    assert polls["run"]().rest == seen["run"].rest, "a step more is no news to what shows no numbers"
 
     for act in (
         lambda: client.add_note(run.run_id, NewNote(text="look")),
