@@ -20,7 +20,7 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_ids: list[str] | None = None
 
 
-class Bulk(Change, frozen=True, kw_only=True):
+class Bulk(Change, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of POST /settings/bulk.
 
     settings: as in `Change`; counters may be increments such as "+1", resolved per run.

@@ -52,8 +52,11 @@ def _is_off(name: str, value: object) -> bool:
     return isinstance(value, str) and value.lower() in words
 
 
-class Change(msgspec.Struct, frozen=True):
-    """Body of PATCH /runs/{run_id}/settings: only what changes, by name or as a `preset`, and the reason."""
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of PATCH /runs/{run_id}/settings: only what changes, by name or as a `preset`, and the reason.
+
+    Unknown fields are rejected here and in all that extends it: `dry_run` of a bulk change would be ignored here.
+    """
 
     settings: dict[str, object]
     reason: str = ""

@@ -14,6 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
+from steadynorm_contract.setting_checks import number
+
 __all__ = [
     "ALL_KNOBS",
     "KNOB_PREFIX",
@@ -90,10 +92,9 @@ class Knob(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it may have this value."""
         if value is None:
             return self.own
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if (given := number(value)) is None:
             return False
-        whole = self.kind is KnobKind.NUMBER or (math.isfinite(value) and value == int(value))
-        return whole and self.low <= value <= self.high
+        return (self.kind is KnobKind.NUMBER or given.is_integer()) and self.low <= given <= self.high
 
     def problem(self) -> str | None:
         """Why it cannot be declared like this: the rule, the value and what to do. None: it can."""

@@ -32,8 +32,8 @@ class WatchRule(msgspec.Struct, frozen=True, kw_only=True):
     """A condition and the change that it makes.
 
     settings: only what changes; counters as increments such as "+1", resolved when the rule acts; `preset` as in
-    `Change`. max_actions: after so many actions the rule stays inactive until it is saved again. cooldown_steps,
-    cooldown_s: after an action it neither acts nor counts until both have passed.
+    `Change`. max_actions: after so many actions the rule stays inactive until it is saved with another value.
+    cooldown_steps, cooldown_s: after an action it neither acts nor counts until both have passed.
     """
 
     id: str
@@ -75,7 +75,7 @@ class RuleView(msgspec.Struct, frozen=True, kw_only=True):
     cooldown_until_time: float | None = None  # Unix seconds; null: no cooldown by time
     last_step: int | None = None  # of its last action
     last_revision: int | None = None  # that its last action made
-    stopped: bool = False  # Redis was restored from a backup: save the rule again to re-enable it
+    stopped: bool = False  # Redis was restored from a backup: an unchanged rule stays so until it is removed
     has_value: bool = True  # whether the run ever had a value of its scalar: without one it cannot act
     warning: str = ""  # that the run has not logged its scalar, with names that are nearly the same
 

@@ -39,6 +39,13 @@ class RunNotFound(ProblemError):
         super().__init__(404, f"run {run_id!r} does not exist. GET /api/v1/runs lists the runs.", title="Run not found")
 
 
+class AutomationConflict(ProblemError):
+    """412: schedules, rules or proposals of the run were written since it was read: read it again and try again."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(412, f"schedules, rules or proposals of {run_id} were changed concurrently. Read it again.")
+
+
 def invalid(field: str, rule: str, message: str) -> ProblemError:
     """A 422 problem about one field."""
     return ProblemError(422, message, title="Invalid value", errors=[FieldError(field, rule, message)])

@@ -52,30 +52,30 @@ class MLflow(Tool):
 
         self._client = mlflow.MlflowClient(tracking_uri=self._uri)
         tags = {_RUN_ID: run.run_id, "steadynorm.url": run.url or "", **flat(own_facts(run)["tags"], "steadynorm.tag.")}
-        continued = False
         if self._run_id is None:
-            self._run_id, continued = self._begin(run)
+            self._run_id = self._begin(run)
             self._is_ours = True
-            if run.url:
-                tags["mlflow.note.content"] = f"steadynorm: {run.url}"
+        if self._is_ours and run.url:
+            tags["mlflow.note.content"] = f"steadynorm: {run.url}"
         for name, value in tags.items():
             self._client.set_tag(self._run_id, _name(name), value)
-        if continued:
-            return  # MLflow refuses to change what a run was begun with
         described = {**(run.config if self._is_ours else {}), "steadynorm.environment": run.environment}
         params = [Param(_name(name), value[:_MAX_PARAM_LENGTH]) for name, value in flat(described).items()]
-        for some in _batched(params, _MAX_PARAMS):
+        # MLflow refuses to change what a run was begun with: after a restart that is of the process before.
+        known = self._client.get_run(self._run_id).data.params
+        for some in _batched([each for each in params if each.key not in known], _MAX_PARAMS):
             self._client.log_batch(self._run_id, params=some)
 
-    def _begin(self, run: RunInfo) -> tuple[str, bool]:
+    def _begin(self, run: RunInfo) -> str:
         experiment = self._client.get_experiment_by_name(self._experiment)
         where = self._client.create_experiment(self._experiment) if experiment is None else experiment.experiment_id
         known = self._client.search_runs([where], f"tags.`{_RUN_ID}` = '{run.run_id}'", max_results=1)
         if known:
             self._client.set_terminated(known[0].info.run_id, "RUNNING")
-            return known[0].info.run_id, True
-        begun = self._client.create_run(where, run_name=run.name, tags={_RUN_ID: run.run_id})
-        return begun.info.run_id, False
+            found: str = known[0].info.run_id
+            return found
+        begun: str = self._client.create_run(where, run_name=run.name, tags={_RUN_ID: run.run_id}).info.run_id
+        return begun
 
     def write_rows(self, rows: Sequence[Row]) -> None:
         """As few requests as MLflow allows."""

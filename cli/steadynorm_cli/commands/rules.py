@@ -91,7 +91,7 @@ def _print(known: RuleList) -> None:
 
 def _status(each: RuleView) -> str:
     if each.stopped:
-        return "stopped: Redis was restored from a backup; save the rule again to re-enable it"
+        return "stopped: Redis was restored from a backup; remove the rule and add it again to re-enable it"
     if not each.actions_left:
         return f"no actions left; the last was at step {each.last_step}"
     if each.cooldown_until_step is not None:

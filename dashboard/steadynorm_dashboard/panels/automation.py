@@ -76,7 +76,7 @@ def rule_rows(rules: Iterable[RuleView], now: float, zone: str | None) -> list[R
 
 def _state(each: RuleView, now: float, zone: str | None) -> str:
     if each.stopped:
-        return "stopped: Redis was restored from a backup; save the rule again to re-enable it"
+        return "stopped: Redis was restored from a backup; remove the rule and add it again to re-enable it"
     if not each.actions_left:
         return "no actions left"
     if each.cooldown_until_step is not None:

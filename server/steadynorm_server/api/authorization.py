@@ -1,14 +1,16 @@
 """Bearer tokens and roles of requests, as FastAPI dependencies."""
 
 from collections.abc import Awaitable, Callable
+from typing import get_origin
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 
 from steadynorm_server.auth.principals import Principal, Role
 from steadynorm_server.auth.proxy import TrustedProxy
 from steadynorm_server.auth.tokens import Tokens
-from steadynorm_server.errors import ProblemError
+from steadynorm_server.errors import ProblemError, invalid
 from steadynorm_server.middleware.peer import peer_of
 
 
@@ -52,10 +54,30 @@ def _require_own_page(request: Request) -> None:
         )
 
 
+def _require_known_query(request: Request) -> None:
+    """Raises a 422 problem for a query parameter that the route does not have, or for one that is given twice.
+
+    FastAPI ignores the one and takes the last of the other: `DELETE /runs/RUN?grace_s=60` would remove it at once.
+    """
+    route = request.scope.get("route")
+    if not request.scope["query_string"] or not isinstance(route, APIRoute):
+        return
+    known = {each.alias: get_origin(each.field_info.annotation) is list for each in route.dependant.query_params}
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        shown = ascii(name[:60])
+        if name not in known:
+            rule = f"must be one of {', '.join(known)}" if known else "must not be given: this address takes none"
+            raise invalid(name[:60], rule, f"{shown} is not a query parameter of this address: it {rule}.")
+        if not known[name] and given.count(name) > 1:
+            raise invalid(name, "must be given once", f"{shown} must be given once: got {given.count(name)}.")
+
+
 def requires(*roles: Role) -> Callable[[Request], Awaitable[Principal]]:
     """Dependency: the sender, who must have one of `roles`, keep to its rate, and be let to the run of the path.
 
-    Raises 401, 403, 404 and 429 problems. A list must itself leave out what `sender.runs` does not name.
+    Raises 401, 403, 404 and 429 problems; and, where only people ask, a 422 one for an unknown query parameter: agents
+    may be of a later version. A list must itself leave out what `sender.runs` does not name.
     """
 
     async def check(request: Request) -> Principal:
@@ -68,6 +90,8 @@ def requires(*roles: Role) -> Callable[[Request], Awaitable[Principal]]:
         if sender.runs is not None and run_id is not None and Role.AGENT not in sender.roles:
             # The routes of agents ask for themselves, since they read the run anyway.
             sender.require_run((await request.app.state.repository.get(run_id)).name)
+        if Role.AGENT not in roles:
+            _require_known_query(request)
         return sender
 
     return check

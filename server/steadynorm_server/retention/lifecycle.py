@@ -18,6 +18,7 @@ from steadynorm_server.settings.conditional_writes import MAX_ATTEMPTS, check_re
 
 _FIELD = "lifecycle"
 _CHANGES_STORED = 50
+_MAX_SKEW_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +37,14 @@ async def update(repository: RunRepository, run_id: str, requested: RunUpdate, a
             raise _conflict(run_id, "was deleted: restore it before you change it")
         if requested.archived:
             _require_silent(repository, run, "archive it")
-        now, known = repository.clock(), _in_force(run)
-        changed = known
+        changed = known = _in_force(run)
         if requested.name is not None:
             title = "" if requested.name == run.name else requested.name
             changed = msgspec.structs.replace(changed, title=title)
         if requested.archived is not None and requested.archived != (run.archived_at is not None):
-            changed = msgspec.structs.replace(changed, archived_at=now if requested.archived else None)
+            changed = msgspec.structs.replace(
+                changed, archived_at=_now(repository, run) if requested.archived else None
+            )
         if changed == known or await _write(repository, run, changed, actor, requested.reason):
             return
     raise contention_error(run_id)
@@ -60,7 +62,7 @@ async def delete(repository: RunRepository, run_id: str, grace_s: float, actor: 
     for _ in range(MAX_ATTEMPTS):
         run = await repository.get(run_id)
         _require_silent(repository, run, "delete it")
-        now = repository.clock()
+        now = _now(repository, run)
         changed = msgspec.structs.replace(_in_force(run), deleted_at=now, removes_at=now + grace_s)
         if await _write(repository, run, changed, actor, reason):
             return
@@ -76,6 +78,21 @@ async def restore(repository: RunRepository, run_id: str, actor: str, reason: st
         if run.removes_at is None or await _write(repository, run, changed, actor, reason):
             return
     raise contention_error(run_id)
+
+
+def _now(repository: RunRepository, run: RunRecord) -> float:
+    """Unix seconds, and not before the run's last sign of life: a run that is heard from later is listed again.
+
+    The server that heard it may have a clock that is somewhat ahead. Raises a 409 problem where it is far ahead.
+    """
+    now = repository.clock()
+    if (ahead_s := run.heard_at - now) > _MAX_SKEW_S:
+        raise _conflict(
+            run.run_id,
+            f"was heard from {ahead_s:.0f} s from now, by this server's clock. Set the clocks of the servers right "
+            "(`steadynorm doctor` compares them), or wait as long",
+        )
+    return max(now, run.heard_at)
 
 
 def _in_force(run: RunRecord) -> Lifecycle:

@@ -19,7 +19,7 @@ from steadynorm_contract.proposals import (
 from steadynorm_contract.settings import merge, resolve_increments
 from steadynorm_server import audit_log
 from steadynorm_server.auth.principals import Principal
-from steadynorm_server.errors import ProblemError
+from steadynorm_server.errors import AutomationConflict, ProblemError
 from steadynorm_server.redis.keys import budget_key
 from steadynorm_server.runs.events import new_event
 from steadynorm_server.runs.record import RunRecord
@@ -60,8 +60,11 @@ async def propose(repository: RunRepository, run_id: str, new: NewProposal, send
             id=secrets.token_hex(4), revision=new.revision, settings=new.settings, reason=new.reason,
             proposed_by=sender.name, proposed_at=repository.clock(),
         )  # fmt: skip
-        if (done := await _within_budget(repository, run, made, sender)) is not None:
-            return done
+        try:
+            if (done := await _within_budget(repository, run, made, sender)) is not None:
+                return done
+        except AutomationConflict:  # such as another proposal, whose base is the same revision
+            continue
         if sum(each.state is ProposalState.OPEN for each in _known(run)) >= MAX_PROPOSALS:
             raise ProblemError(
                 409, f"run {run_id} has {MAX_PROPOSALS} open proposals, and may not have more. Wait for a decision."
@@ -100,7 +103,10 @@ async def decide(
                 )
             why = f": {decision.reason}" if decision.reason else ""
             reason = f"proposed by {found.proposed_by}: {found.reason or 'no reason given'}; approved{why}"
-            return await _make(repository, run, done, sender.name, reason)
+            try:
+                return await _make(repository, run, done, sender.name, reason)
+            except AutomationConflict:  # such as another proposal: who proposes much must not keep this from being made
+                continue
         event = _event(run, done, f"{sender.name} refuses {_shown(found)}, by {found.proposed_by}", repository.clock())
         line = partial(audit_log.record, "proposal_refused", run_id, sender.name, name=run.name, entry=done)
         if await compare_and_set(repository, run, FIELD, _encoded(run, done), line, event):
@@ -139,7 +145,7 @@ async def _make(repository: RunRepository, run: RunRecord, done: Proposal, actor
         event = _event(run, done, f"{actor}: {_shown(done)} changed nothing", repository.clock())
         line = partial(audit_log.record, "proposal", run.run_id, actor, name=run.name, entry=done)
         if not await compare_and_set(repository, run, FIELD, _encoded(run, done), line, event):
-            raise ProblemError(412, f"run {run.run_id} was changed concurrently. Read it again.")
+            raise AutomationConflict(run.run_id)
         return done
     done = msgspec.structs.replace(done, made=run.desired_revision + 1)
     by = f", proposed by {done.proposed_by}" if done.state is ProposalState.APPROVED else " within its budget"

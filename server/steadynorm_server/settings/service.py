@@ -16,7 +16,7 @@ from steadynorm_contract.settings import Settings, by_name, merge
 from steadynorm_contract.telemetry import Desired
 from steadynorm_server import audit_log
 from steadynorm_server.auth.principals import Principal, Role
-from steadynorm_server.errors import ProblemError, RunNotFound
+from steadynorm_server.errors import AutomationConflict, ProblemError, RunNotFound
 from steadynorm_server.redis.keys import CHANGES, RunKeys, is_run_id
 from steadynorm_server.runs.events import MAX_AUDIT, MAX_EVENTS
 from steadynorm_server.runs.record import RunRecord, StoredChange
@@ -168,7 +168,7 @@ async def _store(
             case [b"ended", state]:
                 raise run_ended(run.run_id, state.decode())
             case [b"automation_conflict"]:
-                raise ProblemError(412, f"the schedules or rules of {run.run_id} were changed concurrently.")
+                raise AutomationConflict(run.run_id)
             case [b"conflict", newest]:
                 raise revision_conflict(run.run_id, expected, int(newest))
             case [b"audit_head", newest]:

@@ -20,7 +20,7 @@ from tests.support.agent import Training
 import steadynorm
 from steadynorm.sinks import MLflow, TensorBoard, Trackio, Wandb
 from steadynorm.sinks import thread as thread_module
-from steadynorm.sinks.base import Row
+from steadynorm.sinks.base import Row, RunInfo
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries' own warnings
 
@@ -221,6 +221,28 @@ def test_runs_that_the_loop_has_begun_are_joined_and_left_open_with_all_of_the_l
     logged = storage.get_logs("mine", "mine-1")
     assert {row["mine"] for row in logged if "mine" in row} == set(range(1, STEPS + 1))
     assert {row["step"] for row in logged if "steadynorm/raw_norm" in row} == set(rows)
+
+
+def test_a_run_of_mlflow_that_the_loop_resumes_in_another_process_is_joined_again(folder: Path) -> None:
+    """MLflow refuses a parameter with another value: then nothing of the second process was written."""
+    mlflow = loaded("mlflow")
+    mlflow.set_experiment("resumed")
+    run_id = None
+    for step, command in ((1, "train.py"), (2, "train.py --resume")):
+        with mlflow.start_run(run_id=run_id) as active:
+            run_id, sink = active.info.run_id, MLflow()
+            sink.find_active()
+            sink.open(RunInfo("tiny-1", "tiny", environment={"command": command, f"only {step}": "yes"}))
+            sink.write_rows([Row(step, 0.0, {"raw_norm": 1.0})])
+            sink.close("finished")
+    norms = mlflow.MlflowClient().get_metric_history(run_id, "steadynorm/raw_norm")
+    assert [each.step for each in norms] == [1, 2]
+    params = mlflow.get_run(run_id).data.params
+    assert {name: value for name, value in params.items() if name.startswith("steadynorm")} == {
+        "steadynorm.environment.command": "train.py",
+        "steadynorm.environment.only 1": "yes",
+        "steadynorm.environment.only 2": "yes",
+    }
 
 
 def test_values_that_come_late_do_not_take_a_row_of_the_loops_own_run_back_to_their_step() -> None:

@@ -244,7 +244,7 @@ async def provoke(asker: Asker, route: tuple[str, str], status: int) -> httpx.Re
         case 422 if method in SENDS:
             return await asker.ask(route, body=asker.wrong[route])
         case 422:
-            return await asker.ask(route, query=BAD_QUERIES[path.rpartition("/")[2]])
+            return await asker.ask(route, query=BAD_QUERIES.get(path.rpartition("/")[2], "unknown=1"))
         case 428 if path.endswith("/bulk"):
             return await asker.ask(route, body=asker.bodies[route][:-1] + b', "dry_run": false}')
         case 428:

@@ -286,3 +286,25 @@ async def test_what_was_done_with_a_run_is_a_chain_of_hashes(ended: Any) -> None
             forged[at:] = [msgspec.structs.replace(each, actor="nobody", **stripped) for each in changes[at:]]
             assert not verify_lifecycle("tiny-1", forged)
             assert not verify_lifecycle("tiny-1", [*changes[:at], *forged[at : at + 1]])
+
+
+async def test_a_run_that_a_server_with_a_clock_ahead_heard_is_archived_and_deleted_all_the_same(
+    agent: Any, clock: Any
+) -> None:
+    clock.now += 1.5  # of the server that takes the end
+    await agent.client.post(f"{agent.run}/finish", content=b'{"state": "finished"}')
+    clock.now -= 1.5
+    assert (await update(agent, archived=True)).json()["archived"] == clock.now + 1.5
+    assert await listed(agent) == []
+    assert (await delete(agent, grace=60)).status_code == 204
+    assert (await agent.get())["deletes_at"] == clock.now + 61.5
+    assert await listed(agent, visibility="deleted") == ["tiny-1"]
+
+
+async def test_what_a_clock_far_behind_would_undo_at_once_is_refused(agent: Any, clock: Any) -> None:
+    await agent.client.post(f"{agent.run}/finish", content=b'{"state": "finished"}')
+    clock.now -= 3600
+    for answer in (await update(agent, archived=True), await delete(agent, grace=60)):
+        assert answer.status_code == 409
+        assert "was heard from 3600 s from now, by this server's clock" in answer.json()["detail"]
+    assert (await update(agent, name="small")).json()["name"] == "small"

@@ -183,3 +183,16 @@ def test_settings_at_their_defaults_are_the_bytes_that_others_read() -> None:
     known = msgspec.to_builtins(Settings())
     assert not {"lr", "detail_every", "knobs"} & known.keys()
     assert set(known) == set(Settings.__struct_fields__) - {"lr", "detail_every", "knobs"}
+
+
+@pytest.mark.parametrize("knob", ["batch", "entropy_coef"])
+async def test_a_whole_number_beyond_all_floats_is_refused(agent: Any, knob: str) -> None:
+    await declare(agent, run_id="knobs-1")
+    agent.run = "/runs/knobs-1"
+    for digits in (20, 400):
+        answer = await agent.client.patch(
+            f"{agent.run}/settings",
+            content=f'{{"settings": {{"knob.{knob}": {10**digits}}}}}',
+            headers={"If-Match": '"0"'},
+        )
+        assert (answer.status_code, f"knob.{knob} must be" in answer.json()["detail"]) == (422, True), answer.text

@@ -17,12 +17,17 @@ from steadynorm_server.auth.principals import TokenError
 from steadynorm_server.auth.token_file import read
 from steadynorm_server.auth.tokens import Tokens
 from steadynorm_server.config import ServerConfig
-from steadynorm_server.redis.client import _scripts
+from steadynorm_server.redis.client import RedisClient, _scripts
 
 DAY_S = 86_400
 
 BUDGET = {
-    "settings": {"gamma2": {"min": 0.9, "max": 0.9999}, "mode": {"among": ["observe"]}, "paused": {"among": [True]}},
+    "settings": {
+        "gamma2": {"min": 0.9, "max": 0.9999},
+        "mode": {"among": ["observe"]},
+        "paused": {"among": [True]},
+        "spike_limit": {"among": ["off", 3]},
+    },
     "changes_a_day": 2,
 }
 
@@ -103,6 +108,30 @@ async def test_two_operators_who_approve_at_once_make_one_change(run: Any) -> No
     assert (now["revision"], now["settings"]["reset_generation"]) == (1, 1)
 
 
+async def test_proposals_that_come_meanwhile_do_not_keep_one_from_being_approved(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor from being made within a budget, whose count is then that of one change."""
+    script, others = RedisClient.script, []
+
+    async def after_another_proposal(self: Any, name: Any, *arguments: Any) -> Any:
+        if name == "change":
+            monkeypatch.setattr(RedisClient, "script", script)
+            revision = (await run("ada", "GET", "/settings")).json()["revision"]
+            others.append((await propose(run, settings={"gamma1": 0.5}, revision=revision)).json()["state"])
+        return await script(self, name, *arguments)
+
+    made = (await propose(run)).json()
+    monkeypatch.setattr(RedisClient, "script", after_another_proposal)
+    done = await run("ada", "POST", f"/proposals/{made['id']}", {"approve": True}, If_Match='"0"')
+    assert (done.status_code, done.json().get("made")) == (200, 1), done.text
+    monkeypatch.setattr(RedisClient, "script", after_another_proposal)
+    within = (await propose(run, "frugal", {"gamma2": 0.95}, revision=1)).json()
+    assert (within.get("state"), within.get("decision")) == ("within_budget", "1 of 2 changes today"), within
+    assert len((await run("ada", "GET", "/audit")).json()["entries"]) == 2
+    assert others == ["open"] * 2
+
+
 async def test_a_proposal_whose_base_is_gone_says_so_and_can_only_be_refused(run: Any) -> None:
     made = (await propose(run)).json()
     changed = await run("ada", "PATCH", "/settings", {"settings": {"gamma1": 0.5}}, If_Match='"0"')
@@ -139,6 +168,12 @@ async def test_within_its_budget_a_proposer_is_not_asked_for_and_beyond_it_is(ru
     assert (await propose(run, "frugal", {"gamma2": 0.98}, revision=2)).json()["state"] == "open"  # none is left
     (last, _) = (await run("ada", "GET", "/audit")).json()["entries"]
     assert (last["actor"], last["reason"]) == ("frugal", "within its budget (2 of 2 changes today): falls")
+
+
+@pytest.mark.parametrize("value", ["off", "none", None])
+async def test_off_among_the_values_of_a_budget_is_off_however_it_is_sent(run: Any, value: object) -> None:
+    assert (await propose(run, "frugal", {"spike_limit": 3})).json()["state"] == "within_budget"
+    assert (await propose(run, "frugal", {"spike_limit": value}, revision=1)).json()["state"] == "within_budget"
 
 
 async def test_a_budget_is_that_of_one_day_whichever_servers_clock_says_so(run: Any, clock: Any) -> None:
@@ -192,6 +227,7 @@ async def test_open_proposals_are_bounded_and_a_refusal_makes_room(run: Any) -> 
         (entry("x", "viewer", budget=BUDGET), "a budget is for a proposer"),
         (entry("x", "proposer", budget={"settings": {"gamma9": {"among": [1]}}, "changes_a_day": 1}), "'gamma9'"),
         (entry("x", "proposer", budget={"settings": {"gamma2": {"min": 0.9}}, "changes_a_day": 1}), "min and max"),
+        (entry("x", "proposer", budget={"settings": {"gamma2": {"min": 1, "max": 0}}, "changes_a_day": 1}), "at most"),
         (entry("x", "proposer", budget={"settings": {}, "changes_a_day": 0}), "changes_a_day"),
     ],
 )

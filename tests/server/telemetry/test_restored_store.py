@@ -81,9 +81,16 @@ async def test_a_rule_whose_budget_nobody_knows_any_more_rests_until_it_is_given
     (shown,) = (await agent.get("/rules"))["rules"]
     assert shown["stopped"]
     clock.now += 1
-    again = await agent.client.put(f"{agent.run}/rules", json={"revision": 1, "rules": [{**rule, "max_actions": 2}]})
-    assert again.status_code == 200, again.text
-    assert not again.json()["rules"][0]["stopped"]
+    rest = {**rule, "id": "rest"}  # who adds another rule sends this one too, and does not mean it
+    for rules, are_stopped in (
+        ([rule, rest], [True, False]),
+        ([rest], [False]),
+        ([rest, rule], [False, False]),
+        ([{**rule, "max_actions": 2}], [False]),
+    ):
+        again = await agent.client.put(f"{agent.run}/rules", json={"rules": rules})
+        assert again.status_code == 200, again.text
+        assert [each["stopped"] for each in again.json()["rules"]] == are_stopped
     assert (await agent.send([5], spikes=1))["desired"]["settings"]["reset_generation"] == 2
 
 

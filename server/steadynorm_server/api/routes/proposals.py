@@ -17,7 +17,7 @@ from steadynorm_server.settings import proposals
 router = APIRouter(prefix=API, tags=["settings"])
 
 
-@router.get("/runs/{run_id}/proposals", dependencies=VIEWER, responses=responses(ProposalList, *RUN))
+@router.get("/runs/{run_id}/proposals", dependencies=VIEWER, responses=responses(ProposalList, *RUN, 422))
 async def list_proposals(run_id: str, repository: RepositoryOf) -> Response:
     """Open proposals, the newest first, then those that were decided last."""
     return json_response(proposals.list_proposals(await repository.get(run_id)))

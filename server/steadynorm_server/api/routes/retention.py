@@ -12,7 +12,7 @@ from steadynorm_server.retention import policy
 router = APIRouter(prefix=API, tags=["runs"])
 
 
-@router.get("/runs/{run_id}/retention", dependencies=VIEWER, responses=responses(Retention, *RUN))
+@router.get("/runs/{run_id}/retention", dependencies=VIEWER, responses=responses(Retention, *RUN, 422))
 async def show_retention(run_id: str, repository: RepositoryOf, limits: LimitsOf) -> Response:
     """The run's own limits, the limits in force, when the run will be removed, and who changed the limits."""
     return json_response(policy.retention_of(await repository.get(run_id), limits))

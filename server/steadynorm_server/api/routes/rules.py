@@ -12,7 +12,7 @@ from steadynorm_server.automation import rules
 router = APIRouter(prefix=API, tags=["settings"])
 
 
-@router.get("/runs/{run_id}/rules", dependencies=VIEWER, responses=responses(RuleList, *RUN))
+@router.get("/runs/{run_id}/rules", dependencies=VIEWER, responses=responses(RuleList, *RUN, 422))
 async def list_rules(run_id: str, repository: RepositoryOf) -> Response:
     """The run's watch rules with their progress: counts, actions left, cooldowns."""
     return json_response(rules.list_rules(await repository.get(run_id), repository.clock()))

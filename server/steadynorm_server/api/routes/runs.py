@@ -71,7 +71,7 @@ async def list_runs(
     return json_response(await queries.runs(listing))
 
 
-@router.get("/runs/{run_id}", dependencies=VIEWER, responses=responses(RunDetail, *RUN))
+@router.get("/runs/{run_id}", dependencies=VIEWER, responses=responses(RunDetail, *RUN, 422))
 async def show_run(run_id: str, queries: QueriesOf, repository: RepositoryOf) -> Response:
     """One run: state, health, desired and applied settings, newest scalars."""
     found = await queries.run(run_id)
@@ -79,7 +79,7 @@ async def show_run(run_id: str, queries: QueriesOf, repository: RepositoryOf) ->
     return json_response(found)
 
 
-@router.get("/runs/{run_id}/configuration", dependencies=VIEWER, responses=responses(RunConfiguration, *RUN))
+@router.get("/runs/{run_id}/configuration", dependencies=VIEWER, responses=responses(RunConfiguration, *RUN, 422))
 async def show_configuration(run_id: str, queries: QueriesOf) -> Response:
     """What the run was started with: the user's configuration, and facts that its process found by itself."""
     return json_response(await queries.configuration(run_id))

@@ -12,7 +12,7 @@ from steadynorm_server.automation import schedules
 router = APIRouter(prefix=API, tags=["settings"])
 
 
-@router.get("/runs/{run_id}/schedules", dependencies=VIEWER, responses=responses(ScheduleList, *RUN))
+@router.get("/runs/{run_id}/schedules", dependencies=VIEWER, responses=responses(ScheduleList, *RUN, 422))
 async def list_schedules(run_id: str, repository: RepositoryOf) -> Response:
     """The waiting schedules, the next one first, then the last ones that were carried out."""
     return json_response(schedules.list_schedules(await repository.get(run_id)))
@@ -25,7 +25,7 @@ async def create_schedule(run_id: str, request: Request, sender: Operator, repos
     return json_response(created, 201, {"Location": location(request, f"/runs/{run_id}/schedules")})
 
 
-@router.delete("/runs/{run_id}/schedules/{schedule_id}", status_code=204, responses=responses(None, 204, *RUN))
+@router.delete("/runs/{run_id}/schedules/{schedule_id}", status_code=204, responses=responses(None, 204, *RUN, 422))
 async def delete_schedule(run_id: str, schedule_id: str, sender: Operator, repository: RepositoryOf) -> Response:
     """Delete a schedule that is still waiting."""
     await schedules.delete(repository, run_id, schedule_id, sender.name)
