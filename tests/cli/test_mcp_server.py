@@ -15,7 +15,7 @@ from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from tests.support.local_server import RunningStack
 
-from steadynorm_cli.mcp_server import MAX_BYTES, NOTICE, bounded
+from steadynorm_cli.mcp_server import MAX_BYTES, NOTICE, bounded, clean_text
 from steadynorm_contract.codec import encode_batch, encode_json
 from steadynorm_contract.proposals import ProposalState
 from steadynorm_contract.telemetry import (
@@ -56,8 +56,19 @@ def run_id(stack: RunningStack) -> str:
     return run_id
 
 
+@pytest.fixture
+def failed_id(stack: RunningStack) -> str:
+    """A run that has just failed."""
+    run_id = f"failed-{secrets.token_hex(4)}"
+    registration = RunRegistration(name=run_id, run_id=run_id, parameters=[Parameter("w", (2, 2), "float32")])
+    with httpx.Client(base_url=f"{stack.server}/api/v1", headers={"Authorization": f"Bearer {stack.token}"}) as http:
+        for path, body in (("/runs", encode_json(registration)), (f"/runs/{run_id}/finish", b'{"state": "failed"}')):
+            assert http.post(path, content=body, headers={"Content-Type": "application/json"}).is_success
+    return run_id
+
+
 async def test_a_model_reads_a_run_and_proposes_a_change_that_a_person_approves(
-    stack: RunningStack, run_id: str
+    stack: RunningStack, run_id: str, failed_id: str
 ) -> None:
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "steadynorm_cli", "mcp", "--server", stack.server], env=stack.environment
@@ -89,7 +100,16 @@ async def test_a_model_reads_a_run_and_proposes_a_change_that_a_person_approves(
         assert sum(series["loss"]["count"]) == STEPS
         assert (await call("preview_change", run_id=run_id, settings={"gamma2": 0.99}))["base_revision"] == 0
         assert "gamma2 must be in" in str(await call("preview_change", run_id=run_id, settings={"gamma2": 7}))
+        reset = {"run_id": run_id, "settings": {"reset_generation": "+1"}}  # as propose_change takes it
+        assert (await call("preview_change", **reset))["base_revision"] == 0
+        assert "at most 10: got 11" in (await call("get_series", run_id=run_id, names=["loss"] * 11))["error"]
+        long = await call("propose_change", **reset, base_revision=0, reason="x" * 501)
+        assert "reason must have at most 500 characters" in str(long)
         assert "does not exist" in (await call("get_run", run_id="absent"))["error"]
+        assert [each["run_id"] for each in await call("list_runs", search=run_id, live_only=True)] == [run_id]
+        failed = await call("list_runs", search=failed_id)
+        assert [each["state"] for each in failed] == ["failed"]  # a moment ago
+        assert await call("list_runs", search=failed_id, live_only=True) == []
         change = {"run_id": run_id, "settings": {"gamma2": 0.99}, "base_revision": 0, "reason": "one spike of ×40"}
         assert (await call("propose_change", **change))["state"] == "open"
         assert stack.client.settings(run_id).revision == 0  # nothing was changed
@@ -128,3 +148,14 @@ def test_an_answer_is_bounded_and_says_what_it_leaves_out(huge: object) -> None:
     found = json.loads(text)
     assert found["data"]["bad"] == ["\\x00\\x1b]0;x\\x07", None]
     assert "left out" in text or "left_out" in text or "characters)" in text
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\ufe0f", "\U000e0141", "\u2028", "\u3164", "\u034f", "\u2800", "\U000e0041", "\u2066"]
+)
+def test_what_a_reader_does_not_see_is_shown_to_a_model_as_an_escape(hidden: str) -> None:
+    assert clean_text(f"a{hidden}b") == f"a{hidden.encode('unicode_escape').decode()}b"
+
+
+def test_letters_of_all_scripts_stay_as_they_are() -> None:
+    assert clean_text("Größe e\u0301 模型 тест नमस्ते 🚀") == "Größe e\u0301 模型 тест नमस्ते 🚀"
