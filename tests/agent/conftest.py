@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.support.agent import StubServer, Training, wait_until
+from tests.support.interpreter import Interpreter
 from tests.support.ranks import RankServer, RunRanks, StartedRanks, rank_server
 
 from steadynorm.transport import http_client, publisher
@@ -85,9 +86,9 @@ def until() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture(scope="session", name="rank_server")
-def _rank_server() -> Iterator[RankServer]:
+def _rank_server(python: Interpreter) -> Iterator[RankServer]:
     """The process from which ranks are forked: it takes longer to import torch than most scenarios run."""
-    with rank_server() as server:
+    with rank_server(python) as server:
         yield server
 
 

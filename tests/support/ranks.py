@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.interpreter import Interpreter
 
 PROGRAMS = Path(__file__).parents[1] / "agent" / "distributed"
 START_S = 120.0  # of Python and torch, on a busy machine
@@ -61,7 +63,7 @@ class StartedRanks:
 
 
 class RankServer:
-    """The process that has imported torch, from which the ranks of all tests are forked."""
+    """The process from which the ranks of all tests are forked."""
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
@@ -86,13 +88,16 @@ class RankServer:
 
 
 @contextmanager
-def rank_server() -> Iterator[RankServer]:
-    """The server, for as long as the block runs."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(START_S)
-    with ours, theirs:
-        command = [sys.executable, str(PROGRAMS / "rank_server.py"), str(theirs.fileno())]
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
-        theirs.close()
-        yield RankServer(ours)
-    process.wait()
+def rank_server(python: Interpreter) -> Iterator[RankServer]:
+    """The server, for as long as the block runs; `python` has imported torch for it."""
+    name = f"steadynorm-ranks-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        listener.settimeout(START_S)
+        program = python.start(str(PROGRAMS / "rank_server.py"), name)
+        requests, _ = listener.accept()
+    with requests:
+        requests.settimeout(START_S)
+        yield RankServer(requests)
+    program.result()

@@ -1,4 +1,6 @@
-"""Imports torch once for the ranks of all tests: `python rank_server.py SOCKET`, started by `tests.support.ranks`.
+"""Forks the ranks of all tests: `python rank_server.py SOCKET`, itself forked from where torch is imported already.
+
+SOCKET is a name in Linux' abstract namespace, at which `tests.support.ranks` listens.
 
 A message is JSON: what to run, with arguments, environment and folder. With it come a log and the write end of a
 pipe. The answer is the id of the forked process that runs it. That process writes its exit status to the pipe. The
@@ -50,7 +52,8 @@ def become(request: dict[str, Any], log: int, ended: int) -> None:
 def main() -> None:
     """Until the other end of the socket is closed."""
     gc.freeze()  # ranks' collections would copy every page of it
-    requests = socket.socket(fileno=int(sys.argv[1]))
+    requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    requests.connect(f"\0{sys.argv[1]}")
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 1 << 20, 2)
         if not message:
