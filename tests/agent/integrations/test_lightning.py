@@ -5,80 +5,32 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from tests.support.lazily import Lazily
 
 import steadynorm
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what Lightning's own imports deprecate is not ours
-    from lightning.pytorch import LightningModule, Trainer, seed_everything
-    from lightning.pytorch.callbacks import Callback
-    from lightning.pytorch.plugins.precision import MixedPrecision
-
-    from steadynorm.integrations.lightning import SteadyNormCallback
-
 if TYPE_CHECKING:
+    from tests.agent.integrations import lightning_training as tiny
     from tests.support.agent import StubServer
+else:
+    tiny = Lazily("tests.agent.integrations.lightning_training")
 
 Until = Callable[[Callable[[], object]], None]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of few workers, small logs and the like
 
 
-class Tiny(LightningModule):
-    """Two layers, AdamW."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
-
-    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
-        inputs, labels = batch
-        return torch.nn.functional.cross_entropy(self.net(inputs), labels)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=0.01)
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        generator = torch.Generator().manual_seed(1)
-        inputs = torch.randn(640, 6, generator=generator)
-        return DataLoader(TensorDataset(inputs, torch.randint(3, (640,), generator=generator)), batch_size=8)
-
-
-def make_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    seed_everything(0, verbose=False)
-    return Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"enable_checkpointing": False, **options},
-    )
-
-
-class At(Callback):
-    """Does something after a step."""
-
-    def __init__(self, step: int, action: Any) -> None:
-        self.step, self.action = step, action
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if trainer.global_step == self.step:
-            self.action()
-
-
 def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, stub: StubServer) -> None:
-    trainer = make_trainer(tmp_path, callback := SteadyNormCallback(run="tiny", server=stub.url), max_steps=12)
-    trainer.fit(Tiny())
+    trainer = tiny.make_trainer(
+        tmp_path, callback := tiny.SteadyNormCallback(run="tiny", server=stub.url), max_steps=12
+    )
+    trainer.fit(tiny.Tiny())
     assert callback.agent is None
     assert stub.run.steps == list(range(1, 13))
     assert all(0 < loss < 3 for loss in stub.run.column("loss"))
@@ -91,12 +43,12 @@ def test_norms_are_measured_before_the_trainer_clips(
     tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="steadynorm")
-    seed_everything(0, verbose=False)
-    bare, watched = Tiny(), Tiny()
+    tiny.seed_everything(0, verbose=False)
+    bare, watched = tiny.Tiny(), tiny.Tiny()
     watched.load_state_dict(bare.state_dict())
-    make_trainer(tmp_path, max_steps=10, gradient_clip_val=1e-3).fit(bare)
-    callback = SteadyNormCallback(server=stub.url, mode="observe")
-    make_trainer(tmp_path, callback, max_steps=10, gradient_clip_val=1e-3).fit(watched)
+    tiny.make_trainer(tmp_path, max_steps=10, gradient_clip_val=1e-3).fit(bare)
+    callback = tiny.SteadyNormCallback(server=stub.url, mode="observe")
+    tiny.make_trainer(tmp_path, callback, max_steps=10, gradient_clip_val=1e-3).fit(watched)
     assert min(stub.run.column("raw_norm")) > 0.01
     assert stub.run.steps == list(range(1, 11))
     assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), watched.parameters(), strict=True))
@@ -104,19 +56,19 @@ def test_norms_are_measured_before_the_trainer_clips(
 
 
 def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make_trainer(tmp_path, SteadyNormCallback(), max_steps=2, gradient_clip_val=1.0).fit(Tiny())
+    tiny.make_trainer(tmp_path, tiny.SteadyNormCallback(), max_steps=2, gradient_clip_val=1.0).fit(tiny.Tiny())
     assert "gradient_clip_val=1.0 clips the gradients to one total norm after they are stabilized" in caplog.text
 
 
 def test_accumulated_micro_batches_are_one_step_with_an_undivided_loss(tmp_path: Path, stub: StubServer) -> None:
-    callback = SteadyNormCallback(server=stub.url)
-    make_trainer(tmp_path, callback, max_steps=5, accumulate_grad_batches=4).fit(Tiny())
+    callback = tiny.SteadyNormCallback(server=stub.url)
+    tiny.make_trainer(tmp_path, callback, max_steps=5, accumulate_grad_batches=4).fit(tiny.Tiny())
     assert stub.run.steps == [1, 2, 3, 4, 5]
     assert all(0.5 < loss < 3 for loss in stub.run.column("loss"))
 
 
 def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until) -> None:
-    callback = SteadyNormCallback(server=stub.url)
+    callback = tiny.SteadyNormCallback(server=stub.url)
 
     def ask() -> None:
         assert callback.agent is not None
@@ -124,15 +76,15 @@ def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until)
         stub.change(stop=True)
         until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
-    trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
-    trainer.fit(Tiny())
+    trainer = tiny.make_trainer(tmp_path, callback, tiny.At(5, ask), max_steps=1000)
+    trainer.fit(tiny.Tiny())
     assert trainer.global_step < 50
     assert stub.run.finish is not None
     assert stub.run.finish.state == "stopped"
 
 
 def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer, until: Until) -> None:
-    callback = SteadyNormCallback(server=stub.url, run="resumed")
+    callback = tiny.SteadyNormCallback(server=stub.url, run="resumed")
 
     def ask() -> None:
         assert callback.agent is not None
@@ -140,12 +92,12 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
         stub.change(checkpoint_generation=1)
         until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
-    make_trainer(tmp_path, callback, At(5, ask), max_steps=20).fit(Tiny())
+    tiny.make_trainer(tmp_path, callback, tiny.At(5, ask), max_steps=20).fit(tiny.Tiny())
     (saved,) = tmp_path.rglob("steadynorm-step=*.ckpt")
     steps = int(saved.stem.partition("=")[2])
     assert 5 < steps < 20
-    again = SteadyNormCallback(server=stub.url, run="resumed")
-    make_trainer(tmp_path, again, max_steps=25).fit(Tiny(), ckpt_path=saved)
+    again = tiny.SteadyNormCallback(server=stub.url, run="resumed")
+    tiny.make_trainer(tmp_path, again, max_steps=25).fit(tiny.Tiny(), ckpt_path=saved)
     assert len(stub.runs) == 1
     assert stub.run.incarnation == 2
     assert stub.run.registrations[-1].step == steps
@@ -155,11 +107,11 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
 def test_a_training_resumed_without_the_agents_state_keeps_the_trainers_numbers(
     tmp_path: Path, stub: StubServer
 ) -> None:
-    before = make_trainer(tmp_path, max_steps=4)
-    before.fit(Tiny())
+    before = tiny.make_trainer(tmp_path, max_steps=4)
+    before.fit(tiny.Tiny())
     before.save_checkpoint(tmp_path / "plain.ckpt")
-    callback = SteadyNormCallback(server=stub.url)
-    make_trainer(tmp_path, callback, max_steps=6).fit(Tiny(), ckpt_path=tmp_path / "plain.ckpt")
+    callback = tiny.SteadyNormCallback(server=stub.url)
+    tiny.make_trainer(tmp_path, callback, max_steps=6).fit(tiny.Tiny(), ckpt_path=tmp_path / "plain.ckpt")
     assert stub.run.steps == [5, 6]
 
 
@@ -167,9 +119,9 @@ def test_an_exception_is_the_runs_end(tmp_path: Path, stub: StubServer) -> None:
     def fail() -> None:
         raise RuntimeError("out of data")
 
-    callback = SteadyNormCallback(server=stub.url)
+    callback = tiny.SteadyNormCallback(server=stub.url)
     with pytest.raises(RuntimeError, match="out of data"):
-        make_trainer(tmp_path, callback, At(3, fail), max_steps=9).fit(Tiny())
+        tiny.make_trainer(tmp_path, callback, tiny.At(3, fail), max_steps=9).fit(tiny.Tiny())
     assert callback.agent is None  # the program goes on
     assert stub.run.finish is not None
     assert (stub.run.finish.state, stub.run.finish.reason) == ("failed", "RuntimeError: out of data")
@@ -187,12 +139,12 @@ def test_one_argument_rolls_a_broken_fit_back(tmp_path: Path) -> None:
     recovery = steadynorm.Recovery(
         mode="act", every_steps=10, confirm_steps=4, detectors=["loss > 20 x median of 20 for 2 steps"]
     )
-    callback, model = SteadyNormCallback(server="", mode="observe", recovery=recovery), Tiny()
+    callback, model = tiny.SteadyNormCallback(server="", mode="observe", recovery=recovery), tiny.Tiny()
     head: Any = model.net[2]
     events: list[steadynorm.RollbackEvent] = []
 
-    class Breaks(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    class Breaks(tiny.Callback):
+        def on_train_batch_end(self, trainer: tiny.Trainer, *args: Any) -> None:
             assert callback.agent is not None
             if trainer.global_step == 1:
                 callback.agent.on_rollback(events.append)
@@ -200,7 +152,7 @@ def test_one_argument_rolls_a_broken_fit_back(tmp_path: Path) -> None:
                 head.weight.data.mul_(1e4)
             callback.agent.flush()  # evaluated now
 
-    make_trainer(tmp_path, callback, Breaks(), max_steps=45).fit(model)
+    tiny.make_trainer(tmp_path, callback, Breaks(), max_steps=45).fit(model)
     (event,) = events
     assert event.to_step == 30
     assert float(head.weight.detach().abs().max()) < 10
@@ -208,18 +160,18 @@ def test_one_argument_rolls_a_broken_fit_back(tmp_path: Path) -> None:
 
 def test_one_argument_brings_nan_weights_back_under_the_trainers_scaler(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    precision = tiny.MixedPrecision("16-mixed", "cpu", scaler)
     recovery = steadynorm.Recovery(mode="act", every_steps=10, confirm_steps=4, detectors=[])
-    callback, model = SteadyNormCallback(server="", mode="observe", recovery=recovery), Tiny()
+    callback, model = tiny.SteadyNormCallback(server="", mode="observe", recovery=recovery), tiny.Tiny()
     head: Any = model.net[2]
 
-    class Breaks(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    class Breaks(tiny.Callback):
+        def on_train_batch_end(self, trainer: tiny.Trainer, *args: Any) -> None:
             assert callback.agent is not None
             callback.agent.flush()  # evaluated now
             if trainer.global_step == 35:
                 head.weight.data.fill_(torch.nan)
 
-    make_trainer(tmp_path, callback, Breaks(), max_steps=45, plugins=[precision]).fit(model)
+    tiny.make_trainer(tmp_path, callback, Breaks(), max_steps=45, plugins=[precision]).fit(model)
     assert bool(head.weight.detach().isfinite().all())
     assert not {"step", "update"} & set(vars(scaler))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,79 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from tests.support.lazily import Lazily
 
 import steadynorm
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what their own imports deprecate is not ours
-    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-
-    from steadynorm.integrations.transformers import SteadyNormCallback
-
 if TYPE_CHECKING:
+    from tests.agent.integrations import transformers_training as tiny
     from tests.support.agent import StubServer
+else:
+    tiny = Lazily("tests.agent.integrations.transformers_training")
 
 Until = Callable[[Callable[[], object]], None]
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a trainer warns of pinned memory and the like
 
 
-class Words(Dataset[dict[str, torch.Tensor]]):
-    """Random tokens that predict themselves."""
-
-    def __len__(self) -> int:
-        return 256
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens = torch.randint(32, (8,), generator=torch.Generator().manual_seed(index))
-        return {"input_ids": tokens, "labels": tokens}
-
-
-def make_model() -> Any:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=32,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=16,
-        )
-    )
-
-
-def make_trainer(folder: Path, *callbacks: Any, model: Any = None, **options: Any) -> Any:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=4,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        **{"save_strategy": "no", "logging_steps": 1, "learning_rate": 1e-3, **options},
-    )
-    return Trainer(
-        model=model or make_model(), args=arguments, train_dataset=Words(), eval_dataset=Words(),
-        callbacks=list(callbacks),
-    )  # fmt: skip
-
-
-class At(TrainerCallback):
-    """Does something after a step."""
-
-    def __init__(self, step: int, action: Any) -> None:
-        self.step, self.action = step, action
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            self.action()
-
-
 def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, stub: StubServer) -> None:
-    callback = SteadyNormCallback(server=stub.url, run="llama")
-    trainer = make_trainer(tmp_path, max_steps=12)
+    callback = tiny.SteadyNormCallback(server=stub.url, run="llama")
+    trainer = tiny.make_trainer(tmp_path, max_steps=12)
     assert callback.add_to(trainer) is callback
     trainer.train()
     assert callback.agent is None
@@ -99,8 +43,8 @@ def test_every_step_is_recorded_with_its_loss_and_the_run_ends(tmp_path: Path, s
 def test_what_the_trainer_logs_beside_the_loss_is_recorded(
     tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = make_trainer(tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2)
-    SteadyNormCallback(server=stub.url).add_to(trainer)
+    trainer = tiny.make_trainer(tmp_path, max_steps=4, eval_strategy="steps", eval_steps=2)
+    tiny.SteadyNormCallback(server=stub.url).add_to(trainer)
     trainer.train()
     groups = [group for batch in stub.run.batches for group in batch.logged]
     assert [step for group in groups if "eval/loss" in group.names for step in group.steps] == [2, 4]
@@ -112,10 +56,10 @@ def test_added_to_the_trainer_it_measures_before_the_clip(
     tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, logger="steadynorm")
-    bare, watched = make_model(), make_model()
-    make_trainer(tmp_path / "bare", model=bare, max_steps=10, max_grad_norm=1e-3).train()
-    trainer = make_trainer(tmp_path / "watched", model=watched, max_steps=10, max_grad_norm=1e-3)
-    SteadyNormCallback(server=stub.url, mode="observe").add_to(trainer)
+    bare, watched = tiny.make_model(), tiny.make_model()
+    tiny.make_trainer(tmp_path / "bare", model=bare, max_steps=10, max_grad_norm=1e-3).train()
+    trainer = tiny.make_trainer(tmp_path / "watched", model=watched, max_steps=10, max_grad_norm=1e-3)
+    tiny.SteadyNormCallback(server=stub.url, mode="observe").add_to(trainer)
     trainer.train()
     assert min(stub.run.column("raw_norm")) > 0.01
     assert stub.run.steps == list(range(1, 11))
@@ -126,28 +70,28 @@ def test_added_to_the_trainer_it_measures_before_the_clip(
 def test_passed_as_a_plain_callback_it_sees_clipped_norms_and_says_so(
     tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = SteadyNormCallback(server=stub.url, mode="observe")
-    make_trainer(tmp_path, callback, max_steps=5, max_grad_norm=1e-3).train()
+    callback = tiny.SteadyNormCallback(server=stub.url, mode="observe")
+    tiny.make_trainer(tmp_path, callback, max_steps=5, max_grad_norm=1e-3).train()
     assert stub.run.column("raw_norm") == pytest.approx([1e-3] * 5, rel=2e-3)
     assert "max_grad_norm=0.001 clips the gradients before steadynorm sees them" in caplog.text
 
 
 def test_a_clip_after_the_stabilizer_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = make_trainer(tmp_path, max_steps=2)
-    SteadyNormCallback().add_to(trainer)
+    trainer = tiny.make_trainer(tmp_path, max_steps=2)
+    tiny.SteadyNormCallback().add_to(trainer)
     trainer.train()
     assert "max_grad_norm=1.0 clips the gradients to one total norm after they are stabilized" in caplog.text
 
 
 def test_accumulated_micro_batches_are_one_step(tmp_path: Path, stub: StubServer) -> None:
-    trainer = make_trainer(tmp_path, max_steps=5, gradient_accumulation_steps=3)
-    SteadyNormCallback(server=stub.url).add_to(trainer)
+    trainer = tiny.make_trainer(tmp_path, max_steps=5, gradient_accumulation_steps=3)
+    tiny.SteadyNormCallback(server=stub.url).add_to(trainer)
     trainer.train()
     assert stub.run.steps == [1, 2, 3, 4, 5]
 
 
 def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until) -> None:
-    callback = SteadyNormCallback(server=stub.url)
+    callback = tiny.SteadyNormCallback(server=stub.url)
 
     def ask() -> None:
         assert callback.agent is not None
@@ -155,7 +99,7 @@ def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until)
         stub.change(stop=True)
         until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
-    trainer = make_trainer(tmp_path, callback, At(5, ask), max_steps=1000)
+    trainer = tiny.make_trainer(tmp_path, callback, tiny.At(5, ask), max_steps=1000)
     trainer.train()
     assert trainer.state.global_step < 50
     assert stub.run.finish is not None
@@ -163,7 +107,7 @@ def test_a_stop_ends_the_trainer(tmp_path: Path, stub: StubServer, until: Until)
 
 
 def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, stub: StubServer, until: Until) -> None:
-    callback = SteadyNormCallback(server=stub.url, run="resumed")
+    callback = tiny.SteadyNormCallback(server=stub.url, run="resumed")
 
     def ask() -> None:
         assert callback.agent is not None
@@ -171,28 +115,28 @@ def test_a_checkpoint_is_saved_when_asked_for_and_resumed_from(tmp_path: Path, s
         stub.change(checkpoint_generation=1)
         until(lambda: callback.agent and callback.agent._mailbox.seen_revision)
 
-    make_trainer(tmp_path, callback, At(5, ask), max_steps=20).train()
+    tiny.make_trainer(tmp_path, callback, tiny.At(5, ask), max_steps=20).train()
     (saved,) = tmp_path.glob("checkpoint-*")
     steps = int(saved.name.partition("-")[2])
     assert 5 < steps < 20
     assert (saved / "steadynorm.pt").is_file()
-    again = SteadyNormCallback(server=stub.url, run="resumed")
-    make_trainer(tmp_path, again, max_steps=25).train(resume_from_checkpoint=str(saved))
+    again = tiny.SteadyNormCallback(server=stub.url, run="resumed")
+    tiny.make_trainer(tmp_path, again, max_steps=25).train(resume_from_checkpoint=str(saved))
     assert len(stub.runs) == 1
     assert stub.run.incarnation == 2
     assert stub.run.registrations[-1].step == steps
     assert stub.run.steps[-(25 - steps) :] == list(range(steps + 1, 26))
     (saved / "steadynorm.pt").unlink()  # as in a training that had no callback before
-    callback = SteadyNormCallback(server=stub.url, run="late")
-    make_trainer(tmp_path, callback, max_steps=steps + 2).train(resume_from_checkpoint=str(saved))
+    callback = tiny.SteadyNormCallback(server=stub.url, run="late")
+    tiny.make_trainer(tmp_path, callback, max_steps=steps + 2).train(resume_from_checkpoint=str(saved))
     assert list(stub.runs.values())[-1].steps == [steps + 1, steps + 2]
 
 
 def test_a_state_file_that_was_cut_off_resumes_without_it_and_is_not_left_by_a_full_disk(
     tmp_path: Path, stub: StubServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    callback = SteadyNormCallback(server=stub.url, run="cut")
-    make_trainer(tmp_path, callback, max_steps=2, save_strategy="steps", save_steps=2).train()
+    callback = tiny.SteadyNormCallback(server=stub.url, run="cut")
+    tiny.make_trainer(tmp_path, callback, max_steps=2, save_strategy="steps", save_steps=2).train()
     saved = tmp_path / "checkpoint-2" / "steadynorm.pt"
     saved.write_bytes(saved.read_bytes()[:100])  # by a job that was killed as it wrote
     write = torch.save
@@ -204,8 +148,8 @@ def test_a_state_file_that_was_cut_off_resumes_without_it_and_is_not_left_by_a_f
         write(state, file)
 
     monkeypatch.setattr(torch, "save", full)
-    trainer = make_trainer(
-        tmp_path, SteadyNormCallback(server=stub.url), max_steps=4, save_strategy="steps", save_steps=4
+    trainer = tiny.make_trainer(
+        tmp_path, tiny.SteadyNormCallback(server=stub.url), max_steps=4, save_strategy="steps", save_steps=4
     )
     trainer.train(resume_from_checkpoint=str(saved.parent))
     assert trainer.state.global_step == 4
@@ -219,10 +163,10 @@ def test_training_twice_makes_two_runs_and_a_failed_one_ends_as_failed(tmp_path:
     def fail() -> None:
         raise RuntimeError("out of data")
 
-    callback = SteadyNormCallback(server=stub.url)
-    trainer = make_trainer(tmp_path, max_steps=6)
+    callback = tiny.SteadyNormCallback(server=stub.url)
+    trainer = tiny.make_trainer(tmp_path, max_steps=6)
     callback.add_to(trainer)
-    trainer.add_callback(at := At(3, fail))
+    trainer.add_callback(at := tiny.At(3, fail))
     with pytest.raises(RuntimeError, match="out of data"):
         trainer.train()
     trainer.remove_callback(at)
@@ -241,8 +185,8 @@ def test_a_training_whose_exception_the_program_catches_is_failed(
     def fail() -> None:
         raise error
 
-    trainer = make_trainer(tmp_path, At(3, fail), max_steps=6)
-    callback = SteadyNormCallback(server=stub.url).add_to(trainer)
+    trainer = tiny.make_trainer(tmp_path, tiny.At(3, fail), max_steps=6)
+    callback = tiny.SteadyNormCallback(server=stub.url).add_to(trainer)
     with suppress(RuntimeError, KeyboardInterrupt):  # as a search of hyperparameters does, or a notebook
         trainer.train()
     assert callback.agent is None
@@ -255,18 +199,18 @@ def test_a_training_whose_exception_the_program_catches_is_failed(
 
 
 def test_what_deepspeed_shards_is_refused_whatever_wraps_it(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer = tiny.make_trainer(tmp_path, max_steps=2)
     flat = torch.optim.AdamW(trainer.model.parameters())  # what a ZeRO optimizer steps
     sharding = type("DeepSpeedZeroOptimizer", (), {"__module__": "deepspeed.runtime.zero", "optimizer": flat})()
     wrapper = type("DeepSpeedOptimizerWrapper", (), {"optimizer": sharding})()
-    callback = SteadyNormCallback(server="")
+    callback = tiny.SteadyNormCallback(server="")
     with pytest.raises(ValueError, match=r"DeepSpeedZeroOptimizer.*flat buffer"):
         callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=wrapper)
 
 
 def test_a_deep_copy_of_the_trainer_trains_the_copy(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, max_steps=2)
-    SteadyNormCallback().add_to(trainer)
+    trainer = tiny.make_trainer(tmp_path, max_steps=2)
+    tiny.SteadyNormCallback().add_to(trainer)
     trainer.train_dataset = None  # what makes a copy slow
     copied = copy.deepcopy(trainer)
     assert copied.train.__self__ is copied
@@ -277,11 +221,11 @@ def test_one_argument_rolls_a_broken_training_back(tmp_path: Path) -> None:
     recovery = steadynorm.Recovery(
         mode="act", every_steps=10, confirm_steps=4, detectors=["loss > 2 x median of 20 for 2 steps"]
     )
-    callback = SteadyNormCallback(server="", mode="observe", recovery=recovery)
-    model = make_model()
+    callback = tiny.SteadyNormCallback(server="", mode="observe", recovery=recovery)
+    model = tiny.make_model()
     events: list[steadynorm.RollbackEvent] = []
 
-    class Breaks(TrainerCallback):
+    class Breaks(tiny.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             assert callback.agent is not None
             if state.global_step == 1:
@@ -293,7 +237,7 @@ def test_one_argument_rolls_a_broken_training_back(tmp_path: Path) -> None:
             if callback.agent is not None:
                 callback.agent.flush()  # evaluated now
 
-    callback.add_to(trainer := make_trainer(tmp_path, model=model, max_steps=45))
+    callback.add_to(trainer := tiny.make_trainer(tmp_path, model=model, max_steps=45))
     trainer.add_callback(Breaks())
     trainer.train()
     (event,) = events
