@@ -67,7 +67,10 @@ PARAMETERS = [
 
 
 def local_stack(home: Path, *, dashboard: bool) -> LocalStack:
-    """A server with tokens of an operator, an agent, a viewer and a proposer, in processes of its own on free ports."""
+    """A server with tokens of an operator, an agent, a viewer and a proposer, in processes of its own on free ports.
+
+    dashboard: with one, before the server that already runs on that folder, if one does.
+    """
     foreign = ("STEADYNORM_", "REDIS_URL", "STREAMLIT_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     tuner = {"name": "tuner", "role": "proposer", "sha256": hashlib.sha256(PROPOSER.encode()).hexdigest()}
@@ -79,7 +82,7 @@ def local_stack(home: Path, *, dashboard: bool) -> LocalStack:
         "STEADYNORM_VIEWER_TOKEN": VIEWER,
         "STEADYNORM_STALLED_AFTER_S": "3600",  # runs of these tests speak once, and are looked at for minutes
     }
-    return LocalStack(home, port=0, dashboard_port=0, dashboard=dashboard, environ=environ)
+    return LocalStack(home, port=0, dashboard_port=0, dashboard=dashboard, reuse_running=dashboard, environ=environ)
 
 
 def without_runs(stack: LocalStack) -> LocalStack:

@@ -11,9 +11,9 @@ from steadynorm_cli.local_stack import LocalStack
 
 
 @pytest.fixture(scope="session")
-def _running_dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """The server and the dashboard of all files, which take seconds to start."""
-    with local_stack(tmp_path_factory.mktemp("stack"), dashboard=True) as running:
+def _running_dashboard(_running_server: LocalStack) -> Iterator[LocalStack]:
+    """The dashboard of all files, which takes seconds to start, before the server of the files without a browser."""
+    with local_stack(_running_server.data, dashboard=True) as running:
         yield running
 
 
