@@ -1,5 +1,6 @@
 """Requests of `client`: addresses, tokens, errors of answers, and writes whose answer is lost."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -11,12 +12,14 @@ from steadynorm_contract.client_errors import (
     BY_STATUS,
     ClientError,
     Finding,
+    InvalidChange,
     OutcomeUnknown,
     ServerUnreachable,
     Unauthorized,
 )
 from steadynorm_contract.discovery import DEFAULT_SERVER, check_address, find_server, find_token
 from steadynorm_contract.problems import Problem
+from steadynorm_contract.settings import FieldError
 
 __all__ = ["Look", "Transport"]
 
@@ -50,6 +53,7 @@ class Transport:
     def _send(self, method: str, path: str, body: object, kind: type[_T], look: Look | None, **headers: str) -> _T:
         """look: finds out what came of the write; None: the request writes nothing."""
         headers["Content-Type"] = "application/json"
+        _require_finite(body)
         try:
             return _decode(self._request(method, path, body=msgspec.json.encode(body), headers=headers), kind)
         except ClientError as error:
@@ -103,6 +107,25 @@ class Transport:
         except msgspec.MsgspecError:
             return ClientError(f"{self.server} answered {status} to {method} {path}.", status=status)
         return BY_STATUS.get(status, ClientError)(problem.detail, problem, status)
+
+
+def _require_finite(body: object) -> None:
+    """Raises InvalidChange: JSON would have null for the number, which stands for `off` or a default."""
+
+    def check(name: str, value: object) -> None:
+        if isinstance(value, float) and not math.isfinite(value):
+            rule = "must be a finite number"
+            error = FieldError(name, rule, f"{name} {rule}: got {value}.")
+            problem = Problem(title="Invalid value", status=422, detail=error.message, errors=[error])
+            raise InvalidChange(problem.detail, problem, problem.status)
+        if isinstance(value, Mapping):
+            for key, each in value.items():
+                check(str(key), each)
+        elif isinstance(value, list | tuple):
+            for each in value:
+                check(name, each)
+
+    check("the value", msgspec.to_builtins(body, str_keys=True))
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:

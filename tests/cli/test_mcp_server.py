@@ -129,6 +129,9 @@ def test_the_command_line_approves_and_refuses(stack: RunningStack, run_id: str,
     listed = steadynorm("proposals", run_id)
     assert "gamma2=0.99" in listed.stdout
     assert "\x1b[2J" not in listed.stdout
+    for option in ("--approve", "--refuse"):  # as a script's empty variable gives it
+        named = steadynorm("proposals", run_id, option, "")
+        assert (named.returncode, "has no proposal ''" in named.stderr) == (1, True)
     done = steadynorm("proposals", run_id, "--approve", first.id, "--reason", "yes")
     assert f"{run_id}: gamma2=0.99 is approved, as revision 1" in done.stdout
     gone = steadynorm("proposals", run_id, "--approve", second.id)

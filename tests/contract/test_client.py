@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from steadynorm_contract.audit import AuditList
+from steadynorm_contract.bulk import Bulk, Selection
 from steadynorm_contract.client import (
     Client,
     ClientError,
@@ -28,6 +30,7 @@ from steadynorm_contract.runs import RunList
 from steadynorm_contract.series import SeriesResponse
 from steadynorm_contract.settings import FieldError, Settings
 from steadynorm_contract.telemetry import Desired
+from steadynorm_contract.watch_rules import Comparison, Condition, WatchRule
 
 
 class Recorder(BaseHTTPRequestHandler):
@@ -203,3 +206,19 @@ def test_after_a_request_was_sent_no_message_claims_that_it_was_not_carried_out(
         slow.change("tiny-1", {"gamma2": 0.9}, revision=0)
     assert [each.value.outcome_unknown for each in (unsure, read, unsent)] == [True, False, False]
     assert [each.value.timed_out for each in (unsure, read, unsent)] == [True, True, False]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_would_make_null_of_is_not_sent(client: Client, value: float) -> None:
+    """Null stands for `off`: a change to NaN would turn the setting off."""
+    rule = WatchRule(id="a", when=Condition(scalar="loss", comparison=Comparison.ABOVE, value=value), settings={})
+    for send in (
+        lambda: client.change("tiny-1", {"spike_limit": value}, revision=0),
+        lambda: client.change("tiny-1", {"knobs": {"spike_limit": value}}, revision=0),
+        lambda: client.bulk_change(Bulk(select=Selection(name="*"), settings={"spike_limit": value})),
+        lambda: client.set_rules("tiny-1", [rule]),
+    ):
+        with pytest.raises(InvalidChange, match="must be a finite number: got") as refused:
+            send()
+        assert refused.value.errors[0].field in ("spike_limit", "value")
+    assert Recorder.seen == []

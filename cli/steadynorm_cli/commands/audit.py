@@ -92,7 +92,7 @@ def _notes(client: Client, run_id: str) -> NoteList:
 
 
 def _note_line(note: Note) -> str:
-    said = ": ".join(filter(None, (action_words(note), plain(note.text))))
+    said = ": ".join(filter(None, (plain(action_words(note)), plain(note.text))))
     return f" note  {timestamp(note.time)}  {plain(note.author)}  step {note.step}: {said}  {note.hash[:12]}"
 
 

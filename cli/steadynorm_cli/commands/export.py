@@ -43,9 +43,11 @@ def export(
         client.export(run_id, sys.stdout.buffer, table.value)
         return
     path = output or Path(Path(f"{run_id}-{table.value}.parquet").name)  # here, whatever a server calls its run
-    target = path.resolve()  # a link stays, and what it leads to is written
-    # Under another name until it is complete: a file with the right name can be read. A pipe or a device has one name.
-    draft = target if target.exists() and not target.is_file() else target.with_name(f".{target.name}.part")
+    # Under another name until it is complete: a file with the right name can be read. A pipe or a device has one name,
+    # and what its link /dev/fd/63 leads to is no path. A link to a file stays, and what it leads to is written.
+    has_one_name = path.exists() and not path.is_file()
+    target = path if has_one_name else path.resolve()
+    draft = target if has_one_name else target.with_name(f".{target.name}.part")
     try:
         with draft.open("wb") as file:
             size = client.export(run_id, file, table.value)

@@ -76,7 +76,7 @@ def notes(run: Run, server: Server = None, as_json: AsJson = False) -> None:
 
 def note_line(each: Note) -> str:
     """A note as one line for a terminal."""
-    said = ": ".join(filter(None, (action_words(each), plain(each.text))))
+    said = ": ".join(filter(None, (plain(action_words(each)), plain(each.text))))
     author = plain(each.author) + (" (agent)" if each.by_agent else "")
     return f"{timestamp(each.time)}  step {each.step:>8}  {author}  {said}"
 

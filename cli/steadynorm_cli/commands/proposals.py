@@ -38,7 +38,7 @@ def proposals(
     client = Client(server)
     run_id = find_run(client, run).run_id
     known = client.proposals(run_id)
-    if (chosen := approve or refuse) is not None:
+    if (chosen := refuse if approve is None else approve) is not None:
         found = next((each for each in known.proposals if each.id == chosen), None)
         if found is None:
             raise CommandError(f"{run_id} has no proposal {chosen!r}: `steadynorm proposals {run_id}` lists them.")

@@ -116,3 +116,14 @@ def test_a_pipe_is_written_to_and_a_link_stays_a_link(steadynorm: Any, run_id: s
     assert steadynorm("export", run_id, "-o", str(link)).returncode == 0
     assert link.is_symlink()
     assert file.read_bytes().startswith(b"PAR1")
+
+
+def test_a_link_to_a_pipe_without_a_name_is_written_to(steadynorm: Any, run_id: str, tmp_path: Path) -> None:
+    """As `-o >(cat)` of a shell gives it: the link leads to `pipe:[123]`, which is no path."""
+    out, into = os.pipe()
+    with open(out, "rb") as read, open(into, "wb") as written:
+        fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, 2**20)
+        done = steadynorm("export", run_id, "-o", f"/proc/{os.getpid()}/fd/{into}")
+        assert done.returncode == 0, done.stderr
+        written.close()
+        assert read.read().startswith(b"PAR1")

@@ -6,10 +6,11 @@ from typing import cast
 
 import pytest
 
-from steadynorm_cli.commands import note
+from steadynorm_cli.commands import audit, note
 from steadynorm_cli.errors import CommandError
 from steadynorm_contract.client import Client
 from steadynorm_contract.events import Event, EventKind, EventList
+from steadynorm_contract.notes import Note, NoteAction
 
 
 class _Events:
@@ -35,3 +36,9 @@ def test_the_incident_of_a_step_is_preferred_and_several_are_named_by_their_ids(
     assert refused.value.code == 2
     with pytest.raises(CommandError, match="has no event at step '8'"):
         named(two, "8")
+
+
+def test_the_name_of_who_takes_an_incident_commands_no_terminal() -> None:
+    made = Note(time=0.0, author="ada", step=7, event="1-0", action=NoteAction.HAND_OVER, to="bob\x1b]0;x\x07")
+    for line in (note.note_line(made), audit._note_line(made)):
+        assert "hands the incident over to bob\\x1b]0;x\\x07" in line

@@ -73,3 +73,11 @@ def test_a_word_that_is_no_number_or_came_too_late_sets_nothing(
         stack.client.set_retention(run_id, RetentionUpdate(max_mib=8, revision=stale.revision))
     assert stack.client.retention(run_id) == before
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_what_json_has_no_number_for_is_no_default(steadynorm: Command, run_id: str, number: str) -> None:
+    for option in ("--max-mib", "--keep-days"):
+        done = steadynorm("retain", run_id, f"{option}={number}")
+        name = option.removeprefix("--").replace("-", "_")
+        assert (done.returncode, done.stderr) == (1, f"error: {name} must be a finite number: got {number}.\n")
