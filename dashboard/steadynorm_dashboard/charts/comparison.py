@@ -8,7 +8,7 @@ from typing import Any
 
 from steadynorm_contract.series import Series
 from steadynorm_dashboard.charts.axis import Axis, unit_of
-from steadynorm_dashboard.charts.colors import LINE_STYLES
+from steadynorm_dashboard.charts.colors import COMPARED_BAND, LINE_STYLES
 from steadynorm_dashboard.charts.figure import Figure, Trace
 from steadynorm_dashboard.charts.panels import Panel, band, layout, line, with_steps_on_top
 from steadynorm_dashboard.charts.view import AS_RECORDED, View
@@ -28,7 +28,6 @@ PANELS = (
     Panel.of(0.0, 0.145, "spike_ratio_max"),
 )
 _HEIGHT_PX = 900
-_OPACITY = 0.14  # bands overlap
 _POINTS = 4000
 _POINTS_PER_BUCKET = 11  # three bands of three, or three lines and their averages; two lines
 
@@ -63,9 +62,9 @@ def comparison_figure(
         name = escaping.plotly(run.label, 60)
         style: dict[str, Any] = {"label": name, "group": run.label, "dash": dash, "x_axis": x_axis, "view": view}
         traces += [
-            *band(run.series, "loss", color, "y", legend=True, opacity=_OPACITY, **style),
-            *band(run.series, "raw_norm", color, "y2", opacity=_OPACITY, **style),
-            *band(run.series, "stabilized_norm", color, "y3", opacity=_OPACITY, **style),
+            *band(run.series, "loss", color, "y", legend=True, opacity=COMPARED_BAND, **style),
+            *band(run.series, "raw_norm", color, "y2", opacity=COMPARED_BAND, **style),
+            *band(run.series, "stabilized_norm", color, "y3", opacity=COMPARED_BAND, **style),
             *line(run.series, "target_min", color, "y4", **style),
             *line(run.series, "spike_ratio_max", color, "y5", **style),
         ]

@@ -27,13 +27,20 @@ def set_ticks(traces: Iterable[Mapping[str, Any]], layout: Mapping[str, Any]) ->
             values.setdefault(name, []).extend((min(positive), max(positive)))
     for name, ends in values.items():
         axis = layout[name]
-        decades = _PADDED * (math.log10(max(ends)) - math.log10(min(ends)))
+        least, most = min(ends), max(ends)
+        decades = _PADDED * (math.log10(most) - math.log10(least))
         axis["tickformat"] = _FORMAT
         low, high = axis.get("domain", (0.0, 1.0))
         room = max(2, int(layout["height"] * (high - low) / _LABEL_PX))
         if decades < 1:
             axis["nticks"] = min(axis.get("nticks", room), room)  # even steps, as on any other axis
-        elif room > 3 * decades:
-            axis["dtick"] = "D2"  # 1, 2, 5
+        elif room > 3 * decades or _powers(least, most) < 2:
+            axis["dtick"] = "D2"  # 1, 2, 5; close together where it is low, since one label tells no scale
         else:
-            axis["dtick"] = math.ceil(decades / room)
+            apart = range(math.ceil(decades / room), 0, -1)  # powers of ten: as far as they need, but two at least
+            axis["dtick"] = next(each for each in apart if _powers(least, most, each) > 1)
+
+
+def _powers(low: float, high: float, apart: int = 1) -> int:
+    """How many of each `apart`th power of ten there are between them."""
+    return math.floor(math.log10(high) / apart) - math.ceil(math.log10(low) / apart) + 1

@@ -13,7 +13,7 @@ from steadynorm_contract.series import Series
 from steadynorm_contract.signals import Signal, signal
 from steadynorm_dashboard.charts import markers
 from steadynorm_dashboard.charts.axis import Axis
-from steadynorm_dashboard.charts.colors import QUIET, TARGET, translucent
+from steadynorm_dashboard.charts.colors import BAND, QUIET, TARGET, ZONE, translucent
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.view import AS_RECORDED, View, moving_average
 from steadynorm_dashboard.formatting import escaping
@@ -161,7 +161,7 @@ def _threshold(y_axis: str, at: float, *, shaded: bool) -> dict[str, Any]:
     """A shaded zone from 0 to the threshold, else a line at it: a logarithmic axis has no 0."""
     shape: dict[str, Any] = {"xref": "paper", "x0": 0, "x1": 1, "yref": y_axis, "y1": at}
     if shaded:
-        zone = {"type": "rect", "y0": 0, "fillcolor": translucent(TARGET), "line": {"width": 0}, "layer": "below"}
+        zone = {"type": "rect", "y0": 0, "fillcolor": translucent(TARGET, ZONE), "line": {"width": 0}, "layer": "below"}
         return shape | zone
     return shape | {"type": "line", "y0": at, "line": {"color": QUIET, "width": 1, "dash": "dash"}}
 
@@ -219,7 +219,7 @@ def band(
     x_axis: Axis = STEPS,
     label: str | None = None,
     group: str | None = None,
-    opacity: float = 0.22,
+    opacity: float = BAND,
     view: View = AS_RECORDED,
     of: Signal | None = None,
     **style: Any,
@@ -286,7 +286,7 @@ def _change_label(place: float, together: Sequence[markers.ChangeMarker], x_axis
         "showarrow": False,
         "text": escaping.plotly(label),
         "hovertext": "<br>".join(escaping.plotly(each.text) for each in reversed(together)),
-        "font": {"size": 12, "color": QUIET},
+        "font": {"size": 12},  # live_chart.js colors it
         "captureevents": True,
         "name": newest.key,  # returned on a click, see live_chart
     }

@@ -9,7 +9,7 @@ from steadynorm_contract.scalars import NONFINITE_PREFIX, ScalarView, logged_sig
 from steadynorm_contract.series import Series
 from steadynorm_contract.signals import Signal
 from steadynorm_dashboard.charts.axis import Axis
-from steadynorm_dashboard.charts.colors import BAD, LINE_STYLES
+from steadynorm_dashboard.charts.colors import BAD, COMPARED_BAND, LINE_STYLES
 from steadynorm_dashboard.charts.comparison import ComparedRun
 from steadynorm_dashboard.charts.figure import Figure, Trace, scatter
 from steadynorm_dashboard.charts.panels import LEFT_PX, STEPS, Panel, band, layout
@@ -93,7 +93,7 @@ def compared_figure(
             of, y_axis = panels[at].signal, f"y{at + 1}" if at else "y"
             traces += band(
                 run.series, name, color, y_axis,
-                label=label, group=run.label, dash=dash, x_axis=x_axis, view=view, of=of, opacity=0.14,
+                label=label, group=run.label, dash=dash, x_axis=x_axis, view=view, of=of, opacity=COMPARED_BAND,
             )  # fmt: skip
     first = next(axis for run, axis in zip(runs, x_axes, strict=True) if any(one.step for one in run.series.values()))
     return Figure(traces, layout(panels, first.layout(), height=height + _EDGES_PX, revision=revision, view=view))

@@ -39,7 +39,9 @@ function themed(figure, host) {
   layout.font = { family: color("--st-font"), size: 12, color: text };
   layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
   layout.hoverlabel = { bgcolor: color("--st-secondary-background-color"), bordercolor: edge, font: layout.font };
-  layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: edge, activecolor: text };
+  const quiet = color("--st-gray-text-color");
+  layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: text };
+  for (const note of layout.annotations ?? []) if (note.name) note.font.color = quiet; // of a change
   for (const name of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
     Object.assign(layout[name], { gridcolor: edge, linecolor: edge, zerolinecolor: edge });
   }

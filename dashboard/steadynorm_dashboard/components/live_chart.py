@@ -21,6 +21,7 @@ from steadynorm_dashboard.components import files, plotly_bundle
 
 _MOST_S = 5.0
 """A figure that looks like the one that the browser has is sent at last after so long."""
+_clock = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ def live_chart(
     """Draw `figure` in the page's colors. The chart with the same `key` is updated in place.
 
     It is drawn again where something moves by half a pixel or more: of a long run's whole history, a second's steps
-    move nothing. What looks like the figure that the browser has is not even sent, for some seconds: so old may the
-    values at the pointer and the words for screen readers be, of a bucket that is as wide as a pixel or wider.
+    move nothing. What looks like the figure that the browser has is not even sent, for some seconds: so old may be the
+    values at the pointer, each of a whole bucket of steps, and the words for screen readers.
 
     A line goes through all panels at the pointer, and through the other charts of its group at the same x. The values
     there of the lines without a hover label of their own (`hoverinfo: skip`) stand in the rows of the panels' titles.
@@ -80,7 +81,7 @@ class _Sent:
 def _contents(key: str, figure: Figure) -> dict[str, str]:
     """The figure and its words: those that were sent, where they look the same and are new enough."""
     held: _Sent | None = st.session_state.get(f"{key}/sent")
-    now = time.monotonic()
+    now = _clock()
     if held is not None and now - held.at < _MOST_S and looks_same(held.figure, figure):
         return held.contents
     contents = {"figure": figure.to_json(), "description": describe(figure)}

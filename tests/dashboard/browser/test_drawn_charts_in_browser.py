@@ -97,3 +97,37 @@ def test_a_chart_that_follows_stays_with_its_leader_where_it_is_drawn_late(brows
     page.goto("http://charts.test/")
     assert page.evaluate(LEADER_AND_FOLLOWER) == [[20, 40], [20, 40]]
     page.close()
+
+
+GREYS = f"""async () => {{
+    const code = {json.dumps(files.text("drawn_chart.js", "fitted_chart.js", "live_chart.js"))};
+    const {{ default: draw }} = await import(URL.createObjectURL(new Blob([code], {{ type: "text/javascript" }})));
+    const [parentElement] = document.querySelectorAll("section");
+    const change = {{ text: "r1", name: "change:1", x: 1, y: 1, font: {{ size: 12 }} }};
+    const annotations = [change, {{ text: "title", x: 1, y: 2 }}];
+    await draw({{
+        parentElement,
+        setTriggerValue: () => {{}},
+        data: {{
+            library: "plotly.js", name: "chart", description: "words", group: "",
+            figure: JSON.stringify({{
+                data: [{{ type: "scatter", x: [1, 2], y: [1, 2] }}],
+                layout: {{ width: 400, height: 300, xaxis: {{}}, yaxis: {{}}, annotations }},
+            }}),
+        }},
+    }});
+    const {{ modebar, annotations: drawn }} = parentElement.querySelector(".steadynorm-chart")._fullLayout;
+    return [modebar.color, ...drawn.map(({{ font }}) => font.color)];
+}}"""
+
+
+def test_buttons_and_labels_of_changes_are_in_the_themes_grey_for_text(browser: Browser) -> None:
+    page = browser.new_page()
+    grey, text = "rgb(85, 98, 110)", "rgb(27, 38, 48)"
+    style = f"--st-gray-text-color: {grey}; --st-text-color: {text}; --st-border-color: rgb(215, 221, 227)"
+    chart = f'<section style="{style}"><figure><div class="steadynorm-chart"></div><p></p></figure></section>'
+    page.route("http://charts.test/", lambda route: route.fulfill(body=chart, content_type="text/html"))
+    page.route("http://charts.test/plotly.js", lambda route: route.fulfill(path=LIBRARY))
+    page.goto("http://charts.test/")
+    assert page.evaluate(GREYS) == [grey, grey, text]
+    page.close()

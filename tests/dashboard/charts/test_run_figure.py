@@ -277,6 +277,21 @@ def test_a_low_logarithmic_panel_has_powers_of_ten_and_never_more_than_it_has_ro
     assert settled([0.5, 1.0], 0.12)["nticks"] == 3
 
 
+def labels(axis: Mapping[str, Any], low: float, high: float) -> int:
+    """How many labels with that `dtick` there are from `low` to `high`."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    if axis["dtick"] == "D2":
+        return sum(low <= digit * 10.0**power <= high for power in powers for digit in (1, 2, 5))
+    return sum(low <= 10.0**power <= high for power in powers if power % axis["dtick"] == 0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.14, 0.36])
+def test_a_logarithmic_axis_over_a_decade_or_more_has_two_labels_at_least(share: float) -> None:
+    for least in (0.0012, 0.5, 1.0, 1.1, 12.0, 19.0, 90.0):
+        for times in (8.0, 12.0, 33.0, 80.0, 99.0, 300.0, 5_000.0):
+            assert labels(settled([least, least * times], share), least, least * times) >= 2, (least, times)
+
+
 @pytest.mark.parametrize("values", [[0.08, 900.0], [0.0004, 1.0], [0.5, 1.0], [1.0, 100_000.0]])
 @pytest.mark.parametrize("share", [0.12, 0.5])
 def test_each_label_of_a_logarithmic_axis_is_a_whole_number(values: list[float], share: float) -> None:

@@ -25,7 +25,7 @@ def chart() -> None:
 
 def test_a_figure_that_looks_like_the_one_before_is_sent_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 1000.0
-    monkeypatch.setattr(live_chart.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(live_chart, "_clock", lambda: clock)
     app = AppTest.from_function(chart)
 
     def sent(steps: int, loss: float) -> tuple[int, float, str]:
@@ -51,7 +51,7 @@ def test_a_figure_that_looks_like_the_one_before_is_sent_after_some_seconds(monk
 
 
 def test_what_drifts_is_measured_against_what_was_sent_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_chart.time, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(live_chart, "_clock", lambda: 1000.0)
     app = AppTest.from_function(chart)
     seen = []
     for refresh in range(8):
