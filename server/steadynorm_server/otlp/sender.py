@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _INSTANCE = "service.instance.id"
 _INTERVAL_MS = "OTEL_METRIC_EXPORT_INTERVAL"
-_TURN, _UNTIL = "steadynorm:otlp:turn:", "steadynorm:otlp:until"
+_TURN, _UNTIL, _CLOCK = "steadynorm:otlp:turn:", "steadynorm:otlp:until", "steadynorm:otlp:clock"
 _SETTLED_MS = 2_000
 """Events younger than this wait for the next turn: clocks of a cluster's primaries may differ so much."""
 _MAX_AGE_MS = 3_600_000
@@ -46,18 +46,17 @@ _log = logging.getLogger(__name__)
 
 
 class OtlpSender:
-    """Of one process. read_metrics: what /metrics shows, as text. clock: Unix seconds."""
+    """Of one process. read_metrics: what /metrics shows, as text."""
 
     def __init__(
         self,
         repository: RunRepository,
         read_metrics: Callable[[], Awaitable[bytes]],
         registry: CollectorRegistry,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._repository, self._read_metrics, self._clock = repository, read_metrics, clock
+        self._repository, self._read_metrics = repository, read_metrics
         self._interval_s = float(os.environ.get(_INTERVAL_MS) or 60_000) / 1000
-        self._since_ns = int(clock() * 1e9)
+        self._began = time.monotonic()
         # Workers of one server count together.
         shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         self._instance = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{platform.node()}:{shared}") if shared else uuid.uuid4())
@@ -118,9 +117,10 @@ class OtlpSender:
     async def _send_events(self) -> None:
         from steadynorm_server.otlp.encoding import log_record
 
-        redis, now = self._repository.redis, round(self._clock() * 1000)
+        redis, now = self._repository.redis, await self._redis_now_ms()
         known, until = int(await redis.get(_UNTIL) or 0), now - _SETTLED_MS
-        since = max(known or self._since_ns // 10**6, now - _MAX_AGE_MS)  # the first time: since this process began
+        began = now - round(1000 * (time.monotonic() - self._began))
+        since = max(known or began, now - _MAX_AGE_MS)  # the first time: since this process began
         read = await self._events(since, until)
         until = min(until, self._complete_until)
         if found := [each for each in read if _ms(each[2].id) < until]:
@@ -128,6 +128,14 @@ class OtlpSender:
             if not await self._in_thread("events", lambda: self._events_to.export(records)):
                 return
         await redis.set(_UNTIL, str(until))
+
+    async def _redis_now_ms(self) -> int:
+        """Unix ms by the clock that gives events their ids: with that of a machine which is ahead, some were passed by.
+
+        The id of an entry tells it. TIME is not among the commands that a user of Redis was told to allow.
+        """
+        (entry,) = await self._repository.redis.pipeline(("xadd", _CLOCK, {"turn": ""}, "*", 1, False))
+        return _ms(entry.decode())
 
     async def _events(self, since: int, until: int) -> Sequence[tuple[str, str, Event]]:
         """(run id, run's name, event) of all runs in [since, until), Unix ms; of each run the first ones."""

@@ -203,3 +203,18 @@ async def test_a_batch_of_more_events_than_are_sent_at_once_holds_up_none(
             break
     assert "steadynorm.ended" in sent
     assert sent.count("steadynorm.rejected") == 250
+
+
+@pytest.mark.parametrize("ahead_s", [30.0, -30.0])
+async def test_a_server_whose_clock_differs_from_that_of_redis_passes_no_event_by(
+    start: Start, serve: Any, make_agent: Any, monkeypatch: pytest.MonkeyPatch, ahead_s: float
+) -> None:
+    receiver, now = start(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + ahead_s)
+    agent = make_agent(await serve(otlp=True))
+    await agent.register()
+    for step, kinds in ((1, ["steadynorm.started"]), (2, ["steadynorm.spike"])):
+        if step > 1:
+            await agent.send([step], spikes=1, spike_ratio_max=9.0)
+        (resource,) = (await receiver.next("/v1/logs"))["body"]["resourceLogs"]
+        assert [each["eventName"] for each in resource["scopeLogs"][0]["logRecords"]] == kinds
