@@ -132,9 +132,8 @@ async def _within_budget(
     reason = f"within its budget ({done.decision}): {made.reason or 'no reason given'}"
     try:
         return await _make(repository, run, done, sender.name, reason)
-    except ProblemError as problem:
-        if problem.status in (409, 412):  # it was not made, for certain
-            await repository.redis.script("budget", [key], day, budget.changes_a_day, -1, secrets.token_hex(8))
+    except ProblemError:  # it was not made, for certain; of an error of Redis nobody knows
+        await repository.redis.script("budget", [key], day, budget.changes_a_day, -1, secrets.token_hex(8))
         raise
 
 

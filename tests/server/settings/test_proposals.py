@@ -176,6 +176,22 @@ async def test_off_among_the_values_of_a_budget_is_off_however_it_is_sent(run: A
     assert (await propose(run, "frugal", {"spike_limit": value}, revision=1)).json()["state"] == "within_budget"
 
 
+@pytest.mark.parametrize(("answer", "status"), [([b"not_found"], 404), ([b"audit_head", b"another"], 503)])
+async def test_a_change_that_was_not_made_is_none_of_the_budget(
+    run: Any, monkeypatch: pytest.MonkeyPatch, answer: list[bytes], status: int
+) -> None:
+    """The run is deleted meanwhile, or others change it all the time."""
+    script = RedisClient.script
+
+    async def refuses(self: Any, name: Any, *arguments: Any) -> Any:
+        return answer if name == "change" else await script(self, name, *arguments)
+
+    monkeypatch.setattr(RedisClient, "script", refuses)
+    assert (await propose(run, "frugal")).status_code == status
+    monkeypatch.setattr(RedisClient, "script", script)
+    assert (await propose(run, "frugal")).json()["decision"] == "1 of 2 changes today"
+
+
 async def test_a_budget_is_that_of_one_day_whichever_servers_clock_says_so(run: Any, clock: Any) -> None:
     """Of two servers, one has begun the day and the other, whose clock is late, has not."""
 
