@@ -36,12 +36,13 @@ SHAPES = {"300 tensors": (300, 64), "10,000 tensors": (10_000, 8), "75 launches"
 """Number of square matrices, and their side. The last are as large as each to be a wave of its own."""
 
 
-def fake_driver() -> SimpleNamespace:
-    """As much of a Triton driver as a launch needs."""
+def fake_driver(launcher: Callable[..., None] = lambda *args: None) -> SimpleNamespace:
+    """As much of a Triton driver as a launch needs. launcher: called in place of the GPU's, with the same arguments."""
     properties = {"max_shared_mem": 232_448, "multiprocessor_count": 132}
+    results = 5 if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 4) else 4
     utils = SimpleNamespace(
         get_device_properties=lambda device: properties,
-        load_binary=lambda *args: (object(), 0, 64, 0, 1024),
+        load_binary=lambda *args: (object(), 0, 64, 0, 1024)[:results],
         unload_module=lambda module: None,
     )
     return SimpleNamespace(
@@ -49,7 +50,7 @@ def fake_driver() -> SimpleNamespace:
         get_current_device=lambda: 0,
         get_current_stream=lambda device: 0,
         get_active_torch_device=lambda: torch.device("cpu"),
-        launcher_cls=lambda source, metadata: lambda *args: None,
+        launcher_cls=lambda source, metadata: launcher,
         utils=utils,
     )
 

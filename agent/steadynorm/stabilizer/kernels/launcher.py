@@ -15,6 +15,7 @@ from torch import Tensor
 
 from steadynorm.stabilizer.gradients import Gradients, Present
 from steadynorm.stabilizer.kernels.addresses import Addresses
+from steadynorm.stabilizer.kernels.compiled import Compiled
 from steadynorm.stabilizer.kernels.plan import BLOCK, WAVE_BYTES, Launch, Plan
 from steadynorm.stabilizer.kernels.triton import BEFORE_ROWS, OPTIONS, TABLES, norms_kernel, step_kernel
 from steadynorm.stabilizer.statistics import MODE_CODES, NOT_MEASURED, Statistics
@@ -54,7 +55,11 @@ class MultiTensor:
         places = [dtypes.index(dtype) if dtype is not None else 0 for dtype in taken]
         itemsizes = [dtype.itemsize for dtype in dtypes]
         self.plan = plan = Plan(sizes, places, itemsizes, wave_bytes)
-        self._elements = [_ELEMENTS[dtype] for dtype in dtypes]
+        self._steps = [
+            Compiled(step_kernel, {"ELEMENT": _ELEMENTS[each], "SIZE": each.itemsize, "BLOCK": BLOCK}, OPTIONS)
+            for each in dtypes
+        ]
+        self._write_norms = Compiled(norms_kernel)
 
         count = len(parts)
         no_failure = torch.zeros((), dtype=torch.bool, device=device)
@@ -153,7 +158,7 @@ class MultiTensor:
             others = self._measure_others(elsewhere, mode)
             self._launch(addresses, self.plan.measuring)
             with self._on_device():
-                norms_kernel[(len(norms),)](addresses, self._tables)
+                self._write_norms.launch(len(norms), addresses, self._tables)
             return others
 
         if mode is Mode.OFF:
@@ -175,7 +180,8 @@ class MultiTensor:
     def _launch(self, addresses: Tensor, launches: Iterable[Launch], *, norms_given: bool = False) -> None:
         with self._on_device():
             for launch in launches:
-                step_kernel[(launch.programs,)](
+                self._steps[launch.dtype].launch(
+                    launch.programs,
                     addresses,
                     self._tables,
                     len(self._norms),
@@ -183,9 +189,6 @@ class MultiTensor:
                     launch.scale_stop,
                     launch.measure_first,
                     int(norms_given),
-                    ELEMENT=self._elements[launch.dtype],
-                    BLOCK=BLOCK,
-                    **OPTIONS,
                 )
 
     def _on_device(self) -> torch.cuda.device | nullcontext[None]:

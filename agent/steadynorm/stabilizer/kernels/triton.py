@@ -78,18 +78,17 @@ _BASELINE_WEIGHT: tl.constexpr = tl.constexpr(rule.BASELINE_WEIGHT)
 
 
 @triton.jit
-def _split(address, length, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _split(address, length, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
     """Elements before the first address of 16 bytes, that address, elements from there on, those in whole blocks."""
-    size: tl.constexpr = ELEMENT.primitive_bitwidth // 8
-    head = tl.minimum(((16 - address % 16) % 16 // size).to(tl.int32), length)
+    head = tl.minimum(((16 - address % 16) % 16 // SIZE).to(tl.int32), length)
     rest = length - head
-    return head, address + head * size, rest, rest // BLOCK * BLOCK
+    return head, address + head * SIZE, rest, rest // BLOCK * BLOCK
 
 
 @triton.jit
-def _sum_of_squares(address, length, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _sum_of_squares(address, length, ELEMENT: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
     """Float32 sum of the squares of `length` elements at `address` (int64)."""
-    head, body, rest, whole = _split(address, length, ELEMENT, BLOCK)
+    head, body, rest, whole = _split(address, length, SIZE, BLOCK)
     lanes, few = tl.arange(0, BLOCK), tl.arange(0, _HEAD)
     first = tl.load(address.to(tl.pointer_type(ELEMENT)) + few, mask=few < head, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK], dtype=tl.float32)
@@ -114,9 +113,18 @@ def _scaled(value, scale, zeroed, limit, ELEMENT: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
-def _multiply(address, length, scale, zeroed, limit, ELEMENT: tl.constexpr, BLOCK: tl.constexpr):  # noqa: N803
+def _multiply(
+    address,
+    length,
+    scale,
+    zeroed,
+    limit,
+    ELEMENT: tl.constexpr,  # noqa: N803
+    SIZE: tl.constexpr,  # noqa: N803
+    BLOCK: tl.constexpr,  # noqa: N803
+):
     """Replace `length` elements at `address` (int64) by their `_scaled` values, from the end to the start."""
-    head, body, rest, whole = _split(address, length, ELEMENT, BLOCK)
+    head, body, rest, whole = _split(address, length, SIZE, BLOCK)
     lanes, few = tl.arange(0, BLOCK), tl.arange(0, _HEAD)
     aligned = tl.multiple_of(body.to(tl.pointer_type(ELEMENT)), 16)
     if whole < rest:
@@ -264,6 +272,7 @@ def step_kernel(
     measure_first,  # the chunks from here on are measured by the other programs
     norms_given,  # not 0: all norms are in `norms`, and not to be computed from the slots
     ELEMENT: tl.constexpr,  # noqa: N803  # Triton's convention: compile-time constants are in capitals
+    SIZE: tl.constexpr,  # noqa: N803  # of an element, in bytes: before Triton 3.4 a kernel cannot ask its type
     BLOCK: tl.constexpr,  # noqa: N803
 ):
     program = tl.program_id(0)
@@ -280,7 +289,7 @@ def step_kernel(
     chunk_length = tl.load(chunk_lengths + column)
     size = tl.load(sizes + column)
     done = (chunk - first).to(tl.int64) * chunk_length
-    start = address + done * (ELEMENT.primitive_bitwidth // 8)
+    start = address + done * SIZE
     length = tl.minimum(size - done, chunk_length).to(tl.int32)
     off = tl.load(values + 16).to(tl.int32) == _OFF
     if scaling:
@@ -296,10 +305,10 @@ def step_kernel(
         if (address > _ELSEWHERE) & ((scale != 1.0) | zeroed):
             # Multiplied by a loss scale of 65536, even a gradient of norm 1 can be out of float16's range.
             limit = tl.where(loss_scale != 1.0, _LARGEST_HALF, float("inf"))
-            _multiply(start, length, scale, zeroed, limit, ELEMENT, BLOCK)
+            _multiply(start, length, scale, zeroed, limit, ELEMENT, SIZE, BLOCK)
     else:
         length = tl.where(off | (address <= _ELSEWHERE), 0, length)
-        tl.store(slots + chunk, _sum_of_squares(start, length, ELEMENT, BLOCK))
+        tl.store(slots + chunk, _sum_of_squares(start, length, ELEMENT, SIZE, BLOCK))
         if chunk == first:
             for row in range(11):
                 tl.store(before + row * count + column, tl.load(floats + row * count + column))

@@ -22,8 +22,8 @@ KERNELS = [("norms", norms_kernel, None)]
 KERNELS += [(str(each), step_kernel, each) for each in (tl.float32, tl.bfloat16, tl.float16)]
 
 
-def compiled(kernel: Any, element: object, capability: int) -> dict[str, Any]:
-    constants = {} if element is None else {"ELEMENT": element, "BLOCK": BLOCK}
+def compiled(kernel: Any, element: Any, capability: int) -> dict[str, Any]:
+    constants = {} if element is None else {"ELEMENT": element, "SIZE": element.primitive_bitwidth // 8, "BLOCK": BLOCK}
     types = {"addresses": "*i64", "tables": "*i64", **dict.fromkeys(constants, "constexpr")}
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     # Both tables begin where 16 divides the address, as all memory that torch allocates does.

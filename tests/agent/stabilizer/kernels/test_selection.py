@@ -10,14 +10,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from steadynorm.stabilizer.kernels import selection
 from steadynorm.stabilizer.stabilizer import GradientStabilizer
-
-COMPILE = Path(__file__).with_name("compile_kernels.py")
 
 
 def one_parameter() -> list[tuple[str, torch.nn.Parameter]]:
@@ -62,18 +61,31 @@ def test_a_device_is_proven_once_a_process_and_a_failed_proof_says_so_once(
     assert all(part in message for part, message in zip(told, caplog.messages, strict=True))
 
 
-def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path) -> None:
-    """No GPU is needed to compile. In a process of its own: another test may have chosen the interpreter."""
+def printed_by(script: str, cache: Path) -> Any:
+    """The JSON that a script of this folder prints, in a process without Triton's interpreter."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     done = subprocess.run(
-        [sys.executable, str(COMPILE)],
-        env={**environment, "TRITON_CACHE_DIR": str(tmp_path)},
+        [sys.executable, str(Path(__file__).with_name(script))],
+        env={**environment, "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
         timeout=200,
         check=True,
     )
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def test_a_kernel_that_was_launched_once_gets_what_triton_would_give_it(tmp_path: Path) -> None:
+    printed = printed_by("launch_kernels.py", tmp_path)
+    searched, found = printed["searched"], printed["found"]
+    assert len(searched["launches"]) == searched["searches"] > 20
+    assert found["launches"] == searched["launches"]
+    assert found["searches"] == 3, "once for each dtype, and once for the norms"
+
+
+def test_the_kernel_compiles_for_gpus_and_moves_16_bytes_at_once(tmp_path: Path) -> None:
+    """No GPU is needed to compile. In a process of its own: another test may have chosen the interpreter."""
+    found = printed_by("compile_kernels.py", tmp_path)
     assert len(found) == 8
     for target, made in found.items():
         # Sums are the same at every run: no atomics. Nothing is spilled, and three programs fit a multiprocessor.
