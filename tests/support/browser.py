@@ -34,6 +34,8 @@ class Visit:
         self.page = page
         self.complaints: list[str] = []
         self.hosts: set[str | None] = set()
+        self.as_found = False
+        """Whether a test left the page as it had found it, as its last line says: the next one goes on there."""
         page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("request", lambda request: self._note(request.url))

@@ -34,8 +34,10 @@ def runs(server: LocalStack, scripted_run: type[ScriptedRun]) -> list[ScriptedRu
 
 @pytest.fixture
 def page(server: LocalStack, runs: list[ScriptedRun], regular: Visit) -> Page:
-    """The fleet, drawn."""
-    regular.page.goto(launch.link(server.dashboard, token=OPERATOR) + "&show=all")
+    """The fleet, drawn, and anew unless the test before left it as it had found it."""
+    if not regular.as_found:
+        regular.page.goto(launch.link(server.dashboard, token=OPERATOR) + "&show=all")
+    regular.as_found = False
     expect(regular.page.locator(".steadynorm-fleet tbody tr")).to_have_count(RUNS)
     return regular.page
 
@@ -62,7 +64,7 @@ def shows_run(page: Page, name: str | None) -> None:
 
 
 def test_two_hundred_runs_are_there_at_once_with_the_one_in_trouble_on_top(
-    server: LocalStack, page: Page, record_property: Any
+    server: LocalStack, page: Page, regular: Visit, record_property: Any
 ) -> None:
     began = time.monotonic()
     page.goto(launch.link(server.dashboard, token=OPERATOR) + "&show=all")
@@ -75,9 +77,12 @@ def test_two_hundred_runs_are_there_at_once_with_the_one_in_trouble_on_top(
     for name in ("loss", "raw norm"):
         expect(top.get_by_role("img", name=name)).to_have_count(1)
     expect(page.locator(".steadynorm-fleet td.norm path:not(.band)[d^='M']")).to_have_count(RUNS)
+    regular.as_found = True
 
 
-def test_keys_lead_to_a_run_and_the_way_back_to_the_same_list(page: Page, runs: list[ScriptedRun]) -> None:
+def test_keys_lead_to_a_run_and_the_way_back_to_the_same_list(
+    page: Page, runs: list[ScriptedRun], regular: Visit
+) -> None:
     page.get_by_role("textbox", name="Search").fill("vision")
     page.keyboard.press("Enter")
     expect(page.locator(".steadynorm-fleet tbody tr")).to_have_count((RUNS - 2) // 2)
@@ -112,6 +117,7 @@ def test_keys_lead_to_a_run_and_the_way_back_to_the_same_list(page: Page, runs: 
     page.go_back()  # to before the search
     shows_list(page, RUNS)
     expect(page.get_by_role("textbox", name="Search")).to_have_value("")
+    regular.as_found = True
 
 
 def test_titles_sort_there_and_back(page: Page) -> None:
