@@ -355,7 +355,7 @@ def test_fields_from_the_future_are_ignored_but_in_what_people_write(example: Ex
     data = (GOLDEN / example.file).read_bytes()
     wire = msgspec.msgpack if example.file.endswith(".msgpack") else msgspec.json
     newer = wire.encode(wire.decode(data) | {"from_the_future": [1, 2]})
-    if isinstance(example.value, NewProposal | Decision):  # where it may be a mistyped name
+    if isinstance(example.value, Change | NewProposal | Decision):  # where it may be a mistyped name
         with pytest.raises(codec.MalformedMessage, match="from_the_future"):
             example.decode(newer)
         return

@@ -285,7 +285,8 @@ async def test_what_redis_does_not_tell_compares_to_nothing(api: Any, monkeypatc
 
 async def test_only_a_long_poll_is_left_out_of_the_times_of_requests(agent: Any) -> None:
     await agent.get("/settings", after_revision=0, wait=0.01)
-    await agent.get("/events", wait=1)
+    refused = await agent.client.get(f"{agent.run}/events", params={"wait": 1})
+    assert refused.status_code == 422
     text = await scrape(agent.client)
     counted = re.findall(r'steadynorm_server_request_seconds_count\{method="GET",route="([^"]*)"', text)
     assert [route.rpartition("/")[2] for route in counted] == ["events"]
