@@ -32,10 +32,11 @@ WIDTH = "node => node.data.find(trace => trace.name === 'loss').x.slice(0, 2).re
 
 @pytest.fixture(scope="module")
 def run(server: LocalStack, scripted_run: type[ScriptedRun]) -> ScriptedRun:
-    """A run that spiked, was changed at step 480, and stands still unless it is told to go on."""
+    """A run that spiked, was changed at step 520, and stands still unless it is told to go on."""
     run = scripted_run(server, "watched", steps=480)
     server.client().change(run.run_id, {"gamma2": 0.99}, revision=0, reason="calmer")
-    run.send(80)
+    run.send(40)  # the answer has the change, which the next step applies
+    run.send(40)
     return run
 
 
